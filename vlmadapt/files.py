@@ -1,0 +1,101 @@
+"""Files that are either wholly written or left as they were."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from vlmadapt.errors import FileError, naming_file
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
+
+    The temporary file is flushed to disk before it is renamed, so that a crash or a full disk leaves the old
+    file untouched. Raises :class:`FileError` naming ``path``.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    with naming_file(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            # mkstemp makes files private; give the result the permissions an ordinary open() would have.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; NaN and infinities are refused, since JSON has no such numbers."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises :class:`FileError` naming the file, and the line when it is malformed."""
+    with naming_file(path, "read"):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}.") from error
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.torch.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:
+            raise FileError(f"could not write {path}: {error}.") from error
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its string metadata. Raises :class:`FileError` naming the file."""
+    with naming_file(path, "read"):
+        with open(path, "rb"):
+            pass  # safetensors reports a missing file without its errno; open() names the reason.
+        try:
+            with safetensors.safe_open(path, framework="pt") as stream:
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+                return tensors, dict(stream.metadata() or {})
+        except safetensors.SafetensorError as error:
+            raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def sha256_of_file(path: str | Path) -> str:
+    with naming_file(path, "read"), open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
