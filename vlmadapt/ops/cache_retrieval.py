@@ -64,6 +64,7 @@ def cache_retrieval_reference(
     text_queries: Tensor | None = None,
     text_keys: Tensor | None = None,
     text_beta: Tensor | float | None = None,
+    text_keys_per_class: bool = False,
     ratio: Tensor | float | None = None,
     standardize: bool = False,
     own_entry: Tensor | None = None,
@@ -80,10 +81,9 @@ def cache_retrieval_reference(
     disagreement = image.new_zeros(len(queries))
     if text_queries is not None:
         assert text_keys is not None and text_beta is not None and ratio is not None
-        per_class = len(text_keys) == num_classes and len(text_keys) != len(labels)
-        counts = torch.bincount(labels, minlength=num_classes) if per_class else None
+        counts = torch.bincount(labels, minlength=num_classes) if text_keys_per_class else None
         text = _affinity(text_queries, text_keys, text_beta, counts, standardize)
-        text = text[:, labels] if per_class else text
+        text = text[:, labels] if text_keys_per_class else text
         mixing = _column(ratio, image)
         affinity = mixing * image + (1 - mixing) * text
         gap = ((image - text).abs() * keep).detach()
