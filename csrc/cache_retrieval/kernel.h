@@ -1,0 +1,102 @@
+// Cache retrieval: the contract between kernels and callers. Knows no torch.
+//
+//   affinity   A[b, e] = exp(scale[b] * (queries[b] . keys[e] - center[b]))
+//   mixed      A[b, e] = ratio[b] * A_image[b, e] + (1 - ratio[b]) * A_text[b, e]        (two streams)
+//   scores     S[b, c] = sum of A[b, e] over the entries e of class c
+//
+// scale = beta and center = 1 give Tip-Adapter's exp(-beta (1 - q.k)) (arXiv 2111.03930); a standardised
+// similarity (s - mean) / std has scale = beta / std and center = mean + std. The products, the exponential and
+// the class sum are fused: no [queries, entries] matrix is stored beyond a tile.
+//
+// All matrices are row-major and contiguous; sizes and offsets count elements and are 64-bit.
+// "accum" marks pointers of the accumulation type: double for f64, float for every other dtype.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dtype.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+
+namespace vlmadapt::cache_retrieval {
+
+struct Stream {
+  const void* queries;  // dtype [num_queries, width]
+  const void* keys;     // dtype [num_entries or num_classes, width]
+  const void* scale;    // accum [num_queries]
+  const void* center;   // accum [num_queries]
+  int64_t width;
+};
+
+struct ForwardParams {
+  Dtype dtype;
+  int64_t num_queries;
+  int64_t num_entries;
+  int64_t num_classes;
+  const int64_t* order;      // [num_entries]: entry indices sorted by class
+  const int64_t* offsets;    // [num_classes + 1]: class c owns order[offsets[c] .. offsets[c + 1])
+  Stream image;
+  Stream text;               // queries == nullptr: one stream only
+  bool text_per_class;       // text.keys has one row a class instead of one an entry
+  const void* ratio;         // accum [num_queries]; read only with two streams
+  const int64_t* own_entry;  // [num_queries], -1 for none; nullptr: none at all
+  bool mask_own_scores;      // leave the own entry out of the scores (it never counts in the disagreement)
+  void* scores;              // accum [num_queries, num_classes], written whole
+  void* disagreement;        // accum [num_queries]: mean |A_image - A_text|; nullptr: not wanted
+};
+
+// One stream. A key stands for `multiplicity` entries of its class; `own_key` counts one entry less.
+//   G[b, k] = grad_scores[b, labels[k]] * count[b, k] * A[b, k]
+//   grad_weight = sum_k G,  grad_scale = weight * sum_k G (s - center),  grad_center = -weight * scale * sum_k G
+//   grad_queries = (weight * scale * G) keys,  grad_keys = (weight * scale * G)^T queries
+struct BackwardParams {
+  Dtype dtype;
+  int64_t num_queries;
+  int64_t num_keys;
+  int64_t num_classes;
+  const int64_t* labels;     // [num_keys]
+  const void* multiplicity;  // accum [num_keys]; nullptr: all one
+  const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
+  Stream stream;
+  const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
+  const void* grad_scores;   // accum [num_queries, num_classes]
+  void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
+  void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
+  void* grad_scale;          // accum [num_queries]
+  void* grad_center;         // accum [num_queries]
+  void* grad_weight;         // accum [num_queries]
+};
+
+// One stream under many betas (center = 1), each product computed once. Either or both of:
+//   scores[g, b, c] = sum of exp(betas[g] * (s - 1)) over the entries of class c
+//   correct[g, a]   = number of queries whose argmax_c(base_logits[b, c] + alphas[a] * scores[g, b, c]) is
+//                     targets[b], the lowest class winning ties
+struct GridParams {
+  Dtype dtype;
+  int64_t num_queries;
+  int64_t num_entries;
+  int64_t num_classes;
+  int64_t width;
+  int64_t num_betas;
+  int64_t num_alphas;
+  const int64_t* order;
+  const int64_t* offsets;
+  const void* queries;      // dtype [num_queries, width]
+  const void* keys;         // dtype [num_entries, width]
+  const void* betas;        // accum [num_betas]
+  const void* alphas;       // accum [num_alphas]
+  const void* base_logits;  // accum [num_queries, num_classes]
+  const int64_t* targets;   // [num_queries]
+  void* scores;             // accum [num_betas, num_queries, num_classes]; nullptr: not wanted
+  int64_t* correct;         // [num_betas, num_alphas], added to; nullptr: not wanted
+};
+
+void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa);
+void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa);
+void grid_cpu(const GridParams& params, const Parallel& parallel, Isa isa);
+
+// Counting sort of labels into order and offsets; returns the position of the first label outside
+// [0, num_classes), or -1 when all are valid.
+int64_t class_order(const int64_t* labels, int64_t num_entries, int64_t num_classes, int64_t* order, int64_t* offsets);
+
+}  // namespace vlmadapt::cache_retrieval

@@ -1,0 +1,30 @@
+// Cache-line aligned scratch memory. The functions live in buffer.cpp, so that files compiled for a newer
+// instruction set emit no shared inline code of the standard library.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vlmadapt {
+
+// Throws std::bad_alloc. The memory is not initialised.
+void* allocate_aligned(size_t bytes);
+void free_aligned(void* memory);
+
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<T*>(allocate_aligned(static_cast<size_t>(count > 0 ? count : 1) * sizeof(T)))) {}
+  ~Buffer() { free_aligned(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  T* data() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
+}  // namespace vlmadapt
