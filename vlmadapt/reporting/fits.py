@@ -1,0 +1,88 @@
+"""Where the fitted adapters of a protocol run wait for the test split: in memory, or in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmadapt.adapters import load_adapter
+from vlmadapt.files import read_json, write_json
+from vlmadapt.reporting.fitting import Measures
+
+if TYPE_CHECKING:
+    from vlmadapt.adapters import Adapter
+
+
+@dataclass(frozen=True)
+class FitKey:
+    """One fit of a protocol run; ``method`` is the label."""
+
+    method: str
+    shots: int
+    seed: int
+
+
+class MemoryFits:
+    """Keeps fitted adapters in memory."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[FitKey, Adapter] = {}
+
+    def checkpoint_dir(self, key: FitKey) -> None:
+        return None
+
+    def finished(self, key: FitKey, identity: Mapping[str, Any]) -> Measures | None:
+        return None
+
+    def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
+        self._adapters[key] = adapter
+
+    def get(self, key: FitKey) -> Adapter:
+        return self._adapters[key]
+
+
+class FolderFits:
+    """Keeps fitted adapters below ``folder``, so that an interrupted run goes on where it stopped.
+
+    A fit counts as finished once its ``fit.json`` is there; one whose identity (data, encoder, settings, versions)
+    differs from what is asked for is fitted again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.root = Path(folder)
+
+    def folder(self, key: FitKey) -> Path:
+        return self.root / _file_name(key.method) / f"shots-{key.shots}-seed-{key.seed}"
+
+    def checkpoint_dir(self, key: FitKey) -> Path:
+        return self.folder(key) / "checkpoints"
+
+    def finished(self, key: FitKey, identity: Mapping[str, Any]) -> Measures | None:
+        """The measures of an earlier, equal fit. An unequal one is removed, with its checkpoints."""
+        folder = self.folder(key)
+        started = folder / "identity.json"
+        if started.exists() and read_json(started) != identity:
+            shutil.rmtree(folder)
+        if (folder / "fit.json").exists():
+            return Measures(**read_json(folder / "fit.json"))
+        write_json(started, identity)
+        return None
+
+    def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
+        adapter.save(self.folder(key))
+        write_json(self.folder(key) / "fit.json", asdict(measures))
+        shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
+
+    def get(self, key: FitKey) -> Adapter:
+        return load_adapter(self.folder(key))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", label)

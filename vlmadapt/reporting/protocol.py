@@ -1,0 +1,163 @@
+"""The few-shot protocol: adapters x shots x seeds on the same pictures, the test split read once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmadapt.backbones import class_text_features
+from vlmadapt.data import sample_shots
+from vlmadapt.errors import InputError
+from vlmadapt.reporting.fits import FitKey, FolderFits, MemoryFits
+from vlmadapt.reporting.fitting import Extraction, FeatureTable, FewShotFeatures, Measures, accuracy, create, fit
+from vlmadapt.reporting.methods import Method, parse_method, plain
+from vlmadapt.reporting.results import SELECTION, Cell, ProtocolResults
+from vlmadapt.reporting.versions import public_name, versions
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset, Sample
+
+SHOTS = (1, 2, 4, 8, 16)
+
+
+def run_protocol(
+    encoder: Encoder,
+    dataset: Dataset,
+    adapters: Sequence[str | Method],
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    extraction: Extraction | None = None,
+    fits_folder: str | Path | None = None,
+    report: Callable[[str], None] | None = None,
+) -> ProtocolResults:
+    """Compare ``adapters`` on ``dataset``; returns the results, which ``save(folder)`` writes.
+
+    For every number of shots and every seed, one sample of training and validation pictures serves all methods, and
+    its features are extracted once. Hyper-parameters and epochs are chosen on the validation pictures. Only when every
+    fit is done is ``dataset.test`` read, once.
+
+    adapters: names of the registry, ``"name:setting=value"`` strings or :class:`Method`.
+    fits_folder: keeps fitted adapters there until the end, so that the same call goes on after an interruption;
+        without it they stay in memory and nothing can be resumed.
+    report: called with one line after each fit.
+
+    Raises :class:`InputError` for a bad argument, before any picture is read.
+    """
+    extraction = extraction or Extraction()
+    methods = _checked(adapters, shots, seeds)
+    splits = {(count, seed): sample_shots(dataset, count, seed) for count in shots for seed in seeds}
+    text_features = class_text_features(encoder, dataset.class_names, dataset.templates)
+    configs = {
+        label: plain(create(method, text_features, encoder, dataset.class_names).config.as_dict())
+        for label, method in methods.items()
+    }
+    train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
+    val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
+
+    fits: MemoryFits | FolderFits = MemoryFits() if fits_folder is None else FolderFits(fits_folder)
+    keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
+    measured: dict[FitKey, Measures] = {}
+    for number, key in enumerate(keys, start=1):
+        split = splits[key.shots, key.seed]
+        identity = {
+            "adapter": methods[key.method].adapter,
+            "config": configs[key.method],
+            "split_hash": split.split_hash,
+            "class_names": list(dataset.class_names),
+            "templates": list(dataset.templates),
+            "encoder": encoder.fingerprint,
+            "views": extraction.views,
+            "precision": extraction.precision,
+            "versions": versions(),
+        }
+        measures = fits.finished(key, identity)
+        if measures is None:
+            data = FewShotFeatures.of(split, train, val)
+            adapter = create(methods[key.method], text_features, encoder, dataset.class_names)
+            measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key))
+            fits.put(key, adapter, measures)
+        measured[key] = measures
+        if report is not None:
+            report(_line(number, len(keys), key, measures))
+
+    # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
+    test = dataset.test
+    features, labels = FeatureTable(encoder, test, extraction).of(test)
+    cells = [
+        Cell(
+            method=key.method,
+            adapter=methods[key.method].adapter,
+            shots=key.shots,
+            seed=key.seed,
+            split_hash=splits[key.shots, key.seed].split_hash,
+            test_accuracy=accuracy(fits.get(key), features, labels),
+            **asdict(measured[key]),
+        )
+        for key in keys
+    ]
+    return ProtocolResults(
+        dataset={**describe_dataset(dataset), "test": len(labels)},
+        encoder=describe_encoder(encoder),
+        protocol={
+            "shots": list(shots),
+            "seeds": list(seeds),
+            "views": extraction.views,
+            "precision": extraction.precision,
+            "selection": SELECTION,
+        },
+        versions=versions(),
+        methods=configs,
+        cells=tuple(cells),
+    )
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "classes": len(dataset.class_names),
+        "templates": list(dataset.templates),
+        "split_hash": dataset.split_hash,
+    }
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    return {
+        "name": public_name(encoder.name),
+        "fingerprint": encoder.fingerprint,
+        "width": encoder.width,
+        "logit_scale": encoder.logit_scale,
+    }
+
+
+def _checked(adapters: Sequence[str | Method], shots: Sequence[int], seeds: Sequence[int]) -> dict[str, Method]:
+    """Methods by label. Raises :class:`InputError` for an empty or repeated argument."""
+    for name, values in (("adapters", adapters), ("shots", shots), ("seeds", seeds)):
+        if len(values) == 0:
+            raise InputError(f"{name} is empty: give at least one.")
+    for name, numbers, least in (("shots", shots, 1), ("seeds", seeds, 0)):
+        for value in numbers:
+            if value < least or list(numbers).count(value) > 1:
+                raise InputError(f"{name} is {list(numbers)}: give different whole numbers of at least {least}.")
+    methods = [parse_method(adapter) if isinstance(adapter, str) else adapter for adapter in adapters]
+    labels = [method.label for method in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"adapters names {label!r} twice: name each method once.")
+    return dict(zip(labels, methods, strict=True))
+
+
+def _union(groups: Iterable[Sequence[Sample]]) -> list[Sample]:
+    return [sample for group in groups for sample in group]
+
+
+def _line(number: int, total: int, key: FitKey, measures: Measures) -> str:
+    plural = "s" * (key.shots > 1)
+    found = "" if measures.val_accuracy is None else f", validation {100 * measures.val_accuracy:.1f} %"
+    return (
+        f"[{number}/{total}] {key.method}, {key.shots} shot{plural}, seed {key.seed}: "
+        f"{measures.fit_seconds:.1f} s{found}"
+    )
