@@ -1,0 +1,5 @@
+"""Image-text backbones: the embedded dual encoder and any open_clip model, behind one interface."""
+
+from vlmadapt.backbones.base import Encoder, TokenInputs, class_text_features, load_encoder
+
+__all__ = ["Encoder", "TokenInputs", "class_text_features", "load_encoder"]

@@ -1,0 +1,170 @@
+"""What every image-text backbone offers, and the factory that loads one by name."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from vlmadapt.errors import InputError, check_finite, shape_of
+
+TOKENS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """Texts after the token table, before the transformer: where prompt learning puts its own vectors.
+
+    ``embeddings`` float32 [T, L, E]; ``tokens`` int64 [T, L]; ``mask`` bool [T, L], true on real tokens.
+    """
+
+    embeddings: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+
+class Encoder(ABC):
+    """A frozen dual encoder: pictures and texts to one space of ``width`` numbers.
+
+    Weights do not require gradients, so encoding builds no graph of its own; gradients do flow through
+    :meth:`encode_images` and :meth:`encode_tokens` to inputs that ask for them.
+    """
+
+    name: str
+    """What :func:`load_encoder` was given."""
+    width: int
+    """D, the width of the joint space."""
+    logit_scale: float
+    """tau: class logits are ``tau * cosine``."""
+    fingerprint: str
+    """sha256, hexadecimal, over all weights, the transform and the architecture; feature caches key on it."""
+    device: torch.device
+    dtype: torch.dtype
+    """The dtype of the weights, hence of the computation outside autocast. Results are always float32."""
+
+    @abstractmethod
+    def transform(self, image: Image.Image) -> Tensor:
+        """The deterministic test-time view: float32 [3, H, W], on the CPU."""
+
+    @abstractmethod
+    def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
+        """A random-resized-crop and flip view, float32 [3, H, W]: the same generator state, the same view."""
+
+    @abstractmethod
+    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
+        """Token embeddings of ``texts``; raises :class:`InputError` where the text tower exposes none."""
+
+    @abstractmethod
+    def _image_features(self, pixels: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _text_features(self, texts: list[str]) -> Tensor: ...
+
+    @abstractmethod
+    def _token_features(self, inputs: TokenInputs) -> Tensor: ...
+
+    def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+        """``pixels`` [B, 3, H, W] as :meth:`transform` gives them -> float32 [B, D]. Raises :class:`InputError`."""
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise InputError(f"pixels must be [B, 3, H, W], not {shape_of(pixels)}: stack what transform() returns.")
+        check_finite("pixels", pixels, "check the picture that was transformed")
+        if len(pixels) == 0:
+            return torch.zeros(0, self.width, device=self.device)
+        return self._finish(self._image_features(pixels.to(self.device, self.dtype)), normalize)
+
+    def encode_texts(self, texts: Sequence[str], normalize: bool = True) -> Tensor:
+        """``T`` texts -> float32 [T, D]. Raises :class:`InputError` unless given a sequence of strings."""
+        if isinstance(texts, str):
+            raise InputError(f"texts must be a sequence of strings, not the string {texts!r}: pass [{texts!r}].")
+        texts = list(texts)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"texts[{position}] is {text!r}: every text must be a string with a visible character.")
+        if not texts:
+            return torch.zeros(0, self.width, device=self.device)
+        chunks = [texts[start : start + TOKENS_AT_ONCE] for start in range(0, len(texts), TOKENS_AT_ONCE)]
+        return self._finish(torch.cat([self._text_features(chunk) for chunk in chunks]), normalize)
+
+    def encode_tokens(self, inputs: TokenInputs, normalize: bool = True) -> Tensor:
+        """Like :meth:`encode_texts` from (possibly learned) token embeddings; differentiable in them."""
+        return self._finish(self._token_features(inputs), normalize)
+
+    @staticmethod
+    def _finish(features: Tensor, normalize: bool) -> Tensor:
+        features = features.float()
+        return F.normalize(features, dim=-1) if normalize else features
+
+
+def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", allow_download: bool = False) -> Encoder:
+    """Load a backbone by name.
+
+    ``"embedded"``
+        the assembled dual encoder that arrives with ordinary packages (see ``docs/backbones.md``);
+    ``"open_clip:ViT-B-32/laion2b_s34b_b79k"``
+        an open_clip architecture and pretrained tag, from the local hub cache;
+    ``"open_clip:ViT-B-32@/path/to/file.safetensors"``
+        an open_clip architecture with a local checkpoint (``.safetensors``, or ``.pt``, ``.pth``, ``.bin``
+        read with ``weights_only=True``);
+    ``"open_clip:ViT-B-32@random"``
+        the architecture with seeded random weights, for tests.
+
+    Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set.
+    Raises :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight
+    file and :class:`FileError` for a checkpoint that cannot be read.
+    """
+    family, _, rest = name.partition(":")
+    if name == "embedded":
+        from vlmadapt.backbones.embedded import EmbeddedEncoder
+
+        return EmbeddedEncoder(device)
+    if family == "open_clip" and rest:
+        from vlmadapt.backbones.open_clip import OpenClipEncoder
+
+        return OpenClipEncoder(rest, device, allow_download)
+    raise InputError(
+        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG' or 'open_clip:ARCH@CHECKPOINT'."
+    )
+
+
+def class_text_features(encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Prompt ensemble: the normalised mean, over ``templates``, of normalised text features, float32 [C, D].
+
+    Each template holds ``{}`` where the class name goes. The ensemble is that of CLIP (arXiv 2103.00020, 3.1.4).
+    Raises :class:`InputError` for no class, no template or a template without ``{}``.
+    """
+    if not class_names:
+        raise InputError("class_names is empty: pass at least one class name.")
+    if not templates:
+        raise InputError("templates is empty: pass at least one, such as 'a photo of a {}.'.")
+    for template in templates:
+        if "{}" not in template:
+            raise InputError(f"templates holds {template!r} without {{}}: put {{}} where the class name goes.")
+    texts = [template.replace("{}", name) for name in class_names for template in templates]
+    features = encoder.encode_texts(texts).view(len(class_names), len(templates), -1)
+    return F.normalize(features.mean(dim=1), dim=-1)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """``torch.device``, after a trial allocation; raises :class:`InputError` when torch cannot use it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device is {str(device)!r}, which this torch cannot use: pass 'cpu'.") from error
+
+
+def fingerprint_of(parts: Iterable[str], tensors: Iterable[tuple[str, Tensor]] = ()) -> str:
+    """sha256 over strings, then over named tensors (name, dtype, shape and bytes), in the order given."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    for name, tensor in tensors:
+        digest.update(f"{name} {shape_of(tensor)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()

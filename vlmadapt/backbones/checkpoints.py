@@ -1,0 +1,99 @@
+"""Where an open_clip model's weights and preprocessing come from: a tag in the local hub cache, or a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmadapt.errors import FileError, InputError, MissingDependency
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An architecture, its checkpoint (None: seeded random weights) and what the tag says of its preprocessing."""
+
+    architecture: str
+    checkpoint: Path | None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    quick_gelu: bool = False
+
+
+@contextmanager
+def hub_access(allowed: bool) -> Iterator[None]:
+    """Keep ``huggingface_hub`` (and ``transformers``, which asks it) off the network inside the block unless allowed."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def find_source(spec: str, allow_download: bool) -> Source:
+    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises as :func:`vlmadapt.backbones.load_encoder` says."""
+    import open_clip
+
+    architecture, at, place = spec.partition("@")
+    if not at:
+        architecture, _, place = spec.partition("/")
+    if architecture not in open_clip.list_models():
+        raise InputError(
+            f"name holds the architecture {architecture!r}, which open_clip does not know: "
+            "choose one of open_clip.list_models()."
+        )
+    if at:
+        return Source(architecture, None if place == RANDOM else _local_file(place))
+    tag = open_clip.get_pretrained_cfg(architecture, place)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise InputError(f"name holds the tag {place!r}, unknown for {architecture}: choose one of {tags}.")
+    return Source(architecture, _tag_file(spec, tag, allow_download), tag, bool(tag.get("quick_gelu")))
+
+
+def _local_file(place: str) -> Path:
+    path = Path(place).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise FileError(f"{path} is no checkpoint this package reads: give a file ending in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise FileError(f"{path} does not exist: give the path of a checkpoint file.")
+    return path.resolve()
+
+
+def _tag_file(spec: str, tag: dict[str, Any], allow_download: bool) -> Path:
+    from huggingface_hub import constants
+    from open_clip.pretrained import download_pretrained
+
+    url = "" if tag.get("hf_hub") else tag.get("url", "")
+    cached = Path("~/.cache/clip").expanduser() / os.path.basename(url)
+    if url and cached.is_file():
+        return cached
+    allowed = allow_download and not constants.HF_HUB_OFFLINE
+    try:
+        if url and not allowed:
+            raise FileNotFoundError(cached)
+        with hub_access(allowed):
+            return Path(download_pretrained(tag))
+    except (OSError, RuntimeError) as error:
+        raise MissingDependency(missing_weights(spec, allow_download)) from error
+
+
+def missing_weights(spec: str, allow_download: bool, what: str = "weights") -> str:
+    if allow_download:
+        return (
+            f"the {what} of open_clip:{spec} could not be fetched: check the connection, unset HF_HUB_OFFLINE, "
+            "or pass a local file as open_clip:ARCH@FILE."
+        )
+    call = f"load_encoder('open_clip:{spec}', allow_download=True)"
+    return (
+        f"the {what} of open_clip:{spec} are not in the local cache: "
+        f'run python -c "from vlmadapt.backbones import load_encoder; {call}" once, with a network.'
+    )

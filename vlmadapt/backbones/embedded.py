@@ -1,0 +1,56 @@
+"""The embedded default: a dual encoder assembled from two towers that arrive as ordinary packages.
+
+It is not CLIP: the towers never saw each other, and the joint space is made by small heads trained on emoji
+(:mod:`vlmadapt.backbones.heads`, ``EMBEDDED.md``). It exists so that everything runs on a bare machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
+from vlmadapt.backbones.heads import HEADS_FILE, load_heads
+from vlmadapt.backbones.towers import IMAGE_SHA256, IMAGE_SIZE, IMAGE_WIDTH, TEXT_SHA256, TEXT_WIDTH, ImageTower, TextTower
+from vlmadapt.backbones.views import normalize_pixels, pad_to_square, random_view, to_pixels, to_rgb
+from vlmadapt.files import sha256_of_file
+
+TRANSFORM = "white square, bicubic 224, (x - 127) / 128; views: crop .5-1, ratio 3/4-4/3, mirrored"
+LOGIT_SCALE = 50.0
+
+
+class EmbeddedEncoder(Encoder):
+    """``load_encoder("embedded")``: pictures and texts to unit vectors of width 1664; tau is 50."""
+
+    name = "embedded"
+    width = TEXT_WIDTH + IMAGE_WIDTH
+    logit_scale = LOGIT_SCALE
+    dtype = torch.float32
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = resolve_device(device)
+        self.heads = load_heads().to(self.device)
+        self.image_tower = ImageTower().to(self.device)
+        self.text_tower = TextTower().to(self.device)
+        self.fingerprint = fingerprint_of([self.name, TRANSFORM, IMAGE_SHA256, TEXT_SHA256, sha256_of_file(HEADS_FILE)])
+
+    def transform(self, image: Image.Image) -> Tensor:
+        return to_pixels(image, IMAGE_SIZE)
+
+    def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
+        return normalize_pixels(random_view(pad_to_square(to_rgb(image)), (IMAGE_SIZE, IMAGE_SIZE), generator))
+
+    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
+        return self.text_tower.token_inputs(texts)
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return self.heads.images(*self.image_tower(pixels))
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        return self._token_features(self.text_tower.token_inputs(texts))
+
+    def _token_features(self, inputs: TokenInputs) -> Tensor:
+        return self.heads.texts(self.text_tower(inputs))

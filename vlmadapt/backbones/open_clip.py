@@ -1,0 +1,132 @@
+"""Any open_clip model: by pretrained tag, from a local checkpoint, or with seeded random weights."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
+from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
+from vlmadapt.backbones.views import random_view, to_rgb, to_tensor
+from vlmadapt.errors import FileError, InputError, MissingDependency
+
+INSTALL = "pip install 'vlmadapt[open-clip]'"
+RANDOM_SEED = 0
+
+
+class OpenClipEncoder(Encoder):
+    """``load_encoder("open_clip:...")``; width, logit scale, transform and tokenizer are the model's own."""
+
+    def __init__(self, spec: str, device: str | torch.device = "cpu", allow_download: bool = False) -> None:
+        try:
+            import open_clip
+            from open_clip.transform import PreprocessCfg, image_transform_v2
+        except ImportError as error:
+            raise MissingDependency(f"the backbone open_clip:{spec} needs open_clip: run {INSTALL}.") from error
+        self.name = f"open_clip:{spec}"
+        self.device = resolve_device(device)
+        source = find_source(spec, allow_download)
+        self.model = _build(spec, source, allow_download).eval().requires_grad_(False)
+        self.tokenizer: Any = _tokenizer(spec, source.architecture, allow_download)
+
+        config = dict(self.model.visual.preprocess_cfg)
+        description = json.dumps(config, sort_keys=True, default=list)
+        weights = sorted(self.model.state_dict().items())
+        self.fingerprint = fingerprint_of(["open_clip", source.architecture, description], weights)
+
+        settings = PreprocessCfg(**config)
+        self._size: tuple[int, int] = settings.input_size[1:]
+        self._mean = torch.tensor(settings.mean).view(3, 1, 1)
+        self._std = torch.tensor(settings.std).view(3, 1, 1)
+        self._resample = Image.Resampling[settings.interpolation.upper()]
+        self._test_view = image_transform_v2(settings, is_train=False)
+
+        self.model.to(self.device)
+        self.dtype = next(self.model.visual.parameters()).dtype
+        self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
+
+    def transform(self, image: Image.Image) -> Tensor:
+        return self._test_view(to_rgb(image)).float()
+
+    def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
+        view = random_view(to_rgb(image), self._size, generator, self._resample)
+        return (to_tensor(view) / 255 - self._mean) / self._std
+
+    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        # CLIP's own vocabulary ends a text with its highest id and pads with a zero, which is also a real token.
+        last = tokens.argmax(dim=-1, keepdim=True)
+        mask = torch.arange(tokens.shape[1], device=self.device) <= last
+        return TokenInputs(self._token_table()(tokens), tokens, mask)
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels, normalize=False)
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(texts).to(self.device), normalize=False)
+
+    def _token_features(self, inputs: TokenInputs) -> Tensor:
+        # The model looks tokens up itself; answering for its table lets every open_clip text tower be used as it is.
+        hook = self._token_table().register_forward_hook(lambda *_: inputs.embeddings)
+        try:
+            return self.model.encode_text(inputs.tokens, normalize=False)
+        finally:
+            hook.remove()
+
+    def _token_table(self) -> nn.Module:
+        table = getattr(self.model, "token_embedding", None)
+        if table is None:
+            table = getattr(getattr(self.model, "text", None), "token_embedding", None)
+        if table is None:
+            raise InputError(f"{self.name} has no open token table: choose a model with open_clip's own text tower.")
+        return table
+
+
+def _build(spec: str, source: Source, allow_download: bool) -> Any:
+    import open_clip
+
+    keys = ("mean", "std", "interpolation", "resize_mode", "fill_color", "size")
+    options: dict[str, Any] = {
+        "force_quick_gelu": source.quick_gelu,
+        "force_preprocess_cfg": {key: source.preprocess[key] for key in keys if key in source.preprocess},
+        "pretrained_text": False,
+        "weights_only": True,
+    }
+    try:
+        with hub_access(allow_download), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            checkpoint = None if source.checkpoint is None else str(source.checkpoint)
+            return open_clip.create_model(source.architecture, checkpoint, **options)
+    except (pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise FileError(
+            f"{source.checkpoint} could not be read as plain tensors (weights_only): fetch it again if it is damaged, "
+            "or convert it to safetensors if it is a pickle you trust."
+        ) from error
+    except (RuntimeError, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileError(f"{source.checkpoint} does not fit {source.architecture}: {reason}") from error
+    except OSError as error:
+        raise MissingDependency(missing_weights(spec, allow_download, "configuration files")) from error
+
+
+def _tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
+    import open_clip
+
+    config = open_clip.get_model_config(architecture)
+    # open_clip fetches SigLIP's vocabulary by plain URL when the configuration names no hub tokenizer.
+    by_url = "siglip" in architecture.lower() and not config["text_cfg"].get("hf_tokenizer_name")
+    try:
+        if by_url and not allow_download:
+            raise FileNotFoundError(architecture)
+        with hub_access(allow_download):
+            return open_clip.get_tokenizer(architecture)
+    except OSError as error:
+        raise MissingDependency(missing_weights(spec, allow_download, "tokenizer files")) from error
