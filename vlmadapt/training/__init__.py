@@ -1,0 +1,33 @@
+"""One training loop for every adapter, and hyper-parameter search on validation samples."""
+
+from vlmadapt.training.config import TrainConfig, check_range
+from vlmadapt.training.groups import ParameterGroup
+from vlmadapt.training.guard import TrainingDiverged
+from vlmadapt.training.identity import fingerprint_tensors
+from vlmadapt.training.loop import EpochRecord, TrainResult, fit_loop, learning_rate_factor
+from vlmadapt.training.selection import (
+    accuracy,
+    choose,
+    choose_in_grid,
+    log_grid,
+    log_likelihood,
+    score_logits,
+)
+
+__all__ = [
+    "EpochRecord",
+    "ParameterGroup",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingDiverged",
+    "accuracy",
+    "check_range",
+    "choose",
+    "choose_in_grid",
+    "fingerprint_tensors",
+    "fit_loop",
+    "learning_rate_factor",
+    "log_grid",
+    "log_likelihood",
+    "score_logits",
+]

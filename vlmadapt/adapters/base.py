@@ -1,0 +1,196 @@
+"""The interface every method shares: fit, logits, predict_proba, predict, save, load, explain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.adapters import storage
+from vlmadapt.adapters.checks import (
+    Samples,
+    canonical_order,
+    check_class_names,
+    check_labels,
+    check_logit_scale,
+    check_matrix,
+    check_text_features,
+    normalize,
+)
+from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
+from vlmadapt.adapters.votes import Vote
+from vlmadapt.errors import InputError
+from vlmadapt.training import TrainResult
+
+AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, apart from data and configuration."""
+
+    seed: int = 0
+    checkpoint_dir: Path | None = None
+    progress: bool = False
+
+
+class Adapter(nn.Module):
+    """A classifier over fixed classes, on top of frozen image and text features.
+
+    text_features: floating point ``[C, D]``, one row a class, C >= 2; normalised here. Its dtype (float32 or float64)
+        is the dtype of all computation: features of another one are converted.
+    logit_scale: the encoder's temperature tau > 0.
+    config: the method's ``config_class``, a dict of its fields, or ``None`` for the defaults.
+    class_names: ``C`` names; ``"class 0"``, ... by default.
+    encoder: lets every ``features`` argument also be paths or PIL images.
+
+    ``features`` are ``[n, D]`` and normalised here. All arguments are checked; what is wrong is one
+    :class:`InputError`. A method fills in ``_fit`` and ``_logits``.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[AdapterConfig]]
+    config: Any
+    text_features: Tensor
+    encoder: ImageEncoder | None
+
+    def __init__(
+        self,
+        text_features: Tensor,
+        logit_scale: float,
+        config: AdapterConfig | Mapping[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        encoder: ImageEncoder | None = None,
+    ):
+        super().__init__()
+        text = check_text_features(text_features)
+        self.register_buffer("text_features", text if text.dtype == torch.float64 else text.float())
+        self.logit_scale = check_logit_scale(logit_scale)
+        self.config = self.config_class.make(config)
+        self.class_names = check_class_names(class_names, len(text))
+        # Plain attribute, not a submodule: the encoder's weights are no part of this adapter.
+        self.__dict__["encoder"] = encoder
+        self.train_result_: TrainResult | None = None
+        self.fitted_ = False
+        self.eval()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.text_features)
+
+    @property
+    def width(self) -> int:
+        return self.text_features.shape[1]
+
+    def fit(
+        self: AnyAdapter,
+        features: Any,
+        labels: Tensor,
+        val_features: Any = None,
+        val_labels: Tensor | None = None,
+        *,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        progress: bool = False,
+    ) -> AnyAdapter:
+        """Fit on support ``features [n, D]`` and ``labels [n]``; search hyper-parameters on validation samples only.
+
+        Without validation samples the documented defaults stand. A class may have no samples. The result depends on
+        the set of samples and the seed, not on the order of the samples. ``checkpoint_dir`` makes an interrupted
+        fit go on where it stopped, to the same result.
+        """
+        if (val_features is None) != (val_labels is None):
+            raise InputError("val_features and val_labels belong together: give both or neither.")
+        support = self._samples("features", features, "labels", labels)
+        validation = None
+        if val_features is not None:
+            validation = self._samples("val_features", val_features, "val_labels", val_labels)
+        directory = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.train_result_ = None
+        self.fitted_ = False
+        self._fit(support, validation, FitOptions(seed, directory, progress))
+        self.fitted_ = True
+        return self.eval()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Class logits ``[B, C]`` of features ``[B, D]``, differentiable."""
+        return self._logits(self._features("features", features))
+
+    @torch.no_grad()
+    def logits(self, features: Any) -> Tensor:
+        """Class logits ``[B, C]``, in the adapter's dtype."""
+        self._require_fit()
+        return self._logits(self._features("features", features))
+
+    def predict_proba(self, features: Any) -> Tensor:
+        """Class probabilities ``[B, C]``, rows summing to 1."""
+        return self.logits(features).softmax(-1)
+
+    def predict(self, features: Any) -> Tensor:
+        """Most probable class, int64 ``[B]``; of equal ones the smallest number."""
+        return self.logits(features).argmax(-1)
+
+    def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
+        """The ``top`` cached samples that weighed most for each query. Only cache methods have any."""
+        from vlmadapt.adapters.registry import explaining_adapters
+
+        raise InputError(f"{self.name} keeps no cache to explain by: use {', '.join(explaining_adapters())}.")
+
+    def hyperparameters(self) -> dict[str, float]:
+        """The values in use after ``fit``, searched on validation or trained, for result files."""
+        return {}
+
+    def trainable_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(tensor.numel() for tensor in self.parameters() if tensor.requires_grad)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``adapter.safetensors`` and ``adapter.json`` into ``folder``; on failure the old pair stays."""
+        self._require_fit()
+        return storage.save(self, Path(folder))
+
+    @classmethod
+    def load(cls: type[AnyAdapter], folder: str | Path, encoder: ImageEncoder | None = None) -> AnyAdapter:
+        """Read what :meth:`save` wrote; on ``Adapter`` itself, an adapter of any kind.
+
+        Raises :class:`FileError` naming a file that is missing or damaged, :class:`InputError` when ``encoder`` is
+        not the one the adapter was fitted with, or the adapter is of another kind.
+        """
+        adapter = storage.load(Path(folder), encoder)
+        if not isinstance(adapter, cls):
+            raise InputError(f"{folder} holds a {adapter.name} adapter, not a {cls.__name__}: use load_adapter.")
+        return adapter
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        raise NotImplementedError
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """``[B, D]`` normalised -> ``[B, C]``, differentiable."""
+        raise NotImplementedError
+
+    def _zero_shot_logits(self, features: Tensor) -> Tensor:
+        return self.logit_scale * features @ self.text_features.T
+
+    def _require_fit(self) -> None:
+        if not self.fitted_:
+            raise InputError(f"this {self.name} adapter is not fitted: call fit(features, labels) or load(folder).")
+
+    def _features(self, name: str, value: Any) -> Tensor:
+        if is_pictures(value):
+            value = encode_pictures(name, value, self.encoder)
+        matrix = check_matrix(name, value, self.width)
+        return normalize(matrix.to(self.text_features))
+
+    def _samples(self, name: str, features: Any, labels_name: str, labels: Tensor | None) -> Samples:
+        matrix = self._features(name, features).detach()
+        if len(matrix) == 0:
+            raise InputError(f"{name} has no rows: give at least one sample.")
+        checked = check_labels(labels_name, labels, len(matrix), self.num_classes)
+        order = canonical_order(matrix)
+        device = matrix.device
+        return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))

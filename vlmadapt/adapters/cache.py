@@ -1,0 +1,59 @@
+"""What the cache methods share: the cached entries, their class order, and votes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters.base import Adapter
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.adapters.votes import Vote, top_votes
+from vlmadapt.ops import PreparedCache
+
+
+class CacheAdapter(Adapter):
+    """Holds labels ``[n]`` and support indices ``[n]`` of the cached entries; a class without entries scores zero.
+
+    A subclass keeps ``keys [n, D]`` (buffer or parameter) and says in ``_affinities`` how entries are weighed.
+    """
+
+    labels: Tensor
+    support_index: Tensor
+    keys: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("labels", None)
+        self.register_buffer("support_index", None)
+        self._prepared: PreparedCache | None = None
+
+    def _remember(self, support: Samples) -> None:
+        self.labels, self.support_index = support.labels, support.position
+        self._prepared = None
+
+    def _cache(self) -> PreparedCache:
+        """The class order of the cache, worked out once and again after a move to another device."""
+        if self._prepared is None or self._prepared.labels is not self.labels:
+            self._prepared = PreparedCache(self.labels, self.num_classes)
+        return self._prepared
+
+    def _each_entry(self) -> PreparedCache:
+        """A cache in which every entry is a class of its own: class scores are then the affinities themselves."""
+        entries = len(self.labels)
+        return PreparedCache(torch.arange(entries, device=self.labels.device), entries)
+
+    def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Affinity of each query to each entry ``[B, n]``, and the part of it that the text stream contributed."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
+        """The ``top`` cached samples with the largest affinity to each query, whatever their class.
+
+        Forms ``[B, n]`` affinities, which ``predict`` never does: explain queries by the dozen.
+        """
+        self._require_fit()
+        affinity, text_part = self._affinities(self._features("features", features))
+        return top_votes(affinity, text_part, self.labels, self.support_index, self.class_names, top)

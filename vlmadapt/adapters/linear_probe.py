@@ -1,0 +1,97 @@
+"""Linear probe: L2-regularised multinomial logistic regression on the image features alone.
+
+    logits = f @ U.T + b            (U, b) minimise  sum of cross-entropies + ||U||^2 / (2 C)        arXiv 2103.00020
+
+The regularisation strength C is chosen on validation. The text features are not used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.adapters.config import AdapterConfig, check_grid
+from vlmadapt.errors import InputError
+from vlmadapt.training import check_range, choose, log_grid, score_logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbeConfig(AdapterConfig):
+    c: float = field(default=10.0, metadata={"help": "inverse regularisation strength without validation samples"})
+    search_c: tuple[float, float, int] = field(
+        default=(0.1, 1000.0, 9), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
+    )
+    max_iterations: int = field(default=1000, metadata={"help": "L-BFGS iterations at most"})
+    tolerance: float = field(default=1e-5, metadata={"help": "L-BFGS stops below this gradient"})
+
+    def __post_init__(self) -> None:
+        check_range(self, "c", low=0.0, low_allowed=False)
+        check_grid(self, "search_c")
+        check_range(self, "max_iterations", low=1)
+        check_range(self, "tolerance", low=0.0, low_allowed=False)
+
+
+class LinearProbe(Adapter):
+    """scikit-learn's L-BFGS solver. A class without samples gets probability exactly zero (logit -inf)."""
+
+    name = "linear-probe"
+    config_class = LinearProbeConfig
+    c: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.weight = nn.Parameter(torch.zeros_like(self.text_features))
+        self.bias = nn.Parameter(self.text_features.new_zeros(self.num_classes))
+        self.register_buffer("c", torch.tensor(self.config.c, dtype=torch.float64))
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        present = support.labels.unique()
+        if len(present) < 2:
+            raise InputError(
+                f"labels holds only class {int(present[0])}: a linear probe needs samples of at least two classes."
+            )
+        best = self.config.c
+        if validation is not None:
+            candidates = log_grid(*self.config.search_c).tolist()
+            best = choose(candidates, lambda c: self._solve(support, c, validation))
+        self._solve(support, best)
+
+    @torch.no_grad()
+    def _solve(self, support: Samples, c: float, validation: Samples | None = None) -> tuple[float, float]:
+        """Fit with strength ``c``; the validation score, if there is anything to score."""
+        weight, bias = self._regression(support, c)
+        present = support.labels.unique().cpu()
+        full_weight = torch.zeros(self.weight.shape, dtype=torch.float64)
+        full_bias = torch.full(self.bias.shape, -torch.inf, dtype=torch.float64)
+        full_weight[present], full_bias[present] = weight, bias
+        self.weight.copy_(full_weight)
+        self.bias.copy_(full_bias)
+        self.c.fill_(c)
+        return (0.0, 0.0) if validation is None else score_logits(self._logits(validation.features), validation.labels)
+
+    def _regression(self, support: Samples, c: float) -> tuple[Tensor, Tensor]:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=c, max_iter=self.config.max_iterations, tol=self.config.tolerance)
+        with warnings.catch_warnings():
+            # Weakly regularised candidates may use up their iterations; validation judges them as they are.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(support.features.double().cpu().numpy(), support.labels.cpu().numpy())
+        weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(numpy.atleast_1d(model.intercept_))
+        if len(weight) == 1:  # scikit-learn keeps one row for two classes: its logit is the difference.
+            return torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
+        return weight, bias
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return features @ self.weight.T + self.bias
+
+    def hyperparameters(self) -> dict[str, float]:
+        return {"c": float(self.c)}

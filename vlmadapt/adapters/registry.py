@@ -1,0 +1,50 @@
+"""The methods by name. A new one is a file beside this and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vlmadapt.adapters.base import Adapter
+from vlmadapt.adapters.cache import CacheAdapter
+from vlmadapt.adapters.clip_adapter import CLIPAdapter
+from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.images import ImageEncoder
+from vlmadapt.adapters.linear_probe import LinearProbe
+from vlmadapt.adapters.task_res import TaskRes
+from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterF
+from vlmadapt.adapters.xm_adapter import XMAdapter
+from vlmadapt.adapters.zero_shot import ZeroShot
+from vlmadapt.errors import InputError
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    adapter.name: adapter
+    for adapter in (ZeroShot, LinearProbe, CLIPAdapter, TaskRes, TipAdapter, TipAdapterF, XMAdapter)
+}
+
+
+def create_adapter(
+    name: str,
+    text_features: Tensor,
+    logit_scale: float,
+    config: AdapterConfig | Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    encoder: ImageEncoder | None = None,
+) -> Adapter:
+    """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor."""
+    if name not in ADAPTERS:
+        raise InputError(f"there is no adapter {name!r}: use one of {', '.join(ADAPTERS)}.")
+    return ADAPTERS[name](text_features, logit_scale, config, class_names=class_names, encoder=encoder)
+
+
+def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Adapter:
+    """The adapter saved in ``folder``, of whatever kind; see :meth:`Adapter.load`."""
+    return Adapter.load(folder, encoder)
+
+
+def explaining_adapters() -> list[str]:
+    """Names of the adapters that can say which cached samples decided."""
+    return [name for name, adapter in ADAPTERS.items() if issubclass(adapter, CacheAdapter)]

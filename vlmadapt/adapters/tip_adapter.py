@@ -1,0 +1,139 @@
+"""Tip-Adapter and Tip-Adapter-F: a cache of labelled image features beside the zero-shot classifier.
+
+    A[b, k] = exp(-beta * (1 - f_b . F_k))           F [n, D] support features                       arXiv 2111.03930
+    S[b, c] = sum of A[b, k] over entries k of class c
+    logits  = tau * f @ W.T + alpha * S
+
+Tip-Adapter trains nothing. Tip-Adapter-F trains F, which starts as the support features and is not re-normalised
+(as the released code has it); the one-hot values stay frozen.
+
+``beta`` and ``alpha`` are searched on validation only: the released code searches them on the test split. Our grid is
+in equal ratios, and accuracies are averaged over neighbouring cells before the best is taken (``choose_in_grid``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.cache import CacheAdapter
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.adapters.config import AdapterConfig, check_grid
+from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.ops import cache_retrieval, cache_retrieval_grid
+from vlmadapt.training import TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterConfig(AdapterConfig):
+    beta: float = field(default=5.5, metadata={"help": "sharpness of the affinity without validation samples"})
+    alpha: float = field(default=1.0, metadata={"help": "weight of the cache scores without validation samples"})
+    search_beta: tuple[float, float, int] = field(
+        default=(0.5, 32.0, 25), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
+    )
+    search_alpha: tuple[float, float, int] = field(
+        default=(0.05, 50.0, 31), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
+    )
+
+    def __post_init__(self) -> None:
+        check_range(self, "beta", low=0.0)
+        check_range(self, "alpha", low=0.0)
+        check_grid(self, "search_beta")
+        check_grid(self, "search_alpha")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterFConfig(TrainConfig, TipAdapterConfig):
+    adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon, as in the released code"})
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        TipAdapterConfig.__post_init__(self)
+
+
+class TipAdapter(CacheAdapter):
+    """Training-free. A class without samples has no cache score and keeps its zero-shot logit."""
+
+    name = "tip-adapter"
+    config_class = TipAdapterConfig
+    beta: Tensor
+    alpha: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("beta", torch.tensor(self.config.beta, dtype=torch.float64))
+        self.register_buffer("alpha", torch.tensor(self.config.alpha, dtype=torch.float64))
+        self._make_keys()
+
+    def _make_keys(self) -> None:
+        self.register_buffer("keys", None)
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        self._remember(support)
+        self.keys = support.features.clone()
+        self._search(validation)
+
+    @torch.no_grad()
+    def _search(self, validation: Samples | None) -> None:
+        """Set ``beta`` and ``alpha``: the defaults, or the best of the grid on validation."""
+        self.beta.fill_(self.config.beta)
+        self.alpha.fill_(self.config.alpha)
+        if validation is None:
+            return
+        betas, alphas = log_grid(*self.config.search_beta), log_grid(*self.config.search_alpha)
+        base = self._zero_shot_logits(validation.features)
+        hits = cache_retrieval_grid(
+            validation.features, self.keys.detach(), self._cache(), betas, alphas, base, validation.labels
+        )
+        scores: dict[int, Tensor] = {}
+
+        def tie_break(g: int, a: int) -> float:
+            if g not in scores:
+                scores[g] = self._cache_scores(validation.features, float(betas[g]))
+            return float(log_likelihood(base + float(alphas[a]) * scores[g], validation.labels))
+
+        g, a = choose_in_grid(hits, len(validation), tie_break)
+        self.beta.fill_(float(betas[g]))
+        self.alpha.fill_(float(alphas[a]))
+
+    def _cache_scores(self, features: Tensor, beta: float) -> Tensor:
+        scores = cache_retrieval(features, self.keys, self._cache(), beta)
+        assert isinstance(scores, Tensor)
+        return scores
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self._zero_shot_logits(features) + float(self.alpha) * self._cache_scores(features, float(self.beta))
+
+    def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        affinity = cache_retrieval(features, self.keys, self._each_entry(), float(self.beta))
+        assert isinstance(affinity, Tensor)
+        return affinity, None
+
+    def hyperparameters(self) -> dict[str, float]:
+        return {"beta": float(self.beta), "alpha": float(self.alpha)}
+
+
+class TipAdapterF(TipAdapter, TrainedAdapter):
+    """Tip-Adapter with trained keys.
+
+    With validation samples the search runs twice: before training, for the ``beta`` and ``alpha`` to train with
+    (ours; the released code fixes them per data set), and again for the trained keys.
+    """
+
+    name = "tip-adapter-f"
+    config_class = TipAdapterFConfig
+
+    def _make_keys(self) -> None:
+        self.register_parameter("keys", None)
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        self._remember(support)
+        self.keys = nn.Parameter(support.features.clone())
+        self._search(validation)
+        self._train(support, validation, options)
+        if validation is not None:
+            self._search(validation)

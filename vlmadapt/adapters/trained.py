@@ -1,0 +1,66 @@
+"""What methods with trained parameters share: one call of the training loop, scored on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.training import ParameterGroup, choose, fingerprint_tensors, fit_loop, score_logits
+
+
+class TrainedAdapter(Adapter):
+    """An adapter whose configuration is also a :class:`~vlmadapt.training.TrainConfig`."""
+
+    def _train(
+        self,
+        support: Samples,
+        validation: Samples | None,
+        options: FitOptions,
+        groups: Sequence[ParameterGroup] = (),
+    ) -> None:
+        data = fingerprint_tensors(
+            text_features=self.text_features,
+            features=support.features,
+            labels=support.labels,
+            val_features=None if validation is None else validation.features,
+            val_labels=None if validation is None else validation.labels,
+        )
+        self.train_result_ = fit_loop(
+            self,
+            lambda indices: self._loss(support, indices),
+            len(support),
+            self.config,
+            evaluate=None if validation is None else lambda: self._score(validation),
+            groups=groups,
+            seed=options.seed,
+            identity={
+                "adapter": self.name,
+                "settings": self.config.as_dict(),
+                "logit_scale": self.logit_scale,
+                "sha256": data,
+            },
+            checkpoint_dir=options.checkpoint_dir,
+            label=self.name,
+            progress=options.progress,
+        )
+
+    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
+        logits = self._logits(support.features[indices])
+        return torch.nn.functional.cross_entropy(logits, support.labels[indices])
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, float]:
+        return score_logits(self._logits(samples.features), samples.labels)
+
+    def _choose_scalar(self, scalar: Tensor, candidates: Sequence[float], validation: Samples) -> None:
+        """Fill ``scalar`` with the candidate of the best validation score; list the default first, it wins ties."""
+
+        def score(value: float) -> tuple[float, float]:
+            scalar.fill_(value)
+            return self._score(validation)
+
+        scalar.fill_(choose(candidates, score))

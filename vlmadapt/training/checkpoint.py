@@ -1,0 +1,104 @@
+"""One file that resumes a run exactly: parameters, best parameters, optimiser, random state, history.
+
+The file is safetensors; its JSON part lies in the safetensors header, so that tensors and JSON can only change
+together. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.files import read_tensors, write_tensors
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """State after ``epoch`` finished epochs. ``identity`` says which run it belongs to."""
+
+    epoch: int
+    identity: dict[str, Any]
+    progress: dict[str, Any]
+    current: dict[str, Tensor]
+    best: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    generator: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write atomically; raises :class:`FileError` naming ``path`` and leaves the previous file."""
+        tensors = {"generator": self.generator}
+        for part in ("current", "best", "optimizer"):
+            tensors.update({f"{part}/{name}": tensor for name, tensor in getattr(self, part).items()})
+        header = {
+            "format_version": FORMAT_VERSION,
+            "epoch": self.epoch,
+            "identity": self.identity,
+            "progress": self.progress,
+        }
+        write_tensors(path, tensors, {"vlmadapt": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: Path, identity: Mapping[str, Any]) -> Checkpoint:
+        """Read ``path``; raises :class:`InputError` when it belongs to another run than ``identity``."""
+        tensors, metadata = read_tensors(path)
+        try:
+            header = json.loads(metadata["vlmadapt"])
+            version = header["format_version"]
+        except (KeyError, json.JSONDecodeError) as error:
+            raise FileError(f"{path} is not a training checkpoint of vlmadapt: delete it to start again.") from error
+        if version != FORMAT_VERSION:
+            raise FileError(f"{path} has checkpoint format {version}, this version reads {FORMAT_VERSION}: delete it.")
+        refuse_other_run(path, header["identity"], json.loads(json.dumps(identity)))
+        parts: dict[str, dict[str, Tensor]] = {"current": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            if part in parts:
+                parts[part][rest] = tensor
+        return cls(
+            epoch=header["epoch"],
+            identity=header["identity"],
+            progress=header["progress"],
+            generator=tensors["generator"],
+            **parts,
+        )
+
+
+def refuse_other_run(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    before, now = dict(_flatten(stored)), dict(_flatten(wanted))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"checkpoint {path} belongs to a different run ({key} was {before.get(key)!r}, is {now.get(key)!r}): "
+                "delete it or give another checkpoint_dir."
+            )
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            yield from _flatten(entry, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", entry
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as ``"<parameter number>.<entry>"`` tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{entry}": tensor for number, entries in state.items() for entry, tensor in entries.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, entry = name.split(".")
+        state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

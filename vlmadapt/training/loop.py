@@ -1,0 +1,232 @@
+"""The one training loop: AdamW, warm-up and cosine, best epoch on validation, exact resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.errors import InputError
+from vlmadapt.progress import track
+from vlmadapt.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from vlmadapt.training.config import TrainConfig
+from vlmadapt.training.groups import ParameterGroup, optimizer_groups
+from vlmadapt.training.guard import TrainingDiverged, bad_gradient, bad_loss, bad_parameter
+
+Score = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Mean training loss of an epoch (``None`` for epoch 0, the initial state) and its validation score."""
+
+    epoch: int
+    loss: float | None
+    score: tuple[float, ...] | None
+
+
+@dataclass
+class TrainResult:
+    """``best_epoch`` 0 is the initial state; without ``evaluate`` it is the last epoch."""
+
+    best_epoch: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+    resumed_from: int | None = None
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): linear warm-up, then half a cosine down to 0."""
+    warmup = round(warmup_fraction * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(total_steps - warmup, 1)))
+
+
+def fit_loop(
+    module: nn.Module,
+    loss_fn: Callable[[Tensor], Tensor],
+    n_samples: int,
+    config: TrainConfig,
+    *,
+    evaluate: Callable[[], Score] | None = None,
+    groups: Sequence[ParameterGroup] = (),
+    seed: int = 0,
+    identity: Mapping[str, Any] | None = None,
+    checkpoint_dir: str | Path | None = None,
+    label: str = "fit",
+    progress: bool = False,
+) -> TrainResult:
+    """Train the parameters of ``module`` that require gradients; leaves the best state in it.
+
+    loss_fn: sample indices (int64 ``[batch]``, on the module's device) -> scalar loss.
+    evaluate: validation score of the module as it is, larger is better; tuples compare entry by entry. The initial
+        state (epoch 0) takes part, and ties go to the earlier epoch. Without it the last epoch is kept.
+    identity: JSON-able facts about data and method; a checkpoint of a run that differs in any of them, in ``config``,
+        ``groups``, ``seed`` or parameter shapes is refused.
+    checkpoint_dir: after each epoch ``<label>.safetensors`` there is replaced atomically; a run that finds one
+        continues from it and ends bit for bit where the uninterrupted run would have ended.
+
+    Shuffling draws from a generator of its own, and whatever else draws random numbers inside the loop (dropout)
+    is seeded from it: same seed, same result, and the global random state is left as it was.
+
+    Raises :class:`TrainingDiverged` naming the loss, parameter or gradient that became NaN or infinite,
+    :class:`InputError` for a foreign checkpoint, :class:`FileError` when a checkpoint cannot be written or read.
+    """
+    if n_samples < 1:
+        raise InputError(f"n_samples is {n_samples}: training needs at least one sample.")
+    run = _Run(module, loss_fn, n_samples, config, evaluate, groups, seed)
+    run.identity = {
+        "config": config.train_fields(),
+        "groups": {str(number): asdict(group) for number, group in enumerate(groups)},
+        "seed": seed,
+        "n_samples": n_samples,
+        "validation": evaluate is not None,
+        "parameters": {name: list(tensor.shape) for name, tensor in run.trainable.items()},
+        "data": dict(identity or {}),
+    }
+    path = None if checkpoint_dir is None else Path(checkpoint_dir) / f"{label}.safetensors"
+    with _private_randomness(run.device):
+        if path is not None and path.exists():
+            run.restore(Checkpoint.load(path, run.identity))
+        else:
+            run.score_epoch(0, None)
+        first = run.result.history[-1].epoch + 1
+        epochs = range(first, config.epochs + 1)
+        for epoch in track(epochs, label, total=len(epochs), enabled=progress):
+            run.train_epoch(epoch)
+            if path is not None:
+                run.checkpoint(epoch).save(path)
+    run.load(run.best)
+    return run.result
+
+
+class _Run:
+    """The moving parts of one call of :func:`fit_loop`."""
+
+    identity: dict[str, Any]
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Tensor], Tensor],
+        n_samples: int,
+        config: TrainConfig,
+        evaluate: Callable[[], Score] | None,
+        groups: Sequence[ParameterGroup],
+        seed: int,
+    ):
+        self.module, self.loss_fn, self.n_samples, self.config = module, loss_fn, n_samples, config
+        self.evaluate = evaluate
+        self.optimizer = torch.optim.AdamW(optimizer_groups(module, config, groups), eps=config.adam_eps)
+        self.trainable = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
+        self.device = next(iter(self.trainable.values())).device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.steps_per_epoch = math.ceil(n_samples / config.batch_size)
+        self.result = TrainResult()
+        self.best = self.snapshot()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.trainable.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, tensor in self.trainable.items():
+                tensor.copy_(state[name])
+
+    def train_epoch(self, epoch: int) -> None:
+        order = torch.randperm(self.n_samples, generator=self.generator)
+        _seed_everything(int(torch.randint(2**31, (), generator=self.generator)), self.device)
+        self.module.train()
+        total = 0.0
+        for number in range(self.steps_per_epoch):
+            indices = order[number * self.config.batch_size : (number + 1) * self.config.batch_size]
+            loss = self.train_step((epoch - 1) * self.steps_per_epoch + number, indices.to(self.device), epoch)
+            total += loss * len(indices)
+        self.module.eval()
+        self.stop_if(bad_parameter(self.module), epoch, self.steps_per_epoch)
+        self.score_epoch(epoch, total / self.n_samples)
+
+    def train_step(self, step: int, indices: Tensor, epoch: int) -> float:
+        factor = learning_rate_factor(step, self.config.epochs * self.steps_per_epoch, self.config.warmup_fraction)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.amp):
+            loss = self.loss_fn(indices)
+        number = step % self.steps_per_epoch + 1
+        self.stop_if(bad_loss(self.module, loss), epoch, number)
+        loss.backward()
+        limit = math.inf if self.config.grad_clip is None else self.config.grad_clip
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable.values(), limit)
+        self.stop_if(bad_gradient(self.module, norm), epoch, number)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def score_epoch(self, epoch: int, loss: float | None) -> None:
+        """Record the epoch; keep its state when it is the best so far."""
+        score = None
+        if self.evaluate is not None:
+            self.module.eval()
+            with torch.no_grad():
+                value = self.evaluate()
+            score = value if isinstance(value, tuple) else (float(value),)
+            if any(math.isnan(entry) for entry in score):
+                self.stop_if("validation score", epoch, self.steps_per_epoch)
+        self.result.history.append(EpochRecord(epoch, loss, score))
+        if score is None or epoch == 0 or score > self.best_score():
+            self.result.best_epoch, self.best = epoch, self.snapshot()
+
+    def best_score(self) -> tuple[float, ...]:
+        score = self.result.history[self.result.best_epoch].score
+        return () if score is None else score
+
+    def stop_if(self, bad: str | None, epoch: int, step: int) -> None:
+        if bad is not None:
+            self.load(self.best)
+            self.module.eval()
+            raise TrainingDiverged(bad, epoch, step, self.result)
+
+    def checkpoint(self, epoch: int) -> Checkpoint:
+        return Checkpoint(
+            epoch=epoch,
+            identity=self.identity,
+            progress={
+                "best_epoch": self.result.best_epoch,
+                "history": [asdict(record) for record in self.result.history],
+            },
+            current=self.snapshot(),
+            best=self.best,
+            optimizer=optimizer_tensors(self.optimizer),
+            generator=self.generator.get_state(),
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        self.load(saved.current)
+        self.best = {name: saved.best[name].to(self.device) for name in self.trainable}
+        load_optimizer_tensors(self.optimizer, saved.optimizer)
+        self.generator.set_state(saved.generator)
+        records = [
+            EpochRecord(entry["epoch"], entry["loss"], None if entry["score"] is None else tuple(entry["score"]))
+            for entry in saved.progress["history"]
+        ]
+        self.result = TrainResult(saved.progress["best_epoch"], records, resumed_from=saved.epoch)
+
+
+@contextmanager
+def _private_randomness(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _seed_everything(seed: int, device: torch.device) -> None:
+    # torch.manual_seed would also reseed devices whose state _private_randomness did not put aside.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
