@@ -162,9 +162,11 @@ class _Run:
         number = step % self.steps_per_epoch + 1
         self.stop_if(bad_loss(self.module, loss), epoch, number)
         loss.backward()
-        limit = math.inf if self.config.grad_clip is None else self.config.grad_clip
-        norm = torch.nn.utils.clip_grad_norm_(self.trainable.values(), limit)
+        gradients = [tensor.grad for tensor in self.trainable.values() if tensor.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         self.stop_if(bad_gradient(self.module, norm), epoch, number)
+        if self.config.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trainable.values(), self.config.grad_clip, norm)
         self.optimizer.step()
         return float(loss.detach())
 
