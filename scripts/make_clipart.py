@@ -6,7 +6,8 @@
 
 Only drawings whose own metadata says "public domain" are used. A folder of the package is a class; links between
 folders are resolved, and a drawing that two classes claim goes to the one whose folder holds the real file, or to
-neither. Identical drawings are kept once. Every choice is a hash of the drawing's path: the output is reproducible.
+neither. Of drawings that look the same in one class one is kept; copies in two classes stay in the smaller class.
+The order within a class is a hash of the drawing's path: the output is reproducible.
 """
 
 from __future__ import annotations
@@ -71,11 +72,15 @@ CLASSES = {
     "weather symbol": ["signs_and_symbols/weather"],
 }
 
-# "vehicles" holds more than cars; these names say that the drawing shows something else.
-NOT_A_CAR = re.compile(
-    "air(craft|plane)|plane|wing|rocket|bicicletta|bicycle|cycle|crossroads|curve|vtt|lighthouse|tank|parking|quay"
-    "|sledge|ship|trawler|trattore|road_runner"
-)
+# Names in folders that hold more than their class. The rest of the folders' own labels is left as it is.
+ELSEWHERE = {
+    "fish": re.compile("grenade"),
+    "fruit": re.compile("grenade"),
+    "car": re.compile(
+        "air(craft|plane)|plane|wing|rocket|bicicletta|bicycle|cycle|crossroads|curve|vtt|lighthouse|tank|parking|quay"
+        "|sledge|ship|trawler|trattore|road_runner"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def assign(root: Path) -> dict[str, list[Path]]:
     owners: dict[Path, str] = {}
     for name, folders in CLASSES.items():
         for path in list_class(root, folders):
-            if name == "car" and NOT_A_CAR.search(path.name):
+            if name in ELSEWHERE and ELSEWHERE[name].search(path.name):
                 continue
             real = path.resolve()
             claims.setdefault(real, set()).add(name)
@@ -198,6 +203,16 @@ def draw_class(root: Path, paths: list[Path]) -> list[Drawing]:
     return drawings
 
 
+def keep_in_smaller_class(classes: dict[str, list[Drawing]]) -> dict[str, list[Drawing]]:
+    """Each picture in one class only: of the classes that hold a copy, the one with the fewest drawings."""
+    by_size = sorted(classes, key=lambda name: (len(classes[name]), name))
+    holder: dict[bytes, str] = {}
+    for name in by_size:
+        for drawing in classes[name]:
+            holder.setdefault(drawing.picture, name)
+    return {name: [one for one in drawings if holder[one.picture] == name] for name, drawings in classes.items()}
+
+
 def split_class(count: int) -> tuple[int, int]:
     """How many of ``count`` drawings go to train and to validation; the rest is the test split."""
     if count < TRAIN + 3:
@@ -216,8 +231,8 @@ def main() -> None:
 
     split: dict[str, list[tuple[str, int, str]]] = {"train": [], "val": [], "test": []}
     authors = []
-    for label, (name, paths) in enumerate(assign(root).items()):
-        drawings = draw_class(root, paths)
+    classes = keep_in_smaller_class({name: draw_class(root, paths) for name, paths in assign(root).items()})
+    for label, (name, drawings) in enumerate(classes.items()):
         train, val = split_class(len(drawings))
         folder = images / name.replace(" ", "_")
         folder.mkdir(parents=True)
@@ -233,7 +248,7 @@ def main() -> None:
             relative = file.relative_to(images).as_posix()
             split[part].append((relative, label, name))
             authors.append((relative, drawing.title, drawing.author, drawing.licence, drawing.source))
-        print(f"{name:20} {len(paths):5} drawings, {len(drawings):4} kept: {train} train, {val} val", flush=True)
+        print(f"{name:20} {len(drawings):4} drawings: {train} train, {val} val")
     write_json(options.output / "split.json", {part: sorted(rows) for part, rows in split.items()})
     write_csv(options.output / "AUTHORS.csv", ["file", "title", "author", "licence", "source"], sorted(authors))
     size = sum(file.stat().st_size for file in images.rglob("*.webp"))
