@@ -1,0 +1,104 @@
+"""What a data set is: pictures with labels in three splits, class names and prompt templates."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+
+from vlmadapt.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture: where it lies and the index of its class."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of labelled pictures.
+
+    ``labels`` index ``class_names`` and are 0..C-1 without gaps; a class may be absent from a split.
+    ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from.
+    Raises :class:`InputError` for fewer than two classes, a label out of range, a template without ``{}``
+    or an empty training split.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    root: Path
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2:
+            raise InputError(
+                f"data set {self.name!r} has {len(self.class_names)} class(es) {list(self.class_names)}: "
+                "a classifier needs at least two."
+            )
+        for index, class_name in enumerate(self.class_names):
+            if not class_name.strip():
+                raise InputError(f"data set {self.name!r} has an empty name for class {index}: give it a name.")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise InputError(f"templates hold {template!r}: each must contain {{}} once, for the class name.")
+        if not self.templates:
+            raise InputError(f"data set {self.name!r} has no prompt templates: give at least one with {{}} in it.")
+        if not self.train:
+            raise InputError(f"data set {self.name!r} has no training pictures: add some to its train split.")
+        for split in SPLITS:
+            for sample in self.split(split):
+                if not 0 <= sample.label < len(self.class_names):
+                    raise InputError(
+                        f"{sample.path} has label {sample.label}, but data set {self.name!r} has labels 0 to "
+                        f"{len(self.class_names) - 1}: correct the label."
+                    )
+
+    def split(self, name: str) -> tuple[Sample, ...]:
+        """``train``, ``val`` or ``test`` by name."""
+        if name not in SPLITS:
+            raise InputError(f"split is {name!r}: it must be one of {', '.join(SPLITS)}.")
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def counts(self, split: str) -> list[int]:
+        """Pictures per class of one split, in the order of ``class_names``."""
+        counted = Counter(sample.label for sample in self.split(split))
+        return [counted[label] for label in range(len(self.class_names))]
+
+    def key(self, sample: Sample) -> str:
+        """The path of ``sample`` from ``root``: the same on every machine."""
+        return relative_key(sample.path, self.root)
+
+    @property
+    def split_hash(self) -> str:
+        """sha256 (hex) over relative paths and labels of the three splits; see :func:`hash_splits`."""
+        return hash_splits(self.root, {split: self.split(split) for split in SPLITS})
+
+
+def relative_key(path: Path, root: Path) -> str:
+    """``path`` from ``root`` with forward slashes and composed unicode, so that file systems agree on it."""
+    return unicodedata.normalize("NFC", Path(relpath(path, root)).as_posix())
+
+
+def hash_splits(root: Path, splits: dict[str, Iterable[Sample]]) -> str:
+    """sha256 (hex) over the sorted lines ``split <tab> label <tab> relative path``.
+
+    Neither the order of the samples nor the place of ``root`` on the disk changes it.
+    """
+    lines = sorted(
+        f"{split}\t{sample.label}\t{relative_key(sample.path, root)}\n"
+        for split, samples in splits.items()
+        for sample in samples
+    )
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
