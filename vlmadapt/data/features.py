@@ -1,0 +1,201 @@
+"""Pictures to features: decoding in threads, encoding in batches, averaging augmented views, caching."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import vlmadapt
+from vlmadapt.data.cache import FeatureCache, Recipe
+from vlmadapt.data.image import decode_image
+from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.progress import track
+
+# Features are put into the cache every so many pictures, so that an interruption loses little.
+PICTURES_PER_SHARD = 2048
+
+
+class ImageEncoder(Protocol):
+    """What extraction needs of an encoder; see ``vlmadapt.backbones``."""
+
+    name: str
+    width: int
+    fingerprint: str
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def transform(self, image: Image.Image) -> Tensor: ...
+    def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor: ...
+    def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor: ...
+
+
+def extract_features(
+    encoder: ImageEncoder,
+    paths: Sequence[str | Path],
+    *,
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    cache: FeatureCache | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """Normalised features of pictures: float32 ``[n, D]`` on the CPU, in the order of ``paths``.
+
+    With ``views=1`` a picture goes through the test-time transform; with more, each view is a random crop and flip and
+    a feature is the mean of the views' unnormalised features, then normalised (as the keys of Tip-Adapter,
+    arXiv 2111.03930). A view's randomness is fixed by the picture's content, ``seed`` and the view's number, so it
+    depends on no other picture. ``precision="bf16"`` encodes under autocast. ``batch_size`` counts views.
+
+    Raises :class:`FileError` naming an unreadable picture and :class:`InputError` naming one whose feature is zero, NaN
+    or infinite. What was computed before the error is kept in ``cache``.
+    """
+    _check_counts(views=views, batch_size=batch_size)
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision is {precision!r}: it must be 'fp32' or 'bf16'.")
+    files = [Path(path) for path in paths]
+    if not files:
+        return torch.zeros(0, encoder.width)
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        digests = list(pool.map(_hash_file, files))
+        recipe = make_recipe(encoder, views, seed, precision)
+        known = cache.load(recipe, digests, encoder.width) if cache else {}
+        todo = {digest: path for digest, path in zip(digests, files, strict=True) if digest not in known}
+        fresh: dict[str, Tensor] = {}
+        try:
+            stream = _encode(encoder, list(todo.items()), views, seed, batch_size, precision, pool)
+            for digest, feature in track(stream, f"features of {encoder.name}", len(todo), enabled=progress):
+                fresh[digest] = feature
+                if len(fresh) == PICTURES_PER_SHARD:
+                    known |= _keep(cache, recipe, fresh)
+        finally:
+            known |= _keep(cache, recipe, fresh)
+    return torch.stack([known[digest] for digest in digests])
+
+
+def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str) -> Recipe:
+    """All that decides a feature besides the picture. One view has no randomness, so its seed does not count."""
+    return Recipe(
+        fingerprint=encoder.fingerprint,
+        transform=_probe_transform(encoder, augmented=views > 1),
+        views=views,
+        seed=seed if views > 1 else 0,
+        precision=f"{precision} {encoder.dtype} {encoder.device.type}",
+        version=vlmadapt.__version__,
+    )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}: give a whole number, at least 1.")
+
+
+def _keep(cache: FeatureCache | None, recipe: Recipe, fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move ``fresh`` features into the cache and return them."""
+    kept = dict(fresh)
+    fresh.clear()
+    if cache and kept:
+        cache.store(recipe, list(kept), torch.stack(list(kept.values())))
+    return kept
+
+
+def _probe_transform(encoder: ImageEncoder, augmented: bool) -> str:
+    """sha256 of what the transform makes of a fixed picture: tells transforms apart even where names agree."""
+    rows, columns = np.mgrid[0:67, 0:97]
+    grid = np.stack([rows * 3, columns * 2, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    probe = Image.fromarray(grid)
+    pixels = encoder.augment(probe, torch.Generator().manual_seed(0)) if augmented else encoder.transform(probe)
+    return hashlib.sha256(pixels.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with naming_file(path, "read"), open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def view_seed(digest: str, seed: int, view: int) -> int:
+    """Seed of one augmented view: 63 bits of sha256 over picture content, seed and view number."""
+    mixed = hashlib.sha256(f"{digest}\0{seed}\0{view}".encode()).digest()
+    return int.from_bytes(mixed[:8], "big") >> 1
+
+
+def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int) -> Tensor:
+    """Pixels ``[views, 3, H, W]`` of one picture."""
+    with naming_file(path, "read"):
+        data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
+    image = decode_image(data, path)
+    if views == 1:
+        return encoder.transform(image)[None]
+    generators = (torch.Generator().manual_seed(view_seed(digest, seed, view)) for view in range(views))
+    return torch.stack([encoder.augment(image, generator) for generator in generators])
+
+
+def _encode(
+    encoder: ImageEncoder,
+    pictures: list[tuple[str, Path]],
+    views: int,
+    seed: int,
+    batch_size: int,
+    precision: str,
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield (digest, feature ``[D]``); at most two batches of pixels wait in memory."""
+    per_batch = max(1, batch_size // views)
+    remaining = iter(pictures)
+    waiting: deque[tuple[str, Path, Future[Tensor]]] = deque()
+
+    def submit(count: int) -> None:
+        for digest, path in islice(remaining, count):
+            waiting.append((digest, path, pool.submit(_load_views, encoder, digest, path, views, seed)))
+
+    try:
+        submit(2 * per_batch)
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(per_batch, len(waiting)))]
+            pixels = torch.stack([future.result() for _, _, future in batch])
+            submit(per_batch)
+            features = _encode_batch(encoder, pixels, batch_size, precision)
+            for (digest, path, _), feature in zip(batch, features, strict=True):
+                yield digest, _normalise(encoder, path, feature)
+    finally:
+        for _, _, future in waiting:
+            future.cancel()
+
+
+def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: str) -> Tensor:
+    """``[b, views, 3, H, W]`` to the mean unnormalised feature of each picture, float32 ``[b, D]`` on the CPU."""
+    amp = torch.autocast(encoder.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    with torch.no_grad(), amp:
+        parts = [
+            encoder.encode_images(part.to(encoder.device), normalize=False).float().cpu()
+            for part in pixels.flatten(0, 1).split(batch_size)
+        ]
+    return torch.cat(parts).view(*pixels.shape[:2], -1).mean(dim=1)
+
+
+def _normalise(encoder: ImageEncoder, path: Path, feature: Tensor) -> Tensor:
+    norm = feature.norm()
+    if not bool(torch.isfinite(norm)) or float(norm) == 0.0:
+        raise InputError(
+            f"encoder {encoder.name!r} gave the picture {path} a feature of norm {float(norm)}, which cannot be "
+            "normalised: remove the picture or use another encoder or precision."
+        )
+    return feature / norm
