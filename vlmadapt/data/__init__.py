@@ -1,0 +1,40 @@
+"""Pictures with labels: reading, checking, few-shot sampling, features and their cache."""
+
+from vlmadapt.data.benchmarks import BENCHMARKS, Benchmark, load_benchmark
+from vlmadapt.data.builtin import BUILTIN, BuiltinStatus, builtin_status
+from vlmadapt.data.cache import FeatureCache, user_cache_dir
+from vlmadapt.data.check import CheckReport, check_dataset
+from vlmadapt.data.coop import read_coop_split
+from vlmadapt.data.features import extract_features
+from vlmadapt.data.folder import read_folder
+from vlmadapt.data.image import open_image
+from vlmadapt.data.load import load_dataset
+from vlmadapt.data.sampling import FewShotSplit, sample_shots
+from vlmadapt.data.table import read_table
+from vlmadapt.data.templates import TEMPLATES, templates_for
+from vlmadapt.data.types import Dataset, Sample
+
+__all__ = [
+    "BENCHMARKS",
+    "BUILTIN",
+    "TEMPLATES",
+    "Benchmark",
+    "BuiltinStatus",
+    "CheckReport",
+    "Dataset",
+    "FeatureCache",
+    "FewShotSplit",
+    "Sample",
+    "builtin_status",
+    "check_dataset",
+    "extract_features",
+    "load_benchmark",
+    "load_dataset",
+    "open_image",
+    "read_coop_split",
+    "read_folder",
+    "read_table",
+    "sample_shots",
+    "templates_for",
+    "user_cache_dir",
+]

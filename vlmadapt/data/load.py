@@ -1,0 +1,71 @@
+"""One door to every data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vlmadapt.data.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
+from vlmadapt.data.builtin import BUILTIN
+from vlmadapt.data.coop import read_coop_split
+from vlmadapt.data.folder import read_folder
+from vlmadapt.data.table import read_table
+from vlmadapt.data.templates import DEFAULT, templates_for
+from vlmadapt.data.types import Dataset
+from vlmadapt.errors import FileError, InputError
+
+
+def load_dataset(
+    spec: str | Path,
+    seed: int = 0,
+    root: str | Path | None = None,
+    templates: Sequence[str] | None = None,
+    check_files: bool = True,
+) -> Dataset:
+    """Load a data set.
+
+    ``spec`` is a built-in name (``clipart``, ``mnist5k``, ``textile3``, ``tuxphotos``), a folder, a ``.csv`` or
+    ``.jsonl`` listing, a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder is
+    below ``root``. ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a split
+    file, ``root`` is the folder its paths count from. ``templates`` replaces the prompt templates.
+    ``check_files=False`` skips the test that listed pictures exist.
+    Raises :class:`InputError`, :class:`FileError` or :class:`MissingDependency`.
+    """
+    dataset = _load(spec, seed, root, check_files)
+    return dataset if templates is None else replace(dataset, templates=tuple(templates))
+
+
+def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
+    if isinstance(spec, str) and spec in BUILTIN:
+        return BUILTIN[spec]()
+    benchmark = find_benchmark(spec) if isinstance(spec, str) else None
+    if benchmark is not None and root is not None:
+        return load_benchmark(benchmark, root, seed, check_files)
+    path = Path(spec)
+    if path.is_dir():
+        return read_folder(path, seed)
+    if path.is_file():
+        return _load_file(path, seed, root, check_files)
+    if benchmark is not None:
+        raise InputError(f"{spec} needs root: give the folder that holds {BENCHMARKS[benchmark].folder}/.")
+    if path.suffix or len(path.parts) > 1:
+        raise FileError(f"{path} does not exist: give a folder, a .csv, .jsonl or split .json file, or a set's name.")
+    raise InputError(
+        f"{str(spec)!r} is no data set: give a folder or file that exists, or one of "
+        f"{', '.join([*BUILTIN, *BENCHMARKS])}."
+    )
+
+
+def _load_file(path: Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".jsonl"):
+        return read_table(path, seed, check_files=check_files)
+    if suffix != ".json":
+        raise InputError(f"{path} is not a listing: give a .csv or .jsonl file, or a CoOp split .json.")
+    name = next((key for key, one in BENCHMARKS.items() if one.split_file == path.name), None)
+    if name is None:
+        return read_coop_split(path, root, templates=DEFAULT, seed=seed, check_files=check_files)
+    # The published split files lie beside the picture folder that their paths count from.
+    images = Path(root) if root is not None else path.parent / BENCHMARKS[name].images
+    return read_coop_split(path, images, name, templates_for(name), seed, check_files)
