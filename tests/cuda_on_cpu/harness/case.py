@@ -1,0 +1,142 @@
+"""What a test says about a kernel, and the matrix of runs that follows from it.
+
+    FORWARD = Kernel(name="...", driver="cache_retrieval.cu", function="forward", source="csrc/...cuh:forward_kernel",
+                     shapes=[...], dtypes=[...], problem=make_problem)
+
+    @kernel_cases(FORWARD)
+    def test_forward(case): case.check()
+
+`problem(shape, dtype, rng)` returns sizes and buffers in the driver's order, and the fp64 reference of every output
+with its tolerance. Outputs enter poisoned; inputs must leave unchanged.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ..ptx import Unsupported
+from . import toolchain
+from .build import HERE, REPOSITORY, BuildError, Target, library
+from .process import KernelFault, Schedule, Worker
+
+
+@dataclass
+class Problem:
+    sizes: Sequence[int]
+    buffers: Mapping[str, np.ndarray | None]
+    expected: Mapping[str, np.ndarray]
+    rtol: float = 0.0
+    atol: Mapping[str, Any] = field(default_factory=dict)  # per output; default 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    name: str
+    driver: str
+    function: str
+    source: str  # "path:function", printed when a run fails
+    shapes: Sequence[Mapping[str, Any]]
+    dtypes: Sequence[str]
+    problem: Callable[[Mapping[str, Any], str, np.random.Generator], Problem]
+    slow_shapes: Sequence[int] = ()  # indices left out of the ASan, race and PTX runs: too large for them
+
+    def where(self) -> str:
+        path, _, function = self.source.partition(":")
+        lines = (REPOSITORY / path).read_text().splitlines()
+        line = next((i for i, text in enumerate(lines, 1) if f"{function}(" in text), 1)
+        return f"{path}:{line}: {function}"
+
+
+@functools.cache
+def worker(target: Target) -> Worker:
+    w = Worker(library(target), target.build == "asan")
+    atexit.register(w.stop)
+    return w
+
+
+SCHEDULES = [Schedule(0), Schedule(1, 1, True), Schedule(2, 1, False), Schedule(2, 2, True)]
+
+
+@dataclass(frozen=True)
+class Case:
+    kernel: Kernel
+    shape_index: int
+    dtype: str
+    target: Target
+    schedule: Schedule
+
+    def label(self) -> str:
+        shape = "x".join(str(v) for v in self.kernel.shapes[self.shape_index].values())
+        return f"{self.kernel.name}-{self.dtype}-{shape}-{self.target.label()}-{self.schedule.label()}"
+
+    def check(self) -> None:
+        """Skips without the tools; fails with the kernel's file and line."""
+        if reason := toolchain.missing(self.target.route, self.target.build):
+            pytest.skip(reason)
+        try:
+            self.run()
+        except (KernelFault, BuildError, Unsupported, AssertionError) as e:
+            pytest.fail(f"{self.kernel.where()} [{self.label()}]\n{e}", pytrace=False)
+
+    def run(self) -> None:
+        shape = self.kernel.shapes[self.shape_index]
+        rng = np.random.default_rng([self.shape_index, len(self.dtype)])
+        problem = self.kernel.problem(shape, self.dtype, rng)
+        out = worker(self.target).call(self.kernel.function, problem.sizes, problem.buffers, self.schedule)
+        for name, given in problem.buffers.items():
+            if given is not None and name not in problem.expected:
+                assert out[name].tobytes() == given.tobytes(), f"input {name} was written to"
+        for name, expected in problem.expected.items():
+            compare(name, out[name], expected, problem.rtol, problem.atol.get(name, 0.0))
+
+
+def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol: Any) -> None:
+    """Names the worst element; a NaN is worse than any number."""
+    assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
+    if got.size == 0:
+        return
+    excess = np.abs(got.astype(np.float64) - expected) - (rtol * np.abs(expected) + atol)
+    excess = np.where(np.isnan(excess), np.inf, excess)
+    if excess.max() > 0:
+        at = np.unravel_index(int(excess.argmax()), excess.shape)
+        at_text = ", ".join(str(int(i)) for i in at)
+        wrong = int((excess > 0).sum())
+        raise AssertionError(
+            f"{name}[{at_text}] is {got[at]!r}, the reference says {expected[at]!r} ({wrong} of {got.size} differ)"
+        )
+
+
+def targets(driver: Path) -> list[tuple[Target, bool]]:
+    """Every target of a driver, and whether it belongs to the quick run."""
+    full = [Target(driver, build="asan"), Target(driver, build="race")]
+    full += [Target(driver, "ptx", "plain", arch) for arch in ("sm_80", "sm_90a")]
+    return [(Target(driver), True), *((t, False) for t in full)]
+
+
+def cases(kernel: Kernel) -> list[Any]:
+    """One pytest parameter a run: the quick ones, and the rest marked cuda_full."""
+    out = []
+    for target, quick in targets(HERE / "drivers" / kernel.driver):
+        for shape in range(len(kernel.shapes)):
+            if shape in kernel.slow_shapes and not quick:
+                continue
+            for d, dtype in enumerate(kernel.dtypes):
+                # Plain code meets every schedule; the sanitizers, which see all of them alike, meet one in turn.
+                turn = SCHEDULES[(shape + d) % len(SCHEDULES)]
+                for schedule in SCHEDULES if quick else [turn]:
+                    case = Case(kernel, shape, dtype, target, schedule)
+                    marks = () if quick and schedule == turn else pytest.mark.cuda_full
+                    out.append(pytest.param(case, id=case.label(), marks=marks))
+    return out
+
+
+def kernel_cases(kernel: Kernel) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases(kernel))
