@@ -11,20 +11,25 @@ namespace vlmadapt {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
+// Always inlined: the same class is used by files compiled for different instruction sets, which must not share a symbol.
+#define VLMADAPT_BUFFER_INLINE inline __attribute__((always_inline))
+
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t count)
+  VLMADAPT_BUFFER_INLINE explicit Buffer(int64_t count)
       : data_(static_cast<T*>(allocate_aligned(static_cast<size_t>(count > 0 ? count : 1) * sizeof(T)))) {}
-  ~Buffer() { free_aligned(data_); }
+  VLMADAPT_BUFFER_INLINE ~Buffer() { free_aligned(data_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
-  T* data() { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
+  VLMADAPT_BUFFER_INLINE T* data() { return data_; }
+  VLMADAPT_BUFFER_INLINE T& operator[](int64_t i) { return data_[i]; }
 
  private:
   T* data_;
 };
+
+#undef VLMADAPT_BUFFER_INLINE
 
 }  // namespace vlmadapt

@@ -5,53 +5,217 @@
     A           = ratio * A_img + (1 - ratio) * A_txt
     S[b, c]     = sum of A[b, k] over the entries k with labels[k] = c
 
-:func:`cache_retrieval_reference` states this in plain PyTorch and is the truth of the tests.
+:func:`cache_retrieval_reference` states this in plain PyTorch and is the truth of the tests; :func:`cache_retrieval`
+runs the fused kernels, which hold neither the ``[B, n]`` affinities nor a one-hot matrix, forward or backward.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shape_of
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import accumulation_dtype, check_indices, check_matrix, check_same, per_row
+
+# Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
+SMALLEST_DEVIATION = 1e-6
 
 
 class PreparedCache:
     """The class order of a cache, worked out once: pass it wherever ``labels`` is expected.
 
+    Args:
+        labels: integer ``[n]``, the class of each entry; any order, any class sizes, classes may be missing.
+        num_classes: ``C``.
+
     Attributes:
-        labels: int64 ``[n]``, the class of each entry.
+        labels: int64 ``[n]``.
         num_classes: ``C``.
         order: int64 ``[n]``, entry indices sorted by class (stable).
         offsets: int64 ``[C + 1]``; class ``c`` owns ``order[offsets[c]:offsets[c + 1]]``.
+
+    Raises:
+        InputError: ``labels`` is not an integer vector or holds a value outside ``[0, C - 1]``.
     """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
-        if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-            raise InputError(
-                f"labels must lie in [0, {num_classes - 1}] but range from {int(labels.min())} to {int(labels.max())}."
-            )
-        self.labels = labels
+        library.require(labels.device)
+        if num_classes < 1:
+            raise InputError(f"num_classes is {num_classes}: pass the number of classes, at least 1.")
+        self.labels = check_indices("labels", labels, len(labels) if labels.dim() else 0)
         self.num_classes = num_classes
-        self.order = torch.argsort(labels, stable=True)
-        counts = torch.bincount(labels, minlength=num_classes)
-        self.offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        if not torch.compiler.is_compiling():
+            _check_label_range(self.labels, num_classes)
+        order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
+        self.order: Tensor = order.to(labels.device)
+        self.offsets: Tensor = offsets.to(labels.device)
+
+    def counts(self) -> Tensor:
+        """int64 ``[C]``: entries of each class."""
+        return self.offsets[1:] - self.offsets[:-1]
 
 
-def _column(value: Tensor | float, like: Tensor) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    return tensor if tensor.dim() == 0 else tensor.unsqueeze(-1)
+def _check_label_range(labels: Tensor, num_classes: int) -> None:
+    if labels.numel() == 0:
+        return
+    low, high = (int(value) for value in torch.aminmax(labels))
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"labels hold {low if low < 0 else high} but must lie in [0, {num_classes - 1}]: "
+            "number the classes from 0 and pass the right num_classes."
+        )
 
 
-def _affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, counts: Tensor | None, standardize: bool) -> Tensor:
-    similarity = queries @ keys.T
-    if standardize:
-        weights = similarity.new_ones(len(keys)) if counts is None else counts.to(similarity.dtype)
-        weights = weights / weights.sum()
-        mean = (similarity * weights).sum(-1, keepdim=True)
-        deviation = ((similarity - mean).square() * weights).sum(-1, keepdim=True).sqrt()
-        similarity = (similarity - mean) / deviation
-    return torch.exp(-_column(beta, similarity) * (1 - similarity))
+def cache_retrieval(
+    queries: Tensor,
+    keys: Tensor,
+    labels: Tensor | PreparedCache,
+    beta: Tensor | float,
+    *,
+    num_classes: int | None = None,
+    text_queries: Tensor | None = None,
+    text_keys: Tensor | None = None,
+    text_beta: Tensor | float | None = None,
+    text_keys_per_class: bool = False,
+    ratio: Tensor | float | None = None,
+    standardize: bool = False,
+    own_entry: Tensor | None = None,
+    mask_own_scores: bool = False,
+    return_disagreement: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Class scores of queries against a cache: products, exponential and class sum in one pass.
+
+    Args:
+        queries: ``[B, D]`` float32, float64, bfloat16 or float16, normalised rows.
+        keys: ``[n, D]``, same dtype and device.
+        labels: integer ``[n]``, or a :class:`PreparedCache` to save sorting them at every call.
+        beta: sharpness of the affinity, > 0; a number, a 0-d tensor or ``[B]``.
+        num_classes: ``C``; needed when ``labels`` is a tensor.
+        text_queries: ``[B, H]``, the second stream's queries (arXiv 2404.12588).
+        text_keys: ``[n, H]``, or ``[C, H]`` with ``text_keys_per_class``, when the entries of a class share a key.
+        text_beta: as ``beta``, for the second stream.
+        ratio: share of the first stream in the mix, in [0, 1]; a number, a 0-d tensor or ``[B]``.
+        standardize: replace each similarity ``s`` by ``(s - mean) / std`` over the cache, per query (ours).
+        own_entry: integer ``[B]``, the cache entry that a training query itself is, or -1. It never counts in the
+            disagreement.
+        mask_own_scores: leave the own entry out of the scores too.
+        return_disagreement: also return the disagreement of the two streams.
+
+    Returns:
+        Scores ``[B, C]`` in float32 (float64 for float64 inputs); a class without entries scores 0. With
+        ``return_disagreement`` also ``[B]``: the mean over the entries of ``|A_img - A_txt|``, without gradient.
+
+    Differentiable once in queries, keys, text_queries, text_keys, beta, text_beta and ratio. NaN in a query or key
+    gives NaN scores. Under autocast the computation is float32.
+
+    Raises:
+        InputError: shapes, dtypes or devices disagree, a label is out of range, or a stream is incomplete.
+    """
+    library.require(queries.device)
+    if torch.is_autocast_enabled(queries.device.type):
+        queries, keys = queries.float(), keys.float()
+        text_queries = None if text_queries is None else text_queries.float()
+        text_keys = None if text_keys is None else text_keys.float()
+    check_matrix("queries", queries)
+    check_matrix("keys", keys)
+    check_same("keys", keys, "queries", queries)
+    cache = _prepared(labels, num_classes, len(keys))
+    if own_entry is not None:
+        own_entry = check_indices("own_entry", own_entry, len(queries))
+        if not torch.compiler.is_compiling() and own_entry.numel() and int(own_entry.max()) >= len(keys):
+            raise InputError(
+                f"own_entry holds {int(own_entry.max())} but the cache has {len(keys)} entries: "
+                "give each query its entry's index, or -1."
+            )
+    scale, center = _exponent("beta", beta, queries, keys, None, standardize)
+    text: tuple[Tensor | None, ...] = (None, None, None, None)
+    mix = None
+    if text_queries is not None or text_keys is not None:
+        text = _text_stream(text_queries, text_keys, text_beta, text_keys_per_class, cache, queries, keys, standardize)
+        if ratio is None:
+            raise InputError("ratio must be given with a text stream: pass the first stream's share, in [0, 1].")
+        mix = per_row("ratio", ratio, queries)
+    elif return_disagreement:
+        raise InputError("return_disagreement needs two streams: pass text_queries, text_keys, text_beta and ratio.")
+    scores, disagreement = torch.ops.vlmadapt.cache_retrieval(
+        queries.contiguous(),
+        keys.contiguous(),
+        scale,
+        center,
+        *text,
+        mix,
+        cache.order,
+        cache.offsets,
+        cache.labels,
+        own_entry,
+        text_keys_per_class,
+        mask_own_scores,
+    )
+    return (scores, disagreement.detach()) if return_disagreement else scores
+
+
+def cache_retrieval_multi_beta(
+    queries: Tensor,
+    keys: Tensor,
+    labels: Tensor | PreparedCache,
+    betas: Tensor,
+    *,
+    num_classes: int | None = None,
+) -> Tensor:
+    """Scores ``[G, B, C]`` for every beta of ``betas [G]``; each product is computed once. No gradient."""
+    queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
+    return torch.ops.vlmadapt.cache_retrieval_multi_beta(queries, keys, cache.order, cache.offsets, betas)
+
+
+def cache_retrieval_grid(
+    queries: Tensor,
+    keys: Tensor,
+    labels: Tensor | PreparedCache,
+    betas: Tensor,
+    alphas: Tensor,
+    base_logits: Tensor,
+    targets: Tensor,
+    *,
+    num_classes: int | None = None,
+) -> Tensor:
+    """Accuracy of ``argmax(base_logits + alpha * S(beta))`` for a whole grid, in one pass over the products.
+
+    Args:
+        queries, keys, labels, num_classes: as in :func:`cache_retrieval`.
+        betas: ``[G]``.
+        alphas: ``[A]``.
+        base_logits: ``[B, C]``, what the scores are added to.
+        targets: integer ``[B]``, the right classes.
+
+    Returns:
+        float64 ``[G, A]`` in [0, 1]; among equal logits the lowest class wins.
+
+    Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
+    """
+    queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    if base_logits.shape != (len(queries), cache.num_classes):
+        raise InputError(
+            f"base_logits is {shape_of(base_logits)} but must be [{len(queries)}, {cache.num_classes}]: "
+            "one row a query, one column a class."
+        )
+    targets = check_indices("targets", targets, len(queries))
+    _check_label_range(targets, cache.num_classes)
+    dtype = accumulation_dtype(queries.dtype)
+    correct = torch.ops.vlmadapt.cache_retrieval_grid(
+        queries,
+        keys,
+        cache.order,
+        cache.offsets,
+        betas.to(dtype).contiguous(),
+        alphas.to(dtype).contiguous(),
+        base_logits.to(dtype).contiguous(),
+        targets,
+    )
+    return correct.double() / max(len(queries), 1)
 
 
 def cache_retrieval_reference(
@@ -71,54 +235,191 @@ def cache_retrieval_reference(
     mask_own_scores: bool = False,
     return_disagreement: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The formula in plain PyTorch; same arguments and result as :func:`cache_retrieval`, ``[B, n]`` in memory."""
-    cache = labels if isinstance(labels, PreparedCache) else PreparedCache(labels, _required(num_classes))
-    labels, num_classes = cache.labels, cache.num_classes
-    affinity = image = _affinity(queries, keys, beta, None, standardize)
-    keep = torch.ones_like(image, dtype=torch.bool)
+    """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
+    cache = _prepared(labels, num_classes, len(keys))
+    entries = torch.arange(len(keys), device=keys.device)
+    keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
     if own_entry is not None:
-        keep = torch.arange(len(labels), device=labels.device) != own_entry.unsqueeze(-1)
-    disagreement = image.new_zeros(len(queries))
+        keep = entries != own_entry.unsqueeze(-1)
+    image = _reference_affinity(queries, keys, beta, standardize)
+    affinity, disagreement = image, image.new_zeros(len(queries))
     if text_queries is not None:
         assert text_keys is not None and text_beta is not None and ratio is not None
-        counts = torch.bincount(labels, minlength=num_classes) if text_keys_per_class else None
-        text = _affinity(text_queries, text_keys, text_beta, counts, standardize)
-        text = text[:, labels] if text_keys_per_class else text
-        mixing = _column(ratio, image)
-        affinity = mixing * image + (1 - mixing) * text
-        gap = ((image - text).abs() * keep).detach()
-        disagreement = gap.sum(-1) / keep.sum(-1).clamp(min=1)
+        entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
+        text = _reference_affinity(text_queries, entry_keys, text_beta, standardize)
+        mix = torch.as_tensor(ratio, dtype=image.dtype).reshape(-1, 1)
+        affinity = mix * image + (1 - mix) * text
+        disagreement = ((image - text).abs() * keep).detach().sum(-1) / keep.sum(-1).clamp(min=1)
     if mask_own_scores:
         affinity = affinity * keep
-    scores = affinity.new_zeros(len(queries), num_classes).index_add(1, labels, affinity)
+    scores = affinity.new_zeros(len(queries), cache.num_classes).index_add(1, cache.labels, affinity)
     return (scores, disagreement) if return_disagreement else scores
 
 
-def _required(num_classes: int | None) -> int:
-    if num_classes is None:
-        raise InputError("num_classes must be given when labels is a tensor: pass the number of classes.")
-    return num_classes
+def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, standardize: bool) -> Tensor:
+    similarity = queries @ keys.T
+    if standardize:
+        mean = similarity.mean(-1, keepdim=True)
+        deviation = similarity.std(-1, keepdim=True, correction=0)
+        similarity = (similarity - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
+    return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
 
 
-cache_retrieval = cache_retrieval_reference
+def _prepared(labels: Tensor | PreparedCache, num_classes: int | None, entries: int) -> PreparedCache:
+    if not isinstance(labels, PreparedCache):
+        if num_classes is None:
+            raise InputError("num_classes must be given when labels is a tensor: pass the number of classes.")
+        labels = PreparedCache(labels, num_classes)
+    if len(labels.labels) != entries:
+        raise InputError(f"labels has {len(labels.labels)} elements but keys has {entries} rows: give one label a key.")
+    return labels
 
 
-def cache_retrieval_grid(
+def _grid_inputs(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, num_classes: int | None
+) -> tuple[Tensor, Tensor, PreparedCache]:
+    library.require(queries.device)
+    check_matrix("queries", queries)
+    check_matrix("keys", keys)
+    check_same("keys", keys, "queries", queries)
+    return queries.contiguous(), keys.contiguous(), _prepared(labels, num_classes, len(keys))
+
+
+def _text_stream(
+    text_queries: Tensor | None,
+    text_keys: Tensor | None,
+    text_beta: Tensor | float | None,
+    per_class: bool,
+    cache: PreparedCache,
     queries: Tensor,
     keys: Tensor,
-    labels: Tensor | PreparedCache,
-    betas: Tensor,
-    alphas: Tensor,
-    base_logits: Tensor,
-    targets: Tensor,
-    *,
-    num_classes: int | None = None,
-) -> Tensor:
-    """Accuracy ``[G, A]`` of ``argmax(base_logits + alpha * S(beta))`` for every pair of ``betas`` and ``alphas``."""
-    rows = []
-    for beta in betas.tolist():
-        scores = cache_retrieval_reference(queries, keys, labels, beta, num_classes=num_classes)
-        assert isinstance(scores, Tensor)
-        row = [(torch.argmax(base_logits + a * scores, -1) == targets).double().mean() for a in alphas.tolist()]
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
+    standardize: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if text_queries is None or text_keys is None or text_beta is None:
+        raise InputError("a text stream needs text_queries, text_keys and text_beta: pass all three or none.")
+    check_matrix("text_queries", text_queries)
+    check_matrix("text_keys", text_keys)
+    check_same("text_queries", text_queries, "queries", queries, width=False)
+    check_same("text_keys", text_keys, "text_queries", text_queries)
+    rows = cache.num_classes if per_class else len(keys)
+    if len(text_queries) != len(queries) or len(text_keys) != rows:
+        raise InputError(
+            f"text_queries and text_keys have {len(text_queries)} and {len(text_keys)} rows but {len(queries)} and "
+            f"{rows} are needed: one row a query, and one a {'class' if per_class else 'cache entry'} "
+            f"(text_keys_per_class={per_class})."
+        )
+    counts = cache.counts() if per_class else None
+    scale, center = _exponent("text_beta", text_beta, text_queries, text_keys, counts, standardize)
+    return text_queries.contiguous(), text_keys.contiguous(), scale, center
+
+
+def _exponent(
+    name: str, beta: Tensor | float, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
+) -> tuple[Tensor, Tensor]:
+    """``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (similarity - center))``."""
+    beta = per_row(name, beta, queries)
+    if not standardize:
+        return beta, torch.ones_like(beta)
+    mean, deviation = _moments(queries.to(beta.dtype), keys.to(beta.dtype), counts)
+    return beta / deviation, mean + deviation
+
+
+def _moments(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [B] of each query's similarities to the cache, without a [B, n] matrix.
+
+    The variance is ``q^T Cov q`` with the keys' covariance ``[D, D]``; few queries without a gradient take the
+    cheaper sum over blocks of keys.
+    """
+    weights = keys.new_ones(len(keys)) if counts is None else counts.to(keys.dtype)
+    weights = weights / weights.sum().clamp(min=1)
+    middle = weights @ keys
+    centered = keys - middle
+    if len(queries) < queries.shape[1] and not torch.is_grad_enabled():
+        blocks = zip(centered.split(4096), weights.split(4096), strict=True)
+        variance = sum(((queries @ block.T).square() @ share for block, share in blocks), queries.new_zeros(len(queries)))
+    else:
+        covariance = (centered * weights.unsqueeze(-1)).T @ centered
+        variance = ((queries @ covariance) * queries).sum(-1)
+    return queries @ middle, variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
+
+
+if "_cpu" in library._loaded:
+
+    @torch.library.register_fake("vlmadapt::class_order")
+    def _class_order_fake(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(labels), labels.new_empty(num_classes + 1)
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval")
+    def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        offsets = rest[8]
+        dtype = accumulation_dtype(queries.dtype)
+        scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
+        return scores, queries.new_empty(queries.shape[0], dtype=dtype)
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_backward")
+    def _backward_fake(
+        grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        want_queries, want_keys = rest[-2:]
+        rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
+        matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
+        vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
+        return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_multi_beta")
+    def _multi_beta_fake(queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor) -> Tensor:
+        return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_grid")
+    def _grid_fake(
+        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, alphas: Tensor, *rest: Any
+    ) -> Tensor:
+        return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
+
+    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores = inputs
+        ctx.save_for_backward(*tensors)
+
+    def _backward(ctx: Any, grad_scores: Tensor, _grad_disagreement: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, scale, center, *text, ratio, _order, offsets, labels, own_entry = ctx.saved_tensors
+        grad_scores = grad_scores.contiguous()
+        own = own_entry if ctx.mask_own_scores else None
+        needs = ctx.needs_input_grad
+        image = torch.ops.vlmadapt.cache_retrieval_backward(
+            grad_scores, queries, keys, scale, center, ratio, labels, None, own, needs[0], needs[1]
+        )
+        grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[0], needs[1]), None, None, None, None, None]
+        text_queries, text_keys, text_scale, text_center = text
+        if text_queries is not None:
+            text_labels, counts, text_own = labels, None, own
+            if ctx.text_keys_per_class:
+                text_labels = torch.arange(len(text_keys), device=labels.device)
+                counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
+                text_own = None if own is None else torch.where(own < 0, -1, labels[own.clamp(min=0)])
+            result = torch.ops.vlmadapt.cache_retrieval_backward(
+                grad_scores,
+                text_queries,
+                text_keys,
+                text_scale,
+                text_center,
+                1 - ratio,
+                text_labels,
+                counts,
+                text_own,
+                needs[4],
+                needs[5],
+            )
+            grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
+        return (*grads, None, None, None, None, None, None)
+
+    def _as_inputs(result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool) -> list[Tensor | None]:
+        """Gradients of queries, keys, scale and center, in the dtypes of those inputs."""
+        grad_queries = result[0].to(like.dtype) if want_queries else None
+        grad_keys = result[1].to(like.dtype) if want_keys else None
+        return [grad_queries, grad_keys, result[2], result[3]]
+
+    def _twice(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
+
+    torch.library.register_autograd("vlmadapt::cache_retrieval", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("vlmadapt::cache_retrieval_backward", _twice)

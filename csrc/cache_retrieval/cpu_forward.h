@@ -1,0 +1,352 @@
+// Forward on the CPU, compiled once per instruction set.
+//
+// Vector lanes run over queries and tile rows over entries. The class sum is then a plain vertical addition, whatever
+// the classes' sizes, and masks, ratios and the disagreement are vertical too. Entries are cut into chunks of fixed
+// size; a task is (chunk of entries) x (block of queries whose packed panels stay in L2). A class cut by a chunk's
+// border leaves partial sums that are added afterwards in chunk order, so a few large classes still parallelise.
+//
+// Tried before: lanes over entries (a horizontal sum a class and query); BLAS into a tile buffer (an extra pass over
+// the tile and one fork a tile). Up to max_dot_queries queries there is nothing to reuse and the time is that of
+// reading the keys: plain dot products, lanes over the width.
+#pragma once
+
+#include "cache_retrieval/kernel.h"
+#include "common/buffer.h"
+#include "common/product.h"
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+namespace cache_retrieval {
+
+using vlmadapt::cache_retrieval::ForwardParams;
+using vlmadapt::cache_retrieval::Stream;
+
+constexpr int64_t max_dot_queries = 4;
+constexpr int64_t query_block_bytes = 512 * 1024;  // packed queries of a task: half of a typical L2
+constexpr int64_t max_query_block = 256;
+constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
+
+inline int64_t chunk_entries(int64_t num_entries) {
+  return max_of(36 * tile_rows, round_up((num_entries + 255) / 256, tile_rows));
+}
+
+template <class A>
+inline int64_t query_block(int64_t width) {
+  const int64_t fitting = query_block_bytes / (max_of(width, 1) * static_cast<int64_t>(sizeof(A)));
+  return max_of(Simd<A>::panel, min_of(max_query_block, fitting) / Simd<A>::panel * Simd<A>::panel);
+}
+
+// Sums of a class that a chunk's border cuts: side 0 began before the chunk, side 1 goes on after it.
+template <class A>
+struct Partials {
+  A* sums;  // [chunks, 2, queries]
+  int64_t num_queries;
+  A* at(int64_t chunk, int side) const { return sums + (chunk * 2 + side) * num_queries; }
+};
+
+// The products of one stream for tile_rows rows of keys against a block of queries.
+template <class T>
+class StreamTiles {
+  using A = Accum<T>;
+
+ public:
+  StreamTiles(const Stream& stream, const A* packed, int64_t first_query, Panels<A> columns)
+      : keys_(static_cast<const T*>(stream.keys)),
+        queries_(static_cast<const T*>(stream.queries) + first_query * stream.width),
+        packed_(packed),
+        width_(stream.width),
+        columns_(columns),
+        staged_(staged_size(stream.width)) {}
+
+  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
+  template <class RowKey>
+  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc) {
+    const auto row_pointer = [&](int64_t r) { return keys_ + row_key(r) * width_; };
+    if (packed_ == nullptr) {
+      dot_products(row_pointer, rows, tile, ldc);
+    } else {
+      stage_rows<T>(row_pointer, rows, width_, staged_.data());
+      staged_product<A>(staged_.data(), packed_, width_, columns_, tile, ldc);
+    }
+  }
+
+ private:
+  template <class RowPointer>
+  void dot_products(RowPointer row_pointer, int64_t rows, A* tile, int64_t ldc) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t q = 0; q < columns_.columns; ++q)
+        tile[r * ldc + q] = dot(row_pointer(r), queries_ + q * width_, width_);
+  }
+
+  static A dot(const T* x, const T* y, int64_t width) {
+    using S = Simd<A>;
+    constexpr int chains = 4;  // independent sums hide the latency of the additions
+    typename S::V sums[chains] = {};
+    int64_t k = 0;
+    for (; k + chains * S::lanes <= width; k += chains * S::lanes)
+#pragma GCC unroll 4
+      for (int i = 0; i < chains; ++i) sums[i] += load(x + k + i * S::lanes) * load(y + k + i * S::lanes);
+    A total = S::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; k < width; ++k) total += to_accum(x[k]) * to_accum(y[k]);
+    return total;
+  }
+
+  static VLMADAPT_INLINE typename Simd<A>::V load(const T* p) {
+    A values[Simd<A>::lanes];
+    for (int i = 0; i < Simd<A>::lanes; ++i) values[i] = to_accum(p[i]);
+    return Simd<A>::load(values);
+  }
+
+  const T* keys_;
+  const T* queries_;
+  const A* packed_;  // nullptr: few queries, dot products
+  int64_t width_;
+  Panels<A> columns_;
+  Buffer<A> staged_;
+};
+
+// Per-query values of a block, padded with harmless zeros to whole vectors.
+template <class A>
+class QueryValues {
+ public:
+  QueryValues(const void* values, int64_t first, int64_t count, int64_t padded) : padded_values_(padded) {
+    for (int64_t q = 0; q < padded; ++q)
+      padded_values_[q] = q < count && values != nullptr ? static_cast<const A*>(values)[first + q] : A(0);
+  }
+  typename Simd<A>::V operator[](int64_t q) { return Simd<A>::load(padded_values_.data() + q); }
+
+ private:
+  Buffer<A> padded_values_;
+};
+
+// Everything a task needs for one block of queries; walks any number of chunks.
+template <class T>
+class ForwardBlock {
+  using A = Accum<T>;
+  using S = Simd<A>;
+  using Mask = typename S::Mask;
+
+ public:
+  ForwardBlock(const ForwardParams& p, int64_t first, int64_t count, const A* packed, const A* packed_text)
+      : p_(p),
+        first_(first),
+        count_(count),
+        columns_{count},
+        padded_(columns_.padded()),
+        image_(p.image, packed, first, columns_),
+        text_(p.text, packed_text, first, columns_),
+        image_scale_(p.image.scale, first, count, padded_),
+        image_center_(p.image.center, first, count, padded_),
+        text_scale_(p.text.scale, first, count, padded_),
+        text_center_(p.text.center, first, count, padded_),
+        ratio_(p.ratio, first, count, padded_),
+        image_tile_(tile_rows * padded_),
+        text_tile_(tile_rows * padded_),
+        class_sums_(padded_),
+        gaps_(padded_),
+        own_row_(padded_) {}
+
+  // positions: for each query the place of its own entry in `order`, or -1; nullptr when there are none.
+  void run_chunk(int64_t chunk, int64_t begin, int64_t end, const Partials<A>& partials, const int64_t* positions,
+                 A* gap_sums) {
+    const int64_t* order = p_.order + begin;
+    const int64_t* offsets = p_.offsets;
+    int64_t current = class_of(begin);
+    text_first_ = text_end_ = 0;
+    for (int64_t q = 0; q < padded_; ++q) {
+      class_sums_[q] = gaps_[q] = 0;
+      const int64_t row = positions != nullptr && q < count_ ? positions[first_ + q] - begin : -1;
+      own_row_[q] = row >= 0 && row < end - begin ? static_cast<Mask>(row) : Mask(-1);
+    }
+    for (int64_t row0 = 0; row0 < end - begin; row0 += tile_rows) {
+      const int64_t rows = min_of(tile_rows, end - begin - row0);
+      image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t entry = begin + row0 + r;
+        while (entry >= offsets[current + 1]) {
+          flush(current, chunk, begin, end, partials);
+          ++current;
+        }
+        const A* text_row = nullptr;
+        if (p_.text.queries != nullptr)
+          text_row = p_.text_per_class ? text_affinity(current, [](int64_t c) { return c; }, p_.num_classes)
+                                       : text_affinity(row0 + r, [&](int64_t e) { return order[e]; }, end - begin);
+        accumulate(image_tile_.data() + r * padded_, text_row, static_cast<Mask>(row0 + r), positions != nullptr);
+      }
+    }
+    flush(current, chunk, begin, end, partials);
+    if (gap_sums != nullptr)
+      for (int64_t q = 0; q < count_; ++q) gap_sums[first_ + q] = gaps_[q];
+  }
+
+ private:
+  int64_t class_of(int64_t entry) const {
+    int64_t low = 0, high = p_.num_classes;  // the last class that begins at or before the entry
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (p_.offsets[middle] <= entry ? low : high) = middle;
+    }
+    return low;
+  }
+
+  // exp'd text similarities of row `row` (a class or an entry of the chunk), from a window of tile_rows rows.
+  template <class RowKey>
+  const A* text_affinity(int64_t row, RowKey row_key, int64_t num_rows) {
+    if (row < text_first_ || row >= text_end_) {
+      text_first_ = row;
+      text_end_ = min_of(row + tile_rows, num_rows);
+      A* tile = text_tile_.data();
+      text_.product([&](int64_t r) { return row_key(text_first_ + r); }, text_end_ - text_first_, tile, padded_);
+      for (int64_t r = 0; r < text_end_ - text_first_; ++r)
+        for (int64_t q = 0; q < padded_; q += S::lanes) {
+          A* x = tile + r * padded_ + q;
+          S::store(x, exp(text_scale_[q] * (S::load(x) - text_center_[q])));
+        }
+    }
+    return text_tile_.data() + (row - text_first_) * padded_;
+  }
+
+  void accumulate(const A* similarity, const A* text, Mask row, bool any_own) {
+    for (int64_t q = 0; q < padded_; q += S::lanes) {
+      typename S::V affinity = exp(image_scale_[q] * (S::load(similarity + q) - image_center_[q]));
+      typename S::V gap{};
+      if (text != nullptr) {
+        const typename S::V other = S::load(text + q);
+        const typename S::V difference = affinity - other;
+        gap = difference < 0 ? -difference : difference;
+        affinity = other + ratio_[q] * difference;
+      }
+      if (any_own) {
+        const typename S::I own = S::load_mask(own_row_.data() + q) == row;
+        gap = own ? typename S::V{} : gap;
+        if (p_.mask_own_scores) affinity = own ? typename S::V{} : affinity;
+      }
+      S::store(class_sums_.data() + q, S::load(class_sums_.data() + q) + affinity);
+      if (text != nullptr) S::store(gaps_.data() + q, S::load(gaps_.data() + q) + gap);
+    }
+  }
+
+  // Writes the sums of class c gathered in this chunk and clears them. Classes without entries here are left alone.
+  void flush(int64_t c, int64_t chunk, int64_t begin, int64_t end, const Partials<A>& partials) {
+    const int64_t from = p_.offsets[c], to = p_.offsets[c + 1];
+    if (from == to) return;
+    if (from >= begin && to <= end) {
+      A* scores = static_cast<A*>(p_.scores) + first_ * p_.num_classes + c;
+      for (int64_t q = 0; q < count_; ++q) scores[q * p_.num_classes] = class_sums_[q];
+    } else {
+      A* sums = partials.at(chunk, from < begin ? 0 : 1) + first_;
+      for (int64_t q = 0; q < count_; ++q) sums[q] = class_sums_[q];
+    }
+    for (int64_t q = 0; q < padded_; ++q) class_sums_[q] = 0;
+  }
+
+  const ForwardParams& p_;
+  int64_t first_, count_;
+  Panels<A> columns_;
+  int64_t padded_;
+  StreamTiles<T> image_, text_;
+  QueryValues<A> image_scale_, image_center_, text_scale_, text_center_, ratio_;
+  Buffer<A> image_tile_, text_tile_, class_sums_, gaps_;
+  Buffer<Mask> own_row_;
+  int64_t text_first_ = 0, text_end_ = 0;
+};
+
+// Packs queries [first, first + count) into panels, in parallel.
+template <class T>
+inline void pack_queries(const Stream& stream, int64_t first, int64_t count, Accum<T>* packed, const Parallel& parallel) {
+  using S = Simd<Accum<T>>;
+  const Panels<Accum<T>> columns{count};
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel_transposed(static_cast<const T*>(stream.queries), first + p * S::panel,
+                            min_of(S::panel, count - p * S::panel), stream.width, columns.vectors(p) * S::lanes,
+                            packed + p * S::panel * stream.width);
+  };
+  parallel_ranges(parallel, columns.count(), body);
+}
+
+// Adds the partial sums of cut classes, and the disagreement, in chunk order.
+template <class A>
+inline void combine_chunks(const ForwardParams& p, int64_t chunk_size, int64_t chunks, const Partials<A>& partials,
+                           const A* gap_sums, const Parallel& parallel) {
+  auto body = [&](int64_t begin, int64_t end) {
+    A* scores = static_cast<A*>(p.scores);
+    int64_t c = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t from = chunk * chunk_size, to = min_of(from + chunk_size, p.num_entries);
+      while (p.offsets[c + 1] <= from) ++c;
+      if (p.offsets[c] < from)
+        for (int64_t q = begin; q < end; ++q) scores[q * p.num_classes + c] += partials.at(chunk, 0)[q];
+      while (p.offsets[c + 1] < to) ++c;
+      if (p.offsets[c + 1] > to && p.offsets[c] >= from)
+        for (int64_t q = begin; q < end; ++q) scores[q * p.num_classes + c] = partials.at(chunk, 1)[q];
+    }
+    if (p.disagreement == nullptr) return;
+    A* disagreement = static_cast<A*>(p.disagreement);
+    for (int64_t q = begin; q < end; ++q) {
+      A total = 0;
+      if (gap_sums != nullptr)
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) total += gap_sums[chunk * p.num_queries + q];
+      const bool own = p.own_entry != nullptr && p.own_entry[q] >= 0;
+      disagreement[q] = total / static_cast<A>(max_of(p.num_entries - (own ? 1 : 0), 1));
+    }
+  };
+  parallel_ranges(parallel, p.num_queries, body);
+}
+
+template <class T>
+inline void forward(const ForwardParams& p, const Parallel& parallel) {
+  using A = Accum<T>;
+  const bool two = p.text.queries != nullptr;
+  const int64_t chunk_size = chunk_entries(p.num_entries);
+  const int64_t chunks = (p.num_entries + chunk_size - 1) / chunk_size;
+  Buffer<A> partial_sums(chunks * 2 * p.num_queries);
+  const Partials<A> partials{partial_sums.data(), p.num_queries};
+  Buffer<A> gap_sums(two && p.disagreement != nullptr ? chunks * p.num_queries : 0);
+  A* gaps = two && p.disagreement != nullptr ? gap_sums.data() : nullptr;
+
+  Buffer<int64_t> positions(p.own_entry != nullptr ? p.num_queries : 0);
+  if (p.own_entry != nullptr) {
+    Buffer<int64_t> position_of(p.num_entries);
+    for (int64_t e = 0; e < p.num_entries; ++e) position_of[p.order[e]] = e;
+    for (int64_t q = 0; q < p.num_queries; ++q)
+      positions[q] = p.own_entry[q] < 0 ? -1 : position_of[p.own_entry[q]];
+  }
+
+  auto clear = [&](int64_t begin, int64_t end) {
+    std::memset(static_cast<A*>(p.scores) + begin * p.num_classes, 0,
+                static_cast<size_t>((end - begin) * p.num_classes) * sizeof(A));
+  };
+  parallel_ranges(parallel, p.num_queries, clear);
+
+  const bool dots = p.num_queries <= max_dot_queries;
+  const int64_t super = min_of(super_block, p.num_queries);
+  Buffer<A> packed(dots ? 0 : round_up(super, Simd<A>::panel) * p.image.width);
+  Buffer<A> packed_text(dots || !two ? 0 : round_up(super, Simd<A>::panel) * p.text.width);
+  for (int64_t first = 0; first < p.num_queries; first += super_block) {
+    const int64_t count = min_of(super_block, p.num_queries - first);
+    if (!dots) pack_queries<T>(p.image, first, count, packed.data(), parallel);
+    if (!dots && two) pack_queries<T>(p.text, first, count, packed_text.data(), parallel);
+    const int64_t block = query_block<A>(p.image.width + (two ? p.text.width : 0));
+    const int64_t blocks = (count + block - 1) / block;
+    // Blocks of queries vary fastest: consecutive tasks find their chunk of keys in a shared cache.
+    auto tasks = [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t chunk = task / blocks, start = task % blocks * block;
+        const int64_t from = chunk * chunk_size;
+        ForwardBlock<T> work(p, first + start, min_of(block, count - start),
+                             dots ? nullptr : packed.data() + start * p.image.width,
+                             dots || !two ? nullptr : packed_text.data() + start * p.text.width);
+        work.run_chunk(chunk, from, min_of(from + chunk_size, p.num_entries), partials,
+                       p.own_entry != nullptr ? positions.data() : nullptr,
+                       gaps != nullptr ? gaps + chunk * p.num_queries : nullptr);
+      }
+    };
+    parallel_ranges(parallel, chunks * blocks, tasks);
+  }
+  combine_chunks(p, chunk_size, chunks, partials, gaps, parallel);
+}
+
+}  // namespace cache_retrieval
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt

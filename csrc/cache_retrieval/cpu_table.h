@@ -1,0 +1,21 @@
+// The function table of one instruction-set level, in dtype order.
+#pragma once
+
+#include "cache_retrieval/cpu_backward.h"
+#include "cache_retrieval/cpu_forward.h"
+#include "cache_retrieval/cpu_grid.h"
+#include "cache_retrieval/cpu_kernels.h"
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+namespace cache_retrieval {
+
+constexpr vlmadapt::cache_retrieval::CpuKernels cpu_kernels = {
+    {forward<float>, forward<double>, forward<bf16>, forward<f16>},
+    {backward<float>, backward<double>, backward<bf16>, backward<f16>},
+    {grid<float>, grid<double>, grid<bf16>, grid<f16>},
+};
+
+}  // namespace cache_retrieval
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt

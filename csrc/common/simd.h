@@ -1,0 +1,170 @@
+// Vectors as wide as the instruction set this file is compiled for, through the compiler's vector extensions:
+// one source for SSE2, AVX2, AVX-512 (and any other architecture's baseline).
+//
+// Included only by files that define VLMADAPT_ISA; everything lives in a namespace of that name, so that the same
+// template compiled for two levels never shares a symbol.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/dtype.h"
+
+#ifndef VLMADAPT_ISA
+#error "define VLMADAPT_ISA (baseline, avx2 or avx512) before including common/simd.h"
+#endif
+
+#define VLMADAPT_INLINE inline __attribute__((always_inline))
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+constexpr int tile_rows = 14;  // 14 x 2 accumulators, 2 loads and a broadcast fill the 32 registers
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+constexpr int tile_rows = 6;  // 6 x 2 accumulators of 16 registers
+#else
+constexpr int vector_bytes = 16;
+constexpr int tile_rows = 6;
+#endif
+
+constexpr int tile_vectors = 2;
+
+// The integer type as wide as T, whose vectors hold T's comparison masks.
+template <class T>
+struct MaskOf;
+template <>
+struct MaskOf<float> {
+  using type = int32_t;
+};
+template <>
+struct MaskOf<double> {
+  using type = int64_t;
+};
+
+template <class T>
+struct Simd {
+  using Mask = typename MaskOf<T>::type;
+  static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(T));
+  static constexpr int panel = lanes * tile_vectors;  // columns of a full tile
+  typedef T V __attribute__((vector_size(vector_bytes)));
+  typedef Mask I __attribute__((vector_size(vector_bytes)));
+
+  static VLMADAPT_INLINE V load(const T* p) {
+    V v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  static VLMADAPT_INLINE I load_mask(const Mask* p) {
+    I v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  static VLMADAPT_INLINE void store(T* p, V v) { std::memcpy(p, &v, sizeof(v)); }
+  static VLMADAPT_INLINE V broadcast(T x) { return x - V{}; }
+  static VLMADAPT_INLINE T sum(V v) {
+    T total = 0;
+    for (int i = 0; i < lanes; ++i) total += v[i];
+    return total;
+  }
+};
+
+// exp, accurate to about one unit in the last place; results below the smallest normal number are flushed to zero
+// (a denormal would cost a microcode assist), overflow gives infinity and NaN stays NaN.
+// x = n ln 2 + r, e^r = 1 + r + r^2 p(r) with p a minimax polynomial on |r| <= ln(2)/2, computed for this project.
+VLMADAPT_INLINE Simd<float>::V exp(Simd<float>::V x) {
+  using S = Simd<float>;
+  const S::I underflow = x < -86.5f;
+  x = x > 88.8f ? S::broadcast(88.8f) : x;
+  x = underflow ? S::broadcast(-86.5f) : x;
+  const S::V shift = S::broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const S::V shifted = x * 1.44269504088896341f + shift;
+  const S::V n = shifted - shift;
+  const S::V r = (x - n * 0.693145751953125f) - n * 1.42860676533018e-6f;
+  S::V p = S::broadcast(0.0013926213466332443f);
+  p = p * r + 0.008363202971575855f;
+  p = p * r + 0.04166655443768594f;
+  p = p * r + 0.16666576845993977f;
+  p = p * r + 0.5f;
+  p = (p * r) * r + r + 1.0f;
+  const S::I exponent = ((S::I)shifted - (S::I)shift + 126) << 23;  // 2^(n - 1): n itself may be 128
+  const S::V result = (p + p) * (S::V)exponent;
+  return underflow ? S::V{} : result;
+}
+
+VLMADAPT_INLINE Simd<double>::V exp(Simd<double>::V x) {
+  using S = Simd<double>;
+  const S::I underflow = x < -707.0;
+  x = x > 709.9 ? S::broadcast(709.9) : x;
+  x = underflow ? S::broadcast(-707.0) : x;
+  const S::V shift = S::broadcast(6755399441055744.0);  // 1.5 * 2^52
+  const S::V shifted = x * 1.44269504088896338700 + shift;
+  const S::V n = shifted - shift;
+  const S::V r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  S::V p = S::broadcast(2.0914717341716376e-9);
+  p = p * r + 2.5105259538448493e-8;
+  p = p * r + 2.755727357010214e-7;
+  p = p * r + 2.7557255297969644e-6;
+  p = p * r + 2.4801587325605323e-5;
+  p = p * r + 1.9841269874901259e-4;
+  p = p * r + 1.3888888888883732e-3;
+  p = p * r + 8.333333333326112e-3;
+  p = p * r + 4.1666666666669767e-2;
+  p = p * r + 1.6666666666666671e-1;
+  p = p * r + 0.5;
+  p = (p * r) * r + r + 1.0;
+  const S::I exponent = ((S::I)shifted - (S::I)shift + 1022) << 52;
+  const S::V result = (p + p) * (S::V)exponent;
+  return underflow ? S::V{} : result;
+}
+
+// Storage types of half width; converted on the way in.
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+VLMADAPT_INLINE float to_accum(float x) { return x; }
+VLMADAPT_INLINE double to_accum(double x) { return x; }
+VLMADAPT_INLINE float to_accum(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof(y));
+  return y;
+}
+VLMADAPT_INLINE float to_accum(f16 x) {
+  // Place exponent and mantissa at float's positions, then correct the exponent bias by a multiplication, which also
+  // normalises half's denormals; infinities and NaN (exponent 31) keep an all-ones exponent.
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(x.bits & 0x7fffu) << 13;
+  const uint32_t bias = 0x77800000u;  // 2^112
+  float scaled, factor;
+  std::memcpy(&scaled, &magnitude, sizeof(scaled));
+  std::memcpy(&factor, &bias, sizeof(factor));
+  scaled *= factor;
+  uint32_t bits;
+  std::memcpy(&bits, &scaled, sizeof(bits));
+  if ((x.bits & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
+  bits |= sign;
+  float y;
+  std::memcpy(&y, &bits, sizeof(y));
+  return y;
+}
+
+template <class T>
+struct AccumOf {
+  using type = float;
+};
+template <>
+struct AccumOf<double> {
+  using type = double;
+};
+template <class T>
+using Accum = typename AccumOf<T>::type;
+
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt

@@ -1,0 +1,58 @@
+"""Checks of operator arguments that need no look at the data, so that they trace under ``torch.compile``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlmadapt.errors import InputError, shape_of
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_matrix(name: str, tensor: Tensor) -> None:
+    if tensor.dim() != 2 or tensor.dtype not in FLOATS:
+        raise InputError(
+            f"{name} must be a float32, float64, bfloat16 or float16 matrix but is {shape_of(tensor)}: "
+            "reshape or cast it."
+        )
+
+
+def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor, width: bool = True) -> None:
+    """Same dtype, device and (by default) last size."""
+    if tensor.dtype != other.dtype or tensor.device != other.device:
+        raise InputError(
+            f"{name} is {shape_of(tensor)} on {tensor.device} but {other_name} is {shape_of(other)} on {other.device}: "
+            "give both the same dtype and device."
+        )
+    if width and tensor.shape[-1] != other.shape[-1]:
+        raise InputError(
+            f"{name} is {tensor.shape[-1]} wide but {other_name} is {other.shape[-1]} wide: "
+            "both must come from the same encoder."
+        )
+
+
+def check_indices(name: str, tensor: Tensor, count: int) -> Tensor:
+    """An int64 vector of ``count`` elements; other integer types are converted."""
+    if tensor.dim() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"{name} must be a vector of integers but is {shape_of(tensor)}: pass int64 indices.")
+    if len(tensor) != count:
+        raise InputError(f"{name} has {len(tensor)} elements but {count} are needed: give one for each row.")
+    return tensor.to(torch.int64).contiguous()
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type sums are kept in: float64 for float64, float32 for every narrower type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """A number, a 0-d tensor or one value a row of ``like`` as a contiguous vector of the accumulation type."""
+    dtype = accumulation_dtype(like.dtype)
+    tensor = value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
+    if tensor.device != like.device or tensor.shape not in ((), (like.shape[0],)):
+        raise InputError(
+            f"{name} is {shape_of(tensor)} on {tensor.device} but must be a number or one value for each of the "
+            f"{like.shape[0]} queries on {like.device}."
+        )
+    return tensor.expand(like.shape[0]).contiguous()

@@ -1,0 +1,74 @@
+"""Loads the compiled operators and says what was built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmadapt.errors import MissingDependency
+
+PACKAGE = Path(__file__).resolve().parent.parent
+STABLE_ABI_TARGET = "2.10"
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
+
+_loaded: dict[str, Path] = {}
+_failure: str | None = None
+
+
+def _find(name: str) -> Path | None:
+    return next(iter(sorted(PACKAGE.glob(f"{name}*.so"))), None)
+
+
+def _load(name: str) -> None:
+    global _failure
+    path = _find(name)
+    if path is None:
+        _failure = f"the compiled library {name} is not installed"
+        return
+    try:
+        torch.ops.load_library(path)
+        _loaded[name] = path
+    except (OSError, RuntimeError) as error:
+        _failure = f"the compiled library {path.name} could not be loaded: {str(error).splitlines()[0]}"
+
+
+def require(device: torch.device) -> None:
+    """Raise :class:`MissingDependency` unless there are kernels for ``device``."""
+    if "_cpu" not in _loaded:
+        raise MissingDependency(f"{_failure}: rebuild the package from its source folder with `{REBUILD}`.")
+    if device.type == "cuda" and "_cuda" not in _loaded:
+        raise MissingDependency(
+            "the package was built without CUDA kernels but the tensors are on a GPU: move them to the CPU, or "
+            f"rebuild where nvcc is installed with `FORCE_CUDA=1 {REBUILD}`."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise MissingDependency(f"there are no kernels for {device.type} tensors: move them to the CPU or a CUDA GPU.")
+
+
+def build_info() -> dict[str, Any]:
+    """What was compiled and what runs: library files, instruction-set level, CUDA architectures, errors."""
+    levels = ["baseline", "avx2", "avx512"]
+    info: dict[str, Any] = {
+        "cpu_library": _loaded["_cpu"].name if "_cpu" in _loaded else None,
+        "cuda_library": found.name if (found := _find("_cuda")) else None,
+        "cuda_library_loaded": "_cuda" in _loaded,
+        "cuda_archs": [],
+        "isa": None,
+        "isa_available": [],
+        "stable_abi_target": STABLE_ABI_TARGET,
+        "error": _failure,
+    }
+    if "_cpu" in _loaded:
+        info["isa"] = torch.ops.vlmadapt.active_isa()
+        info["isa_available"] = levels[: levels.index(torch.ops.vlmadapt.best_isa()) + 1]
+    archs = PACKAGE / "_cuda_archs.txt"
+    if archs.exists():
+        info["cuda_archs"] = archs.read_text(encoding="utf-8").split()
+    return info
+
+
+_load("_cpu")
+if torch.cuda.is_available() and _find("_cuda") is not None:
+    _load("_cuda")
