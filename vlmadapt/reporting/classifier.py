@@ -7,11 +7,12 @@ templates, encoder, the pictures it was fitted on and how it was selected.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import load_adapter
+from vlmadapt.data import BUILTIN
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import read_json, sha256_of_file, write_json
 from vlmadapt.reporting.fitting import Extraction, Measures
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DESCRIPTION = "run.json"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The arguments of ``load_dataset`` that gave the data; paths are absolute, so that they mean the same later."""
+
+    spec: str
+    seed: int = 0
+    root: str | None = None
+
+    @classmethod
+    def of(cls, spec: str, seed: int, root: Path | None) -> DataSource:
+        is_path = spec not in BUILTIN and Path(spec).exists()
+        return cls(str(Path(spec).resolve()) if is_path else spec, seed, None if root is None else str(root.resolve()))
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,9 @@ class Classifier:
         folder = Path(folder)
         run = read_run(folder)
         if sha256_of_file(folder / "adapter.json") != run.get("adapter_sha256"):
-            raise FileError(f"{folder / DESCRIPTION} was written with another adapter.json: fit again with --overwrite.")
+            raise FileError(
+                f"{folder / DESCRIPTION} was written with another adapter.json: fit again with --overwrite."
+            )
         if encoder is None:
             from vlmadapt import backbones
 
@@ -158,7 +175,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 def describe_run(
     dataset: Dataset,
-    spec: str,
+    source: DataSource,
     encoder: Encoder,
     split: FewShotSplit,
     method: Method,
@@ -166,14 +183,19 @@ def describe_run(
     extraction: Extraction,
     measures: Measures,
 ) -> dict[str, Any]:
-    """The content of ``run.json``; ``spec`` is what the data set was asked for by."""
+    """The content of ``run.json``."""
 
     def listed(samples: Sequence[Sample]) -> list[list[Any]]:
         return [[dataset.key(sample), sample.label] for sample in samples]
 
     return {
         "format": FORMAT,
-        "data": {"spec": spec, "name": dataset.name, "root": str(dataset.root), "split_hash": dataset.split_hash},
+        "data": {
+            "name": dataset.name,
+            "root": str(dataset.root.resolve()),
+            "split_hash": dataset.split_hash,
+            "source": asdict(source),
+        },
         "class_names": list(dataset.class_names),
         "templates": list(dataset.templates),
         "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},

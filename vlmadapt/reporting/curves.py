@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vlmadapt.files import atomic_path
 from vlmadapt.reporting.results import ProtocolResults, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, which the common kinds of colour blindness keep apart; markers differ as well, so that the
 # lines can be told from one another in grey.
@@ -26,7 +30,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shots = results.shots
-    ends: dict[str, tuple[float, object]] = {}
+    ends: dict[str, tuple[float, Any]] = {}
     drawn = 0
     for method in results.methods:
         line = [results.of(method, count) for count in shots]
@@ -48,8 +52,10 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     axes.spines[["top", "right"]].set_visible(False)
     seeds = results.protocol["seeds"]
     spread = f"mean and sample deviation of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    axes.set_title(f"{results.dataset['name']}, {results.dataset['classes']} classes: {spread}", loc="left", fontsize=12)
-    axes.set_title(f"encoder: {results.encoder['name']}", loc="right", fontsize=9, color="0.35")
+    below = f"{spread}; encoder {results.encoder['name']}".replace("$", r"\$")
+    axes.set_title(below, loc="left", fontsize=9, color="0.35")
+    name = results.dataset["name"].replace("$", r"\$")
+    figure.suptitle(f"{name}, {results.dataset['classes']} classes", x=0.01, ha="left", fontsize=13)
     order = sorted(ends, key=lambda method: -ends[method][0])
     axes.legend(
         [ends[method][1] for method in order],
@@ -65,7 +71,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     return Path(path)
 
 
-def _draw_line(axes, line: list[Summary], index: int):
+def _draw_line(axes: Axes, line: list[Summary], index: int) -> Any:
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     # Neighbouring methods often tie: a small shift along the shots axis keeps their bars apart.
     shift = 1.0 + 0.012 * (index % len(COLOURS) - 2)

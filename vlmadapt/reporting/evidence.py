@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from vlmadapt.files import atomic_path
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Inches.
+QUERY, TILE, GAP, MARGIN, HEADER, CAPTION, FOOTER = 2.7, 1.5, 0.14, 0.2, 0.8, 0.62, 0.3
+COLUMNS = 5
+WIDER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 AGREES, DISAGREES = "#0072B2", "#D55E00"  # told apart by the common kinds of colour blindness
 
 
@@ -18,7 +27,6 @@ class Witness:
     """A support picture that voted: ``image`` is None when the file is gone; ``share`` is in [0, 1]."""
 
     image: Image.Image | None
-    name: str
     class_name: str
     share: float
     agrees: bool
@@ -35,41 +43,58 @@ def draw_evidence(
 
     A blue frame marks a support picture of the predicted class, an orange dashed one a picture of another class.
     """
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = max(1, min(5, len(witnesses)))
+    columns = max(3, min(COLUMNS, len(witnesses)))
     rows = max(1, -(-len(witnesses) // columns))
-    figure = Figure(figsize=(3.2 + 1.75 * columns, max(3.4, 2.35 * rows + 0.5)), dpi=150)
-    FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=[3.2, 1.75 * columns])
-    axes = left.add_axes((0.06, 0.05, 0.88, 0.74))
-    _picture(axes, query)
-    left.text(0.06, 0.93, _short(title, 26), fontsize=13, fontweight="bold", va="top")
-    left.text(0.06, 0.845, _short(subtitle, 42), fontsize=8.5, color="0.35", va="top")
-    right.text(0.01, 0.93, "Support pictures with the largest share of the vote", fontsize=10, va="top")
-    for i, witness in enumerate(witnesses):
-        row, column = divmod(i, columns)
-        width, height = 1 / columns, 0.86 / rows
-        bottom = 0.86 - (row + 1) * height
-        # The caption needs a fixed height whatever the number of rows.
-        caption = 0.62 / figure.get_figheight()
-        axes = right.add_axes((column * width + 0.02 * width, bottom + caption, 0.94 * width, height - caption - 0.02))
-        _picture(axes, witness.image, frame=AGREES if witness.agrees else DISAGREES, dashed=not witness.agrees)
-        axes.set_xlabel(f"{_short(witness.class_name, 20)}\n{100 * witness.share:.1f} %", fontsize=9, labelpad=4)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    width = 3 * MARGIN + QUERY + columns * (TILE + GAP)
+    height = HEADER + max(QUERY, rows * (TILE + CAPTION)) + FOOTER
+    right = 2.5 * MARGIN + QUERY
+    with mpl.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+        figure = Figure(figsize=(width, height), dpi=150)
+        FigureCanvasAgg(figure)
+
+        def write(left: float, top: float, text: str, **style: Any) -> None:
+            figure.text(left / width, 1 - top / height, text, va="top", **style)
+
+        def place(left: float, top: float, side: float) -> Axes:
+            return figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
+
+        write(MARGIN, 0.18, _short(title, 26), fontsize=14, fontweight="bold")
+        write(MARGIN, 0.47, _short(subtitle, 44), fontsize=9, color="0.35")
+        write(right, 0.22, "Cached support pictures that voted most", fontsize=11)
+        write(right, 0.48, "and their share of the whole vote", fontsize=9, color="0.35")
+        _picture(place(MARGIN, HEADER, QUERY), query)
+        for i, witness in enumerate(witnesses):
+            row, column = divmod(i, columns)
+            axes = place(right + column * (TILE + GAP), HEADER + row * (TILE + CAPTION), TILE)
+            _picture(axes, witness.image, frame=AGREES if witness.agrees else DISAGREES, dashed=not witness.agrees)
+            axes.set_xlabel(f"{_short(witness.class_name, 20)}\n{100 * witness.share:.1f} %", fontsize=9, labelpad=4)
+        write(right, height - FOOTER + 0.04, "solid blue: the predicted class", fontsize=8, color=AGREES)
+        write(right + 1.9, height - FOOTER + 0.04, "dashed orange: another class", fontsize=8, color=DISAGREES)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
 
 
-def _picture(axes, image: Image.Image | None, frame: str = "0.7", dashed: bool = False) -> None:
+def _fonts() -> list[str]:
+    """matplotlib's own font, then installed ones that know scripts it lacks."""
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in WIDER_FONTS if name in installed)]
+
+
+def _picture(axes: Axes, image: Image.Image | None, frame: str = "0.7", dashed: bool = False) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     if image is None:
         axes.set_facecolor("0.93")
-        axes.text(0.5, 0.5, "picture\nnot found", ha="center", va="center", fontsize=8, color="0.4",
-                  transform=axes.transAxes)
-        axes.set_aspect("equal")
+        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "picture\nnot found", fontsize=8, color="0.4", **middle)
     else:
         axes.imshow(_square(image))
     for spine in axes.spines.values():

@@ -1,4 +1,4 @@
-"""Where the fitted adapters of a protocol run wait for the test split: in memory, or in a folder that can be resumed."""
+"""Where the adapters of a protocol run wait for the test split: in memory, or in a folder that can be resumed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from vlmadapt.reporting.fitting import Measures
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
+    from vlmadapt.backbones import Encoder
+
+FINISHED = "fit.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class MemoryFits:
 class FolderFits:
     """Keeps fitted adapters below ``folder``, so that an interrupted run goes on where it stopped.
 
-    A fit counts as finished once its ``fit.json`` is there; one whose identity (data, encoder, settings, versions)
+    A fit counts as finished once ``fit.json`` is there; one whose identity (data, encoder, settings, versions)
     differs from what is asked for is fitted again.
     """
 
@@ -67,18 +70,21 @@ class FolderFits:
         started = folder / "identity.json"
         if started.exists() and read_json(started) != identity:
             shutil.rmtree(folder)
-        if (folder / "fit.json").exists():
-            return Measures(**read_json(folder / "fit.json"))
+        if (folder / FINISHED).exists():
+            return self.measures(key)
         write_json(started, identity)
         return None
 
     def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
         adapter.save(self.folder(key))
-        write_json(self.folder(key) / "fit.json", asdict(measures))
+        write_json(self.folder(key) / FINISHED, asdict(measures))
         shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
 
-    def get(self, key: FitKey) -> Adapter:
-        return load_adapter(self.folder(key))
+    def get(self, key: FitKey, encoder: Encoder | None = None) -> Adapter:
+        return load_adapter(self.folder(key), encoder=encoder)
+
+    def measures(self, key: FitKey) -> Measures:
+        return Measures(**read_json(self.folder(key) / FINISHED))
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

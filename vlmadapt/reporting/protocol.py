@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.backbones import class_text_features
 from vlmadapt.data import sample_shots
@@ -31,8 +30,9 @@ def run_protocol(
     seeds: Sequence[int] = (0, 1, 2),
     *,
     extraction: Extraction | None = None,
-    fits_folder: str | Path | None = None,
+    fits: MemoryFits | FolderFits | None = None,
     report: Callable[[str], None] | None = None,
+    allow_short: bool = False,
 ) -> ProtocolResults:
     """Compare ``adapters`` on ``dataset``; returns the results, which ``save(folder)`` writes.
 
@@ -41,15 +41,17 @@ def run_protocol(
     fit is done is ``dataset.test`` read, once.
 
     adapters: names of the registry, ``"name:setting=value"`` strings or :class:`Method`.
-    fits_folder: keeps fitted adapters there until the end, so that the same call goes on after an interruption;
-        without it they stay in memory and nothing can be resumed.
+    fits: where fitted adapters wait for the test split. :class:`FolderFits` makes the same call go on after an
+        interruption; by default they stay in memory and nothing can be resumed.
     report: called with one line after each fit.
+    allow_short: a class with fewer training pictures than shots gives all it has, instead of being an error.
 
     Raises :class:`InputError` for a bad argument, before any picture is read.
     """
     extraction = extraction or Extraction()
     methods = _checked(adapters, shots, seeds)
-    splits = {(count, seed): sample_shots(dataset, count, seed) for count in shots for seed in seeds}
+    on_short: Literal["error", "all"] = "all" if allow_short else "error"
+    splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
     text_features = class_text_features(encoder, dataset.class_names, dataset.templates)
     configs = {
         label: plain(create(method, text_features, encoder, dataset.class_names).config.as_dict())
@@ -58,7 +60,7 @@ def run_protocol(
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
-    fits: MemoryFits | FolderFits = MemoryFits() if fits_folder is None else FolderFits(fits_folder)
+    fits = fits or MemoryFits()
     keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
     measured: dict[FitKey, Measures] = {}
     for number, key in enumerate(keys, start=1):

@@ -14,7 +14,7 @@ from vlmadapt.backbones import class_text_features
 from vlmadapt.data import sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.files import read_json, write_csv, write_json
-from vlmadapt.reporting.classifier import DESCRIPTION, Classifier, describe_run
+from vlmadapt.reporting.classifier import DESCRIPTION, Classifier, DataSource, describe_run
 from vlmadapt.reporting.fitting import Extraction, FeatureTable, FewShotFeatures, create, fit
 from vlmadapt.reporting.methods import Method, plain
 from vlmadapt.reporting.protocol import describe_dataset, describe_encoder
@@ -53,20 +53,21 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
 def fit_classifier(
     encoder: Encoder,
     dataset: Dataset,
-    spec: str,
+    source: DataSource,
     method: Method,
     shots: int,
     seed: int,
     folder: Path,
     extraction: Extraction,
     resume: bool = False,
+    allow_short: bool = False,
 ) -> Classifier:
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``.
 
     An interrupted call leaves checkpoints behind; the same call with ``resume`` ends with the same classifier as one
     that was never interrupted. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
-    split = sample_shots(dataset, shots, seed)
+    split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
     text_features = class_text_features(encoder, dataset.class_names, dataset.templates)
     adapter = create(method, text_features, encoder, dataset.class_names, with_encoder=True)
     config = plain(adapter.config.as_dict())
@@ -94,7 +95,7 @@ def fit_classifier(
         FeatureTable(encoder, split.val, extraction),
     )
     measures = fit(adapter, data, seed, folder / CHECKPOINTS, progress=extraction.progress)
-    run = describe_run(dataset, spec, encoder, split, method, config, extraction, measures)
+    run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
     classifier = Classifier(adapter, encoder, {**run, "identity": identity})
     classifier.save(folder)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmadapt.reporting.results import ProtocolResults, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table as RichTable
 
 
 @dataclass(frozen=True)
 class Table:
     """Cells are text; the first column is aligned left, the others right unless ``left`` names them.
 
-    ``bold`` holds (row, column) of the cells to stress on a terminal.
+    ``bold`` holds (row, column) of the cells to stress on a terminal; one too narrow for the whole table gets the
+    columns from ``split_at`` on as a second table.
     """
 
     title: str
@@ -25,7 +27,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     left: frozenset[int] = frozenset({0})
-    bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)
+    bold: frozenset[tuple[int, int]] = frozenset()
+    split_at: int | None = None
 
 
 def protocol_table(results: ProtocolResults) -> Table:
@@ -51,6 +54,7 @@ def protocol_table(results: ProtocolResults) -> Table:
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
         bold=frozenset(bold),
+        split_at=1 + len(shots),
     )
 
 
@@ -66,14 +70,17 @@ def percent(summary: Summary) -> str:
 
 def to_markdown(table: Table) -> str:
     """The table as Markdown whose columns also line up when read as plain text."""
-    cells = [[_escape(cell) for cell in row] for row in (table.header, *table.rows)]
-    widths = [max(3, *(_width(row[i]) for row in cells)) for i in range(len(table.header))]
-    header, *rows = ["| " + " | ".join(_pad(*cell) for cell in zip(row, widths, _lefts(table), strict=True)) + " |"
-                     for row in cells]
-    rule = "|" + "|".join(
-        f":{'-' * width}-" if left else f"-{'-' * width}:" for width, left in zip(widths, _lefts(table), strict=True)
-    ) + "|"
-    return "\n".join([table.title, "", header, rule, *rows, *([""] if table.notes else []), *table.notes])
+    widths, lefts = _widths(table), _lefts(table)
+
+    def line(row: Sequence[str]) -> str:
+        return (
+            "| " + " | ".join(_pad(_escape(cell), *how) for cell, *how in zip(row, widths, lefts, strict=True)) + " |"
+        )
+
+    rules = [f":{'-' * width}-" if left else f"-{'-' * width}:" for width, left in zip(widths, lefts, strict=True)]
+    rule = "|" + "|".join(rules) + "|"
+    notes = ["", *table.notes] if table.notes else []
+    return "\n".join([table.title, "", line(table.header), rule, *(line(row) for row in table.rows), *notes])
 
 
 def show(table: Table, console: Console) -> None:
@@ -81,20 +88,42 @@ def show(table: Table, console: Console) -> None:
     if not console.is_terminal:
         print(to_markdown(table), file=console.file)
         return
+    whole = range(len(table.header))
+    drawn = [_drawn(table, whole)]
+    if table.split_at and sum(_widths(table)) + 3 * len(whole) > console.width:
+        drawn = [_drawn(table, whole[: table.split_at]), _drawn(table, [0, *whole[table.split_at :]])]
+    console.print(table.title, style="bold", markup=False, highlight=False)
+    for part in drawn:
+        console.print(part)
+    for note in table.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _drawn(table: Table, columns: Sequence[int]) -> RichTable:
+    from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    drawn = RichTable(title=escape(table.title), title_justify="left", caption_justify="left",
-                      caption=escape("\n".join(table.notes)) or None)
-    for name, left in zip(table.header, _lefts(table), strict=True):
-        drawn.add_column(escape(name), justify="left" if left else "right", no_wrap=not left)
+    drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        left = _lefts(table)[column]
+        drawn.add_column(
+            escape(table.header[column]), justify="left" if left else "right", overflow="fold", no_wrap=not left
+        )
     for i, row in enumerate(table.rows):
-        drawn.add_row(*(f"[bold]{escape(c)}[/bold]" if (i, j) in table.bold else escape(c) for j, c in enumerate(row)))
-    console.print(drawn)
+        cells = {column: escape(row[column]) for column in columns}
+        drawn.add_row(*(f"[bold]{cell}[/bold]" if (i, j) in table.bold else cell for j, cell in cells.items()))
+    return drawn
 
 
 def _lefts(table: Table) -> list[bool]:
     return [i in table.left for i in range(len(table.header))]
+
+
+def _widths(table: Table) -> list[int]:
+    return [
+        max(3, *(_width(_escape(cell)) for cell in column)) for column in zip(table.header, *table.rows, strict=True)
+    ]
 
 
 def _escape(text: str) -> str:

@@ -1,0 +1,46 @@
+"""``vlmadapt data``: look at data before fitting."""
+
+from __future__ import annotations
+
+import typer
+
+from vlmadapt.cli.console import fail, say
+from vlmadapt.cli.options import DataArgument, Root, SplitSeed
+
+commands = typer.Typer(name="data", help="Look at data sets.", no_args_is_help=True)
+
+
+@commands.callback()
+def _group() -> None:
+    """Look at data sets."""
+
+
+@commands.command()
+def check(data: DataArgument, root: Root = None, split_seed: SplitSeed = 0) -> None:
+    """Read every picture of a data set and say what is wrong: missing, unreadable, in two splits, empty classes.
+
+    Exit code 0 when nothing is, 1 otherwise.
+    """
+    from vlmadapt.data import check_dataset
+
+    report = check_dataset(data, seed=split_seed, root=root)
+    *findings, verdict = report.lines()
+    for line in findings:
+        say(line)
+    if report.ok:
+        say(verdict, "green")
+    else:
+        fail(verdict)
+        raise typer.Exit(1)
+
+
+@commands.command("list")
+def list_sets() -> None:
+    """List the built-in data sets, what the missing ones need, and the benchmarks that can be read from disk."""
+    from vlmadapt.cli.console import output
+    from vlmadapt.data import BENCHMARKS, builtin_status
+    from vlmadapt.reporting.table import Table, show
+
+    rows = [[status.name, "ready" if status.available else status.fix] for status in builtin_status()]
+    rows += [[name, f"needs --root, the folder that holds {one.folder}/"] for name, one in BENCHMARKS.items()]
+    show(Table("Data sets", ["name", "state"], rows, left=frozenset({0, 1})), output())

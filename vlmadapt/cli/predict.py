@@ -1,0 +1,97 @@
+"""``vlmadapt predict``: classify new pictures, and show which support pictures decided."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from vlmadapt.cli.console import output, say
+from vlmadapt.cli.fit import RunArgument
+from vlmadapt.cli.options import BatchSize, Device, extraction_of, pick_device
+
+if TYPE_CHECKING:
+    from vlmadapt.reporting.classifier import Prediction
+
+
+def predict(
+    run: RunArgument,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE|FOLDER...", help="Pictures to classify.", show_default=False)
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Classes to list for each picture.")] = 3,
+    explain: Annotated[bool, typer.Option("--explain", help="Name the cached support pictures that voted.")] = False,
+    votes: Annotated[int, typer.Option(min=1, help="Support pictures to name.")] = 5,
+    explain_picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="PNG", help="Draw one picture beside its support pictures."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+) -> None:
+    """Classify pictures with a saved classifier."""
+    from vlmadapt.errors import InputError
+    from vlmadapt.reporting.classifier import Classifier, read_run
+
+    paths = _pictures(pictures)
+    if explain_picture is not None and len(paths) != 1:
+        raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
+    known = read_run(run)
+    classifier = Classifier.load(run, device=pick_device(device))
+    extraction = extraction_of(1, batch_size, known["precision"], None, no_cache=True)
+    wanted = votes if explain or explain_picture is not None else 0
+    predictions = classifier.predict(paths, top=top, votes=wanted, extraction=extraction)
+    if as_json:
+        print(json.dumps([_as_json(prediction) for prediction in predictions], indent=2, ensure_ascii=False))
+    else:
+        for prediction in predictions:
+            _print(prediction, explain)
+    if explain_picture is not None:
+        from vlmadapt.reporting.explanation import draw_prediction
+
+        draw_prediction(predictions[0], explain_picture)
+        if not as_json:
+            say(f"drawn: {explain_picture}", "green")
+
+
+def _pictures(given: list[Path]) -> list[Path]:
+    from vlmadapt.data.folder import list_images
+    from vlmadapt.errors import FileError
+
+    paths: list[Path] = []
+    for path in given:
+        found = list_images(path) if path.is_dir() else [path]
+        if not found:
+            raise FileError(f"{path} holds no pictures: give a folder with pictures in it.")
+        paths += found
+    return paths
+
+
+def _print(prediction: Prediction, explain: bool) -> None:
+    from vlmadapt.reporting.table import Table, show
+
+    classes = ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in prediction.classes)
+    say(f"{prediction.path}: {classes}")
+    if not explain:
+        return
+    rows = [
+        [vote.support.name, vote.class_name, f"{100 * vote.share:.2f} %", f"{vote.affinity:.4g}", vote.stream]
+        for vote in prediction.votes
+    ]
+    header = ["support picture", "class", "share of all votes", "affinity", "mostly from"]
+    show(Table("", header, rows, left=frozenset({0, 1, 4})), output())
+
+
+def _as_json(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "picture": str(prediction.path),
+        "classes": [{"name": name, "probability": chance} for name, chance in prediction.classes],
+        "votes": [
+            {**asdict(vote), "support": {"name": vote.support.name, "label": vote.support.label}}
+            for vote in prediction.votes
+        ],
+    }

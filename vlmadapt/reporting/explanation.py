@@ -1,0 +1,30 @@
+"""From a prediction with votes to its evidence picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from vlmadapt.data import open_image
+from vlmadapt.errors import FileError
+from vlmadapt.reporting.classifier import Prediction
+from vlmadapt.reporting.evidence import Witness, draw_evidence
+
+
+def draw_prediction(prediction: Prediction, path: str | Path) -> Path:
+    """Draw ``prediction`` beside the support pictures that voted; one that is gone is drawn as an empty frame."""
+    name, chance = prediction.classes[0]
+    witnesses = [
+        Witness(_open_or_none(vote.support.path), vote.class_name, vote.share, agrees=vote.class_name == name)
+        for vote in prediction.votes
+    ]
+    subtitle = f"{100 * chance:.1f} % · {prediction.path.name}"
+    return draw_evidence(open_image(prediction.path), name, subtitle, witnesses, path)
+
+
+def _open_or_none(path: Path) -> Image.Image | None:
+    try:
+        return open_image(path)
+    except FileError:
+        return None
