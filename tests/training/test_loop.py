@@ -16,7 +16,7 @@ from vlmadapt.training import ParameterGroup, TrainConfig, TrainingDiverged, fit
 N, D = 40, 6
 
 
-class Interrupted(Exception):
+class InterruptedFit(Exception):  # noqa: N818
     """Stands for Ctrl-C or a killed process."""
 
 
@@ -53,7 +53,7 @@ def run(config=None, *, epochs_until_interrupt=None, with_validation=True, **opt
     def loss_fn(indices):
         nonlocal calls
         if epochs_until_interrupt is not None and calls >= epochs_until_interrupt * steps:
-            raise Interrupted
+            raise InterruptedFit
         calls += 1
         return (module(x[indices]) - y[indices]).square().mean()
 
@@ -107,7 +107,7 @@ def test_global_random_state_is_neither_used_nor_changed():
 @pytest.mark.parametrize("with_validation", [True, False])
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, killed_after, with_validation):
     whole, whole_result = run(with_validation=with_validation)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedFit):
         run(epochs_until_interrupt=killed_after, checkpoint_dir=tmp_path, with_validation=with_validation)
     resumed, result = run(checkpoint_dir=tmp_path, with_validation=with_validation)
     assert result.resumed_from == killed_after
@@ -140,13 +140,13 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, change, named):
 
 def test_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / "fit.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(FileError, match="fit.safetensors"):
+    with pytest.raises(FileError, match=r"fit\.safetensors"):
         run(checkpoint_dir=tmp_path)
 
 
 def test_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     whole = run()[0]
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedFit):
         run(epochs_until_interrupt=2, checkpoint_dir=tmp_path)
     before = (tmp_path / "fit.safetensors").read_bytes()
 
