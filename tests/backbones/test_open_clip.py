@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 
 import pytest
 import torch
@@ -53,8 +54,9 @@ def test_widths_scale_and_unit_norms(encoder):
     assert images.shape == (2, encoder.width) and texts.shape == (3, 24)
     assert images.dtype == torch.float32 and encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-4)
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(2))
-    torch.testing.assert_close(texts, torch.nn.functional.normalize(encoder.encode_texts(["a cat", "a dog", "a car"],
-                                                                                        normalize=False), dim=-1))
+    torch.testing.assert_close(
+        texts, torch.nn.functional.normalize(encoder.encode_texts(["a cat", "a dog", "a car"], normalize=False), dim=-1)
+    )
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])
@@ -165,7 +167,7 @@ def test_bad_inputs_are_named(encoder):
         encoder.encode_texts("a cat")
     with pytest.raises(InputError, match=r"texts\[1\]"):
         encoder.encode_texts(["a cat", " "])
-    with pytest.raises(InputError, match="without {}"):
+    with pytest.raises(InputError, match=re.escape("without {}")):
         class_text_features(encoder, ["cat"], ["a photo"])
     with pytest.raises(InputError, match="device is"):
         load_encoder(f"open_clip:{ARCH}@random", device="nonsense")

@@ -85,7 +85,9 @@ class Encoder(ABC):
         texts = list(texts)
         for position, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise InputError(f"texts[{position}] is {text!r}: every text must be a string with a visible character.")
+                raise InputError(
+                    f"texts[{position}] is {text!r}: every text must be a string with a visible character."
+                )
         if not texts:
             return torch.zeros(0, self.width, device=self.device)
         chunks = [texts[start : start + TOKENS_AT_ONCE] for start in range(0, len(texts), TOKENS_AT_ONCE)]
@@ -166,5 +168,5 @@ def fingerprint_of(parts: Iterable[str], tensors: Iterable[tuple[str, Tensor]] =
     for name, tensor in tensors:
         digest.update(f"{name} {shape_of(tensor)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

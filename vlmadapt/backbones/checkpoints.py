@@ -27,7 +27,7 @@ class Source:
 
 @contextmanager
 def hub_access(allowed: bool) -> Iterator[None]:
-    """Keep ``huggingface_hub`` (and ``transformers``, which asks it) off the network inside the block unless allowed."""
+    """Keep ``huggingface_hub`` (and ``transformers``, which asks it) off the network in the block unless allowed."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -39,7 +39,7 @@ def hub_access(allowed: bool) -> Iterator[None]:
 
 
 def find_source(spec: str, allow_download: bool) -> Source:
-    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises as :func:`vlmadapt.backbones.load_encoder` says."""
+    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises as :func:`~vlmadapt.backbones.load_encoder` says."""
     import open_clip
 
     architecture, at, place = spec.partition("@")

