@@ -7,8 +7,8 @@ import os
 
 import pytest
 import torch
-from tests.adapters.problem import TAU, make_problem
 
+from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import ADAPTERS, Adapter, create_adapter, explaining_adapters, load_adapter
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.errors import FileError, InputError

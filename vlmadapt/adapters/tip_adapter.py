@@ -40,7 +40,7 @@ class TipAdapterConfig(AdapterConfig):
     )
 
     def __post_init__(self) -> None:
-        check_range(self, "beta", low=0.0)
+        check_range(self, "beta", low=0.0, low_allowed=False)
         check_range(self, "alpha", low=0.0)
         check_grid(self, "search_beta")
         check_grid(self, "search_alpha")
