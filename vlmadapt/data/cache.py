@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,6 +67,9 @@ class FeatureCache:
                 kept, features = _read_shard(shard, recipe, width)
             except FileError as error:
                 warnings.warn(f"{error} Its features are computed again.", stacklevel=3)
+                if not isinstance(error.__cause__, OSError):  # readable, so its content is bad and stays bad
+                    with suppress(OSError):
+                        shard.unlink()
                 continue
             found.update((digest, features[row]) for row, digest in enumerate(kept) if digest in wanted)
         return found
