@@ -56,16 +56,15 @@ def test_mma(target: Target, kind: str) -> None:
     skip_without_tools(target)
     tf32 = kind == "tf32"
     depth, per_lane_a, per_lane_b = (8, 4, 2) if tf32 else (16, 8, 4)
-    stored = "f32" if tf32 else kind
     rng = np.random.default_rng(0)
-    a, b = (encode(rng.integers(-60, 60, s), stored) for s in [(16, depth), (depth, 8)])  # exact in every type
+    a, b = (encode(rng.integers(-60, 60, s), kind) for s in [(16, depth), (depth, 8)])  # exact in every type
     c = rng.standard_normal((16, 8)).astype(np.float32)
     lanes_a = np.array([[a[a_position(t, i, tf32)] for i in range(per_lane_a)] for t in range(32)], a.dtype)
     lanes_b = np.array([[b[b_position(t, i, tf32)] for i in range(per_lane_b)] for t in range(32)], b.dtype)
     lanes_c = np.array([[c[c_position(t, i)] for i in range(4)] for t in range(32)], np.float32)
     buffers = {"a": lanes_a.view(np.uint32), "b": lanes_b.view(np.uint32), "c": lanes_c, "d": poison((32, 4), np.float32)}
     got = worker(target).call(f"mma_{kind}", [], buffers, Schedule())["d"]
-    want = c + decode(a, stored) @ decode(b, stored)
+    want = c + decode(a, kind) @ decode(b, kind)
     expected = [[want[c_position(t, i)] for i in range(4)] for t in range(32)]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 

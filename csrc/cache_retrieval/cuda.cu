@@ -1,0 +1,205 @@
+// Chooses tiles, splits and instantiations for the kernels of forward.cuh and backward.cuh, and launches them.
+#include "cache_retrieval/cuda.h"
+
+#include "cache_retrieval/backward.cuh"
+#include "cache_retrieval/forward.cuh"
+
+namespace vlmadapt::cache_retrieval {
+namespace {
+
+constexpr int64_t kLargestSplit = 64, kLargestGradientSplit = 8;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+
+int64_t element_bytes(Dtype dtype) {
+  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
+}
+int64_t accumulator_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
+
+bool aligned(const Stream& s, Dtype dtype) {
+  const auto start = reinterpret_cast<uintptr_t>(s.queries) | reinterpret_cast<uintptr_t>(s.keys);
+  return start % 16 == 0 && s.width * element_bytes(dtype) % 16 == 0;
+}
+
+// How many parts to cut `tiles` into so that about two blocks a multiprocessor are there. Depends on the device, not
+// on its load: the same device sums in the same order every time.
+int64_t splits_for(int64_t owner_tiles, int64_t tiles, int64_t largest) {
+  int device = 0, multiprocessors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+    multiprocessors = 1;
+  const int64_t wanted = divide_up(2 * static_cast<int64_t>(multiprocessors), owner_tiles < 1 ? 1 : owner_tiles);
+  const int64_t parts = clamp(wanted, 1, clamp(tiles, 1, largest));
+  return divide_up(tiles < 1 ? 1 : tiles, divide_up(tiles < 1 ? 1 : tiles, parts));  // no empty last part
+}
+
+int64_t forward_splits(int64_t num_queries, int64_t num_entries) {
+  return splits_for(divide_up(num_queries, kTile), divide_up(num_entries, kTile), kLargestSplit);
+}
+int64_t backward_splits(int64_t num_owner, int64_t num_other) {
+  return splits_for(divide_up(num_owner, kTile), divide_up(num_other, kTile), kLargestGradientSplit);
+}
+
+template <class Product, bool two_streams>
+cudaError_t launch_forward(const ForwardJob& job, int64_t splits, cudaStream_t stream) {
+  constexpr int shared = forward_shared_bytes<Product>();
+  if (cudaError_t e = allow_shared_memory(forward_kernel<Product, two_streams>, shared)) return e;
+  const dim3 grid(static_cast<unsigned>(divide_up(job.params.num_queries, kTile)), static_cast<unsigned>(splits));
+  CUDA_LAUNCH((forward_kernel<Product, two_streams>), grid, dim3(kThreads), shared, stream, job);
+  return cudaGetLastError();
+}
+
+template <bool two_streams>
+cudaError_t launch_forward(const ForwardJob& job, Precision precision, int64_t splits, cudaStream_t stream) {
+  switch (job.params.dtype) {
+    case Dtype::bf16:
+      return launch_forward<TensorProduct<__nv_bfloat16>, two_streams>(job, splits, stream);
+    case Dtype::f16:
+      return launch_forward<TensorProduct<__half>, two_streams>(job, splits, stream);
+    case Dtype::f64:
+      return launch_forward<FmaProduct<double>, two_streams>(job, splits, stream);
+    case Dtype::f32:
+      return precision == Precision::tf32 ? launch_forward<TensorProduct<float>, two_streams>(job, splits, stream)
+                                          : launch_forward<FmaProduct<float>, two_streams>(job, splits, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <class T>
+cudaError_t launch_disagreement(const ForwardParams& p, const void* partial, int64_t splits, cudaStream_t stream) {
+  CUDA_LAUNCH(disagreement_kernel<T>, dim3(static_cast<unsigned>(divide_up(p.num_queries, 256))), dim3(256), 0, stream,
+              p, static_cast<const T*>(partial), static_cast<int>(splits));
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_accuracy(const GridParams& p, cudaStream_t stream) {
+  CUDA_LAUNCH(accuracy_kernel<T>, dim3(static_cast<unsigned>(p.num_betas * p.num_alphas)), dim3(kThreads), 0, stream,
+              p);
+  return cudaGetLastError();
+}
+
+template <class Product, bool queries_own>
+cudaError_t launch_backward(const BackwardParams& p, void* gradient, void* row_sums, int64_t splits,
+                            cudaStream_t stream) {
+  constexpr int shared = backward_shared_bytes<Product>();
+  if (cudaError_t e = allow_shared_memory(backward_kernel<Product, queries_own>, shared)) return e;
+  const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
+  const BackwardJob job{p, gradient, row_sums, divide_up(divide_up(others, kTile), splits), aligned(p.stream, p.dtype)};
+  const dim3 grid(static_cast<unsigned>(divide_up(owners, kTile)), static_cast<unsigned>(splits));
+  CUDA_LAUNCH((backward_kernel<Product, queries_own>), grid, dim3(kThreads), shared, stream, job);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t launch_sum(const void* partial, void* out, int64_t count, int64_t splits, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(clamp(divide_up(count, 256), 1, 4096));
+  CUDA_LAUNCH(sum_kernel<T>, dim3(blocks), dim3(256), 0, stream, static_cast<const T*>(partial), static_cast<T*>(out),
+              count, static_cast<int>(splits));
+  return cudaGetLastError();
+}
+
+// The workspace: row sums, then the split gradients of the queries, or later of the keys, in the same place.
+int64_t row_sum_bytes(const BackwardParams& p) {
+  return backward_splits(p.num_queries, p.num_keys) * 2 * p.num_queries * accumulator_bytes(p.dtype);
+}
+int64_t split_bytes(int64_t num_owner, int64_t num_other, int64_t width, Dtype dtype) {
+  const int64_t splits = backward_splits(num_owner, num_other);
+  return splits > 1 ? splits * num_owner * width * accumulator_bytes(dtype) : 0;
+}
+
+template <class Product, bool queries_own>
+cudaError_t gradient_of(const BackwardParams& p, void* out, char* workspace, cudaStream_t stream) {
+  using T = typename Product::Accumulator;
+  const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
+  if (owners == 0) return cudaSuccess;
+  const int64_t splits = backward_splits(owners, others);
+  void* target = out && splits > 1 ? workspace + row_sum_bytes(p) : out;
+  if (cudaError_t e = launch_backward<Product, queries_own>(p, target, workspace, splits, stream)) return e;
+  if (target == out) return cudaSuccess;
+  return launch_sum<T>(target, out, owners * p.stream.width, splits, stream);
+}
+
+template <class Product>
+cudaError_t backward(const BackwardParams& p, void* workspace, cudaStream_t stream) {
+  using T = typename Product::Accumulator;
+  auto* bytes = static_cast<char*>(workspace);
+  if (p.num_queries > 0) {
+    if (cudaError_t e = gradient_of<Product, true>(p, p.grad_queries, bytes, stream)) return e;
+    const int64_t splits = backward_splits(p.num_queries, p.num_keys);
+    CUDA_LAUNCH(row_gradients_kernel<T>, dim3(static_cast<unsigned>(divide_up(p.num_queries, 256))), dim3(256), 0,
+                stream, p, static_cast<const T*>(workspace), static_cast<int>(splits));
+    if (cudaError_t e = cudaGetLastError()) return e;
+  }
+  return p.grad_keys ? gradient_of<Product, false>(p, p.grad_keys, bytes, stream) : cudaSuccess;
+}
+
+}  // namespace
+
+int64_t forward_workspace(const ForwardParams& p) {
+  if (!p.text.queries || !p.disagreement) return 0;
+  return forward_splits(p.num_queries, p.num_entries) * p.num_queries * accumulator_bytes(p.dtype);
+}
+
+int64_t backward_workspace(const BackwardParams& p) {
+  const int64_t queries = p.grad_queries ? split_bytes(p.num_queries, p.num_keys, p.stream.width, p.dtype) : 0;
+  const int64_t keys = p.grad_keys ? split_bytes(p.num_keys, p.num_queries, p.stream.width, p.dtype) : 0;
+  return row_sum_bytes(p) + (queries > keys ? queries : keys);
+}
+
+cudaError_t forward_cuda(const ForwardParams& p, Precision precision, void* workspace, cudaStream_t stream) {
+  if (p.num_queries == 0) return cudaSuccess;
+  const bool two_streams = p.text.queries != nullptr;
+  const int64_t splits = forward_splits(p.num_queries, p.num_entries);
+  const int64_t share = divide_up(divide_up(p.num_entries, kTile), splits) * kTile;
+  const bool gaps = two_streams && p.disagreement;
+  const ForwardJob job{p,    nullptr, 1, share, gaps ? workspace : nullptr, aligned(p.image, p.dtype),
+                       two_streams && aligned(p.text, p.dtype)};
+  if (cudaError_t e = two_streams ? launch_forward<true>(job, precision, splits, stream)
+                                  : launch_forward<false>(job, precision, splits, stream))
+    return e;
+  if (gaps)
+    return p.dtype == Dtype::f64 ? launch_disagreement<double>(p, workspace, splits, stream)
+                                 : launch_disagreement<float>(p, workspace, splits, stream);
+  if (p.disagreement)  // one stream agrees with itself
+    return cudaMemsetAsync(p.disagreement, 0, p.num_queries * accumulator_bytes(p.dtype), stream);
+  return cudaSuccess;
+}
+
+cudaError_t backward_cuda(const BackwardParams& p, Precision precision, void* workspace, cudaStream_t stream) {
+  switch (p.dtype) {
+    case Dtype::bf16:
+      return backward<TensorProduct<__nv_bfloat16>>(p, workspace, stream);
+    case Dtype::f16:
+      return backward<TensorProduct<__half>>(p, workspace, stream);
+    case Dtype::f64:
+      return backward<FmaProduct<double>>(p, workspace, stream);
+    case Dtype::f32:
+      return precision == Precision::tf32 ? backward<TensorProduct<float>>(p, workspace, stream)
+                                          : backward<FmaProduct<float>>(p, workspace, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t grid_cuda(const GridParams& g, Precision precision, cudaStream_t stream) {
+  if (g.num_queries == 0 || g.num_betas == 0) return cudaSuccess;
+  if (!g.scores) return cudaErrorInvalidValue;
+  ForwardParams p{};
+  p.dtype = g.dtype;
+  p.num_queries = g.num_queries;
+  p.num_entries = g.num_entries;
+  p.num_classes = g.num_classes;
+  p.order = g.order;
+  p.offsets = g.offsets;
+  p.image = {g.queries, g.keys, nullptr, nullptr, g.width};
+  p.scores = g.scores;
+  const int64_t splits = forward_splits(p.num_queries, p.num_entries);
+  const int64_t share = divide_up(divide_up(p.num_entries, kTile), splits) * kTile;
+  const ForwardJob job{p, g.betas, g.num_betas, share, nullptr, aligned(p.image, p.dtype), false};
+  if (cudaError_t e = launch_forward<false>(job, precision, splits, stream)) return e;
+  if (!g.correct || g.num_alphas == 0) return cudaSuccess;
+  return g.dtype == Dtype::f64 ? launch_accuracy<double>(g, stream) : launch_accuracy<float>(g, stream);
+}
+
+}  // namespace vlmadapt::cache_retrieval

@@ -1,0 +1,92 @@
+// The launchers of cache_retrieval for Python. Workspaces are allocated here, poisoned and of the exact size.
+#include <cstdlib>
+#include <cstring>
+
+#include "cache_retrieval/cuda.cu"
+
+namespace {
+using namespace vlmadapt;
+using namespace vlmadapt::cache_retrieval;
+
+struct Workspace {
+  void* bytes;
+  explicit Workspace(int64_t size) : bytes(malloc(size > 0 ? size : 1)) { memset(bytes, 0xff, size > 0 ? size : 1); }
+  ~Workspace() { free(bytes); }
+};
+const int64_t* integers(void* p) { return static_cast<const int64_t*>(p); }
+}  // namespace
+
+extern "C" {
+
+// sizes: dtype, precision, queries, entries, classes, image width, text width, text per class, mask own scores
+// pointers: order, offsets, image queries keys scale center, text queries keys scale center, ratio, own entry,
+//           scores, disagreement
+int cache_forward(const int64_t* n, void* const* p) {
+  ForwardParams f{};
+  f.dtype = static_cast<Dtype>(n[0]);
+  f.num_queries = n[2];
+  f.num_entries = n[3];
+  f.num_classes = n[4];
+  f.order = integers(p[0]);
+  f.offsets = integers(p[1]);
+  f.image = {p[2], p[3], p[4], p[5], n[5]};
+  f.text = {p[6], p[7], p[8], p[9], n[6]};
+  f.text_per_class = n[7] != 0;
+  f.ratio = p[10];
+  f.own_entry = integers(p[11]);
+  f.mask_own_scores = n[8] != 0;
+  f.scores = p[12];
+  f.disagreement = p[13];
+  Workspace workspace(forward_workspace(f));
+  return forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
+}
+
+// sizes: dtype, precision, queries, keys, classes, width
+// pointers: labels, multiplicity, own key, queries, keys, scale, center, weight, grad scores,
+//           grad queries, grad keys, grad scale, grad center, grad weight
+int cache_backward(const int64_t* n, void* const* p) {
+  BackwardParams b{};
+  b.dtype = static_cast<Dtype>(n[0]);
+  b.num_queries = n[2];
+  b.num_keys = n[3];
+  b.num_classes = n[4];
+  b.labels = integers(p[0]);
+  b.multiplicity = p[1];
+  b.own_key = integers(p[2]);
+  b.stream = {p[3], p[4], p[5], p[6], n[5]};
+  b.weight = p[7];
+  b.grad_scores = p[8];
+  b.grad_queries = p[9];
+  b.grad_keys = p[10];
+  b.grad_scale = p[11];
+  b.grad_center = p[12];
+  b.grad_weight = p[13];
+  Workspace workspace(backward_workspace(b));
+  return backward_cuda(b, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
+}
+
+// sizes: dtype, precision, queries, entries, classes, width, betas, alphas
+// pointers: order, offsets, queries, keys, betas, alphas, base logits, targets, scores, correct
+int cache_grid(const int64_t* n, void* const* p) {
+  GridParams g{};
+  g.dtype = static_cast<Dtype>(n[0]);
+  g.num_queries = n[2];
+  g.num_entries = n[3];
+  g.num_classes = n[4];
+  g.width = n[5];
+  g.num_betas = n[6];
+  g.num_alphas = n[7];
+  g.order = integers(p[0]);
+  g.offsets = integers(p[1]);
+  g.queries = p[2];
+  g.keys = p[3];
+  g.betas = p[4];
+  g.alphas = p[5];
+  g.base_logits = p[6];
+  g.targets = integers(p[7]);
+  g.scores = p[8];
+  g.correct = static_cast<int64_t*>(p[9]);
+  return grid_cuda(g, static_cast<Precision>(n[1]), nullptr);
+}
+
+}  // extern "C"

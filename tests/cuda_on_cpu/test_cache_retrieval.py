@@ -1,0 +1,258 @@
+"""The CUDA kernels of cache_retrieval on the CPU, against the formula in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .harness.case import Case, Kernel, Problem, kernel_cases
+from .harness.numbers import DTYPE_CODE, EPSILON, STORED, accumulation, decode, encode, poison
+
+DTYPES = ["f32", "tf32", "bf16", "f16", "f64"]
+
+
+def codes(dtype: str) -> list[int]:
+    return [DTYPE_CODE[STORED.get(dtype, dtype)], int(dtype == "tf32")]
+
+
+def unit_rows(rng: np.random.Generator, rows: int, width: int, dtype: str) -> np.ndarray:
+    x = rng.standard_normal((rows, width))
+    return encode(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9), dtype)
+
+
+def labels_of(rng: np.random.Generator, entries: int, classes: int) -> np.ndarray:
+    """Ragged, and about one class in five empty."""
+    kept = np.flatnonzero(rng.random(classes) > 0.2)
+    return rng.choice(kept if len(kept) else np.arange(classes), entries).astype(np.int64)
+
+
+def class_order(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.bincount(labels, minlength=classes)
+    return np.argsort(labels, kind="stable").astype(np.int64), np.r_[0, np.cumsum(counts)].astype(np.int64)
+
+
+def class_sums(affinity: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    return affinity @ np.eye(classes)[labels]
+
+
+def own_rows(rng: np.random.Generator, queries: int, entries: int) -> np.ndarray:
+    """Every third query has no entry of its own."""
+    own = rng.integers(0, max(entries, 1), queries)
+    return np.where(np.arange(queries) % 3 == 2, -1, own).astype(np.int64)
+
+
+class StreamData:
+    def __init__(self, rng: np.random.Generator, queries: int, keys: int, width: int, dtype: str) -> None:
+        t = accumulation(dtype)
+        self.queries, self.keys = unit_rows(rng, queries, width, dtype), unit_rows(rng, keys, width, dtype)
+        self.scale, self.center = rng.uniform(1, 6, queries).astype(t), rng.uniform(0.2, 1, queries).astype(t)
+        self.products = decode(self.queries, dtype) @ decode(self.keys, dtype).T
+        self.offset = self.products - self.center.astype(np.float64)[:, None]
+        self.affinity = np.exp(self.scale.astype(np.float64)[:, None] * self.offset)
+
+    def buffers(self, name: str) -> dict[str, np.ndarray]:
+        return {f"{name}_{k}": getattr(self, k) for k in ("queries", "keys", "scale", "center")}
+
+
+def tolerance(dtype: str) -> float:
+    """Relative: sums in the accumulation type; 16-bit and tf32 products are exact in it, so they do no worse."""
+    return 1e-12 if dtype == "f64" else 2e-5
+
+
+def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
+    b, n, c, width, text_width = (shape[k] for k in ("b", "n", "c", "d", "h"))
+    how, t = shape["how"], accumulation(dtype)
+    labels = labels_of(rng, n, c)
+    order, offsets = class_order(labels, c)
+    image = StreamData(rng, b, n, width, dtype)
+    buffers: dict[str, np.ndarray | None] = {"order": order, "offsets": offsets, **image.buffers("image")}
+    affinity, per_class = image.affinity, "class" in how
+    own = own_rows(rng, b, n) if "own" in how or "mask" in how else None
+    kept = np.ones((b, n)) if own is None else (np.arange(n) != own[:, None]).astype(float)
+    expected = {}
+    if text_width:
+        text = StreamData(rng, b, c if per_class else n, text_width, dtype)
+        other = text.affinity[:, labels] if per_class else text.affinity
+        ratio = rng.uniform(0.1, 0.9, b).astype(t)
+        buffers |= {**text.buffers("text"), "ratio": ratio}
+        gap = (np.abs(affinity - other) * kept).sum(-1) / np.maximum(kept.sum(-1), 1)
+        expected["disagreement"] = gap
+        mix = ratio.astype(np.float64)[:, None]
+        affinity = mix * affinity + (1 - mix) * other
+    else:
+        buffers |= dict.fromkeys(["text_queries", "text_keys", "text_scale", "text_center", "ratio"])
+    if "mask" in how:
+        affinity = affinity * kept
+    expected["scores"] = class_sums(affinity, labels, c)
+    buffers |= {"own": own, "scores": poison((b, c), t)}
+    buffers["disagreement"] = poison((b,), t) if text_width else None
+    sizes = [*codes(dtype), b, n, c, width, text_width, int(per_class), int("mask" in how)]
+    return Problem(sizes, buffers, expected, tolerance(dtype), {"disagreement": 10 * tolerance(dtype)})
+
+
+def forward_shape(b: int, n: int, c: int, d: int, h: int = 0, how: str = "plain") -> dict[str, Any]:
+    return {"b": b, "n": n, "c": c, "d": d, "h": h, "how": how}
+
+
+FORWARD = Kernel(
+    name="cache_forward",
+    driver="cache_retrieval.cu",
+    function="cache_forward",
+    source="csrc/cache_retrieval/forward.cuh:forward_kernel",
+    shapes=[
+        forward_shape(1, 1, 1, 1),
+        forward_shape(3, 5, 2, 7),  # rows that no 16-byte access may touch
+        forward_shape(0, 4, 2, 8),
+        forward_shape(5, 0, 3, 8),
+        forward_shape(64, 64, 4, 32),  # one full tile
+        forward_shape(65, 129, 90, 48),  # a row more than a tile; many classes of one or no entry
+        forward_shape(9, 200, 2, 17),  # classes larger than a tile, odd width
+        forward_shape(7, 66, 5, 40, 24, "own"),
+        forward_shape(5, 130, 3, 16, 33, "mask"),  # one stream aligned, the other not
+        forward_shape(70, 70, 6, 72, 8, "class mask"),
+        forward_shape(2, 3, 3, 5, 5, "class own"),
+        forward_shape(1, 1, 1, 4, 4, "own"),  # nothing left once the own entry is out
+    ],
+    dtypes=DTYPES,
+    problem=forward_problem,
+    slow_shapes=(),
+)
+
+
+def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
+    b, n, c, width, how = (shape[k] for k in ("b", "n", "c", "d", "how"))
+    t = accumulation(dtype)
+    labels = labels_of(rng, n, c)
+    data = StreamData(rng, b, n, width, dtype)
+    upstream = rng.standard_normal((b, c)).astype(t)
+    multiplicity = rng.integers(1, 4, n).astype(t) if "count" in how else None
+    own = own_rows(rng, b, n) if "own" in how else None
+    weight = rng.uniform(0.1, 0.9, b).astype(t) if "weight" in how else None
+
+    count = np.ones((b, n)) if multiplicity is None else np.tile(multiplicity.astype(np.float64), (b, 1))
+    if own is not None:
+        count = count - (np.arange(n) == own[:, None])
+    g = upstream.astype(np.float64)[:, labels] * count * data.affinity
+    w = np.ones(b) if weight is None else weight.astype(np.float64)
+    scale = data.scale.astype(np.float64)
+    h = (w * scale)[:, None] * g
+    queries, keys = decode(data.queries, dtype), decode(data.keys, dtype)
+    expected = {
+        "grad_scale": w * (g * data.offset).sum(-1),
+        "grad_center": -w * scale * g.sum(-1),
+        "grad_weight": g.sum(-1),
+    }
+    # Signs differ, so sums cancel: the bound is on the sum of magnitudes. H is rounded to tf32 on tensor cores.
+    step = tolerance(dtype) + (0 if dtype in ("f32", "f64") else EPSILON["tf32"])
+    size, moment = np.abs(g).sum(-1), np.abs(g * data.offset).sum(-1)
+    small = tolerance(dtype)
+    atol = {
+        "grad_scale": 2 * small * (w * (moment + size)),
+        "grad_center": small * w * scale * size,
+        "grad_weight": small * size,
+    }
+    buffers: dict[str, np.ndarray | None] = {
+        "labels": labels,
+        "multiplicity": multiplicity,
+        "own": own,
+        **data.buffers("stream"),
+        "weight": weight,
+        "grad_scores": upstream,
+        "grad_queries": None if "keys only" in how or "rows only" in how else poison((b, width), t),
+        "grad_keys": None if "queries only" in how or "rows only" in how else poison((n, width), t),
+        **{k: poison((b,), t) for k in ("grad_scale", "grad_center", "grad_weight")},
+    }
+    if buffers["grad_queries"] is not None:
+        expected["grad_queries"], atol["grad_queries"] = h @ keys, step * (np.abs(h) @ np.abs(keys))
+    if buffers["grad_keys"] is not None:
+        expected["grad_keys"], atol["grad_keys"] = h.T @ queries, step * (np.abs(h).T @ np.abs(queries))
+    return Problem([*codes(dtype), b, n, c, width], buffers, expected, 0.0, atol)
+
+
+def backward_shape(b: int, n: int, c: int, d: int, how: str = "plain") -> dict[str, Any]:
+    return {"b": b, "n": n, "c": c, "d": d, "how": how}
+
+
+BACKWARD = Kernel(
+    name="cache_backward",
+    driver="cache_retrieval.cu",
+    function="cache_backward",
+    source="csrc/cache_retrieval/backward.cuh:backward_kernel",
+    shapes=[
+        backward_shape(1, 1, 1, 1),
+        backward_shape(3, 5, 2, 7, "own weight"),
+        backward_shape(0, 4, 2, 8),
+        backward_shape(5, 0, 3, 8),
+        backward_shape(64, 64, 4, 32, "weight"),
+        backward_shape(65, 70, 9, 48, "count own weight"),
+        backward_shape(9, 200, 2, 17, "count"),  # the other side split, and summed
+        backward_shape(130, 3, 3, 40, "own"),
+        backward_shape(6, 10, 4, 24, "queries only"),
+        backward_shape(6, 10, 4, 24, "keys only"),
+        backward_shape(6, 10, 4, 24, "rows only own"),
+    ],
+    dtypes=DTYPES,
+    problem=backward_problem,
+)
+
+
+def grid_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
+    b, n, c, width, betas_n, alphas_n = (shape[k] for k in ("b", "n", "c", "d", "betas", "alphas"))
+    t = accumulation(dtype)
+    labels = labels_of(rng, n, c)
+    order, offsets = class_order(labels, c)
+    data = StreamData(rng, b, n, width, dtype)
+    betas, alphas = np.linspace(0.5, 6, betas_n).astype(t), np.linspace(0, 3, alphas_n).astype(t)
+    base = rng.standard_normal((b, c)).astype(t)
+    targets = rng.integers(0, c, b).astype(np.int64)
+    exponent = betas.astype(np.float64)[:, None, None] * (data.products - 1)
+    scores = class_sums(np.exp(exponent), labels, c)
+    if shape["ties"]:  # equal logits in every class: the lowest wins
+        base[:] = 0
+        alphas[:] = 0
+    totals = base.astype(np.float64) + alphas.astype(np.float64)[:, None, None, None] * scores
+    correct = (totals.argmax(-1) == targets).sum(-1).T.astype(np.int64)
+    start = np.full((betas_n, alphas_n), 7, np.int64)
+    buffers = {
+        "order": order, "offsets": offsets, "queries": data.queries, "keys": data.keys, "betas": betas,
+        "alphas": alphas, "base": base, "targets": targets, "scores": poison((betas_n, b, c), t), "correct": start,
+    }  # fmt: skip
+    expected = {"scores": scores, "correct": correct + start}
+    return Problem([*codes(dtype), b, n, c, width, betas_n, alphas_n], buffers, expected, tolerance(dtype))
+
+
+def grid_shape(b: int, n: int, c: int, d: int, betas: int, alphas: int, ties: bool = False) -> dict[str, Any]:
+    return {"b": b, "n": n, "c": c, "d": d, "betas": betas, "alphas": alphas, "ties": ties}
+
+
+GRID = Kernel(
+    name="cache_grid",
+    driver="cache_retrieval.cu",
+    function="cache_grid",
+    source="csrc/cache_retrieval/forward.cuh:accuracy_kernel",
+    shapes=[
+        grid_shape(1, 1, 1, 1, 1, 1),
+        grid_shape(9, 70, 40, 24, 3, 2),
+        grid_shape(66, 20, 5, 16, 2, 3),
+        grid_shape(6, 8, 33, 5, 1, 2, ties=True),
+    ],
+    dtypes=["f32", "bf16", "f64"],
+    problem=grid_problem,
+)
+
+
+@kernel_cases(FORWARD)
+def test_forward(case: Case) -> None:
+    case.check()
+
+
+@kernel_cases(BACKWARD)
+def test_backward(case: Case) -> None:
+    case.check()
+
+
+@kernel_cases(GRID)
+def test_grid(case: Case) -> None:
+    case.check()
