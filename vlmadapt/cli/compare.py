@@ -24,6 +24,7 @@ from vlmadapt.cli.options import (
     Views,
     describe,
     extraction_of,
+    names,
     numbers,
     open_dataset,
     open_encoder,
@@ -73,7 +74,7 @@ def compare(
     results = run_protocol(
         encoder,
         dataset,
-        adapters.split(","),
+        names(adapters),
         counts,
         range(seeds),
         extraction=extraction_of(views, batch_size, precision, cache, no_cache),

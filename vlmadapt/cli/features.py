@@ -46,7 +46,7 @@ def features(
 ) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
-    It holds ``train``, ``val`` and ``test`` [n, D], their ``*_labels`` [n] and ``text`` [C, D], all normalised; names,
+    It holds train, val and test [n, D], train_labels ... [n] and text [C, D], all normalised; names,
     paths and the encoder are in its metadata.
     """
     import torch

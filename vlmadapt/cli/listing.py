@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Optional
 
 import typer
@@ -14,7 +15,7 @@ def adapters(
         Optional[str], typer.Argument(help="Show the settings of this one.", show_default=False)  # noqa: UP045
     ] = None,
 ) -> None:
-    """List the adapters, or the settings of one, for ``fit --set`` and ``compare --adapters``."""
+    """List the adapters, or the settings of one, for fit --set and compare --adapters."""
     from vlmadapt.adapters import ADAPTERS
     from vlmadapt.errors import InputError
     from vlmadapt.reporting.table import Table, show
@@ -30,9 +31,8 @@ def adapters(
 
 
 def _summary(adapter: type) -> str:
-    """The first sentence of the class's documentation, without its markup."""
-    first = (adapter.__doc__ or "").strip().split("\n\n")[0]
-    return " ".join(first.replace("``", "").split())
+    """The first line of its module's documentation."""
+    return (sys.modules[adapter.__module__].__doc__ or "").splitlines()[0]
 
 
 def _shown(value: object) -> str:

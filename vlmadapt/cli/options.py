@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -78,9 +79,17 @@ def open_cache(folder: Path | None, off: bool) -> FeatureCache | None:
 
 
 def extraction_of(views: int, batch_size: int, precision: str, cache: Path | None, no_cache: bool) -> Extraction:
+    from vlmadapt.errors import InputError
     from vlmadapt.reporting.fitting import Extraction
 
-    return Extraction(views=views, batch_size=batch_size, precision=precision, cache=open_cache(cache, no_cache))
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"--precision is {precision!r}: use fp32 or bf16.")
+    return Extraction(
+        views=views,
+        batch_size=batch_size,
+        precision="bf16" if precision == "bf16" else "fp32",
+        cache=open_cache(cache, no_cache),
+    )
 
 
 def numbers(name: str, text: str) -> list[int]:
@@ -91,6 +100,11 @@ def numbers(name: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{name} is {text!r}: give whole numbers separated by commas, such as 1,2,4.") from error
+
+
+def names(text: str) -> list[str]:
+    """Split at commas, except inside brackets: ``"a,b:search_beta=[1,8,4]"`` are two names."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text)]
 
 
 def describe(dataset: Dataset) -> str:

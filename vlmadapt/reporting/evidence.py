@@ -93,7 +93,7 @@ def _picture(axes: Axes, image: Image.Image | None, frame: str = "0.7", dashed: 
     axes.set_yticks([])
     if image is None:
         axes.set_facecolor("0.93")
-        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
+        middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
         axes.text(0.5, 0.5, "picture\nnot found", fontsize=8, color="0.4", **middle)
     else:
         axes.imshow(_square(image))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Extraction:
 
     views: int = 1
     batch_size: int = 64
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     cache: FeatureCache | None = None
     progress: bool = True
 

@@ -74,7 +74,9 @@ def to_markdown(table: Table) -> str:
 
     def line(row: Sequence[str]) -> str:
         return (
-            "| " + " | ".join(_pad(_escape(cell), *how) for cell, *how in zip(row, widths, lefts, strict=True)) + " |"
+            "| "
+            + " | ".join(_pad(_escape(cell), width, left) for cell, width, left in zip(row, widths, lefts, strict=True))
+            + " |"
         )
 
     rules = [f":{'-' * width}-" if left else f"-{'-' * width}:" for width, left in zip(widths, lefts, strict=True)]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from tests.reporting.test_results import results
+from vlmadapt.reporting.table import Table, protocol_table, show, to_markdown
+
+
+def shown(table: Table, width: int = 120, terminal: bool = True) -> str:
+    stream = io.StringIO()
+    show(table, Console(file=stream, width=width, force_terminal=terminal, no_color=True))
+    return stream.getvalue()
+
+
+def test_the_protocol_table_has_accuracy_and_cost():
+    table = protocol_table(results())
+    assert list(table.header) == ["method", "1 shot", "trained", "fit s", "peak MiB"]
+    assert table.rows[1] == ["tip-adapter", "45.0 ± 5.0", "10", "2.0", "102"]
+    assert table.bold == {(1, 1)}
+    assert "3 seeds" in table.notes[0]
+
+
+def test_one_seed_says_so_and_shows_no_deviation():
+    table = protocol_table(results({("zero-shot", 1): [0.3]}))
+    assert table.rows[0][1] == "30.0"
+    assert "seed 0 only" in table.notes[0]
+
+
+def test_markdown_columns_line_up():
+    table = Table("t", ["name", "value"], [["a|b", "1"], ["果物", "22"], ["long name", "333"]])
+    lines = to_markdown(table).splitlines()[2:]
+    assert lines[0] == "| name      | value |"
+    assert lines[1] == "|:----------|------:|"
+    assert lines[2] == "| a\\|b      |     1 |"
+    assert lines[3] == "| 果物      |    22 |"  # two columns a character
+
+
+def test_piped_output_is_markdown_without_colours():
+    text = shown(protocol_table(results()), terminal=False)
+    assert "| zero-shot   | 30.0 ± 0.0 |" in text
+    assert "\x1b" not in text
+
+
+def test_a_narrow_terminal_gets_accuracy_and_cost_one_below_the_other():
+    accuracy = {("tip-adapter", shots): [0.4, 0.5] for shots in (1, 2, 4, 8, 16)}
+    table = protocol_table(results(accuracy))
+    wide, narrow = shown(table, 140), shown(table, 80)
+    assert wide.count("tip-adapter") == 1
+    assert narrow.count("tip-adapter") == 2
+    assert narrow.count("45.0 ± 7.1") == 5
+    assert max(map(len, narrow.splitlines())) <= 80 + len("\x1b[1m\x1b[0m") * 8
+
+
+def test_markup_in_names_is_text():
+    assert "[red]x" in shown(Table("t", ["name"], [["[red]x"]]))
