@@ -72,6 +72,11 @@ def test_views_depend_on_content_and_seed_only(paths, tmp_path):
     assert not torch.equal(extract(encoder, paths[4:5], views=2, seed=2), alone)
 
 
+def test_views_of_different_pictures_differ_in_their_randomness():
+    seeds = {features_module.view_seed(digest, seed, view) for digest in "ab" for seed in (0, 1) for view in (0, 1)}
+    assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_bf16_runs_under_autocast(paths):
     exact, rough = extract(FakeEncoder(), paths), extract(FakeEncoder(), paths, precision="bf16")
     assert rough.dtype == torch.float32 and not torch.equal(exact, rough)

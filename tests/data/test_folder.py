@@ -99,8 +99,9 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert read_folder(root).class_names == ("a", "b")
 
 
-def test_a_class_called_train_is_a_class(tmp_path):
-    make_classes(tmp_path, {"train": 3, "bus": 3})
+@pytest.mark.parametrize("folder", ["train", "train/steam"])
+def test_a_class_called_train_is_a_class(tmp_path, folder):
+    make_classes(tmp_path, {folder: 3, "bus": 3})
     assert read_folder(tmp_path).class_names == ("bus", "train")
 
 

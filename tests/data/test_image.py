@@ -41,9 +41,9 @@ def test_cmyk(tmp_path):
 
 
 def test_16_bit_grey_keeps_its_range(tmp_path):
-    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "wide.png")
+    Image.fromarray(np.array([[0, 257 * 200, 65535]], dtype=np.uint16)).save(tmp_path / "wide.png")
     opened = open_image(tmp_path / "wide.png")
-    assert [opened.getpixel((column, 0)) for column in range(3)] == [(0, 0, 0), (100, 100, 100), (255, 255, 255)]
+    assert [opened.getpixel((column, 0)) for column in range(3)] == [(0, 0, 0), (200, 200, 200), (255, 255, 255)]
 
 
 def test_float_grey_and_nan(tmp_path):
