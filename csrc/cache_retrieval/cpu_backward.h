@@ -20,6 +20,7 @@ using vlmadapt::cache_retrieval::BackwardParams;
 constexpr int64_t backward_queries = 1024;
 constexpr int64_t key_block = 72 * tile_rows;
 constexpr int64_t key_group = 6 * tile_rows;  // keys of one task
+constexpr int64_t sum_block = 128;             // terms summed in registers before they join the gradient
 
 template <class T>
 class Backward {
@@ -181,14 +182,17 @@ class Backward {
         const int64_t from = task * tiles_per_task, to = min_of(from + tiles_per_task, width_tiles_);
         for (int64_t t = from; t < to; ++t) pack_keys(k0, keys, t);
         for (int64_t panel = 0; panel < columns_.count(); ++panel)
-          for (int64_t t = from; t < to; ++t) {
-            const A* a = packed_keys_.data() + t * most_keys_ * tile_rows;
-            A* c = grad_queries_.data() + t * tile_rows * padded_ + panel * S::panel;
-            if (columns_.vectors(panel) == 2)
-              product_tile<A, 2, 1, tile_rows>(a, weight_panel(panel), keys, c, padded_, true);
-            else
-              product_tile<A, 1, 1, tile_rows>(a, weight_panel(panel), keys, c, padded_, true);
-          }
+          for (int64_t t = from; t < to; ++t)
+            for (int64_t k = 0; k < keys; k += sum_block) {
+              const A* a = packed_keys_.data() + (t * most_keys_ + k) * tile_rows;
+              const A* b = weight_panel(panel) + k * columns_.vectors(panel) * S::lanes;
+              A* c = grad_queries_.data() + t * tile_rows * padded_ + panel * S::panel;
+              const int64_t depth = min_of(sum_block, keys - k);
+              if (columns_.vectors(panel) == 2)
+                product_tile<A, 2, 1, tile_rows>(a, b, depth, c, padded_, true);
+              else
+                product_tile<A, 1, 1, tile_rows>(a, b, depth, c, padded_, true);
+            }
       }
     };
     parallel_ranges(parallel_, (width_tiles_ + tiles_per_task - 1) / tiles_per_task, tasks);
@@ -236,15 +240,16 @@ class Backward {
   template <int NV>
   void multiply_weights(int64_t row0, const A* b, A* tile) {
     constexpr int64_t lanes = NV * S::lanes;
+    constexpr int64_t panels_at_once = sum_block / S::panel;
     if (columns_.count() == 0) std::memset(tile, 0, sizeof(A) * tile_rows * lanes);
-    for (int64_t panel = 0; panel < columns_.count(); ++panel) {
-      const A* rows = weight_panel(panel);
-      const A* columns = b + panel * S::panel * lanes;
-      if (columns_.vectors(panel) == 2)
-        product_tile<A, NV, S::panel, 1>(rows + row0 * S::panel, columns, S::panel, tile, lanes, panel > 0);
-      else
-        product_tile<A, NV, S::lanes, 1>(rows + row0 * S::lanes, columns, S::lanes, tile, lanes, panel > 0);
-    }
+    const int64_t full = columns_.count() - (columns_.count() > 0 && columns_.vectors(columns_.count() - 1) == 1);
+    for (int64_t panel = 0; panel < full; panel += panels_at_once)
+      product_tile<A, NV, S::panel, 1>(weight_panel(panel) + row0 * S::panel, b + panel * S::panel * lanes, S::panel,
+                                       tile, lanes, panel > 0, min_of(panels_at_once, full - panel),
+                                       S::panel * most_keys_);
+    if (full < columns_.count())
+      product_tile<A, NV, S::lanes, 1>(weight_panel(full) + row0 * S::lanes, b + full * S::panel * lanes, S::lanes, tile,
+                                       lanes, full > 0);
   }
 
   void write_key_gradients(int64_t key, int64_t rows, int64_t d0, int64_t lanes, const A* tile) {

@@ -19,34 +19,35 @@ constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // One tile: a[r * RowStride + k * StepStride], b[k * NV * lanes ...], c[r * ldc ...]; strides of A are compile-time
-// constants, so that every broadcast is one load at a fixed displacement.
+// constants, so that every broadcast is one load at a fixed displacement. A may come in several segments of `depth`
+// steps, `segment` elements apart. The sums start from zero and are added to C at the end: callers that split the
+// depth thereby sum in blocks, which keeps rounding errors as small as a BLAS's.
 template <class T, int NV, int RowStride, int StepStride>
 VLMADAPT_INLINE void product_tile(const T* __restrict a, const T* __restrict b, int64_t depth, T* __restrict c,
-                                  int64_t ldc, bool accumulate) {
+                                  int64_t ldc, bool accumulate, int64_t segments = 1, int64_t segment = 0) {
   using S = Simd<T>;
-  typename S::V sums[tile_rows][NV];
+  typename S::V sums[tile_rows][NV] = {};
+  for (int64_t s = 0; s < segments; ++s, a += segment - depth * StepStride)
+    for (int64_t k = 0; k < depth; ++k) {
+      typename S::V column[NV];
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) column[v] = S::load(b + v * S::lanes);
 #pragma GCC unroll 16
-  for (int r = 0; r < tile_rows; ++r)
+      for (int r = 0; r < tile_rows; ++r) {
+        const T x = a[r * RowStride];
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v)
-      sums[r][v] = accumulate ? S::load(c + r * ldc + v * S::lanes) : typename S::V{};
-  for (int64_t k = 0; k < depth; ++k) {
-    typename S::V column[NV];
-#pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) column[v] = S::load(b + v * S::lanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < tile_rows; ++r) {
-      const T x = a[r * RowStride];
-#pragma GCC unroll 2
-      for (int v = 0; v < NV; ++v) sums[r][v] += x * column[v];
+        for (int v = 0; v < NV; ++v) sums[r][v] += x * column[v];
+      }
+      a += StepStride;
+      b += NV * S::lanes;
     }
-    a += StepStride;
-    b += NV * S::lanes;
-  }
 #pragma GCC unroll 16
   for (int r = 0; r < tile_rows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) S::store(c + r * ldc + v * S::lanes, sums[r][v]);
+    for (int v = 0; v < NV; ++v) {
+      T* target = c + r * ldc + v * S::lanes;
+      S::store(target, accumulate ? S::load(target) + sums[r][v] : sums[r][v]);
+    }
 }
 
 // Panels of a packed matrix: all are two vectors wide, except a last one that needs only one.

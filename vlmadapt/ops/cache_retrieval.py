@@ -260,8 +260,8 @@ def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, sta
     similarity = queries @ keys.T
     if standardize:
         mean = similarity.mean(-1, keepdim=True)
-        deviation = similarity.std(-1, keepdim=True, correction=0)
-        similarity = (similarity - mean) / deviation.clamp(min=SMALLEST_DEVIATION)
+        variance = (similarity - mean).square().mean(-1, keepdim=True)
+        similarity = (similarity - mean) / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
     return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
 
 

@@ -1,0 +1,23 @@
+"""Inputs shared by the tests of every operator: shapes that break kernels, and unit rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+def unit_rows(generator: torch.Generator, rows: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Normalised random rows; width 0 gives empty rows."""
+    matrix = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    return (normalize(matrix, dim=-1) if width else matrix).to(dtype)
+
+
+def error_ratio(ours: Tensor, eager: Tensor, exact: Tensor) -> float:
+    """Our largest error over eager's, both against ``exact``; an error below rounding of the result counts as that."""
+    floor = torch.finfo(eager.dtype).eps * exact.abs().max().item()
+    own = (ours.double() - exact).abs().max().item()
+    other = (eager.double() - exact).abs().max().item()
+    return own / max(other, floor)

@@ -1,0 +1,351 @@
+"""The fused operator against its plain-PyTorch reference."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.cases import DTYPES, error_ratio, unit_rows
+from vlmadapt.errors import InputError
+from vlmadapt.ops import (
+    PreparedCache,
+    cache_retrieval,
+    cache_retrieval_grid,
+    cache_retrieval_multi_beta,
+    cache_retrieval_reference,
+)
+
+# queries, entries, classes, width: one, odd, empty, a full tile and one more, dot-product path, several chunks.
+SHAPES = [
+    (1, 1, 1, 1),
+    (3, 17, 5, 7),
+    (4, 40, 6, 513),
+    (5, 40, 6, 13),
+    (16, 28, 5, 32),
+    (33, 29, 9, 65),
+    (0, 10, 3, 8),
+    (6, 0, 3, 8),
+    (6, 9, 3, 0),
+    (70, 1100, 4, 19),
+    (2, 1500, 700, 31),
+    (300, 700, 40, 24),
+]
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    queries, entries, classes, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (entries,), generator=generator)
+    if classes > 2:
+        labels[labels == 1] = 2  # class 1 has no entries
+    return unit_rows(generator, queries, width, dtype), unit_rows(generator, entries, width, dtype), labels
+
+
+def two_streams(shape: tuple[int, ...], per_class: bool, dtype: torch.dtype = torch.float64) -> dict[str, object]:
+    queries, entries, classes, _ = shape
+    generator = torch.Generator().manual_seed(7)
+    return {
+        "text_queries": unit_rows(generator, queries, 11, dtype),
+        "text_keys": unit_rows(generator, classes if per_class else entries, 11, dtype),
+        "text_beta": 1.7,
+        "text_keys_per_class": per_class,
+        "ratio": torch.rand(queries, generator=generator, dtype=torch.float64),
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_scores_equal_the_formula(shape: tuple[int, ...]) -> None:
+    queries, keys, labels = make(shape)
+    scores = cache_retrieval(queries, keys, labels, 5.5, num_classes=shape[2])
+    expected = torch.zeros_like(scores)
+    for k in range(shape[1]):
+        expected[:, labels[k]] += torch.exp(-5.5 * (1 - queries @ keys[k]))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("own", ["none", "disagreement", "scores"])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_two_streams_and_gradients_equal_the_reference(
+    shape: tuple[int, ...], per_class: bool, own: str, standardize: bool
+) -> None:
+    if shape[1] == 0 and standardize:
+        pytest.skip("a mean over no entries is undefined")
+    queries, keys, labels = make(shape)
+    options = two_streams(shape, per_class)
+    if own != "none" and shape[1]:
+        options["own_entry"] = (torch.arange(shape[0]) * 7) % (shape[1] + 1) - 1
+        options["mask_own_scores"] = own == "scores"
+    beta = torch.linspace(1, 3, shape[0], dtype=torch.float64)
+    inputs = {"queries": queries, "keys": keys, "beta": beta, "text_beta": torch.tensor(1.7, dtype=torch.float64)}
+    inputs |= {name: options[name] for name in ("text_queries", "text_keys", "ratio")}
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    fixed = {name: value for name, value in options.items() if name not in inputs}
+    results = []
+    for function in (cache_retrieval, cache_retrieval_reference):
+        scores, disagreement = function(
+            labels=labels, num_classes=shape[2], standardize=standardize, return_disagreement=True, **inputs, **fixed
+        )
+        grad = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1), dtype=scores.dtype)
+        results.append([scores, disagreement, *torch.autograd.grad((scores * grad).sum(), list(inputs.values()))])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 200, 10, 96), (150, 1100, 13, 300)], ids=str)
+def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    queries, keys, labels = make(shape, dtype)
+    exact_inputs = [queries.double().requires_grad_(), keys.double().requires_grad_()]
+    exact = cache_retrieval_reference(*exact_inputs, labels, 5.5, num_classes=shape[2])
+    grad = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    exact_grads = torch.autograd.grad((exact * grad).sum(), exact_inputs)
+    # Half-precision eager accumulates in half precision; the fair rival computes in float32 from the same inputs.
+    wide = dtype if dtype == torch.float64 else torch.float32
+    results = []
+    for function, cast in ((cache_retrieval, dtype), (cache_retrieval_reference, wide)):
+        inputs = [queries.to(cast).requires_grad_(), keys.to(cast).requires_grad_()]
+        scores = function(*inputs, labels, 5.5, num_classes=shape[2])
+        assert scores.dtype == wide
+        results.append([scores, *torch.autograd.grad((scores * grad.to(wide)).sum(), inputs)])
+    if dtype == torch.float64:
+        torch.testing.assert_close(results[0], [exact, *exact_grads], rtol=0, atol=1e-11)
+        return
+    assert error_ratio(results[0][0], results[1][0], exact) <= 2
+    for ours, eager, truth in zip(results[0][1:], results[1][1:], exact_grads, strict=True):
+        if dtype == torch.float32:
+            assert error_ratio(ours, eager, truth) <= 2
+        else:  # gradients are rounded to the input's type
+            assert error_ratio(ours, truth.to(dtype), truth) <= 1.1
+
+
+def test_gradcheck() -> None:
+    queries, keys, labels = make((6, 20, 4, 5))
+    options = two_streams((6, 20, 4, 5), per_class=True)
+    own = torch.tensor([0, -1, 3, 19, 7, 7])
+
+    def function(queries, keys, text_queries, text_keys, beta, text_beta, ratio):
+        return cache_retrieval(
+            queries,
+            keys,
+            labels,
+            beta,
+            num_classes=4,
+            text_queries=text_queries,
+            text_keys=text_keys,
+            text_beta=text_beta,
+            text_keys_per_class=True,
+            ratio=ratio,
+            own_entry=own,
+            mask_own_scores=True,
+        )
+
+    inputs = [queries, keys, options["text_queries"], options["text_keys"]]
+    inputs += [torch.tensor(value, dtype=torch.float64) for value in (2.0, 1.5, 0.4)]
+    assert torch.autograd.gradcheck(function, [tensor.requires_grad_() for tensor in inputs])
+
+
+def raw_arguments(per_class: bool | None) -> tuple[object, ...]:
+    queries, keys, labels = make((6, 20, 4, 5), torch.float32)
+    cache = PreparedCache(labels, 4)
+    ones = torch.ones(6)
+    text: tuple[Tensor | None, ...] = (None,) * 5
+    if per_class is not None:
+        options = two_streams((6, 20, 4, 5), per_class, torch.float32)
+        text = (options["text_queries"], options["text_keys"], ones * 2, ones.clone(), ones * 0.3)
+    floats = [queries, keys, ones * 3, ones.clone(), *text]
+    floats = [None if tensor is None else tensor.requires_grad_() for tensor in floats]
+    own = torch.tensor([0, -1, 3, 19, 7, 7])
+    return (*floats, cache.order, cache.offsets, cache.labels, own, bool(per_class), True)
+
+
+@pytest.mark.parametrize("per_class", [None, False, True])
+def test_opcheck(per_class: bool | None) -> None:
+    torch.library.opcheck(torch.ops.vlmadapt.cache_retrieval.default, raw_arguments(per_class))
+
+
+def test_opcheck_of_the_helpers() -> None:
+    queries, keys, labels = make((6, 20, 4, 5), torch.float32)
+    cache = PreparedCache(labels, 4)
+    betas, alphas = torch.tensor([1.0, 2.0]), torch.tensor([0.5])
+    ops = torch.ops.vlmadapt
+    torch.library.opcheck(ops.class_order.default, (labels, 4))
+    torch.library.opcheck(ops.cache_retrieval_multi_beta.default, (queries, keys, cache.order, cache.offsets, betas))
+    torch.library.opcheck(
+        ops.cache_retrieval_grid.default,
+        (queries, keys, cache.order, cache.offsets, betas, alphas, torch.randn(6, 4), labels[:6]),
+    )
+    grad = torch.randn(6, 4)
+    ones = torch.ones(6)
+    torch.library.opcheck(
+        ops.cache_retrieval_backward.default,
+        (grad, queries, keys, ones, ones.clone(), None, labels, None, None, True, True),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_compiles_into_one_graph(prepared: bool) -> None:
+    queries, keys, labels = make((6, 20, 4, 5), torch.float32)
+    options = two_streams((6, 20, 4, 5), True, torch.float32)
+    cache = PreparedCache(labels, 4) if prepared else labels
+
+    def function(queries: Tensor, keys: Tensor) -> Tensor:
+        scores, gap = cache_retrieval(
+            queries, keys, cache, 3.0, num_classes=4, standardize=True, return_disagreement=True, **options
+        )
+        return (scores * 2).sum(-1) + gap
+
+    expected = function(queries.requires_grad_(), keys.requires_grad_())
+    grads = torch.autograd.grad(expected.sum(), [queries, keys])
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(queries, keys)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), [queries, keys]), grads)
+
+
+def test_autocast_computes_in_float32() -> None:
+    queries, keys, labels = make((6, 20, 4, 64), torch.float32)
+    expected = cache_retrieval(queries, keys, labels, 3.0, num_classes=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = cache_retrieval(queries, keys, labels, 3.0, num_classes=4)
+        mixed = cache_retrieval(queries.bfloat16(), keys, labels, 3.0, num_classes=4)
+    assert torch.equal(scores, expected)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_results_are_bit_identical_at_every_thread_count() -> None:
+    shape = (300, 1700, 40, 70)
+    queries, keys, labels = make(shape, torch.float32)
+    queries.requires_grad_(), keys.requires_grad_()
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, threads, threads):
+            torch.set_num_threads(count)
+            scores = cache_retrieval(queries, keys, labels, 5.5, num_classes=shape[2])
+            results.append([scores, *torch.autograd.grad(scores.square().sum(), [queries, keys])])
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+def test_non_contiguous_inputs() -> None:
+    queries, keys, labels = make((20, 50, 6, 33))
+    expected = cache_retrieval(queries, keys, labels, 2.0, num_classes=6)
+    strided = cache_retrieval(
+        queries.T.contiguous().T, torch.stack([keys, keys], -1)[..., 0], labels.repeat(2)[:50], 2.0, num_classes=6
+    )
+    assert torch.equal(strided, expected)
+    queries.requires_grad_()
+    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=6)
+    grad = torch.randn(6, 20, dtype=torch.float64).T
+    from_strided = torch.autograd.grad(scores, queries, grad, retain_graph=True)[0]
+    assert torch.equal(from_strided, torch.autograd.grad(scores, queries, grad.contiguous())[0])
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_nan_and_infinity_do_not_pass_silently(rows: int) -> None:
+    queries, keys, labels = make((rows, 30, 4, 9), torch.float32)
+    queries[1, 3] = float("nan")
+    keys[5, 0] = float("nan")
+    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=4)
+    assert scores[1, labels.unique()].isnan().all()
+    assert scores[:, labels[5]].isnan().all()
+    untouched = [c for c in labels.unique().tolist() if c != labels[5]]
+    assert scores[0, untouched].isfinite().all()
+
+
+def test_extreme_exponents() -> None:
+    one = torch.ones(1, 1)
+    low = cache_retrieval(one, -one, torch.tensor([0]), 1e4, num_classes=1)
+    high = cache_retrieval(one, 2 * one, torch.tensor([0]), 1e4, num_classes=1)
+    assert low.item() == 0 and high.item() == float("inf")
+
+
+def test_second_derivative_is_refused() -> None:
+    queries, keys, labels = make((6, 20, 4, 5))
+    queries.requires_grad_()
+    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=4)
+    grad = torch.autograd.grad(scores.sum(), queries, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(1, 5, 2, 3), (45, 300, 12, 24), (33, 29, 9, 65)], ids=str)
+def test_grid_equals_the_exhaustive_search(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    queries, keys, labels = make(shape, dtype)
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(shape[0], shape[2], generator=generator, dtype=torch.float64).to(dtype)
+    targets = torch.randint(0, shape[2], (shape[0],), generator=generator)
+    betas, alphas = torch.linspace(0.5, 8, 7, dtype=dtype), torch.linspace(0, 4, 5, dtype=dtype)
+    accuracy = cache_retrieval_grid(queries, keys, labels, betas, alphas, base, targets, num_classes=shape[2])
+    scores = cache_retrieval_multi_beta(queries, keys, labels, betas, num_classes=shape[2])
+    for g, a in itertools.product(range(7), range(5)):
+        one = cache_retrieval_reference(queries, keys, labels, betas[g], num_classes=shape[2])
+        torch.testing.assert_close(scores[g], one, rtol=1e-5, atol=1e-6)
+        logits = base + alphas[a] * one
+        assert accuracy[g, a] == (logits.argmax(-1) == targets).double().mean()
+
+
+def test_grid_breaks_ties_towards_the_lowest_class() -> None:
+    queries, keys = torch.ones(1, 2), torch.ones(2, 2)
+    grid = [torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2)]
+    first = cache_retrieval_grid(queries, keys, torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2)
+    second = cache_retrieval_grid(queries, keys, torch.tensor([0, 1]), *grid, torch.tensor([1]), num_classes=2)
+    assert first.item() == 1 and second.item() == 0
+
+
+def test_grid_counts_nan_as_wrong() -> None:
+    queries = torch.full((1, 2), float("nan"))
+    grid = [torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2)]
+    accuracy = cache_retrieval_grid(queries, torch.ones(2, 2), torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2)
+    assert accuracy.item() == 0
+
+
+def test_prepared_cache_sorts_stably() -> None:
+    cache = PreparedCache(torch.tensor([3, 0, 3, 1, 0], dtype=torch.int32), 5)
+    assert cache.order.tolist() == [1, 4, 3, 0, 2]
+    assert cache.offsets.tolist() == [0, 2, 3, 3, 5, 5]
+    assert cache.counts().tolist() == [2, 1, 0, 2, 0]
+
+
+BAD_CALLS = [
+    ({"labels": torch.tensor([0, 1, 2, 3, 9])}, r"labels hold 9 but must lie in \[0, 3\]"),
+    ({"labels": torch.tensor([0, -2, 2, 3, 1])}, "labels hold -2"),
+    ({"labels": torch.tensor([0.0, 1, 2, 3, 1])}, "labels must be a vector of integers"),
+    ({"labels": torch.tensor([0, 1])}, "labels has 2 elements but keys has 5 rows"),
+    ({"num_classes": None}, "num_classes must be given"),
+    ({"num_classes": 0}, "num_classes is 0"),
+    ({"queries": torch.zeros(3, 4)}, "keys is 6 wide but queries is 4 wide"),
+    ({"queries": torch.zeros(6)}, "queries must be a .* matrix but is float32"),
+    ({"queries": torch.zeros(3, 6, dtype=torch.int64)}, "queries must be a .* matrix but is int64"),
+    ({"keys": torch.zeros(5, 6).double()}, "keys is float64"),
+    ({"beta": torch.ones(2)}, "beta is float32"),
+    ({"own_entry": torch.tensor([0, 1, 5])}, "own_entry holds 5 but the cache has 5 entries"),
+    ({"own_entry": torch.tensor([0])}, "own_entry has 1 elements but 3 are needed"),
+    ({"text_queries": torch.zeros(3, 2)}, "a text stream needs text_queries, text_keys and text_beta"),
+    ({"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(4, 2), "text_beta": 1.0, "ratio": 0.5}, "and 5 are needed"),
+    ({"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(5, 2), "text_beta": 1.0}, "ratio must be given"),
+    ({"return_disagreement": True}, "return_disagreement needs two streams"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_CALLS, ids=[message[:40] for _, message in BAD_CALLS])
+def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
+    arguments = {
+        "queries": torch.zeros(3, 6),
+        "keys": torch.zeros(5, 6),
+        "labels": torch.tensor([0, 1, 2, 3, 1]),
+        "beta": 2.0,
+        "num_classes": 4,
+    }
+    with pytest.raises(InputError, match=message):
+        cache_retrieval(**(arguments | change))
