@@ -53,8 +53,8 @@ def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: Literal["err
         shown = f"class {dataset.class_names[short[0]]!r} has {counts[short[0]]} training pictures"
         if on_short == "error":
             raise InputError(
-                f"shots is {shots}, but {shown}: ask for at most {min(counts)} shots, or pass on_short='all' to take "
-                "all there are."
+                f"shots is {shots}, but {shown}: ask for at most {min(counts)} shots, or pass on_short='all' "
+                "(--allow-short) to take all there are."
             )
         others = f" ({len(short) - 1} more classes are short too)" if len(short) > 1 else ""
         warnings.warn(f"shots is {shots}, but {shown}{others}: taking all there are.", stacklevel=2)
