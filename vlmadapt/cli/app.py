@@ -43,10 +43,9 @@ class Commands(TyperGroup):
 
 
 def _is_ours(error: Exception) -> bool:
-    """Asked only once something failed: the errors live in a module that imports torch."""
-    from vlmadapt.errors import VlmadaptError
-
-    return isinstance(error, VlmadaptError)
+    """The errors live in a module that imports torch: where nothing has imported it, none of them was raised."""
+    errors = sys.modules.get("vlmadapt.errors")
+    return errors is not None and isinstance(error, errors.VlmadaptError)
 
 
 def _resume_hint(command: str | None, arguments: list[str]) -> str:

@@ -9,7 +9,17 @@ import typer
 
 from vlmadapt.cli.compare import ADAPTERS, report_comparison
 from vlmadapt.cli.console import note, say
-from vlmadapt.cli.options import Backbone, Cache, Device, NoCache, describe, extraction_of, open_dataset, open_encoder
+from vlmadapt.cli.options import (
+    Backbone,
+    Cache,
+    Device,
+    NoCache,
+    describe,
+    extraction_of,
+    names,
+    open_dataset,
+    open_encoder,
+)
 
 DATA = "clipart"
 SHOTS = (1, 2, 4, 8, 16)
@@ -41,7 +51,7 @@ def demo(
     extraction = extraction_of(1, 64, "fp32", cache, no_cache)
     fits = FolderFits(out / "fits")
     results = run_protocol(
-        encoder, dataset, ADAPTERS.split(","), SHOTS, range(seeds), extraction=extraction, fits=fits, report=note
+        encoder, dataset, names(ADAPTERS), SHOTS, range(seeds), extraction=extraction, fits=fits, report=note
     )
     report_comparison(results, out)
 

@@ -35,6 +35,8 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
     Raises :class:`InputError` when it holds something else, or a fit that neither ``resume`` nor ``overwrite`` covers.
     """
     folder = Path(folder)
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other: pass one of them.")
     unfinished, finished = (folder / UNFINISHED).exists(), (folder / DESCRIPTION).exists()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (unfinished or finished)):
         raise InputError(f"{folder} holds other files: choose a new or empty folder with --out.")
@@ -43,7 +45,7 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
         raise InputError(
             f"{folder} holds {state}: pass --resume to go on, --overwrite to replace it, or another --out."
         )
-    if overwrite and not resume:
+    if overwrite:
         # The old classifier itself stays until the new one replaces it.
         (folder / UNFINISHED).unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -73,14 +75,14 @@ def fit_classifier(
     config = plain(adapter.config.as_dict())
     identity = {
         "data": dataset.name,
+        "shots": shots,
+        "seed": seed,
         "split_hash": split.split_hash,
         "class_names": list(dataset.class_names),
         "templates": list(dataset.templates),
         "encoder": encoder.fingerprint,
         "adapter": method.adapter,
         "config": config,
-        "shots": shots,
-        "seed": seed,
         "views": extraction.views,
         "precision": extraction.precision,
     }
