@@ -26,7 +26,7 @@ from vlmadapt.training import check_range, choose, log_grid, score_logits
 class LinearProbeConfig(AdapterConfig):
     c: float = field(default=10.0, metadata={"help": "inverse regularisation strength without validation samples"})
     search_c: tuple[float, float, int] = field(
-        default=(0.1, 1000.0, 9), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
+        default=(1.0, 1000.0, 7), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
     )
     max_iterations: int = field(default=1000, metadata={"help": "L-BFGS iterations at most"})
     tolerance: float = field(default=1e-5, metadata={"help": "L-BFGS stops below this gradient"})
@@ -77,15 +77,18 @@ class LinearProbe(Adapter):
         return (0.0, 0.0) if validation is None else score_logits(self._logits(validation.features), validation.labels)
 
     def _regression(self, support: Samples, c: float) -> tuple[Tensor, Tensor]:
-        from sklearn.exceptions import ConvergenceWarning
+        """Weights and biases of the classes present, float64 ``[present, D]`` and ``[present]``."""
         from sklearn.linear_model import LogisticRegression
 
+        coordinates, basis = span_coordinates(support.features.detach().double().cpu())
         model = LogisticRegression(C=c, max_iter=self.config.max_iterations, tol=self.config.tolerance)
         with warnings.catch_warnings():
-            # Weakly regularised candidates may use up their iterations; validation judges them as they are.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(support.features.double().cpu().numpy(), support.labels.cpu().numpy())
-        weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(numpy.atleast_1d(model.intercept_))
+            # Weakly regularised candidates may use up their iterations, and one shot looks like a regression to
+            # scikit-learn; validation judges the result as it is.
+            warnings.simplefilter("ignore")
+            model.fit(coordinates.numpy(), support.labels.cpu().numpy())
+        weight = torch.from_numpy(model.coef_) @ basis.T
+        bias = torch.from_numpy(numpy.atleast_1d(model.intercept_))
         if len(weight) == 1:  # scikit-learn keeps one row for two classes: its logit is the difference.
             return torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
         return weight, bias
@@ -95,3 +98,15 @@ class LinearProbe(Adapter):
 
     def hyperparameters(self) -> dict[str, float]:
         return {"c": float(self.c)}
+
+
+def span_coordinates(features: Tensor) -> tuple[Tensor, Tensor]:
+    """``features [n, D]`` in an orthonormal basis of their span: ``[n, r]`` and basis ``[D, r]``, r = min(n, D).
+
+    L2-regularised weights lie in the span of the samples, so that solving there gives the same minimum from fewer
+    unknowns: 32 instead of 1664 at one shot of 32 classes.
+    """
+    if features.shape[0] >= features.shape[1]:
+        return features, torch.eye(features.shape[1], dtype=features.dtype)
+    basis, _ = torch.linalg.qr(features.T)
+    return features @ basis, basis

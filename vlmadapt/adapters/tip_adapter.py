@@ -14,6 +14,7 @@ in equal ratios, and accuracies are averaged over neighbouring cells before the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class TipAdapterConfig(AdapterConfig):
         default=(0.5, 32.0, 25), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
     )
     search_alpha: tuple[float, float, int] = field(
-        default=(0.05, 50.0, 31), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
+        default=(0.05, 500.0, 41), metadata={"help": "range searched on validation: low, high, steps in equal ratios"}
     )
 
     def __post_init__(self) -> None:
@@ -49,6 +50,9 @@ class TipAdapterConfig(AdapterConfig):
 @dataclass(frozen=True, kw_only=True)
 class TipAdapterFConfig(TrainConfig, TipAdapterConfig):
     adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon, as in the released code"})
+    leave_one_out: bool = field(
+        default=False, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
+    )
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -89,19 +93,23 @@ class TipAdapter(CacheAdapter):
         hits = cache_retrieval_grid(
             validation.features, self.keys.detach(), self._cache(), betas, alphas, base, validation.labels
         )
-        scores: dict[int, Tensor] = {}
+
+        @cache
+        def scores(g: int) -> Tensor:
+            return self._cache_scores(validation.features, float(betas[g]))
 
         def tie_break(g: int, a: int) -> float:
-            if g not in scores:
-                scores[g] = self._cache_scores(validation.features, float(betas[g]))
-            return float(log_likelihood(base + float(alphas[a]) * scores[g], validation.labels))
+            return float(log_likelihood(base + float(alphas[a]) * scores(g), validation.labels))
 
         g, a = choose_in_grid(hits, len(validation), tie_break)
         self.beta.fill_(float(betas[g]))
         self.alpha.fill_(float(alphas[a]))
 
-    def _cache_scores(self, features: Tensor, beta: float) -> Tensor:
-        scores = cache_retrieval(features, self.keys, self._cache(), beta)
+    def _cache_scores(self, features: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
+        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see."""
+        scores = cache_retrieval(
+            features, self.keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
+        )
         assert isinstance(scores, Tensor)
         return scores
 
@@ -137,3 +145,10 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
         self._train(support, validation, options)
         if validation is not None:
             self._search(validation)
+
+    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
+        features = support.features[indices]
+        hidden = indices if self.config.leave_one_out else None
+        scores = self._cache_scores(features, float(self.beta), hidden)
+        logits = self._zero_shot_logits(features) + float(self.alpha) * scores
+        return torch.nn.functional.cross_entropy(logits, support.labels[indices])

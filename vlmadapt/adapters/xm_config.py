@@ -31,7 +31,7 @@ class XMAdapterConfig(TrainConfig, AdapterConfig):
         metadata={"help": "scale similarities to mean 0, deviation 1 over the cache before the exponential"},
     )
     leave_one_out: bool = field(
-        default=False, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
+        default=True, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
     )
     hidden_width: int | None = field(
         default=None, metadata={"help": "width H of the text keys; none for that of the features"}
@@ -45,7 +45,7 @@ class XMAdapterConfig(TrainConfig, AdapterConfig):
         default=(0.5, 32.0, 13), metadata={"help": "betas searched on validation: low, high, steps in equal ratios"}
     )
     search_alpha: tuple[float, float, int] = field(
-        default=(0.05, 50.0, 31), metadata={"help": "alphas searched on validation: low, high, steps in equal ratios"}
+        default=(0.05, 500.0, 41), metadata={"help": "alphas searched on validation: low, high, steps in equal ratios"}
     )
 
     def __post_init__(self) -> None:
