@@ -211,6 +211,34 @@ def test_hard_mining_loss_is_its_formula(problem, leave_one_out):
     assert float(adapter._loss(support, torch.tensor(indices)).detach()) == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("adapter", [TipAdapterF, XMAdapter])
+def test_the_only_entry_of_a_class_is_not_hidden(adapter):
+    """At one shot leave-one-out would train on empty columns; it changes nothing there."""
+    problem = make_problem(shots=1)
+    mining = {"hard_mining": False} if adapter is XMAdapter else {}
+    fits = [
+        adapter(problem.text, TAU, {"epochs": 2, "leave_one_out": flag, **mining}).fit(problem.features, problem.labels)
+        for flag in (False, True)
+    ]
+    torch.testing.assert_close(fits[0].logits(problem.queries), fits[1].logits(problem.queries), **EXACT)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_tip_adapter_f_loss_with_and_without_the_own_entry(problem, hidden):
+    adapter = TipAdapterF(problem.text, TAU, {"epochs": 0, "leave_one_out": hidden})
+    support = adapter._samples("features", problem.features, "labels", problem.labels)
+    adapter.fit(problem.features, problem.labels)
+    keys, labels, losses = rows(support.features), support.labels.tolist(), []
+    for index in (2, 9, 13):
+        seen = [k for k in range(len(keys)) if not (hidden and k == index)]
+        logits = loops.tip_logits(
+            keys[index], rows(problem.text), [keys[k] for k in seen], [labels[k] for k in seen], TAU, 5.5, 1.0
+        )
+        losses.append(-loops.log_softmax_at(logits, labels[index]))
+    loss = float(adapter._loss(support, torch.tensor([2, 9, 13])).detach())
+    assert loss == pytest.approx(math.fsum(losses) / 3, abs=1e-10)
+
+
 def test_hard_sample_weights_have_no_gradient_and_survive_equal_samples():
     delta = torch.tensor([0.1, 0.3, 0.2], requires_grad=True)
     weights = hard_sample_weights(delta, 1.0)

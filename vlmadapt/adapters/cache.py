@@ -44,6 +44,11 @@ class CacheAdapter(Adapter):
         entries = len(self.labels)
         return PreparedCache(torch.arange(entries, device=self.labels.device), entries)
 
+    def _own_entries(self, indices: Tensor) -> Tensor:
+        """Cache entries ``[b]`` that training samples ``indices [b]`` must not see, -1 where a class has no other."""
+        alone = torch.bincount(self.labels, minlength=self.num_classes) < 2
+        return torch.where(alone[self.labels[indices]], -1, indices)
+
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Affinity of each query to each entry ``[B, n]``, and the part of it that the text stream contributed."""
         raise NotImplementedError

@@ -50,8 +50,10 @@ class TipAdapterConfig(AdapterConfig):
 @dataclass(frozen=True, kw_only=True)
 class TipAdapterFConfig(TrainConfig, TipAdapterConfig):
     adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon, as in the released code"})
+    epochs: int = field(default=30, metadata={"help": "passes over the training samples"})
+    lr: float = field(default=3e-3, metadata={"help": "peak learning rate of AdamW"})
     leave_one_out: bool = field(
-        default=False, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
+        default=True, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
     )
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class TipAdapter(CacheAdapter):
         self.alpha.fill_(float(alphas[a]))
 
     def _cache_scores(self, features: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
-        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see."""
+        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
         scores = cache_retrieval(
             features, self.keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
         )
@@ -128,6 +130,9 @@ class TipAdapter(CacheAdapter):
 class TipAdapterF(TipAdapter, TrainedAdapter):
     """Tip-Adapter with trained keys.
 
+    A sample's own entry has affinity 1 and would leave little to learn: ``leave_one_out`` hides it while training,
+    unless it is the only one of its class (ours; the released code does not).
+
     With validation samples the search runs twice: before training, for the ``beta`` and ``alpha`` to train with
     (ours; the released code fixes them per data set), and again for the trained keys.
     """
@@ -148,7 +153,7 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
 
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
         features = support.features[indices]
-        hidden = indices if self.config.leave_one_out else None
+        hidden = self._own_entries(indices) if self.config.leave_one_out else None
         scores = self._cache_scores(features, float(self.beta), hidden)
         logits = self._zero_shot_logits(features) + float(self.alpha) * scores
         return torch.nn.functional.cross_entropy(logits, support.labels[indices])

@@ -98,9 +98,9 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
 
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
         features, labels = support.features[indices], support.labels[indices]
-        scores, disagreement = self._retrieve(
-            features, self._cache(), own_entry=indices, mask_own_scores=self.config.leave_one_out
-        )
+        hide = self.config.leave_one_out
+        own = self._own_entries(indices) if hide else indices
+        scores, disagreement = self._retrieve(features, self._cache(), own_entry=own, mask_own_scores=hide)
         logits = self._zero_shot_logits(features) + self.log_alpha.exp() * scores
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         if not self.config.hard_mining:
