@@ -64,7 +64,7 @@ __device__ __forceinline__ void load_operand(char* operand, const E* matrix, int
       const bool inside = rows.row[i] >= 0 && first < width;
       ptx::copy16_async(to, inside ? matrix + rows.row[i] * width + first : matrix, inside ? 16 : 0);
     } else {
-#pragma unroll
+#pragma unroll 1  // the slow path: small code rather than fast
       for (int k = 0; k < per_piece; ++k) {
         const bool inside = rows.row[i] >= 0 && first + k < width;
         reinterpret_cast<E*>(to)[k] = inside ? matrix[rows.row[i] * width + first + k] : E(0.f);

@@ -172,7 +172,8 @@ def _ptx_objects(target: Target, fresh: Path) -> list[Path]:
     objects = []
     for source in (kernels, HERE / "ptx" / "cudart_launch.cpp"):
         objects.append(fresh.with_name(source.stem + ".ptx.o"))
-        _run([*_host_command(target), "-O1", "-c", str(source), "-o", str(objects[-1])])
+        # Translated kernels are huge functions full of gotos: optimising them costs minutes and saves little.
+        _run([*_host_command(target), "-O0", "-g0", "-c", str(source), "-o", str(objects[-1])])
     # The host half, <<<>>> included, is nvcc's own; only the CUDA runtime behind it is ours.
     host = fresh.with_name("host.o")
     includes = [f"-I{folder}" for folder in _includes(target.root)]

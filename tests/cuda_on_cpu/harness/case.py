@@ -13,7 +13,6 @@ with its tolerance. Outputs enter poisoned; inputs must leave unchanged.
 from __future__ import annotations
 
 import atexit
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,11 +54,22 @@ class Kernel:
         return f"{path}:{line}: {function}"
 
 
-@functools.cache
+_workers: dict[Target, Worker | Exception] = {}
+
+
 def worker(target: Target) -> Worker:
-    w = Worker(library(target), target.build == "asan")
-    atexit.register(w.stop)
-    return w
+    """The worker of a target; a build that failed fails again at once."""
+    if target not in _workers:
+        try:
+            w = Worker(library(target), target.build == "asan")
+            atexit.register(w.stop)
+            _workers[target] = w
+        except (BuildError, Unsupported) as e:
+            _workers[target] = e
+    found = _workers[target]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 SCHEDULES = [Schedule(0), Schedule(1, 1, True), Schedule(2, 1, False), Schedule(2, 2, True)]

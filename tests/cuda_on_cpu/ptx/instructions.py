@@ -122,9 +122,10 @@ def _finish(i: Instruction, value: str) -> str:
     return f"flush({value})" if i.has("ftz") and i.type == "f32" else value
 
 
+_DIRECTED = {"rz": "FE_TOWARDZERO", "rm": "FE_DOWNWARD", "rp": "FE_UPWARD"}
+
+
 def _float(f: Function, i: Instruction) -> str:
-    if any(i.has(m) for m in ("rz", "rm", "rp")):
-        raise Unsupported("rounding mode")
     if i.opcode in ("neg", "abs"):  # on the bits, as hardware does: a NaN keeps its payload
         sign = f"(u{BYTES[i.type] * 8})1 << {BYTES[i.type] * 8 - 1}"
         x = f"(u{BYTES[i.type] * 8}){f.raw(i.operands[1], i.type)}"
@@ -132,7 +133,15 @@ def _float(f: Function, i: Instruction) -> str:
     x = [f.read(o, i.type) for o in i.operands[1:]]
     if i.has("ftz") and i.type == "f32":
         x = [f"flush({o})" for o in x]
-    if i.opcode in ("fma", "mad"):
+    mode = next((m for m in i.modifiers if m in _DIRECTED), None)
+    if mode:
+        if i.type not in ("f32", "f64") or i.opcode not in ("add", "sub", "mul", "fma"):
+            raise Unsupported("rounding mode")
+        operation = {"fma": "std::fma(x, y, z)"}.get(i.opcode, f"x {_SYMBOL.get(i.opcode)} y")
+        type_ = value_type(i.type)
+        rule = f"[](volatile {type_}& x, volatile {type_}& y, volatile {type_}& z) {{ (void)z; return {operation}; }}"
+        value = f"directed<{type_}>({_DIRECTED[mode]}, {', '.join((x + ['0'])[:3])}, {rule})"
+    elif i.opcode in ("fma", "mad"):
         value = f"std::fma({', '.join(x)})" if i.type in ("f32", "f64") else f"(double){x[0]} * {x[1]} + {x[2]}"
     elif i.opcode in ("min", "max"):
         value = f"float_{i.opcode}{'_nan' if i.has('NaN') else ''}({', '.join(x)})"

@@ -6,6 +6,7 @@
 #undef blockDim
 #undef gridDim
 #include <algorithm>
+#include <cfenv>
 #include <limits>
 
 namespace ptx {
@@ -159,6 +160,16 @@ template <class T>
 T float_min_nan(T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_min(a, b); }
 template <class T>
 T float_max_nan(T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_max(a, b); }
+
+// An operation under a rounding mode of its own; volatile operands keep it between the two mode changes.
+template <class T, class Rule>
+__attribute__((noinline)) T directed(int mode, T x, T y, T z, Rule rule) {
+  volatile T a = x, b = y, c = z;
+  std::fesetround(mode);
+  volatile T out = rule(a, b, c);
+  std::fesetround(FE_TONEAREST);
+  return out;
+}
 
 // ---- shuffles: `clamp` is PTX's operand c, ((32 - width) << 8) | bound ----
 inline u32 shuffle_from(u32 x, int source, bool inside, u32 mask, bool& in, simt::Site site) {

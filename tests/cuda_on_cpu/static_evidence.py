@@ -1,0 +1,222 @@
+"""What nvcc says about the kernels, a kernel and an architecture a row: nothing here is measured on a GPU.
+
+    python -m tests.cuda_on_cpu.static_evidence [--markdown docs/cuda_static.md] [--arch sm_80 ...]
+
+Registers, spills and shared memory from ptxas; 128-bit loads and tensor-core instructions from the SASS (cuobjdump,
+where there is one); occupancy from NVIDIA's header. `floor_ms` gives the time below which a device cannot go for the
+bytes and FLOPs an operation must move and do: computed from published peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .harness import toolchain
+from .harness.build import CACHE, HERE, REPOSITORY, Target, _key, _made_once, _run, dependencies
+from .harness.case import worker
+from .harness.process import Schedule
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+THREADS = {"forward_kernel": 128, "backward_kernel": 128, "accuracy_kernel": 128}  # the rest: 256
+
+# Dense peaks from the data sheets of the SXM parts: TFLOP/s by the way products are done, and TB/s of memory.
+DEVICES = {
+    "A100 80GB": {"fp32": 19.5, "tf32": 156.0, "bf16": 312.0, "memory": 2.039},
+    "H100": {"fp32": 66.9, "tf32": 494.7, "bf16": 989.4, "memory": 3.35},
+}
+
+
+def floor_ms(bytes_moved: float, flops: float, how: str, device: str) -> float:
+    """Computed, not measured: the larger of memory time and arithmetic time at the device's peaks."""
+    peak = DEVICES[device]
+    return 1e3 * max(bytes_moved / (peak["memory"] * 1e12), flops / (peak[how] * 1e12))
+
+
+def retrieval_cost(b: int, n: int, c: int, d: int, element: int) -> dict[str, tuple[float, float]]:
+    """Compulsory (bytes, FLOPs) of cache_retrieval, one stream: every input read once, every output written once."""
+    inputs = element * (b * d + n * d) + 8 * (n + c)
+    forward = (inputs + 4 * b * c, 2.0 * b * n * d)
+    backward = (inputs + 4 * b * c + 4 * (b * d + n * d), 8.0 * b * n * d)
+    return {"forward": forward, "backward": backward}
+
+
+@dataclass
+class Row:
+    kernel: str
+    arch: str
+    registers: int
+    spill_bytes: int
+    stack_bytes: int
+    static_shared: int
+    dynamic_shared: int
+    blocks_a_multiprocessor: int
+    occupancy: float
+    wide_loads: int | None  # LDG.128 and LDGSTS.128; None without a disassembler
+    tensor_instructions: int | None
+
+
+def cubin(source: Path, arch: str) -> tuple[Path, str]:
+    """The cubin and ptxas's report; cached by content."""
+    folders = [REPOSITORY / "csrc"]
+    key = _key(dependencies(source, folders), arch, toolchain.nvcc_version())
+    path = CACHE / f"{source.parent.name}-{arch}-{key}.cubin"
+    report = path.with_suffix(".ptxas")
+    with _made_once(path) as fresh:
+        if fresh:
+            command = [str(toolchain.nvcc()), "-std=c++17", f"-arch={arch}", f"-I{folders[0]}", "-Xptxas", "-v", "-cubin"]
+            done = subprocess.run([*command, str(source), "-o", str(fresh)], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            report.write_text(done.stderr)
+    return path, report.read_text()
+
+
+def demangle(names: list[str]) -> list[str]:
+    done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    return [re.sub(r"^void |vlmadapt::cache_retrieval::|\(.*\)$", "", n) for n in done.stdout.splitlines()]
+
+
+def ptxas_rows(report: str) -> dict[str, dict[str, int]]:
+    rows: dict[str, dict[str, int]] = {}
+    row: dict[str, int] = {}
+    for line in report.splitlines():
+        if m := re.search(r"Compiling entry function '(\S+)'", line):
+            row = rows.setdefault(m[1], {})
+        if m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            row["stack"], row["spill"] = int(m[1]), int(m[2]) + int(m[3])
+        if m := re.search(r"Used (\d+) registers", line):
+            row["registers"] = int(m[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            row["shared"] = int(shared[1]) if shared else 0
+    return rows
+
+
+def sass_counts(path: Path) -> dict[str, collections.Counter[str]] | None:
+    tool = toolchain.disassembler("cuobjdump")
+    if tool is None:
+        return None
+    text = subprocess.run([tool, "-sass", str(path)], capture_output=True, text=True, check=True).stdout
+    counts: dict[str, collections.Counter[str]] = {}
+    current: collections.Counter[str] = collections.Counter()
+    for line in text.splitlines():
+        if m := re.search(r"Function : (\S+)", line):
+            current = counts.setdefault(m[1], collections.Counter())
+        elif m := re.match(r"\s+/\*[0-9a-f]{4,6}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
+            current["wide"] += bool(re.match(r"LDG(STS)?\b.*\.128", m[1]))
+            current["tensor"] += bool(re.match(r"(HMMA|HGMMA)\b", m[1]))  # not HFMA2.MMA, which is no tensor core
+    return counts
+
+
+def dynamic_shared(name: str) -> int:
+    """What the launcher would ask for, from the kernel headers themselves through route A's library."""
+    import numpy as np
+
+    products = ["FmaProduct<float>", "FmaProduct<double>", "TensorProduct<float>", "TensorProduct<__nv_bfloat16>",
+                "TensorProduct<__half>"]  # fmt: skip
+    index = next((i for i, p in enumerate(products) if p in name), None)
+    if index is None or not name.startswith(("forward_kernel", "backward_kernel")):
+        return 0
+    target = Target(HERE / "drivers" / "cache_retrieval.cu")
+    sizes = worker(target).call("cache_shared_bytes", [], {"out": np.zeros((5, 2), np.int64)}, Schedule())["out"]
+    return int(sizes[index, int(name.startswith("backward"))])
+
+
+def occupancy(arch: str, rows: list[tuple[int, int, int, int]]) -> list[tuple[int, int]]:
+    """(blocks, thread limit) of a multiprocessor for rows of (registers, threads, static, dynamic shared bytes)."""
+    source = HERE / "static" / "occupancy.cpp"
+    program = CACHE / f"occupancy-{_key({source}, toolchain.nvcc_version())}"
+    with _made_once(program) as fresh:
+        if fresh:
+            headers = ["-isystem", str(toolchain.cuda_include())]
+            _run([str(toolchain.gxx()), "-std=c++17", "-w", *headers, str(source), "-o", str(fresh)])
+    lines = "\n".join(f"{arch.removeprefix('sm_')} {' '.join(map(str, r))}" for r in rows)
+    out = subprocess.run([str(program)], input=lines, capture_output=True, text=True, check=True).stdout
+    return [(int(a), int(b)) for a, b in (line.split() for line in out.splitlines())]
+
+
+def evidence(arch: str, source: Path = REPOSITORY / "csrc" / "cache_retrieval" / "cuda.cu") -> list[Row]:
+    path, report = cubin(source, arch)
+    said, sass = ptxas_rows(report), sass_counts(path)
+    names = demangle(list(said))
+    threads = [next((t for k, t in THREADS.items() if n.startswith(k)), 256) for n in names]
+    dynamic = [dynamic_shared(n) for n in names]
+    asked = [(r["registers"], t, r["shared"], d) for r, t, d in zip(said.values(), threads, dynamic, strict=True)]
+    active = occupancy(arch, asked)
+    return sorted(
+        (
+            Row(
+                kernel=name,
+                arch=arch,
+                registers=row["registers"],
+                spill_bytes=row["spill"],
+                stack_bytes=row["stack"],
+                static_shared=row["shared"],
+                dynamic_shared=d,
+                blocks_a_multiprocessor=blocks,
+                occupancy=blocks * t / limit,
+                wide_loads=sass[mangled]["wide"] if sass else None,
+                tensor_instructions=sass[mangled]["tensor"] if sass else None,
+            )
+            for (mangled, row), name, t, d, (blocks, limit) in zip(
+                said.items(), names, threads, dynamic, active, strict=True
+            )
+        ),
+        key=lambda r: r.kernel,
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    head = "| kernel | arch | registers | spills | shared (KiB) | blocks/SM | occupancy | 128-bit loads | tensor ops |"
+    out = [head, "|" + "---|" * 9]
+    for r in rows:
+        shared = (r.static_shared + r.dynamic_shared) / 1024
+        counts = ["?" if x is None else str(x) for x in (r.wide_loads, r.tensor_instructions)]
+        out.append(
+            f"| `{r.kernel}` | {r.arch} | {r.registers} | {r.spill_bytes} | {shared:.1f} | {r.blocks_a_multiprocessor} "
+            f"| {r.occupancy:.0%} | {counts[0]} | {counts[1]} |"
+        )
+    return "\n".join(out)
+
+
+def floor_markdown() -> str:
+    out = ["| shape (B, n, C, D) | pass | type | MB | GFLOP | A100, ms | H100, ms |", "|" + "---|" * 7]
+    for b, n, c, d in [(256, 1600, 100, 512), (1000, 16000, 1000, 512), (64, 16000, 1000, 1024), (1, 16000, 1000, 512)]:
+        for how, element in [("fp32", 4), ("tf32", 4), ("bf16", 2)]:
+            for which, (moved, flops) in retrieval_cost(b, n, c, d, element).items():
+                times = " | ".join(f"{floor_ms(moved, flops, how, device):.4f}" for device in DEVICES)
+                out.append(f"| {b}, {n}, {c}, {d} | {which} | {how} | {moved / 1e6:.1f} | {flops / 1e9:.2f} | {times} |")
+    return "\n".join(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if toolchain.nvcc() is None:
+        print("no nvcc on PATH: no static evidence")
+        return
+    rows = [row for arch in options.arch for row in evidence(arch)]
+    text = (
+        "# Static evidence of the CUDA kernels\n\nWritten by `python -m tests.cuda_on_cpu.static_evidence`. From the "
+        "compiler's output; nothing was run on a GPU.\n\n## Per kernel and architecture\n\n"
+        f"{markdown(rows)}\n\n## Floor times of cache_retrieval\n\nComputed from compulsory bytes and FLOPs and published "
+        f"peaks, not measured.\n\n{floor_markdown()}\n"
+    )
+    if options.markdown:
+        options.markdown.write_text(text)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    if not options.markdown and not options.json:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
