@@ -1,0 +1,66 @@
+# `make help` lists every target. All of them make the virtual environment and the build they need, once.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+ABI_TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmake>=3.20"
+NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
+
+setup: $(VENV)/.built ## virtual environment, dependencies and compiled operators
+
+$(VENV)/.packages: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(BUILD_TOOLS)
+	touch $@
+
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,data,test]'
+	touch $@
+
+demo: setup ## few-shot adapters on real pictures: table, curve, saved classifier
+	$(BIN)/python -m vlmadapt demo
+
+test: setup kernels-module ## every test that needs no second torch
+	$(BIN)/python -m pytest
+	@if [ -x build/cmake/unit_tests ]; then build/cmake/unit_tests --gtest_brief=1; fi
+
+kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels (CMake)
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/cmake -G Ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python >build-cmake.log 2>&1 || { cat build-cmake.log; exit 1; }
+	@grep -E 'not found:' build-cmake.log || true
+	@rm -f build-cmake.log
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
+
+$(VENV)-abi/.packages: pyproject.toml
+	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
+	$(VENV)-abi/bin/python -m pip install --quiet $(ABI_TORCH)
+	$(VENV)-abi/bin/python -m pip install --quiet numpy safetensors tqdm pytest pytest-benchmark pytest-timeout
+	touch $@
+
+test-abi: setup $(VENV)-abi/.packages ## the same built library under another torch: operator tests
+	$(VENV)-abi/bin/python -c "import torch, vlmadapt.ops as ops; print('torch', torch.__version__, ops.build_info())"
+	$(VENV)-abi/bin/python -m pytest tests/ops
+
+test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
+	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
+
+bench: setup ## race the operators against their rivals
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+
+lint: setup ## ruff, mypy, clang-format
+	$(BIN)/python -m pip install --quiet ruff mypy clang-format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/kernels -name '*.cpp' -o -name '*.h')
+
+clean: ## remove builds, keep the virtual environments
+	rm -rf build dist *.egg-info vlmadapt/*.so $(VENV)/.built
+
+.PHONY: help setup demo test kernels-module test-abi test-cuda bench lint clean

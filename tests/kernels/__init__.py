@@ -1,0 +1,26 @@
+"""Tests below torch; ``raw_kernels`` is the module that CMake builds from ``tests/kernels/module.cpp``."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(__file__).resolve().parents[2] / "build" / "cmake"
+
+
+def _load():  # type: ignore[no-untyped-def]
+    pattern = f"raw_kernels.{sys.implementation.cache_tag}*.so"
+    built = next(iter(sorted(BUILD.glob(pattern))), None)
+    if built is None:
+        pytest.skip("the NumPy test module is not built: run `make kernels-module`", allow_module_level=True)
+    spec = importlib.util.spec_from_file_location("raw_kernels", built)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+raw_kernels = _load()
