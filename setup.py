@@ -79,18 +79,26 @@ def cuda_wanted() -> bool:
     forced = flag("FORCE_CUDA")
     if CUDA_HOME is None:
         if forced:
-            raise SystemExit("vlmadapt: FORCE_CUDA=1 but nvcc is not on the PATH: install the CUDA toolkit or unset it.")
+            raise SystemExit(
+                "vlmadapt: FORCE_CUDA=1 but nvcc is not on the PATH: install the CUDA toolkit or unset it."
+            )
         say("building CPU kernels only, since nvcc is not on the PATH (install the CUDA toolkit for the CUDA kernels).")
         return False
     if torch.version.cuda is None:
         if forced:
-            raise SystemExit("vlmadapt: FORCE_CUDA=1 but torch is a CPU build: install a CUDA build of torch or unset it.")
-        say("building CPU kernels only, since torch is a CPU build (install a CUDA build of torch for the CUDA kernels).")
+            raise SystemExit(
+                "vlmadapt: FORCE_CUDA=1 but torch is a CPU build: install a CUDA build of torch or unset it."
+            )
+        say(
+            "building CPU kernels only, since torch is a CPU build (install a CUDA build of torch for the CUDA kernels)."
+        )
         return False
     release = subprocess.run([f"{CUDA_HOME}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
     found = re.search(r"release (\d+)\.", release)
     if not forced and found and found[1] != torch.version.cuda.split(".")[0]:
-        say(f"building CPU kernels only, since nvcc is CUDA {found[1]} and torch was built for CUDA {torch.version.cuda}.")
+        say(
+            f"building CPU kernels only, since nvcc is CUDA {found[1]} and torch was built for CUDA {torch.version.cuda}."
+        )
         return False
     if not forced and not torch.cuda.is_available():
         say("building CPU kernels only, since torch sees no GPU (FORCE_CUDA=1 builds the CUDA kernels all the same).")

@@ -19,8 +19,8 @@ using vlmadapt::cache_retrieval::BackwardParams;
 
 constexpr int64_t backward_queries = 1024;
 constexpr int64_t key_block = 144 * tile_rows;
-constexpr int64_t key_group = 12 * tile_rows;  // keys of one task
-constexpr int64_t sum_block = 128;             // terms summed in registers before they join the gradient
+constexpr int64_t key_group = 12 * tile_rows;      // keys of one task
+constexpr int64_t sum_block = 128;                 // terms summed in registers before they join the gradient
 constexpr int64_t resident_block = 4 * sum_block;  // depth of the slices that a task keeps in L2
 constexpr int64_t width_group = 10;                // tiles of the width in one task
 constexpr int64_t panel_group = 8;                 // panels of queries in one task

@@ -169,7 +169,8 @@ class ForwardBlock {
         }
         const A* text_row = nullptr;
         if (p_.text.queries != nullptr)
-          text_row = p_.text_per_class ? text_affinity(current, [](int64_t c) { return c; }, p_.num_classes)
+          text_row = p_.text_per_class ? text_affinity(
+                                             current, [](int64_t c) { return c; }, p_.num_classes)
                                        : text_affinity(row0 + r, [&](int64_t e) { return order[e]; }, end - begin);
         accumulate(image_tile_.data() + r * padded_, text_row, static_cast<Mask>(row0 + r), positions != nullptr);
       }
@@ -253,7 +254,8 @@ class ForwardBlock {
 
 // Packs queries [first, first + count) into panels, in parallel.
 template <class T>
-inline void pack_queries(const Stream& stream, int64_t first, int64_t count, Accum<T>* packed, const Parallel& parallel) {
+inline void pack_queries(const Stream& stream, int64_t first, int64_t count, Accum<T>* packed,
+                         const Parallel& parallel) {
   using S = Simd<Accum<T>>;
   const Panels<Accum<T>> columns{count};
   auto body = [&](int64_t begin, int64_t end) {
@@ -309,8 +311,7 @@ inline void forward(const ForwardParams& p, const Parallel& parallel) {
   if (p.own_entry != nullptr) {
     Buffer<int64_t> position_of(p.num_entries);
     for (int64_t e = 0; e < p.num_entries; ++e) position_of[p.order[e]] = e;
-    for (int64_t q = 0; q < p.num_queries; ++q)
-      positions[q] = p.own_entry[q] < 0 ? -1 : position_of[p.own_entry[q]];
+    for (int64_t q = 0; q < p.num_queries; ++q) positions[q] = p.own_entry[q] < 0 ? -1 : position_of[p.own_entry[q]];
   }
 
   auto clear = [&](int64_t begin, int64_t end) {

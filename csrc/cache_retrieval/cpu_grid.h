@@ -106,8 +106,7 @@ inline void grid(const GridParams& p, const Parallel& parallel) {
   auto tasks = [&](int64_t begin, int64_t end) {
     if (begin == end) return;
     GridPanel<T> work(p);
-    for (int64_t task = begin; task < end; ++task)
-      work.run(task * panel, min_of(panel, p.num_queries - task * panel));
+    for (int64_t task = begin; task < end; ++task) work.run(task * panel, min_of(panel, p.num_queries - task * panel));
   };
   parallel_ranges(parallel, (p.num_queries + panel - 1) / panel, tasks);
 }

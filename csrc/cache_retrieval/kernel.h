@@ -33,8 +33,8 @@ struct ForwardParams {
   int64_t num_queries;
   int64_t num_entries;
   int64_t num_classes;
-  const int64_t* order;      // [num_entries]: entry indices sorted by class
-  const int64_t* offsets;    // [num_classes + 1]: class c owns order[offsets[c] .. offsets[c + 1])
+  const int64_t* order;    // [num_entries]: entry indices sorted by class
+  const int64_t* offsets;  // [num_classes + 1]: class c owns order[offsets[c] .. offsets[c + 1])
   Stream image;
   Stream text;               // queries == nullptr: one stream only
   bool text_per_class;       // text.keys has one row a class instead of one an entry
@@ -58,13 +58,13 @@ struct BackwardParams {
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
   Stream stream;
-  const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
-  const void* grad_scores;   // accum [num_queries, num_classes]
-  void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
-  void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
-  void* grad_scale;          // accum [num_queries]
-  void* grad_center;         // accum [num_queries]
-  void* grad_weight;         // accum [num_queries]
+  const void* weight;       // accum [num_queries]: the stream's share; nullptr: all one
+  const void* grad_scores;  // accum [num_queries, num_classes]
+  void* grad_queries;       // accum [num_queries, width]; nullptr: not wanted
+  void* grad_keys;          // accum [num_keys, width]; nullptr: not wanted
+  void* grad_scale;         // accum [num_queries]
+  void* grad_center;        // accum [num_queries]
+  void* grad_weight;        // accum [num_queries]
 };
 
 // One stream under many betas (center = 1), each product computed once. Either or both of:

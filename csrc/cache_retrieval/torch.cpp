@@ -17,10 +17,11 @@ Stream stream_of(const Tensor& queries, const Tensor& keys, const Tensor& scale,
                 checked(scale, "scale", accum, {num_queries}), checked(center, "center", accum, {num_queries}), width};
 }
 
-std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center, OptionalTensor text_queries,
-                                   OptionalTensor text_keys, OptionalTensor text_scale, OptionalTensor text_center,
-                                   OptionalTensor ratio, Tensor order, Tensor offsets, Tensor /*labels*/,
-                                   OptionalTensor own_entry, bool text_keys_per_class, bool mask_own_scores) {
+std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
+                                   OptionalTensor text_queries, OptionalTensor text_keys, OptionalTensor text_scale,
+                                   OptionalTensor text_center, OptionalTensor ratio, Tensor order, Tensor offsets,
+                                   Tensor /*labels*/, OptionalTensor own_entry, bool text_keys_per_class,
+                                   bool mask_own_scores) {
   ForwardParams p{};
   p.dtype = dtype_of(queries, "queries");
   const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -45,10 +46,10 @@ std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Te
   return {scores, disagreement};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor scale,
-                                                            Tensor center, OptionalTensor weight, Tensor labels,
-                                                            OptionalTensor multiplicity, OptionalTensor own_key,
-                                                            bool want_queries, bool want_keys) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
+                                                            Tensor scale, Tensor center, OptionalTensor weight,
+                                                            Tensor labels, OptionalTensor multiplicity,
+                                                            OptionalTensor own_key, bool want_queries, bool want_keys) {
   BackwardParams p{};
   p.dtype = dtype_of(queries, "queries");
   const ScalarType accum = accum_type(p.dtype);

@@ -11,7 +11,8 @@ namespace vlmadapt {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
-// Always inlined: the same class is used by files compiled for different instruction sets, which must not share a symbol.
+// Always inlined: the same class is used by files compiled for different instruction sets, which must not share a
+// symbol.
 #define VLMADAPT_BUFFER_INLINE inline __attribute__((always_inline))
 
 template <class T>

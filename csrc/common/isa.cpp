@@ -16,8 +16,9 @@ Isa chosen_isa() {
   for (int level = 0; level < num_isas; ++level) {
     if (std::string(wanted) != names[level]) continue;
     if (level > static_cast<int>(best_isa()))
-      throw std::invalid_argument("VLMADAPT_ISA is '" + std::string(wanted) + "', but this processor or build has at most '" +
-                                  isa_name(best_isa()) + "': unset it or choose that level.");
+      throw std::invalid_argument("VLMADAPT_ISA is '" + std::string(wanted) +
+                                  "', but this processor or build has at most '" + isa_name(best_isa()) +
+                                  "': unset it or choose that level.");
     return static_cast<Isa>(level);
   }
   throw std::invalid_argument("VLMADAPT_ISA is '" + std::string(wanted) +

@@ -56,9 +56,7 @@ struct Panels {
   int64_t columns;  // before padding
 
   int64_t count() const { return (columns + Simd<T>::panel - 1) / Simd<T>::panel; }
-  int vectors(int64_t panel) const {
-    return columns - panel * Simd<T>::panel <= Simd<T>::lanes ? 1 : tile_vectors;
-  }
+  int vectors(int64_t panel) const { return columns - panel * Simd<T>::panel <= Simd<T>::lanes ? 1 : tile_vectors; }
   int64_t padded() const { return round_up(columns, Simd<T>::lanes); }
 };
 

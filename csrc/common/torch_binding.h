@@ -41,8 +41,10 @@ inline Dtype dtype_of(const Tensor& tensor, const char* name) {
 inline ScalarType accum_type(Dtype dtype) { return dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float; }
 
 // The tensor's data after checking type, shape and device; the result stays valid as long as `tensor` does.
-inline const void* checked(const Tensor& tensor, const char* name, ScalarType type, std::initializer_list<int64_t> shape) {
-  bool fits = tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(shape.size()) && tensor.is_contiguous();
+inline const void* checked(const Tensor& tensor, const char* name, ScalarType type,
+                           std::initializer_list<int64_t> shape) {
+  bool fits =
+      tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(shape.size()) && tensor.is_contiguous();
   int64_t axis = 0;
   for (int64_t size : shape) fits = fits && tensor.size(axis++) == size;
   if (!fits) throw std::invalid_argument(std::string(name) + " has an unexpected dtype, shape or layout");
@@ -70,8 +72,7 @@ inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shap
 // torch's own thread pool, one range a thread.
 inline Parallel torch_parallel() {
   return Parallel{[](int64_t count, RangeBody body, void* context) {
-    torch::stable::parallel_for(0, count, 1,
-                                [&](int64_t begin, int64_t end) { body(begin, end, context); });
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(begin, end, context); });
   }};
 }
 

@@ -34,7 +34,8 @@ Parallel std_parallel() {
 
 Isa isa_of(const std::string& name) {
   for (int level = 0; level < num_isas; ++level)
-    if (name == isa_name(static_cast<Isa>(level)) && level <= static_cast<int>(best_isa())) return static_cast<Isa>(level);
+    if (name == isa_name(static_cast<Isa>(level)) && level <= static_cast<int>(best_isa()))
+      return static_cast<Isa>(level);
   throw py::value_error("this processor has no instruction-set level '" + name + "'");
 }
 
@@ -83,10 +84,10 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   return py::make_tuple(scores, disagreement);
 }
 
-py::tuple backward(const std::string& isa, const std::string& half, const py::array& grad_scores, const py::array& queries,
-                   const py::array& keys, const py::array& scale, const py::array& center, const Indices& labels,
-                   const std::optional<py::array>& weight, const std::optional<py::array>& multiplicity,
-                   const std::optional<Indices>& own_key) {
+py::tuple backward(const std::string& isa, const std::string& half, const py::array& grad_scores,
+                   const py::array& queries, const py::array& keys, const py::array& scale, const py::array& center,
+                   const Indices& labels, const std::optional<py::array>& weight,
+                   const std::optional<py::array>& multiplicity, const std::optional<Indices>& own_key) {
   cache_retrieval::BackwardParams p{};
   p.dtype = dtype_of(queries, half);
   p.num_queries = queries.shape(0);
@@ -110,8 +111,8 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   return py::make_tuple(results[0], results[1], results[2], results[3], results[4]);
 }
 
-py::array scores_of_betas(const std::string& isa, const std::string& half, const py::array& queries, const py::array& keys,
-                          const Indices& order, const Indices& offsets, const py::array& betas) {
+py::array scores_of_betas(const std::string& isa, const std::string& half, const py::array& queries,
+                          const py::array& keys, const Indices& order, const Indices& offsets, const py::array& betas) {
   cache_retrieval::GridParams p{};
   p.dtype = dtype_of(queries, half);
   p.num_queries = queries.shape(0);
@@ -135,7 +136,8 @@ py::array scores_of_betas(const std::string& isa, const std::string& half, const
 PYBIND11_MODULE(raw_kernels, m) {
   m.def("levels", [] {
     std::vector<std::string> names;
-    for (int level = 0; level <= static_cast<int>(best_isa()); ++level) names.push_back(isa_name(static_cast<Isa>(level)));
+    for (int level = 0; level <= static_cast<int>(best_isa()); ++level)
+      names.push_back(isa_name(static_cast<Isa>(level)));
     return py::cast(names);
   });
   m.def("set_threads", [](int count) { thread_count = count; });
@@ -145,6 +147,6 @@ PYBIND11_MODULE(raw_kernels, m) {
         "text_per_class"_a = false, "own_entry"_a = py::none(), "mask_own_scores"_a = false);
   m.def("cache_retrieval_backward", &backward, "isa"_a, "half"_a, "grad_scores"_a, "queries"_a, "keys"_a, "scale"_a,
         "center"_a, "labels"_a, "weight"_a = py::none(), "multiplicity"_a = py::none(), "own_key"_a = py::none());
-  m.def("cache_retrieval_multi_beta", &scores_of_betas, "isa"_a, "half"_a, "queries"_a, "keys"_a, "order"_a, "offsets"_a,
-        "betas"_a);
+  m.def("cache_retrieval_multi_beta", &scores_of_betas, "isa"_a, "half"_a, "queries"_a, "keys"_a, "order"_a,
+        "offsets"_a, "betas"_a);
 }

@@ -1,10 +1,10 @@
 // The packed, register-tiled product against a plain triple loop, for depths around the staging block.
 #define VLMADAPT_ISA baseline
-#include "common/product.h"
-
 #include <gtest/gtest.h>
 
 #include <vector>
+
+#include "common/product.h"
 
 namespace product = vlmadapt::baseline;
 
@@ -17,8 +17,8 @@ void compare(int64_t rows, int64_t columns, int64_t width) {
   std::vector<T> packed(panels.count() * product::Simd<T>::panel * width), staged(product::staged_size(width));
   for (int64_t p = 0; p < panels.count(); ++p)
     product::pack_panel_transposed(b.data(), p * product::Simd<T>::panel,
-                                   product::min_of(product::Simd<T>::panel, columns - p * product::Simd<T>::panel), width,
-                                   panels.vectors(p) * product::Simd<T>::lanes,
+                                   product::min_of(product::Simd<T>::panel, columns - p * product::Simd<T>::panel),
+                                   width, panels.vectors(p) * product::Simd<T>::lanes,
                                    packed.data() + p * product::Simd<T>::panel * width);
   product::stage_rows<T>([&](int64_t r) { return a.data() + r * width; }, rows, width, staged.data());
   std::vector<T> tile(product::tile_rows * panels.padded(), T(-99));

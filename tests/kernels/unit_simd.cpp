@@ -1,11 +1,11 @@
 // exp and the half-precision conversions against the standard library, at this compiler's baseline level.
 #define VLMADAPT_ISA baseline
-#include "common/simd.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+
+#include "common/simd.h"
 
 namespace simd = vlmadapt::baseline;
 
@@ -54,9 +54,10 @@ TEST(Half, EveryValueConverts) {
     if (exponent == 31 && mantissa != 0) {
       EXPECT_TRUE(std::isnan(got));
     } else {
-      const float magnitude = exponent == 31  ? std::numeric_limits<float>::infinity()
-                              : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                              : std::ldexp(static_cast<float>(mantissa + 1024), static_cast<int>(exponent) - 25);
+      const float magnitude = exponent == 31 ? std::numeric_limits<float>::infinity()
+                              : exponent == 0
+                                  ? std::ldexp(static_cast<float>(mantissa), -24)
+                                  : std::ldexp(static_cast<float>(mantissa + 1024), static_cast<int>(exponent) - 25);
       ASSERT_EQ(got, sign * magnitude) << bits;
     }
   }

@@ -306,7 +306,9 @@ def test_grid_breaks_ties_towards_the_lowest_class() -> None:
 def test_grid_counts_nan_as_wrong() -> None:
     queries = torch.full((1, 2), float("nan"))
     grid = [torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2)]
-    accuracy = cache_retrieval_grid(queries, torch.ones(2, 2), torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2)
+    accuracy = cache_retrieval_grid(
+        queries, torch.ones(2, 2), torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2
+    )
     assert accuracy.item() == 0
 
 
@@ -332,7 +334,10 @@ BAD_CALLS = [
     ({"own_entry": torch.tensor([0, 1, 5])}, "own_entry holds 5 but the cache has 5 entries"),
     ({"own_entry": torch.tensor([0])}, "own_entry has 1 elements but 3 are needed"),
     ({"text_queries": torch.zeros(3, 2)}, "a text stream needs text_queries, text_keys and text_beta"),
-    ({"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(4, 2), "text_beta": 1.0, "ratio": 0.5}, "and 5 are needed"),
+    (
+        {"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(4, 2), "text_beta": 1.0, "ratio": 0.5},
+        "and 5 are needed",
+    ),
     ({"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(5, 2), "text_beta": 1.0}, "ratio must be given"),
     ({"return_disagreement": True}, "return_disagreement needs two streams"),
 ]

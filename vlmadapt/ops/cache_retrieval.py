@@ -336,7 +336,9 @@ def _moments(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[Tens
     centered = keys - middle
     if len(queries) < queries.shape[1] and not torch.is_grad_enabled():
         blocks = zip(centered.split(4096), weights.split(4096), strict=True)
-        variance = sum(((queries @ block.T).square() @ share for block, share in blocks), queries.new_zeros(len(queries)))
+        variance = sum(
+            ((queries @ block.T).square() @ share for block, share in blocks), queries.new_zeros(len(queries))
+        )
     else:
         covariance = (centered * weights.unsqueeze(-1)).T @ centered
         variance = ((queries @ covariance) * queries).sum(-1)
@@ -412,7 +414,9 @@ if "_cpu" in library._loaded:
             grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
         return (*grads, None, None, None, None, None, None)
 
-    def _as_inputs(result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool) -> list[Tensor | None]:
+    def _as_inputs(
+        result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool
+    ) -> list[Tensor | None]:
         """Gradients of queries, keys, scale and center, in the dtypes of those inputs."""
         grad_queries = result[0].to(like.dtype) if want_queries else None
         grad_keys = result[1].to(like.dtype) if want_keys else None
