@@ -50,10 +50,8 @@ class TipAdapterConfig(AdapterConfig):
 @dataclass(frozen=True, kw_only=True)
 class TipAdapterFConfig(TrainConfig, TipAdapterConfig):
     adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon, as in the released code"})
-    epochs: int = field(default=30, metadata={"help": "passes over the training samples"})
-    lr: float = field(default=3e-3, metadata={"help": "peak learning rate of AdamW"})
     leave_one_out: bool = field(
-        default=True, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
+        default=False, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
     )
 
     def __post_init__(self) -> None:
@@ -130,8 +128,8 @@ class TipAdapter(CacheAdapter):
 class TipAdapterF(TipAdapter, TrainedAdapter):
     """Tip-Adapter with trained keys.
 
-    A sample's own entry has affinity 1 and would leave little to learn: ``leave_one_out`` hides it while training,
-    unless it is the only one of its class (ours; the released code does not).
+    The defaults are the released training. ``leave_one_out`` hides a sample's own entry, whose affinity is 1, while
+    training, unless it is the only one of its class (ours).
 
     With validation samples the search runs twice: before training, for the ``beta`` and ``alpha`` to train with
     (ours; the released code fixes them per data set), and again for the trained keys.
