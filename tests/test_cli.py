@@ -86,7 +86,7 @@ def test_eval_writes_results_and_names_the_hardest_classes(fitted, tmp_path):
 def test_predict_lists_classes_and_names_the_pictures_that_voted(fitted, world, tmp_path):
     picture = world / "test" / "fish" / "0.png"
     result = call("predict", fitted, picture, "--top", 2, "--explain", "--votes", 3)
-    assert str(picture) in result.output and "train/fish/" in result.output and "share of all votes" in result.output
+    assert str(picture) in result.output and "train/fish/" in result.output and "share of vote" in result.output
     drawing = tmp_path / "why.png"
     predictions = json.loads(call("predict", fitted, picture, "--json", "--explain-picture", drawing).output)
     assert Image.open(drawing).format == "PNG"
@@ -100,6 +100,11 @@ def test_the_shares_of_all_votes_sum_to_one(fitted, world):
     picture = world / "test" / "sun" / "1.png"
     output = call("predict", fitted, picture, "--json", "--explain", "--votes", 8).output
     votes = json.loads(output)[0]["votes"]
+    by_class = json.loads(output)[0]["class_votes"]
+    assert [item["share"] for item in by_class] == sorted((item["share"] for item in by_class), reverse=True)
+    for item in by_class:
+        own = sum(vote["share"] for vote in votes if vote["class_name"] == item["name"])
+        assert item["share"] == pytest.approx(own, abs=1e-6)
     assert sum(vote["share"] for vote in votes) == pytest.approx(1.0, abs=1e-6)
     of_sun = [vote["class_share"] for vote in votes if vote["class_name"] == "sun"]
     assert sum(of_sun) == pytest.approx(1.0, abs=1e-6)

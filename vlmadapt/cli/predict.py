@@ -78,18 +78,22 @@ def _print(prediction: Prediction, explain: bool) -> None:
     say(f"{prediction.path}: {classes}")
     if not explain:
         return
+    totals = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction.class_votes)
+    say(f"  shares of the cache's vote, by class: {totals}; by support picture:\n")
     rows = [
         [vote.support.name, vote.class_name, f"{100 * vote.share:.2f} %", f"{vote.affinity:.4g}", vote.stream]
         for vote in prediction.votes
     ]
-    header = ["support picture", "class", "share of all votes", "affinity", "mostly from"]
+    header = ["support picture", "class", "share of vote", "affinity", "mostly from"]
     show(Table("", header, rows, left=frozenset({0, 1, 4})), output())
+    say("")
 
 
 def _as_json(prediction: Prediction) -> dict[str, Any]:
     return {
         "picture": str(prediction.path),
         "classes": [{"name": name, "probability": chance} for name, chance in prediction.classes],
+        "class_votes": [{"name": name, "share": share} for name, share in prediction.class_votes],
         "votes": [
             {**asdict(vote), "support": {"name": vote.support.name, "label": vote.support.label}}
             for vote in prediction.votes

@@ -21,6 +21,8 @@ from vlmadapt.reporting.results import SELECTION
 from vlmadapt.reporting.versions import versions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, FewShotSplit, Sample
@@ -70,11 +72,16 @@ class NamedVote:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``classes`` are the most probable ones with their probabilities; ``votes`` is empty unless asked for."""
+    """``classes`` are the most probable ones with their probabilities.
+
+    ``votes`` are the support pictures that weighed most and ``class_votes`` the classes, with the share of the vote all
+    their pictures have together; both are empty unless asked for.
+    """
 
     path: Path
     classes: tuple[tuple[str, float], ...]
     votes: tuple[NamedVote, ...] = ()
+    class_votes: tuple[tuple[str, float], ...] = ()
 
 
 class Classifier:
@@ -139,10 +146,16 @@ class Classifier:
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))
             for labels, row in zip(order.tolist(), chances.tolist(), strict=True)
         ]
-        explained = self._votes(features, votes) if votes else [()] * len(ranked)
-        return [Prediction(*parts) for parts in zip(paths, ranked, explained, strict=True)]
+        if not votes:
+            return [Prediction(*parts) for parts in zip(paths, ranked, strict=True)]
+        explained = self._votes(features)
+        return [
+            Prediction(path, classes, row[:votes], _by_class(row)[:top])
+            for path, classes, row in zip(paths, ranked, explained, strict=True)
+        ]
 
-    def _votes(self, features: Any, count: int) -> list[tuple[NamedVote, ...]]:
+    def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:
+        """The votes of all support pictures for each query, the largest first."""
         explained = []
         for row in self.adapter.explain(features, top=len(self.support)):
             total = sum(vote.affinity for vote in row)
@@ -156,10 +169,17 @@ class Classifier:
                         class_share=vote.share,
                         stream=vote.stream,
                     )
-                    for vote in row[:count]
+                    for vote in row
                 )
             )
         return explained
+
+
+def _by_class(votes: Sequence[NamedVote]) -> tuple[tuple[str, float], ...]:
+    totals: dict[str, float] = {}
+    for vote in votes:
+        totals[vote.class_name] = totals.get(vote.class_name, 0.0) + vote.share
+    return tuple(sorted(totals.items(), key=lambda item: -item[1]))
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def draw_evidence(
     subtitle: str,
     witnesses: Sequence[Witness],
     path: str | Path,
+    heading: str = "and their share of the whole vote",
 ) -> Path:
     """Write the picture to ``path`` (PNG). ``title`` is the predicted class, ``subtitle`` its probability or the file.
 
@@ -66,7 +67,7 @@ def draw_evidence(
         write(MARGIN, 0.18, _short(title, 26), fontsize=14, fontweight="bold")
         write(MARGIN, 0.47, _short(subtitle, 44), fontsize=9, color="0.35")
         write(right, 0.22, "Cached support pictures that voted most", fontsize=11)
-        write(right, 0.48, "and their share of the whole vote", fontsize=9, color="0.35")
+        write(right, 0.48, _short(heading, 80), fontsize=9, color="0.35")
         _picture(place(MARGIN, HEADER, QUERY), query)
         for i, witness in enumerate(witnesses):
             row, column = divmod(i, columns)

@@ -19,8 +19,10 @@ def draw_prediction(prediction: Prediction, path: str | Path) -> Path:
         Witness(_open_or_none(vote.support.path), vote.class_name, vote.share, agrees=vote.class_name == name)
         for vote in prediction.votes
     ]
+    totals = dict(prediction.class_votes)
+    heading = f"of the whole vote; {name} in all: {100 * totals[name]:.1f} %" if name in totals else "of the whole vote"
     subtitle = f"{100 * chance:.1f} % · {prediction.path.name}"
-    return draw_evidence(open_image(prediction.path), name, subtitle, witnesses, path)
+    return draw_evidence(open_image(prediction.path), name, subtitle, witnesses, path, f"and their share {heading}")
 
 
 def _open_or_none(path: Path) -> Image.Image | None:

@@ -82,7 +82,8 @@ def to_markdown(table: Table) -> str:
     rules = [f":{'-' * width}-" if left else f"-{'-' * width}:" for width, left in zip(widths, lefts, strict=True)]
     rule = "|" + "|".join(rules) + "|"
     notes = ["", *table.notes] if table.notes else []
-    return "\n".join([table.title, "", line(table.header), rule, *(line(row) for row in table.rows), *notes])
+    title = [table.title, ""] if table.title else []
+    return "\n".join([*title, line(table.header), rule, *(line(row) for row in table.rows), *notes])
 
 
 def show(table: Table, console: Console) -> None:
@@ -94,7 +95,8 @@ def show(table: Table, console: Console) -> None:
     drawn = [_drawn(table, whole)]
     if table.split_at and sum(_widths(table)) + 3 * len(whole) > console.width:
         drawn = [_drawn(table, whole[: table.split_at]), _drawn(table, [0, *whole[table.split_at :]])]
-    console.print(table.title, style="bold", markup=False, highlight=False)
+    if table.title:
+        console.print(table.title, style="bold", markup=False, highlight=False)
     for part in drawn:
         console.print(part)
     for note in table.notes:
