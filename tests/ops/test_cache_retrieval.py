@@ -161,7 +161,7 @@ def raw_arguments(per_class: bool | None) -> tuple[object, ...]:
     floats = [queries, keys, ones * 3, ones.clone(), *text]
     floats = [None if tensor is None else tensor.requires_grad_() for tensor in floats]
     own = torch.tensor([0, -1, 3, 19, 7, 7])
-    return (*floats, cache.order, cache.offsets, cache.labels, own, bool(per_class), True)
+    return (*floats, cache.order, cache.offsets, cache.labels, own, bool(per_class), True, False)
 
 
 @pytest.mark.parametrize("per_class", [None, False, True])
@@ -175,16 +175,18 @@ def test_opcheck_of_the_helpers() -> None:
     betas, alphas = torch.tensor([1.0, 2.0]), torch.tensor([0.5])
     ops = torch.ops.vlmadapt
     torch.library.opcheck(ops.class_order.default, (labels, 4))
-    torch.library.opcheck(ops.cache_retrieval_multi_beta.default, (queries, keys, cache.order, cache.offsets, betas))
+    torch.library.opcheck(
+        ops.cache_retrieval_multi_beta.default, (queries, keys, cache.order, cache.offsets, betas, False)
+    )
     torch.library.opcheck(
         ops.cache_retrieval_grid.default,
-        (queries, keys, cache.order, cache.offsets, betas, alphas, torch.randn(6, 4), labels[:6]),
+        (queries, keys, cache.order, cache.offsets, betas, alphas, torch.randn(6, 4), labels[:6], False),
     )
     grad = torch.randn(6, 4)
     ones = torch.ones(6)
     torch.library.opcheck(
         ops.cache_retrieval_backward.default,
-        (grad, queries, keys, ones, ones.clone(), None, labels, None, None, True, True),
+        (grad, queries, keys, ones, ones.clone(), None, labels, None, None, True, True, False),
         test_utils=("test_schema", "test_faketensor"),
     )
 

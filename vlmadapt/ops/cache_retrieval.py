@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
-from vlmadapt.ops.checks import accumulation_dtype, check_indices, check_matrix, check_same, per_row
+from vlmadapt.ops.checks import accumulation_dtype, allow_tf32, check_indices, check_matrix, check_same, per_row
 
 # Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
 SMALLEST_DEVIATION = 1e-6
@@ -109,7 +109,8 @@ def cache_retrieval(
         ``return_disagreement`` also ``[B]``: the mean over the entries of ``|A_img - A_txt|``, without gradient.
 
     Differentiable once in queries, keys, text_queries, text_keys, beta, text_beta and ratio. NaN in a query or key
-    gives NaN scores. Under autocast the computation is float32.
+    gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 where
+    ``torch.backends.cuda.matmul.allow_tf32`` says so.
 
     Raises:
         InputError: shapes, dtypes or devices disagree, a label is out of range, or a stream is incomplete.
@@ -153,6 +154,7 @@ def cache_retrieval(
         own_entry,
         text_keys_per_class,
         mask_own_scores,
+        allow_tf32(queries),
     )
     return (scores, disagreement.detach()) if return_disagreement else scores
 
@@ -168,7 +170,9 @@ def cache_retrieval_multi_beta(
     """Scores ``[G, B, C]`` for every beta of ``betas [G]``; each product is computed once. No gradient."""
     queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
     betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
-    return torch.ops.vlmadapt.cache_retrieval_multi_beta(queries, keys, cache.order, cache.offsets, betas)
+    return torch.ops.vlmadapt.cache_retrieval_multi_beta(
+        queries, keys, cache.order, cache.offsets, betas, allow_tf32(queries)
+    )
 
 
 def cache_retrieval_grid(
@@ -214,6 +218,7 @@ def cache_retrieval_grid(
         alphas.to(dtype).contiguous(),
         base_logits.to(dtype).contiguous(),
         targets,
+        allow_tf32(queries),
     )
     return correct.double() / max(len(queries), 1)
 
@@ -362,14 +367,16 @@ if "_cpu" in library._loaded:
     def _backward_fake(
         grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        want_queries, want_keys = rest[-2:]
+        want_queries, want_keys, _allow_tf32 = rest[-3:]
         rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
         matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
         vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
         return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
 
     @torch.library.register_fake("vlmadapt::cache_retrieval_multi_beta")
-    def _multi_beta_fake(queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor) -> Tensor:
+    def _multi_beta_fake(
+        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, allow_tf32: bool
+    ) -> Tensor:
         return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
 
     @torch.library.register_fake("vlmadapt::cache_retrieval_grid")
@@ -379,7 +386,7 @@ if "_cpu" in library._loaded:
         return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores = inputs
+        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, ctx.allow_tf32 = inputs
         ctx.save_for_backward(*tensors)
 
     def _backward(ctx: Any, grad_scores: Tensor, _grad_disagreement: Tensor) -> tuple[Tensor | None, ...]:
@@ -388,7 +395,7 @@ if "_cpu" in library._loaded:
         own = own_entry if ctx.mask_own_scores else None
         needs = ctx.needs_input_grad
         image = torch.ops.vlmadapt.cache_retrieval_backward(
-            grad_scores, queries, keys, scale, center, ratio, labels, None, own, needs[0], needs[1]
+            grad_scores, queries, keys, scale, center, ratio, labels, None, own, needs[0], needs[1], ctx.allow_tf32
         )
         grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[0], needs[1]), None, None, None, None, None]
         text_queries, text_keys, text_scale, text_center = text
@@ -410,9 +417,10 @@ if "_cpu" in library._loaded:
                 text_own,
                 needs[4],
                 needs[5],
+                ctx.allow_tf32,
             )
             grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
-        return (*grads, None, None, None, None, None, None)
+        return (*grads, *(None,) * 7)
 
     def _as_inputs(
         result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool

@@ -56,3 +56,8 @@ def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
             f"{like.shape[0]} queries on {like.device}."
         )
     return tensor.expand(like.shape[0]).contiguous()
+
+
+def allow_tf32(tensor: Tensor) -> bool:
+    """Whether float32 products on a GPU may be rounded to TF32; never on a CPU."""
+    return tensor.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32

@@ -1,0 +1,131 @@
+// The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
+// A Backend has static members forward, backward and grid taking (params, a tensor of the right device, allow_tf32).
+#pragma once
+
+#include <tuple>
+
+#include "cache_retrieval/kernel.h"
+#include "common/torch_binding.h"
+
+namespace vlmadapt::cache_retrieval {
+
+inline Stream stream_of(const Tensor& queries, const Tensor& keys, const Tensor& scale, const Tensor& center,
+                        ScalarType type, int64_t num_queries, int64_t num_keys) {
+  const ScalarType accum = accum_type(dtype_of(queries, "queries"));
+  const int64_t width = queries.size(1);
+  return Stream{checked(queries, "queries", type, {num_queries, width}), checked(keys, "keys", type, {num_keys, width}),
+                checked(scale, "scale", accum, {num_queries}), checked(center, "center", accum, {num_queries}), width};
+}
+
+template <class Backend>
+struct Operators {
+  static std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
+                                            OptionalTensor text_queries, OptionalTensor text_keys,
+                                            OptionalTensor text_scale, OptionalTensor text_center, OptionalTensor ratio,
+                                            Tensor order, Tensor offsets, Tensor /*labels: for the backward*/,
+                                            OptionalTensor own_entry, bool text_keys_per_class, bool mask_own_scores,
+                                            bool allow_tf32) {
+    ForwardParams p{};
+    p.dtype = dtype_of(queries, "queries");
+    const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
+    p.num_queries = queries.size(0);
+    p.num_entries = keys.size(0);
+    p.num_classes = offsets.size(0) - 1;
+    p.order = checked_indices(order, "order", p.num_entries);
+    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1);
+    p.image = stream_of(queries, keys, scale, center, type, p.num_queries, p.num_entries);
+    p.text_per_class = text_keys_per_class;
+    if (text_queries.has_value())
+      p.text = stream_of(text_queries.value(), text_keys.value(), text_scale.value(), text_center.value(), type,
+                         p.num_queries, text_keys_per_class ? p.num_classes : p.num_entries);
+    p.ratio = checked(ratio, "ratio", accum, {p.num_queries});
+    p.own_entry = checked_indices(own_entry, "own_entry", p.num_queries);
+    p.mask_own_scores = mask_own_scores;
+    Tensor scores = new_tensor(queries, {p.num_queries, p.num_classes}, accum);
+    Tensor disagreement = new_tensor(queries, {p.num_queries}, accum);
+    p.scores = scores.mutable_data_ptr();
+    p.disagreement = disagreement.mutable_data_ptr();
+    Backend::forward(p, queries, allow_tf32);
+    return {scores, disagreement};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
+                                                                     Tensor scale, Tensor center, OptionalTensor weight,
+                                                                     Tensor labels, OptionalTensor multiplicity,
+                                                                     OptionalTensor own_key, bool want_queries,
+                                                                     bool want_keys, bool allow_tf32) {
+    BackwardParams p{};
+    p.dtype = dtype_of(queries, "queries");
+    const ScalarType accum = accum_type(p.dtype);
+    p.num_queries = queries.size(0);
+    p.num_keys = keys.size(0);
+    p.num_classes = grad_scores.size(1);
+    p.labels = checked_indices(labels, "labels", p.num_keys);
+    p.multiplicity = checked(multiplicity, "multiplicity", accum, {p.num_keys});
+    p.own_key = checked_indices(own_key, "own_key", p.num_queries);
+    p.stream = stream_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
+    p.weight = checked(weight, "weight", accum, {p.num_queries});
+    p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes});
+    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.stream.width}, accum);
+    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.stream.width}, accum);
+    Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_center = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_weight = new_tensor(queries, {p.num_queries}, accum);
+    p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
+    p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
+    p.grad_scale = grad_scale.mutable_data_ptr();
+    p.grad_center = grad_center.mutable_data_ptr();
+    p.grad_weight = grad_weight.mutable_data_ptr();
+    Backend::backward(p, queries, allow_tf32);
+    return {grad_queries, grad_keys, grad_scale, grad_center, grad_weight};
+  }
+
+  static Tensor grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas,
+                     Tensor base_logits, Tensor targets, bool allow_tf32) {
+    GridParams p = grid_params(queries, keys, order, offsets, betas);
+    p.num_alphas = alphas.size(0);
+    p.alphas = checked(alphas, "alphas", accum_type(p.dtype), {p.num_alphas});
+    p.base_logits = checked(base_logits, "base_logits", accum_type(p.dtype), {p.num_queries, p.num_classes});
+    p.targets = checked_indices(targets, "targets", p.num_queries);
+    Tensor correct = new_tensor(queries, {p.num_betas, p.num_alphas}, ScalarType::Long);
+    torch::stable::zero_(correct);
+    p.correct = static_cast<int64_t*>(correct.mutable_data_ptr());
+    Backend::grid(p, queries, allow_tf32);
+    return correct;
+  }
+
+  static Tensor multi_beta(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, bool allow_tf32) {
+    GridParams p = grid_params(queries, keys, order, offsets, betas);
+    Tensor scores = new_tensor(queries, {p.num_betas, p.num_queries, p.num_classes}, accum_type(p.dtype));
+    p.scores = scores.mutable_data_ptr();
+    Backend::grid(p, queries, allow_tf32);
+    return scores;
+  }
+
+  static void register_all(torch::stable::detail::StableLibrary& library) {
+    library.impl("cache_retrieval", TORCH_BOX(&forward));
+    library.impl("cache_retrieval_backward", TORCH_BOX(&backward));
+    library.impl("cache_retrieval_grid", TORCH_BOX(&grid));
+    library.impl("cache_retrieval_multi_beta", TORCH_BOX(&multi_beta));
+  }
+
+ private:
+  static GridParams grid_params(const Tensor& queries, const Tensor& keys, const Tensor& order, const Tensor& offsets,
+                                const Tensor& betas) {
+    GridParams p{};
+    p.dtype = dtype_of(queries, "queries");
+    p.num_queries = queries.size(0);
+    p.num_entries = keys.size(0);
+    p.num_classes = offsets.size(0) - 1;
+    p.width = queries.size(1);
+    p.num_betas = betas.size(0);
+    p.order = checked_indices(order, "order", p.num_entries);
+    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1);
+    p.queries = checked(queries, "queries", queries.scalar_type(), {p.num_queries, p.width});
+    p.keys = checked(keys, "keys", queries.scalar_type(), {p.num_entries, p.width});
+    p.betas = checked(betas, "betas", accum_type(p.dtype), {p.num_betas});
+    return p;
+  }
+};
+
+}  // namespace vlmadapt::cache_retrieval
