@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,14 +19,16 @@ from vlmadapt.files import read_tensors, write_tensors
 from vlmadapt.progress import track
 
 BATCH = 64
-VIEWS = 2
 # The head sees names alone and inside the kind of sentence that users' templates make of them.
 TRAINING_TEMPLATES = ("{}", "a photo of a {}.", "a picture of a {}", "a drawing of a {}", "clip art of a {}.")
 
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """``features`` [V, n, 1280], ``logits`` [V, n, 1000], ``texts`` [templates, names, 384], ``label`` [n]."""
+    """What both towers say of every picture (plain and jittered) and of every name (in each template).
+
+    ``features`` [2, n, 1280], ``logits`` [2, n, 1000], ``texts`` [templates, names, 384], ``label`` int64 [n].
+    """
 
     features: Tensor
     logits: Tensor
@@ -48,12 +51,10 @@ def jitter(image: Image.Image, generator: torch.Generator) -> Image.Image:
 
 
 @torch.no_grad()
-def image_features(tower: ImageTower, images: Sequence[Image.Image], label: str) -> tuple[Tensor, Tensor]:
-    starts = range(0, len(images), BATCH)
-    outputs = [
-        tower(torch.stack([to_pixels(image) for image in images[start : start + BATCH]]))
-        for start in track(starts, label)
-    ]
+def image_features(tower: ImageTower, pixels: Iterable[Tensor], total: int, label: str) -> tuple[Tensor, Tensor]:
+    stream = iter(pixels)
+    batches = iter(lambda: list(islice(stream, BATCH)), [])
+    outputs = [tower(torch.stack(batch)) for batch in track(batches, label, total=-(-total // BATCH))]
     return torch.cat([features for features, _ in outputs]), torch.cat([logits for _, logits in outputs])
 
 
@@ -67,16 +68,19 @@ def pair_features(pictures: list[Picture], cache: Path, seed: int) -> PairFeatur
     names = sorted({picture.name for picture in pictures})
     label = torch.tensor([names.index(picture.name) for picture in pictures])
     sets = [picture.set_name for picture in pictures]
-    content = hashlib.sha256(f"{seed} {VIEWS} {TRAINING_TEMPLATES} {names}".encode())
+    content = hashlib.sha256(f"{seed} {TRAINING_TEMPLATES} {names}".encode())
     for picture in pictures:
         content.update(picture.image.tobytes())
     path = cache / f"features-{content.hexdigest()[:16]}.safetensors"
     if not path.is_file():
         generator = torch.Generator().manual_seed(seed)
-        plain = [picture.image for picture in pictures]
-        views = [plain] + [[jitter(image, generator) for image in plain] for _ in range(VIEWS - 1)]
+        plain = (to_pixels(picture.image) for picture in pictures)
+        jittered = (to_pixels(jitter(picture.image, generator)) for picture in pictures)
         tower = ImageTower()
-        outputs = [image_features(tower, view, f"view {number} of {VIEWS}") for number, view in enumerate(views, 1)]
+        outputs = [
+            image_features(tower, view, len(pictures), title)
+            for view, title in ((plain, "drawings as they are"), (jittered, "drawings jittered"))
+        ]
         reader = TextTower()
         texts = [text_features(reader, [template.format(name) for name in names]) for template in TRAINING_TEMPLATES]
         tensors = {

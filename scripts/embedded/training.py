@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from vlmadapt.backbones.heads import EmbeddedHeads
 
 @dataclass(frozen=True)
 class HeadConfig:
-    steps: int = 400
+    steps: int = 200
     batch: int = 512
     lr: float = 1e-3
     weight_decay: float = 0.05
@@ -24,7 +25,7 @@ class HeadConfig:
     text_hidden: int = 640
     strength: float = 1.0
     prototypes: float = 0.5
-    steps_b: int = 400
+    steps_b: int = 200
     lr_b: float = 1e-3
     seed: int = 0
 
@@ -49,16 +50,16 @@ class Sampler:
         self.names, counts = torch.unique_consecutive(labels[order], return_counts=True)
         self.counts, self.starts = counts, counts.cumsum(0) - counts
 
-    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """features [b, 1280], logits [b, 1000], target [b] (a position in ``names``), texts [names, 384]."""
+    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """features [b, 1280], logits [b, 1000], texts [b, 384]: row by row one picture and its name."""
         size = min(batch, len(self.names))
-        target = torch.randperm(len(self.names), generator=self.generator)[:size]
-        offset = (torch.rand(size, generator=self.generator) * self.counts[target]).long()
-        picture = self.pictures[self.starts[target] + offset]
+        chosen = torch.randperm(len(self.names), generator=self.generator)[:size]
+        offset = (torch.rand(size, generator=self.generator) * self.counts[chosen]).long()
+        picture = self.pictures[self.starts[chosen] + offset]
         view = torch.randint(len(self.data.features), (size,), generator=self.generator)
-        template = torch.randint(len(self.data.texts), (len(self.names),), generator=self.generator)
-        texts = self.data.texts[template, self.names]
-        return self.data.features[view, picture], self.data.logits[view, picture], target, texts
+        template = torch.randint(len(self.data.texts), (size,), generator=self.generator)
+        texts = self.data.texts[template, self.names[chosen]]
+        return self.data.features[view, picture], self.data.logits[view, picture], texts
 
 
 def train_heads(data: PairFeatures, keep: Tensor, prior: ImageNetPrior, config: HeadConfig) -> EmbeddedHeads:
@@ -74,7 +75,7 @@ def train_heads(data: PairFeatures, keep: Tensor, prior: ImageNetPrior, config: 
     return heads.eval().requires_grad_(False)
 
 
-def _fit(parts: list[nn.Linear], config: HeadConfig, steps: int, lr: float, loss) -> None:
+def _fit(parts: list[nn.Linear], config: HeadConfig, steps: int, lr: float, loss: Callable[[], Tensor]) -> None:
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -85,31 +86,30 @@ def _fit(parts: list[nn.Linear], config: HeadConfig, steps: int, lr: float, loss
         schedule.step()
 
 
-def _both_ways(images: Tensor, texts: Tensor, target: Tensor, tau: float) -> Tensor:
-    """Picture to all names, and the drawn names to the pictures of the batch."""
-    logits = tau * images @ texts.T
-    back = logits[:, target].T
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(back, torch.arange(len(target))))
+def _both_ways(images: Tensor, texts: Tensor, tau: float) -> Tensor:
+    """The contrastive loss of CLIP (arXiv 2103.00020): row i of both sides belong together."""
+    logits, target = tau * images @ texts.T, torch.arange(len(images))
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def _loss_a(heads: EmbeddedHeads, sampler: Sampler, config: HeadConfig):
+def _loss_a(heads: EmbeddedHeads, sampler: Sampler, config: HeadConfig) -> Callable[[], Tensor]:
     def loss() -> Tensor:
-        features, logits, target, texts = sampler.draw(config.batch)
+        features, logits, texts = sampler.draw(config.batch)
         centred = F.dropout(features - heads.mean, config.dropout) + heads.mean
-        return _both_ways(heads.image_a(centred, logits), heads.text_a(texts), target, config.tau)
+        return _both_ways(heads.image_a(centred, logits), heads.text_a(texts), config.tau)
 
     return loss
 
 
-def _loss_b(heads: EmbeddedHeads, sampler: Sampler, prior: ImageNetPrior, config: HeadConfig):
+def _loss_b(heads: EmbeddedHeads, sampler: Sampler, prior: ImageNetPrior, config: HeadConfig) -> Callable[[], Tensor]:
     rows = F.normalize(prior.rows, dim=-1)
-    order = torch.arange(len(rows))
 
     def loss() -> Tensor:
-        features, _, target, texts = sampler.draw(config.batch)
+        features, _, texts = sampler.draw(config.batch)
         texts = F.dropout(F.normalize(texts, dim=-1), config.dropout)
-        emoji = _both_ways(heads.image_b(features), heads.text_b(texts), target, config.tau)
-        classes = _both_ways(rows, heads.text_b(prior.names), order, config.tau)
+        emoji = _both_ways(heads.image_b(features), heads.text_b(texts), config.tau)
+        drawn = torch.randperm(len(rows), generator=sampler.generator)[: config.batch // 2]
+        classes = _both_ways(rows[drawn], heads.text_b(prior.names[drawn]), config.tau)
         return emoji + config.prototypes * classes
 
     return loss
