@@ -242,7 +242,7 @@ extern "C" int run_one(const int64_t* sizes, void* const* p) {
   parameters[1] = p[1];
   auto body = [](void* e) { static_cast<const ptx::Entry*>(e)->body(reinterpret_cast<const char*>(parameters)); };
   auto* entry = &ptx_entries[sizes[0]];
-  simt::launch_raw(dim3(1), dim3(sizes[1]), entry->static_shared, entry, body, (void*)entry, entry->name);
+  simt::launch_raw(dim3(1), dim3(sizes[1]), 0, entry, body, (void*)entry, entry->name, entry->static_shared);
   return cudaGetLastError();
 }
 """

@@ -61,12 +61,12 @@ cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** a
   for (int i = 0; i < e->parameters; ++i) memcpy(parameters + e->offsets[i], arguments[i], e->sizes[i]);
   Call call{e, parameters};
   simt::launch_raw(
-      grid, block, e->static_shared + shared, kernel,
+      grid, block, shared, kernel,
       [](void* context) {
         auto* c = static_cast<Call*>(context);
         c->entry->body(c->parameters);
       },
-      &call, e->name);
+      &call, e->name, e->static_shared);
   return cudaPeekAtLastError();
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* handle, const void* kernel) {

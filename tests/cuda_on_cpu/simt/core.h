@@ -70,9 +70,10 @@ void note_read(const void*, size_t);
 void runtime_copy(void* destination, const void* source, size_t);  // never instrumented
 
 // ---- launching ----
-// Runs the grid; a fault leaves its text in last_fault() and makes cudaGetLastError() an error.
+// Runs the grid; a fault leaves its text in simt_fault() and makes cudaGetLastError() an error. The shared memory is
+// `static_bytes` (route B lays static arrays out itself) followed by `shared_bytes` of dynamic memory.
 void launch_raw(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context,
-                const char* name);
+                const char* name, size_t static_bytes = 0);
 
 template <class Kernel, class... Args>
 void launch(Kernel kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes, Args... args) {

@@ -253,7 +253,7 @@ const char* check_launch(dim3 grid, dim3 block, size_t shared_bytes, const void*
 void record_launch_error();                                                               // cudart.cpp
 
 void launch_raw(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context,
-                const char* name) {
+                const char* name, size_t static_bytes) {
   machine.kernel_name = name;
   machine.failed = false;
   const int reports_before = machine.reports;
@@ -268,6 +268,7 @@ void launch_raw(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, 
   reserve_fibers(machine.threads);
   g.block_dim = block;
   g.grid_dim = grid;
+  shared_bytes += static_bytes;
   const size_t reserved = (shared_bytes + 127) / 128 * 128 + 128;
   char* shared = static_cast<char*>(aligned_alloc(128, reserved));
   g.dynamic_shared = shared;
