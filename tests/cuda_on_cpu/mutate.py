@@ -4,7 +4,7 @@
 
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
 dropped, min and max (or < and >) swapped, a + made -. It is built in a copy of csrc/ and run through route A without
-optimisation, then through the race build where plain code notices nothing. Survivors are listed with their line; results go
+optimisation, then through the race build where that notices nothing. Survivors are listed with their line; results go
 to OUT.json and OUT.md after every mutant, so that an interrupted run leaves what it found. Several runs may go at once.
 """
 

@@ -69,8 +69,8 @@ def cubin(source: Path, arch: str) -> tuple[Path, str]:
     report = path.with_suffix(".ptxas")
     with _made_once(path) as fresh:
         if fresh:
-            command = [str(toolchain.nvcc()), "-std=c++17", f"-arch={arch}", f"-I{folders[0]}", "-Xptxas", "-v", "-cubin"]
-            done = subprocess.run([*command, str(source), "-o", str(fresh)], capture_output=True, text=True)
+            command = [str(toolchain.nvcc()), "-std=c++17", f"-arch={arch}", f"-I{folders[0]}", "-Xptxas", "-v"]
+            done = subprocess.run([*command, "-cubin", str(source), "-o", str(fresh)], capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr)
             report.write_text(done.stderr)
@@ -190,7 +190,8 @@ def floor_markdown() -> str:
         for how, element in [("fp32", 4), ("tf32", 4), ("bf16", 2)]:
             for which, (moved, flops) in retrieval_cost(b, n, c, d, element).items():
                 times = " | ".join(f"{floor_ms(moved, flops, how, device):.4f}" for device in DEVICES)
-                out.append(f"| {b}, {n}, {c}, {d} | {which} | {how} | {moved / 1e6:.1f} | {flops / 1e9:.2f} | {times} |")
+                work = f"{moved / 1e6:.1f} | {flops / 1e9:.2f}"
+                out.append(f"| {b}, {n}, {c}, {d} | {which} | {how} | {work} | {times} |")
     return "\n".join(out)
 
 
@@ -207,8 +208,8 @@ def main() -> None:
     text = (
         "# Static evidence of the CUDA kernels\n\nWritten by `python -m tests.cuda_on_cpu.static_evidence`. From the "
         "compiler's output; nothing was run on a GPU.\n\n## Per kernel and architecture\n\n"
-        f"{markdown(rows)}\n\n## Floor times of cache_retrieval\n\nComputed from compulsory bytes and FLOPs and published "
-        f"peaks, not measured.\n\n{floor_markdown()}\n"
+        f"{markdown(rows)}\n\n## Floor times of cache_retrieval\n\nComputed from compulsory bytes and FLOPs and "
+        f"published peaks, not measured.\n\n{floor_markdown()}\n"
     )
     if options.markdown:
         options.markdown.write_text(text)

@@ -67,7 +67,8 @@ def short(text: str | None) -> str:
     kinds = [
         (r"ERROR: AddressSanitizer: ([\w-]+)", "{}"),
         (r"runtime error: (load of misaligned|index \S+ out of bounds)", "{}"),
-        (r"\b(race on|uninitialised|barrier divergence|thread exits|misaligned|deadlock|out of bounds|wrote outside)", "{}"),
+        (r"\b(race on|uninitialised|barrier divergence|thread exits|misaligned)", "{}"),
+        (r"\b(deadlock|out of bounds|wrote outside)", "{}"),
         (r"(not in mask|names lanes|warp divergence)", "{}"),
     ]
     return next((form.format(m[1]) for p, form in kinds if (m := re.search(p, text))), text[:24])

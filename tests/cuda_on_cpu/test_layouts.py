@@ -62,7 +62,8 @@ def test_mma(target: Target, kind: str) -> None:
     lanes_a = np.array([[a[a_position(t, i, tf32)] for i in range(per_lane_a)] for t in range(32)], a.dtype)
     lanes_b = np.array([[b[b_position(t, i, tf32)] for i in range(per_lane_b)] for t in range(32)], b.dtype)
     lanes_c = np.array([[c[c_position(t, i)] for i in range(4)] for t in range(32)], np.float32)
-    buffers = {"a": lanes_a.view(np.uint32), "b": lanes_b.view(np.uint32), "c": lanes_c, "d": poison((32, 4), np.float32)}
+    words_a, words_b = lanes_a.view(np.uint32), lanes_b.view(np.uint32)
+    buffers = {"a": words_a, "b": words_b, "c": lanes_c, "d": poison((32, 4), np.float32)}
     got = worker(target).call(f"mma_{kind}", [], buffers, Schedule())["d"]
     want = c + decode(a, kind) @ decode(b, kind)
     expected = [[want[c_position(t, i)] for i in range(4)] for t in range(32)]

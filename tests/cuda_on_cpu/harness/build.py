@@ -180,7 +180,7 @@ def _ptx_objects(target: Target, fresh: Path) -> list[Path]:
     includes = [f"-I{folder}" for folder in _includes(target.root)]
     defines = [f"-D{d}" for d in target.defines]
     _run([
-        str(toolchain.nvcc()), "-std=c++17", f"-arch={target.arch}", "-w", "-O1", "-cudart", "none", "-Xcompiler", "-fPIC",
-        *defines, *includes, "-c", str(target.driver), "-o", str(host),
+        str(toolchain.nvcc()), "-std=c++17", f"-arch={target.arch}", "-w", "-O1", "-cudart", "none",
+        "-Xcompiler", "-fPIC", *defines, *includes, "-c", str(target.driver), "-o", str(host),
     ])  # fmt: skip
     return [*objects, host]

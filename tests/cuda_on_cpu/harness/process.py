@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, library: Path, asan: bool, seconds: float = 120) -> None:
         self.library, self.asan, self.seconds = library, asan, seconds
         self.process: subprocess.Popen[bytes] | None = None
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker
 
     def start(self) -> subprocess.Popen[bytes]:
         if self.process and self.process.poll() is None:

@@ -41,7 +41,7 @@ def cuda_include() -> Path | None:
         if top:
             places.append(Path(top[1].strip()) / "include")
     for root in _packages_root():
-        places += sorted(root.glob("cu*/include"), reverse=True) + [root / "cuda_runtime/include"]
+        places += [*sorted(root.glob("cu*/include"), reverse=True), root / "cuda_runtime/include"]
     return next((p for p in places if (p / "cuda_bf16.h").is_file() and (p / "cuda_runtime.h").is_file()), None)
 
 

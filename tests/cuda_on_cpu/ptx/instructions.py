@@ -140,7 +140,7 @@ def _float(f: Function, i: Instruction) -> str:
         operation = {"fma": "std::fma(x, y, z)"}.get(i.opcode, f"x {_SYMBOL.get(i.opcode)} y")
         type_ = value_type(i.type)
         rule = f"[](volatile {type_}& x, volatile {type_}& y, volatile {type_}& z) {{ (void)z; return {operation}; }}"
-        value = f"directed<{type_}>({_DIRECTED[mode]}, {', '.join((x + ['0'])[:3])}, {rule})"
+        value = f"directed<{type_}>({_DIRECTED[mode]}, {', '.join([*x, '0'][:3])}, {rule})"
     elif i.opcode in ("fma", "mad"):
         value = f"std::fma({', '.join(x)})" if i.type in ("f32", "f64") else f"(double){x[0]} * {x[1]} + {x[2]}"
     elif i.opcode in ("min", "max"):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 BYTES = {
     "pred": 1,
-    **{t: int(t[1:]) // 8 for t in ["b8", "u8", "s8", "b16", "u16", "s16", "f16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64", "b128"]},
+    **{f"{kind}{bits}": bits // 8 for kind in "busf" for bits in (8, 16, 32, 64)},
+    "b128": 16,
     "bf16": 2,
     "f16x2": 4,
     "bf16x2": 4,

@@ -28,7 +28,8 @@ def shuffle(f: Function, i: Instruction) -> str:
     to = i.operands[0].split("|")
     mode = i.modifiers[1]
     x, by, clamp, mask = (f"(u32){f.raw(o)}" for o in i.operands[1:5])
-    out = [f"bool in_; u32 v_ = shuffle_{mode}({x}, {by}, {clamp}, {mask}, in_, {f.here()});", f.write(to[0], "b32", "v_")]
+    call = f"shuffle_{mode}({x}, {by}, {clamp}, {mask}, in_, {f.here()})"
+    out = [f"bool in_; u32 v_ = {call};", f.write(to[0], "b32", "v_")]
     return " ".join(out + ([f.write(to[1], "pred", "in_")] if len(to) > 1 else []))
 
 

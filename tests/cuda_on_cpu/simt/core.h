@@ -38,7 +38,7 @@ struct Config {
   int order = kSequential;
   uint64_t seed = 1;
   bool eager_copies = false;  // true: cp.async lands at once, false: only at the wait; hardware may do either
-  size_t stack_bytes = 64 << 10;
+  size_t stack_bytes = 256 << 10;  // unoptimised translated kernels keep every PTX register there
   int max_reports = 20;
 };
 extern Config config;
