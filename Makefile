@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
+# Without an NVIDIA driver the CUDA kernels could not run: do not spend minutes on compiling them. `make cuda` does.
+FORCE_CUDA ?= $(if $(shell command -v nvidia-smi),,0)
+export FORCE_CUDA
 BIN := $(VENV)/bin
 
 BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmake>=3.20"
@@ -24,6 +27,10 @@ $(VENV)/.packages: pyproject.toml
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,data,test]'
 	touch $@
+
+cuda: $(VENV)/.packages ## compile the CUDA library too (needs nvcc, no GPU)
+	FORCE_CUDA=1 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m vlmadapt doctor
 
 demo: setup ## few-shot adapters on real pictures: table, curve, saved classifier
 	$(BIN)/python -m vlmadapt demo
@@ -63,4 +70,4 @@ lint: setup ## ruff, mypy, clang-format
 clean: ## remove builds, keep the virtual environments
 	rm -rf build dist *.egg-info vlmadapt/*.so $(VENV)/.built
 
-.PHONY: help setup demo test kernels-module test-abi test-cuda bench lint clean
+.PHONY: help setup cuda demo test kernels-module test-abi test-cuda bench lint clean

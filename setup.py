@@ -1,10 +1,10 @@
 """Builds the operator libraries.
 
     vlmadapt/_cpu    always
-    vlmadapt/_cuda   when nvcc and a CUDA build of torch are there, or with FORCE_CUDA=1
+    vlmadapt/_cuda   when nvcc and a CUDA build of torch are there; no GPU is needed
 
 Environment variables:
-    FORCE_CUDA=1           build the CUDA library even if torch sees no GPU; FORCE_CUDA=0 never builds it
+    FORCE_CUDA=1           stop when the CUDA library cannot be built; FORCE_CUDA=0 never builds it
     TORCH_CUDA_ARCH_LIST   GPU architectures, such as "8.0;9.0+PTX"
     MAX_JOBS               compile jobs at once; default: bounded by cores and by free memory, 2 GB a job
     DEBUG=1                no optimisation, debug symbols
@@ -100,9 +100,6 @@ def cuda_wanted() -> bool:
             f"building CPU kernels only, since nvcc is CUDA {found[1]} and torch was built for CUDA {torch.version.cuda}."
         )
         return False
-    if not forced and not torch.cuda.is_available():
-        say("building CPU kernels only, since torch sees no GPU (FORCE_CUDA=1 builds the CUDA kernels all the same).")
-        return False
     return True
 
 
@@ -137,13 +134,13 @@ def isa_files() -> list[tuple[str, str]]:
 
 
 def compile_flags() -> list[str]:
-    return [*SOURCES["flags"], *(["-O0", "-g"] if flag("DEBUG") else [])]
+    return [*SOURCES["flags"], *(["-O0", "-g"] if flag("DEBUG") else ["-g0"])]
 
 
 def extensions() -> list:
     common = {
         "include_dirs": [str(ROOT / "csrc")],
-        "define_macros": [("TORCH_TARGET_VERSION", STABLE_ABI), ("Py_LIMITED_API", "0x030b0000")],
+        "define_macros": [("TORCH_TARGET_VERSION", STABLE_ABI)],
         "py_limited_api": True,
     }
     result = [
@@ -156,7 +153,11 @@ def extensions() -> list:
     ]
     if cuda_wanted():
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHS)
-        nvcc_flags = ["-std=c++17", "-O3", "--threads=1", *(["-G"] if flag("DEBUG") else ["-lineinfo"])]
+        # torch switches the half types' operators off for its own sources; our kernels use them.
+        half = [f"-U__CUDA_NO_{name}__" for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "BFLOAT16_CONVERSIONS")]
+        nvcc_flags = ["-std=c++17", "-O3", *half, *(["-G"] if flag("DEBUG") else ["-lineinfo"])]
+        archs = ("VLMADAPT_CUDA_ARCHS", os.environ["TORCH_CUDA_ARCH_LIST"].replace(" ", ";"))
+        common["define_macros"] = [*common["define_macros"], ("USE_CUDA", None), archs]
         result.append(
             CUDAExtension(
                 "vlmadapt._cuda",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ def build_info() -> dict[str, Any]:
     if "_cpu" in _loaded:
         info["isa"] = torch.ops.vlmadapt.active_isa()
         info["isa_available"] = levels[: levels.index(torch.ops.vlmadapt.best_isa()) + 1]
-    archs = PACKAGE / "_cuda_archs.txt"
-    if archs.exists():
-        info["cuda_archs"] = archs.read_text(encoding="utf-8").split()
+    if found is not None:
+        marker = re.search(rb"vlmadapt-cuda-archs:([^\0]*)", found.read_bytes())
+        info["cuda_archs"] = re.split("[; ]+", marker[1].decode("ascii")) if marker else []
     return info
 
 
