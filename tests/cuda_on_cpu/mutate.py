@@ -4,7 +4,7 @@
 
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
 dropped, min and max (or < and >) swapped, a + made -. It is built in a copy of csrc/ and run through route A without
-optimisation, then through the race build where that notices nothing. Survivors are listed with their line; results go
+optimisation, then through the race and ASan builds where that notices nothing. Survivors are listed with their line; results go
 to OUT.json and OUT.md after every mutant, so that an interrupted run leaves what it found. Several runs may go at once.
 """
 
@@ -34,6 +34,8 @@ from .test_cache_retrieval import BACKWARD, FORWARD, GRID
 
 SUITES = {"cache_retrieval": [FORWARD, BACKWARD, GRID]}
 DRIVERS = {"cache_retrieval": "cache_retrieval.cu"}
+
+BUILDS_IN_TURN = ("unoptimised", "race", "asan")  # a later one only for what the earlier ones let pass
 
 # Rules: name, pattern, replacement. A match inside a comment is left alone.
 RULES: list[tuple[str, str, str]] = [
@@ -93,9 +95,9 @@ def runs(kernels: list[Kernel], dtypes: set[str]) -> Iterator[tuple[Kernel, int,
 
 def first_difference(library_path: Path, kernels: list[Kernel], build: str) -> str:
     """The run that notices, or an empty string."""
-    worker = Worker(library_path, asan=False, seconds=20)
-    schedules = [Schedule(0), Schedule(2, 3, True)] if build != "race" else [Schedule(0)]
-    dtypes = {"f32", "tf32", "bf16", "f64"} if build != "race" else {"f32", "bf16"}
+    worker = Worker(library_path, asan=build == "asan", seconds=20)
+    schedules = [Schedule(0), Schedule(2, 3, True)] if build == "unoptimised" else [Schedule(0)]
+    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "unoptimised" else {"f32", "bf16"}
     try:
         for kernel, shape, dtype in runs(kernels, dtypes):
             problem = kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))
@@ -122,7 +124,7 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
         lines[mutant.line - 1] = f"{indent}{mutant.after}\n"
         file.write_text("".join(lines))
         driver = HERE / "drivers" / DRIVERS[operation]
-        for build in ("unoptimised", "race"):
+        for build in BUILDS_IN_TURN:
             target = Target(driver, build=build, root=root)
             try:
                 path = library(target)
