@@ -3,9 +3,9 @@
     python -m tests.cuda_on_cpu.mutate [--minutes 10] [--jobs 2] [--sample 40] [--out build/mutation]
 
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
-dropped, min and max (or < and >) swapped, a + made -. It is built in a copy of csrc/ and run through route A without
-optimisation, then through the race and ASan builds where that notices nothing. Survivors are listed with their line; results go
-to OUT.json and OUT.md after every mutant, so that an interrupted run leaves what it found. Several runs may go at once.
+dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A without
+optimisation, then, where that notices nothing, through the race and the ASan build. Survivors are listed with their
+line; results go to OUT.json and OUT.md after every mutant, so that an interrupted run leaves what it found.
 """
 
 from __future__ import annotations

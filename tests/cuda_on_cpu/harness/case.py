@@ -143,7 +143,9 @@ def cases(kernel: Kernel) -> list[Any]:
                 turn = SCHEDULES[(shape + d) % len(SCHEDULES)]
                 for schedule in SCHEDULES if quick else [turn]:
                     case = Case(kernel, shape, dtype, target, schedule)
-                    marks = () if quick and schedule == turn else pytest.mark.cuda_full
+                    # The first case of a target compiles it, which a busy machine may take minutes for.
+                    in_full = [pytest.mark.cuda_full, pytest.mark.timeout(1800)]
+                    marks = () if quick and schedule == turn else in_full
                     out.append(pytest.param(case, id=case.label(), marks=marks))
     return out
 
