@@ -106,8 +106,9 @@ struct BackwardLoader {
   }
 };
 
+// One block a multiprocessor is asked for, not more: left to itself ptxas saves registers by spilling.
 template <class Product, bool queries_own>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const BackwardJob job) {
+__global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob job) {
   using E = typename Product::Element;
   using T = typename Product::Accumulator;
   using Weight = typename Product::Weight;

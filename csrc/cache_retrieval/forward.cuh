@@ -148,8 +148,9 @@ __device__ __forceinline__ void add_class_sums(const T* tile, T* scores, const F
   }
 }
 
+// One block a multiprocessor is asked for, not more: left to itself ptxas saves registers by spilling.
 template <class Product, bool two_streams>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const ForwardJob job) {
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob job) {
   using E = typename Product::Element;
   using T = typename Product::Accumulator;
   CUDA_DYN_SMEM(char, stages);
