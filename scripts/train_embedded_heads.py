@@ -16,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from embedded.emoji import install, read_pairs, render
 from embedded.evaluation import report
-from embedded.features import pair_features, text_features
+from embedded.features import TRAINING_TEMPLATES, pair_features, text_features
 from embedded.selection import compare
 from embedded.training import HeadConfig, ImageNetPrior, train_heads
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -30,8 +29,9 @@ from vlmadapt.backbones.towers import ImageTower, TextTower
 
 
 def imagenet_prior() -> ImageNetPrior:
-    names = F.normalize(text_features(TextTower(), IMAGENET_CLASSNAMES), dim=-1)
-    return ImageNetPrior(names, ImageTower().net.classifier.weight.detach())
+    tower = TextTower()
+    sentences = [[template.format(name) for name in IMAGENET_CLASSNAMES] for template in TRAINING_TEMPLATES]
+    return ImageNetPrior(torch.stack([text_features(tower, texts) for texts in sentences]), ImageTower().net.classifier)
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def main() -> None:
     pairs, licences = read_pairs(options.work)
     data = pair_features(render(pairs), options.work, options.seed)
     prior = imagenet_prior()
+    torch.set_num_threads(1)  # sums in one order, whatever the machine; the heads are too small to gain from threads
     if options.select:
         compare(data, prior, options.seed)
         return

@@ -17,17 +17,20 @@ HELD_OUT_NAMES = 0.25
 
 VARIANTS: dict[str, dict[str, float]] = {
     "chosen": {},
-    "steps 200": {"steps": 200},
-    "steps 800": {"steps": 800},
-    "strength .7": {"strength": 0.7},
-    "dropout 0": {"dropout": 0.0},
-    "tau 50": {"tau": 50.0},
+    "no training of A": {"steps": 0},
+    "steps 100": {"steps": 100},
+    "steps 400": {"steps": 400},
+    "lr 1e-3": {"lr": 1e-3},
+    "keep_prototypes 0": {"keep_prototypes": 0.0},
+    "keep_conse 0": {"keep_conse": 0.0},
+    "keep_conse 3": {"keep_conse": 3.0},
+    "dropout .5": {"dropout": 0.5},
     "image_hidden 512": {"image_hidden": 512},
     "text_hidden 1024": {"text_hidden": 1024},
-    "prototypes 0": {"prototypes": 0.0},
-    "prototypes 1": {"prototypes": 1.0},
-    "steps_b 200": {"steps_b": 200},
-    "steps_b 800": {"steps_b": 800},
+    "keep_prototypes_b 0": {"keep_prototypes_b": 0.0},
+    "keep_prototypes_b 2": {"keep_prototypes_b": 2.0},
+    "steps_b 150": {"steps_b": 150},
+    "steps_b 600": {"steps_b": 600},
 }
 
 

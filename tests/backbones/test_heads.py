@@ -15,7 +15,7 @@ from vlmadapt.files import write_tensors
 def heads():
     torch.manual_seed(0)
     classes = F.normalize(torch.randn(20, 8), dim=-1)
-    return EmbeddedHeads(classes, torch.randn(12), 0.7, image_hidden=6, text_hidden=5)
+    return EmbeddedHeads(classes, torch.randn(12), image_hidden=6, text_hidden=5)
 
 
 def test_untrained_head_is_conse(heads):

@@ -102,7 +102,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, weights, writer):
     if writer == "torch":
         torch.save({**weights, "extra": Malicious(target)}, path)
     else:
-        path.write_bytes(pickle.dumps(Malicious(target)))
+        path.write_bytes(pickle.dumps(Malicious(target), protocol=2))
     with pytest.raises(FileError, match=r"evil\.pt"):
         load_encoder(f"open_clip:{ARCH}@{path}")
     assert not target.exists()

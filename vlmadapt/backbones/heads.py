@@ -2,7 +2,7 @@
 
 Two joint spaces, concatenated with weights 0.8 and 0.6, so that a cosine is ``.64 cos_A + .36 cos_B``:
 
-* A [384], the space of the text tower. A picture is ``normalize(ConSE + a * head(f))``. ConSE (arXiv 1312.5650) is
+* A [384], the space of the text tower. A picture is ``normalize(ConSE + head(f - mean))``. ConSE (arXiv 1312.5650) is
   the mean of the ten most probable ImageNet class-name embeddings, weighted by their probability; ``head`` is a
   residual (linear plus MLP) that starts at zero (ours).
 * B [1280], the space of the image tower. A picture is ``normalize(f - mean)``, untouched by training; a text is
@@ -29,19 +29,17 @@ class EmbeddedHeads(nn.Module):
     """Tower outputs to the joint space.
 
     ``classes`` float32 [1000, W]: normalised ImageNet class-name embeddings; ``mean`` float32 [E]: of ``f`` over the
-    training pictures; ``strength``: ``a`` above; ``image_hidden`` and ``text_hidden``: widths of the two MLPs.
+    training pictures; ``image_hidden`` and ``text_hidden``: widths of the two MLPs.
     """
 
     classes: Tensor
     mean: Tensor
-    strength: Tensor
 
-    def __init__(self, classes: Tensor, mean: Tensor, strength: float, image_hidden: int, text_hidden: int) -> None:
+    def __init__(self, classes: Tensor, mean: Tensor, image_hidden: int, text_hidden: int) -> None:
         super().__init__()
         text_width, image_width = classes.shape[1], mean.shape[0]
         self.register_buffer("classes", classes)
         self.register_buffer("mean", mean)
-        self.register_buffer("strength", torch.tensor(float(strength)))
         self.image_linear = nn.Linear(image_width, text_width)
         self.image_inner = nn.Linear(image_width, image_hidden)
         self.image_outer = nn.Linear(image_hidden, text_width)
@@ -58,9 +56,12 @@ class EmbeddedHeads(nn.Module):
         return torch.einsum("bk,bkw->bw", weights, self.classes[top.indices])
 
     def image_a(self, features: Tensor, logits: Tensor) -> Tensor:
+        return F.normalize(self.conse(logits) + self.residual(features), dim=-1)
+
+    def residual(self, features: Tensor) -> Tensor:
+        """What training adds to ConSE: [B, E] -> [B, W]."""
         centred = features.float() - self.mean
-        residual = self.image_linear(centred) + self.image_outer(F.gelu(self.image_inner(centred)))
-        return F.normalize(self.conse(logits) + self.strength * residual, dim=-1)
+        return self.image_linear(centred) + self.image_outer(F.gelu(self.image_inner(centred)))
 
     def image_b(self, features: Tensor) -> Tensor:
         return F.normalize(features.float() - self.mean, dim=-1)
@@ -97,7 +98,6 @@ def load_heads(path: Path = HEADS_FILE) -> EmbeddedHeads:
         heads = EmbeddedHeads(
             floats["classes"],
             floats["mean"],
-            float(floats["strength"]),
             image_hidden=len(floats["image_inner.bias"]),
             text_hidden=len(floats["text_inner.bias"]),
         )
