@@ -174,7 +174,7 @@ struct FmaProduct {
   static __device__ int contributor() { return threadIdx.x % 16; }
 
   static __device__ __forceinline__ void multiply(Sums<T>& sums, const char* left, const char* right) {
-#pragma unroll
+#pragma unroll(sizeof(T) == 8 ? 1 : kStepBytes / 16)  // two streams of doubles leave no register to spare
     for (int byte = 0; byte < kStepBytes; byte += 16) {
       Piece b[4];
 #pragma unroll
