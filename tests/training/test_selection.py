@@ -57,8 +57,8 @@ def test_a_plateau_beats_a_lone_peak():
 def test_grid_ties_go_to_the_tie_break_then_to_the_smaller():
     grid = torch.full((3, 4), 0.5)
     assert choose_in_grid(grid, 8) == (0, 0)
-    assert choose_in_grid(grid, 8, lambda g, a: -abs(g - 1) - abs(a - 2)) == (1, 2)
-    assert choose_in_grid(grid, 8, lambda g, a: 0.0) == (0, 0)
+    assert choose_in_grid(grid, 8, lambda g, a: -(g - 1).abs() - (a - 2).abs()) == (1, 2)
+    assert choose_in_grid(grid, 8, lambda g, a: torch.zeros(len(g))) == (0, 0)
 
 
 def test_fingerprint_sees_names_values_shapes_and_types():

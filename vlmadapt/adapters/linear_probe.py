@@ -21,6 +21,8 @@ from vlmadapt.adapters.config import AdapterConfig, check_grid
 from vlmadapt.errors import InputError
 from vlmadapt.training import check_range, choose, log_grid, score_logits
 
+SMALL_PROBLEM = 4_000_000  # numbers in the matrix of samples
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeConfig(AdapterConfig):
@@ -79,10 +81,13 @@ class LinearProbe(Adapter):
     def _regression(self, support: Samples, c: float) -> tuple[Tensor, Tensor]:
         """Weights and biases of the classes present, float64 ``[present, D]`` and ``[present]``."""
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
 
         coordinates, basis = span_coordinates(support.features.detach().double().cpu())
         model = LogisticRegression(C=c, max_iter=self.config.max_iterations, tol=self.config.tolerance)
-        with warnings.catch_warnings():
+        # Few-shot problems are far too small for BLAS threads, which would only wait for each other.
+        threads = 1 if coordinates.numel() < SMALL_PROBLEM else None
+        with warnings.catch_warnings(), threadpool_limits(threads, user_api="blas"):
             # Weakly regularised candidates may use up their iterations, and one shot looks like a regression to
             # scikit-learn; validation judges the result as it is.
             warnings.simplefilter("ignore")

@@ -14,7 +14,6 @@ in equal ratios, and accuracies are averaged over neighbouring cells before the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -25,8 +24,10 @@ from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.config import AdapterConfig, check_grid
 from vlmadapt.adapters.trained import TrainedAdapter
-from vlmadapt.ops import cache_retrieval, cache_retrieval_grid
-from vlmadapt.training import TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood
+from vlmadapt.ops import cache_retrieval, cache_retrieval_grid, cache_retrieval_multi_beta
+from vlmadapt.training import TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood, smoothed_hits
+
+TIES_AT_ONCE = 64  # logits of tied cells held at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class TipAdapterConfig(AdapterConfig):
 class TipAdapterFConfig(TrainConfig, TipAdapterConfig):
     adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon, as in the released code"})
     leave_one_out: bool = field(
-        default=False, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
+        default=True, metadata={"help": "hide a training sample's own cache entry from its scores while training"}
     )
 
     def __post_init__(self) -> None:
@@ -88,22 +89,35 @@ class TipAdapter(CacheAdapter):
         self.alpha.fill_(self.config.alpha)
         if validation is None:
             return
-        betas, alphas = log_grid(*self.config.search_beta), log_grid(*self.config.search_alpha)
+        betas, alphas = self._grid()
+        hits = self._grid_accuracy(validation)
         base = self._zero_shot_logits(validation.features)
-        hits = cache_retrieval_grid(
-            validation.features, self.keys.detach(), self._cache(), betas, alphas, base, validation.labels
-        )
+        scores = cache_retrieval_multi_beta(validation.features, self.keys.detach(), self._cache(), betas)
 
-        @cache
-        def scores(g: int) -> Tensor:
-            return self._cache_scores(validation.features, float(betas[g]))
-
-        def tie_break(g: int, a: int) -> float:
-            return float(log_likelihood(base + float(alphas[a]) * scores(g), validation.labels))
+        def tie_break(g: Tensor, a: Tensor) -> Tensor:
+            weights = alphas.to(base)[a]
+            cells = zip(g.split(TIES_AT_ONCE), weights.split(TIES_AT_ONCE), strict=True)
+            return torch.cat(
+                [
+                    log_likelihood(base + weight[:, None, None] * scores[cell], validation.labels)
+                    for cell, weight in cells
+                ]
+            )
 
         g, a = choose_in_grid(hits, len(validation), tie_break)
         self.beta.fill_(float(betas[g]))
         self.alpha.fill_(float(alphas[a]))
+
+    def _grid(self) -> tuple[Tensor, Tensor]:
+        return log_grid(*self.config.search_beta), log_grid(*self.config.search_alpha)
+
+    @torch.no_grad()
+    def _grid_accuracy(self, validation: Samples) -> Tensor:
+        """Validation accuracy ``[G, A]`` of every beta and alpha with the keys as they are."""
+        base = self._zero_shot_logits(validation.features)
+        return cache_retrieval_grid(
+            validation.features, self.keys.detach(), self._cache(), *self._grid(), base, validation.labels
+        )
 
     def _cache_scores(self, features: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
         """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
@@ -128,11 +142,12 @@ class TipAdapter(CacheAdapter):
 class TipAdapterF(TipAdapter, TrainedAdapter):
     """Tip-Adapter with trained keys.
 
-    The defaults are the released training. ``leave_one_out`` hides a sample's own entry, whose affinity is 1, while
-    training, unless it is the only one of its class (ours).
+    ``leave_one_out`` hides a sample's own entry, whose affinity is 1, while training, unless it is the only one of its
+    class (ours; the released training, without it, hardly moves the keys once alpha is large).
 
     With validation samples the search runs twice: before training, for the ``beta`` and ``alpha`` to train with
-    (ours; the released code fixes them per data set), and again for the trained keys.
+    (ours; the released code fixes them per data set), and again for the trained keys. An epoch is scored by the best
+    of the grid for its keys: at the settings that suited the first keys best, no later epoch could compete.
     """
 
     name = "tip-adapter-f"
@@ -155,3 +170,7 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
         scores = self._cache_scores(features, float(self.beta), hidden)
         logits = self._zero_shot_logits(features) + float(self.alpha) * scores
         return torch.nn.functional.cross_entropy(logits, support.labels[indices])
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, ...]:
+        return (float(smoothed_hits(self._grid_accuracy(samples), len(samples)).max()),)

@@ -53,13 +53,13 @@ class TrainedAdapter(Adapter):
         return torch.nn.functional.cross_entropy(logits, support.labels[indices])
 
     @torch.no_grad()
-    def _score(self, samples: Samples) -> tuple[float, float]:
+    def _score(self, samples: Samples) -> tuple[float, ...]:
         return score_logits(self._logits(samples.features), samples.labels)
 
     def _choose_scalar(self, scalar: Tensor, candidates: Sequence[float], validation: Samples) -> None:
         """Fill ``scalar`` with the candidate of the best validation score; list the default first, it wins ties."""
 
-        def score(value: float) -> tuple[float, float]:
+        def score(value: float) -> tuple[float, ...]:
             scalar.fill_(value)
             return self._score(validation)
 

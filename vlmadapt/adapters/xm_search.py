@@ -51,4 +51,8 @@ def _by_alpha(base: Tensor, scores: Tensor, alphas: Tensor) -> Tensor:
 def _best(rows: list[Tensor], labels: Tensor) -> tuple[int, int]:
     """``rows`` holds one ``[A, B, C]`` stack of logits for each of G settings; the best cell of ``[G, A]``."""
     hits = torch.stack([accuracy(row, labels) for row in rows])
-    return choose_in_grid(hits, len(labels), lambda g, a: float(log_likelihood(rows[g][a], labels)))
+
+    def tie_break(g: Tensor, a: Tensor) -> Tensor:
+        return torch.stack([log_likelihood(rows[i][j], labels) for i, j in zip(g.tolist(), a.tolist(), strict=True)])
+
+    return choose_in_grid(hits, len(labels), tie_break)

@@ -12,6 +12,7 @@ from vlmadapt.training.selection import (
     log_grid,
     log_likelihood,
     score_logits,
+    smoothed_hits,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "log_grid",
     "log_likelihood",
     "score_logits",
+    "smoothed_hits",
 ]

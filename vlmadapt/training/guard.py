@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vlmadapt.training.loop import TrainResult
 
 
-class TrainingDiverged(VlmadaptError):  # noqa: N818  (the name says what happened, as FileError does not)
+class TrainingDiverged(VlmadaptError):
     """A loss, parameter, gradient or validation score became NaN or infinite.
 
     ``tensor`` is its name (``"loss"``, ``"parameter keys"``, ``"gradient of keys"``, ``"validation score"``).

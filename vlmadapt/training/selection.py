@@ -49,20 +49,27 @@ def log_grid(low: float, high: float, steps: int) -> Tensor:
     return torch.logspace(0.0, 1.0, steps, base=high / low, dtype=torch.float64) * low
 
 
-def choose_in_grid(
-    grid_accuracy: Tensor, samples: int, tie_break: Callable[[int, int], float] | None = None
-) -> tuple[int, int]:
-    """The cell of ``grid_accuracy [G, A]`` whose 3 x 3 neighbourhood is the most accurate on average.
+def smoothed_hits(grid_accuracy: Tensor, samples: int) -> Tensor:
+    """Sum of right answers over each cell's 3 x 3 neighbourhood in ``grid_accuracy [G, A]``: float64 ``[G, A]``.
 
-    ``samples`` is the number of validation samples behind each accuracy: counts are compared, so that ties are exact.
-    ``tie_break(g, a)`` scores tied cells (larger wins); what still ties goes to the smaller ``g``, then ``a``.
+    ``samples`` is the number of validation samples behind each accuracy: counts are summed, so that ties are exact.
     """
     if grid_accuracy.dim() != 2 or grid_accuracy.numel() == 0:
         raise InputError(f"grid_accuracy has shape {list(grid_accuracy.shape)}: give a non-empty matrix.")
     hits = (grid_accuracy.double() * samples).round()
     padded = torch.nn.functional.pad(hits[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    around = padded.unfold(0, 3, 1).unfold(1, 3, 1).sum((-1, -2))
-    tied = [(int(g), int(a)) for g, a in torch.nonzero(around == around.max())]
-    if tie_break is None:
-        return tied[0]
-    return choose(tied, lambda cell: (tie_break(*cell),))
+    return padded.unfold(0, 3, 1).unfold(1, 3, 1).sum((-1, -2))
+
+
+def choose_in_grid(
+    grid_accuracy: Tensor, samples: int, tie_break: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> tuple[int, int]:
+    """The cell of ``grid_accuracy [G, A]`` whose 3 x 3 neighbourhood is the most accurate on average.
+
+    ``tie_break(g, a)`` scores all tied cells at once (int64 ``[T]`` each -> ``[T]``, larger wins); what still ties goes
+    to the smaller ``g``, then ``a``.
+    """
+    around = smoothed_hits(grid_accuracy, samples)
+    g, a = torch.nonzero(around == around.max(), as_tuple=True)
+    best = 0 if tie_break is None else int(torch.argmax(tie_break(g, a)))
+    return int(g[best]), int(a[best])
