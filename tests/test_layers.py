@@ -1,0 +1,58 @@
+"""Imports flow one way, and ``import vlmadapt`` stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vlmadapt
+
+PACKAGE = Path(vlmadapt.__file__).parent
+
+# What each room may import besides itself and the floor (errors, files, progress, __version__).
+MAY_IMPORT: dict[str, set[str]] = {
+    "ops": set(),
+    "training": set(),
+    "data": set(),
+    "backbones": set(),
+    "adapters": {"ops", "training"},
+    "reporting": {"adapters", "ops", "training", "data", "backbones"},
+    "cli": {"reporting", "adapters", "ops", "training", "data", "backbones", "doctor"},
+}
+FLOOR = {"errors", "files", "progress", "__version__"}
+# Pictures given to an adapter directly are opened as those of a dataset are.
+EXCEPTIONS = {("adapters/images.py", "data")}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("vlmadapt.")}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_flow_one_way(room: str) -> None:
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    for path in files:
+        name = path.relative_to(PACKAGE).as_posix()
+        foreign = rooms_imported(path) - FLOOR - {room} - MAY_IMPORT[room]
+        foreign = {other for other in foreign if (name, other) not in EXCEPTIONS}
+        assert not foreign, f"{name} imports {sorted(foreign)}"
+
+
+def test_import_loads_no_heavy_package() -> None:
+    heavy = ["timm", "transformers", "open_clip", "sklearn", "matplotlib", "torchvision", "pandas"]
+    imports = "import sys, vlmadapt.adapters, vlmadapt.backbones, vlmadapt.data"
+    code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
