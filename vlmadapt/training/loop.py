@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from vlmadapt.training.groups import ParameterGroup, optimizer_groups
 from vlmadapt.training.guard import TrainingDiverged, bad_gradient, bad_loss, bad_parameter
 
 Score = float | tuple[float, ...]
+
+CHECKPOINT_SECONDS = 20.0  # epochs of few-shot adapters may be shorter than the writing of their state
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ def fit_loop(
         state (epoch 0) takes part, and ties go to the earlier epoch. Without it the last epoch is kept.
     identity: JSON-able facts about data and method; a checkpoint of a run that differs in any of them, in ``config``,
         ``groups``, ``seed`` or parameter shapes is refused.
-    checkpoint_dir: after each epoch ``<label>.safetensors`` there is replaced atomically; a run that finds one
-        continues from it and ends bit for bit where the uninterrupted run would have ended.
+    checkpoint_dir: ``<label>.safetensors`` there is replaced atomically after an epoch, at most every
+        ``CHECKPOINT_SECONDS``, and when the run ends or is interrupted; a run that finds one continues from it and ends
+        bit for bit where the uninterrupted run would have ended.
 
     Shuffling draws from a generator of its own, and whatever else draws random numbers inside the loop (dropout)
     is seeded from it: same seed, same result, and the global random state is left as it was.
@@ -98,12 +103,39 @@ def fit_loop(
             run.score_epoch(0, None)
         first = run.result.history[-1].epoch + 1
         epochs = range(first, config.epochs + 1)
-        for epoch in track(epochs, label, total=len(epochs), enabled=progress):
-            run.train_epoch(epoch)
-            if path is not None:
-                run.checkpoint(epoch).save(path)
+        with _Writer(path) as writer:
+            for epoch in track(epochs, label, total=len(epochs), enabled=progress):
+                run.train_epoch(epoch)
+                writer.offer(partial(run.checkpoint, epoch))
     run.load(run.best)
     return run.result
+
+
+class _Writer:
+    """Writes the newest checkpoint now and then, and in any case on the way out, also through an exception."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.pending: Checkpoint | None = None
+        self.written = time.monotonic()
+
+    def offer(self, checkpoint: Callable[[], Checkpoint]) -> None:
+        if self.path is None:
+            return
+        self.pending = checkpoint()
+        if time.monotonic() - self.written >= CHECKPOINT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.path is not None and self.pending is not None:
+            self.pending.save(self.path)
+            self.pending, self.written = None, time.monotonic()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.flush()
 
 
 class _Run:
@@ -204,7 +236,7 @@ class _Run:
             },
             current=self.snapshot(),
             best=self.best,
-            optimizer=optimizer_tensors(self.optimizer),
+            optimizer={name: tensor.clone() for name, tensor in optimizer_tensors(self.optimizer).items()},
             generator=self.generator.get_state(),
         )
 
