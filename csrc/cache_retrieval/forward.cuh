@@ -273,8 +273,10 @@ __global__ void accuracy_kernel(const GridParams p) {
     const T* scores = static_cast<const T*>(p.scores) + (g * p.num_queries + b) * p.num_classes;
     T best = T(-INFINITY);
     int64_t best_class = p.num_classes;
+    int bad = 0;  // a query with a NaN among its logits is wrong, whatever the order of comparisons
     for (int64_t c = lane; c < p.num_classes; c += 32) {
       const T value = logits[c] + alpha * scores[c];
+      bad |= value != value;
       if (value > best || best_class == p.num_classes) {
         best = value;
         best_class = c;
@@ -285,12 +287,13 @@ __global__ void accuracy_kernel(const GridParams p) {
       const T other = __shfl_xor_sync(0xffffffffu, best, step);
       const int64_t other_class = __shfl_xor_sync(0xffffffffu, best_class, step);
       const bool exists = other_class < p.num_classes;
+      bad |= __shfl_xor_sync(0xffffffffu, bad, step);
       if (exists && (best_class == p.num_classes || other > best || (other == best && other_class < best_class))) {
         best = other;
         best_class = other_class;
       }
     }
-    count += best_class == p.targets[b];
+    count += !bad && best_class == p.targets[b];
   }
   if (lane == 0) counts[warp] = count;
   __syncthreads();

@@ -218,7 +218,11 @@ def grid_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator)
     for q in range(b):
         if q % 3:
             targets[q] = best[q % alphas_n, q % betas_n, q]
-    correct = (best == targets).sum(-1).T.astype(np.int64)
+    if shape["nan"]:  # the largest of the other logits must not count as an answer
+        base[0, -1] = np.nan
+        targets[0] = totals[0, 0, 0, :-1].argmax()
+    spoilt = np.isnan(base).any(-1)
+    correct = ((best == targets) & ~spoilt).sum(-1).T.astype(np.int64)
     start = np.full((betas_n, alphas_n), 7, np.int64)
     buffers = {
         "order": order, "offsets": offsets, "queries": data.queries, "keys": data.keys, "betas": betas,
@@ -228,8 +232,9 @@ def grid_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator)
     return Problem([*codes(dtype), b, n, c, width, betas_n, alphas_n], buffers, expected, tolerance(dtype))
 
 
-def grid_shape(b: int, n: int, c: int, d: int, betas: int, alphas: int, ties: bool = False) -> dict[str, Any]:
-    return {"b": b, "n": n, "c": c, "d": d, "betas": betas, "alphas": alphas, "ties": ties}
+def grid_shape(b: int, n: int, c: int, d: int, betas: int, alphas: int, special: str = "") -> dict[str, Any]:
+    sizes = {"b": b, "n": n, "c": c, "d": d, "betas": betas, "alphas": alphas}
+    return {**sizes, "ties": special == "ties", "nan": special == "nan"}
 
 
 GRID = Kernel(
@@ -242,7 +247,8 @@ GRID = Kernel(
         grid_shape(9, 70, 40, 24, 3, 2),
         grid_shape(30, 90, 101, 16, 2, 2),  # several classes a lane
         grid_shape(66, 20, 5, 16, 2, 3),
-        grid_shape(6, 8, 33, 5, 1, 2, ties=True),
+        grid_shape(6, 8, 33, 5, 1, 2, "ties"),
+        grid_shape(3, 8, 34, 5, 1, 1, "nan"),
     ],
     dtypes=["f32", "bf16", "f64"],
     problem=grid_problem,
