@@ -43,7 +43,10 @@ def test_shapes_norms_and_description(encoder):
     torch.testing.assert_close(images.norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(3))
     assert encoder.logit_scale == 50 and len(encoder.fingerprint) == 64
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
     assert load_encoder("embedded").fingerprint == encoder.fingerprint
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_pictures_find_their_names(encoder):

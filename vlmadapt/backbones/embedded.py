@@ -40,9 +40,11 @@ class EmbeddedEncoder(Encoder):
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = resolve_device(device)
-        self.heads = load_heads().to(self.device)
-        self.image_tower = ImageTower().to(self.device)
-        self.text_tower = TextTower().to(self.device)
+        # Layers draw initial weights before they are loaded; the caller's random numbers must not notice.
+        with torch.random.fork_rng(devices=[]):
+            self.heads = load_heads().to(self.device)
+            self.image_tower = ImageTower().to(self.device)
+            self.text_tower = TextTower().to(self.device)
         self.fingerprint = fingerprint_of([self.name, TRANSFORM, IMAGE_SHA256, TEXT_SHA256, sha256_of_file(HEADS_FILE)])
 
     def transform(self, image: Image.Image) -> Tensor:
