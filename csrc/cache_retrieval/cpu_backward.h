@@ -320,7 +320,13 @@ class Backward {
     const int64_t columns = min_of(lanes, width_ - d0);
     for (int64_t r = 0; r < rows; ++r) {
       A* output = static_cast<A*>(p_.grad_keys) + (key + r) * width_ + d0;
-      for (int64_t d = 0; d < columns; ++d) output[d] = (first_ > 0 ? output[d] : A(0)) + tiles[r * lanes + d];
+      const A* tile = tiles + r * lanes;
+      if (first_ > 0)
+        for (int64_t d = 0; d < columns; ++d) output[d] += tile[d];
+      else if (columns == S::panel)
+        std::memcpy(output, tile, sizeof(A) * S::panel);
+      else
+        for (int64_t d = 0; d < columns; ++d) output[d] = tile[d];
     }
   }
 
