@@ -141,6 +141,7 @@ def test_an_interrupted_fit_resumes_to_the_same_classifier(world, tmp_path, monk
         if len(saves) == 2:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr("vlmadapt.training.loop.CHECKPOINT_SECONDS", 0.0)  # after every epoch
     monkeypatch.setattr(Checkpoint, "save", interrupted_save)
     result = fit_tip_f(world, tmp_path / "parts", code=130)
     hint = result.stderr.splitlines()[-1]
