@@ -127,9 +127,10 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
-        if self.path is not None and self.pending is not None:
-            self.pending.save(self.path)
-            self.pending, self.written = None, time.monotonic()
+        checkpoint, self.pending = self.pending, None  # one that cannot be written is not tried again on the way out
+        if self.path is not None and checkpoint is not None:
+            checkpoint.save(self.path)
+            self.written = time.monotonic()
 
     def __enter__(self) -> _Writer:
         return self
