@@ -89,16 +89,12 @@ def cuda_wanted() -> bool:
             raise SystemExit(
                 "vlmadapt: FORCE_CUDA=1 but torch is a CPU build: install a CUDA build of torch or unset it."
             )
-        say(
-            "building CPU kernels only, since torch is a CPU build (install a CUDA build of torch for the CUDA kernels)."
-        )
+        say("building CPU kernels only, since torch is a CPU build (the CUDA kernels need a CUDA build of torch).")
         return False
     release = subprocess.run([f"{CUDA_HOME}/bin/nvcc", "--version"], capture_output=True, text=True).stdout
     found = re.search(r"release (\d+)\.", release)
     if not forced and found and found[1] != torch.version.cuda.split(".")[0]:
-        say(
-            f"building CPU kernels only, since nvcc is CUDA {found[1]} and torch was built for CUDA {torch.version.cuda}."
-        )
+        say(f"building CPU kernels only, since nvcc is CUDA {found[1]} and torch expects CUDA {torch.version.cuda}.")
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""cache_retrieval against its rivals: ``pytest benchmarks/bench_cache_retrieval.py --benchmark-enable --benchmark-only``.
+"""cache_retrieval against its rivals: ``make bench``.
 
 Rivals, all on the same tensors in the same run: a bare sgemm of the same products (the ceiling), the released
 Tip-Adapter form (one-hot product), the best eager form (``view.sum`` for sorted balanced classes, ``index_add``

@@ -1,9 +1,10 @@
 // CUDA backend of the operators. Nothing here synchronises, so calls can be captured into a CUDA graph.
+#include "common/torch_cuda.h"
+
 #include <algorithm>
 
 #include "cache_retrieval/cuda.h"
 #include "cache_retrieval/torch_operators.h"
-#include "common/torch_cuda.h"
 
 namespace vlmadapt::cache_retrieval {
 

@@ -255,7 +255,7 @@ def test_unknown_name_lists_the_known(problem):
         create_adapter("tip", problem.text, TAU)
 
 
-class InterruptedFit(Exception):  # noqa: N818
+class InterruptedFit(Exception):
     """Stands for Ctrl-C or a killed process."""
 
 

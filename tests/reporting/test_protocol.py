@@ -102,7 +102,7 @@ def test_the_accuracies_are_those_of_the_adapters_themselves(dataset):
     assert 0 < cell.test_accuracy < 1
 
 
-class StopHere(Exception):  # noqa: N818
+class StopHere(Exception):
     pass
 
 

@@ -16,7 +16,7 @@ from vlmadapt.training import ParameterGroup, TrainConfig, TrainingDiverged, fit
 N, D = 40, 6
 
 
-class InterruptedFit(Exception):  # noqa: N818
+class InterruptedFit(Exception):
     """Stands for Ctrl-C or a killed process."""
 
 
