@@ -8,13 +8,14 @@ for ragged ones), ``torch.compile`` of it, and the same tiles through BLAS. Comp
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from vlmadapt.ops import PreparedCache, cache_retrieval
+from vlmadapt.ops import PreparedCache, cache_retrieval, cache_retrieval_grid
 
 BETA = 5.5
 SHAPES = {
@@ -108,3 +109,51 @@ def test_forward_and_backward(
         torch.autograd.grad(function(queries, keys), [queries, keys], case.grad)
 
     run(benchmark, step)
+
+
+@pytest.mark.parametrize("rival", ["ours_200x20_cells", "released_1_cell"])
+def test_grid(benchmark: Callable[..., object], rival: str) -> None:
+    """The whole search in one pass, against one of the 4,000 cells that the exhaustive loop visits."""
+    benchmark.group = "grid of 200 betas x 20 alphas, Q1000_C1000_K16_D512"  # type: ignore[attr-defined]
+    case = Case("Q1000_C1000_K16_D512")
+    betas, alphas = torch.linspace(0.5, 20, 200), torch.linspace(0.1, 10, 20)
+    base, targets = case.grad, torch.arange(len(case.queries)) % case.classes
+
+    def search() -> Tensor:
+        return cache_retrieval_grid(case.queries, case.keys, case.cache, betas, alphas, base, targets)
+
+    def cell() -> Tensor:
+        return (base + alphas[0] * case.released(case.queries, case.keys)).argmax(-1) == targets
+
+    run(benchmark, search if rival.startswith("ours") else cell)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("rival", ["ours", "released", "eager"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
+def test_memory(
+    benchmark: Callable[..., object], rival: str, backward: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Extra resident memory of one call at Q1000_C1000_K16_D512, in MiB: printed and kept in ``extra_info``."""
+    benchmark.group = "memory Q1000_C1000_K16_D512"  # type: ignore[attr-defined]
+    case = Case("Q1000_C1000_K16_D512")
+    queries, keys = case.queries.requires_grad_(backward), case.keys.requires_grad_(backward)
+
+    def call() -> object:
+        scores = getattr(case, rival)(queries, keys)
+        return torch.autograd.grad(scores, [queries, keys], case.grad) if backward else scores
+
+    getattr(case, rival)(queries[:8], keys)  # loads code and starts threads; a whole call would leave its memory behind
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident("VmRSS")
+    benchmark.pedantic(call, rounds=1, iterations=1)  # type: ignore[attr-defined]
+    extra = (resident("VmHWM") - before) / 1024
+    benchmark.extra_info["extra_mib"] = extra  # type: ignore[attr-defined]
+    with capsys.disabled():
+        print(f"  {rival}{', forward + backward' if backward else ''}: {extra:.0f} MiB extra")
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
