@@ -190,7 +190,8 @@ mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.u16 mul.wide.u32 neg.f32 ne
 or.b32 or.b64 or.pred selp.b32 selp.b64 selp.f32 selp.f64 selp.u32 selp.u64 setp.eq.f32 setp.eq.f64 setp.eq.s16
 setp.eq.s32 setp.eq.s64 setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32
 setp.le.s64 setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64
-setp.ne.s16 setp.ne.s32 setp.ne.s64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b64
+setp.ne.s16 setp.ne.s32 setp.ne.s64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64
+sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b64
 """.split()  # noqa: SIM905
 # Tested through whole kernels, as the head of this file says.
 ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|cp|mma|ldmatrix)\b")
