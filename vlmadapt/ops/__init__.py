@@ -7,13 +7,27 @@ from vlmadapt.ops.cache_retrieval import (
     cache_retrieval_multi_beta,
     cache_retrieval_reference,
 )
+from vlmadapt.ops.hetero_aggregate import Relation, hetero_aggregate, hetero_aggregate_reference
 from vlmadapt.ops.library import build_info
+from vlmadapt.ops.signed_cosine import (
+    signed_cosine_aggregate,
+    signed_cosine_degrees,
+    signed_cosine_reference,
+    signed_cosine_top_k,
+)
 
 __all__ = [
     "PreparedCache",
+    "Relation",
     "build_info",
     "cache_retrieval",
     "cache_retrieval_grid",
     "cache_retrieval_multi_beta",
     "cache_retrieval_reference",
+    "hetero_aggregate",
+    "hetero_aggregate_reference",
+    "signed_cosine_aggregate",
+    "signed_cosine_degrees",
+    "signed_cosine_reference",
+    "signed_cosine_top_k",
 ]
