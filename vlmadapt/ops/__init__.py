@@ -14,9 +14,16 @@ from vlmadapt.ops.signed_cosine import (
     signed_cosine_degrees,
     signed_cosine_reference,
     signed_cosine_top_k,
+from vlmadapt.ops.p_laplacian import (
+    PLaplacianOutput,
+    p_laplacian,
+    p_laplacian_attention,
+    p_laplacian_attention_reference,
+    p_laplacian_reference,
 )
 
 __all__ = [
+    "PLaplacianOutput",
     "PreparedCache",
     "Relation",
     "build_info",
@@ -30,4 +37,8 @@ __all__ = [
     "signed_cosine_degrees",
     "signed_cosine_reference",
     "signed_cosine_top_k",
+    "p_laplacian",
+    "p_laplacian_attention",
+    "p_laplacian_attention_reference",
+    "p_laplacian_reference",
 ]
