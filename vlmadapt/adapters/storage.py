@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,24 +25,27 @@ DESCRIPTION = "adapter.json"
 
 
 def save(adapter: Adapter, folder: Path) -> Path:
+    header = {
+        "adapter": adapter.name,
+        "logit_scale": adapter.logit_scale,
+        "class_names": list(adapter.class_names),
+        "config": adapter.config.as_dict(),
+        "hyperparameters": adapter.hyperparameters(),
+        "encoder": _encoder_identity(adapter.encoder),
+    }
+    return write_pair(folder, adapter.state_dict(), header)
+
+
+def write_pair(folder: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
     """Both files are written in full beside the old ones before either is renamed over them."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / DESCRIPTION) as description, atomic_path(folder / TENSORS) as tensors:
         try:
             safetensors.torch.save_file(state, tensors)
         except safetensors.SafetensorError as error:
             raise FileError(f"could not write {folder / TENSORS}: {error}.") from error
-        header = {
-            "format_version": FORMAT_VERSION,
-            "adapter": adapter.name,
-            "logit_scale": adapter.logit_scale,
-            "class_names": list(adapter.class_names),
-            "config": adapter.config.as_dict(),
-            "hyperparameters": adapter.hyperparameters(),
-            "encoder": _encoder_identity(adapter.encoder),
-            # A crash between the two renames must not leave a pair that looks whole.
-            "tensors_sha256": sha256_of_file(tensors),
-        }
+        # A crash between the two renames must not leave a pair that looks whole.
+        header = {"format_version": FORMAT_VERSION, **header, "tensors_sha256": sha256_of_file(tensors)}
         with open(description, "w", encoding="utf-8") as stream:
             stream.write(json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             stream.flush()
@@ -49,9 +53,8 @@ def save(adapter: Adapter, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
-    from vlmadapt.adapters.registry import create_adapter
-
+def read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors :func:`write_pair` wrote; raises :class:`FileError` unless they belong together."""
     path = folder / DESCRIPTION
     header = read_json(path)
     version = header.get("format_version") if isinstance(header, dict) else None
@@ -60,6 +63,15 @@ def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
     if sha256_of_file(folder / TENSORS) != header.get("tensors_sha256"):
         raise FileError(f"{folder / TENSORS} is not the file {DESCRIPTION} was written with: save the adapter again.")
     state, _ = read_tensors(folder / TENSORS)
+    return header, state
+
+
+def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
+    from vlmadapt.adapters.registry import create_adapter
+
+    header, state = read_pair(folder)
+    if "encoder" not in header:
+        raise FileError(f"{folder / DESCRIPTION} describes no few-shot classifier: attach its method and load there.")
     _refuse_other_encoder(folder, header["encoder"], encoder)
     try:
         adapter = create_adapter(
@@ -73,7 +85,9 @@ def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
         for name, tensor in state.items():
             _place(adapter, name, tensor)
     except (KeyError, AttributeError, VlmadaptError) as error:
-        raise FileError(f"{path} does not describe an adapter this version knows ({error}): fit again.") from error
+        raise FileError(
+            f"{folder / DESCRIPTION} does not describe an adapter this version knows ({error}): fit again."
+        ) from error
     adapter.fitted_ = True
     return adapter.eval()
 
