@@ -9,17 +9,18 @@ from vlmadapt.ops.cache_retrieval import (
 )
 from vlmadapt.ops.hetero_aggregate import Relation, hetero_aggregate, hetero_aggregate_reference
 from vlmadapt.ops.library import build_info
-from vlmadapt.ops.signed_cosine import (
-    signed_cosine_aggregate,
-    signed_cosine_degrees,
-    signed_cosine_reference,
-    signed_cosine_top_k,
 from vlmadapt.ops.p_laplacian import (
     PLaplacianOutput,
     p_laplacian,
     p_laplacian_attention,
     p_laplacian_attention_reference,
     p_laplacian_reference,
+)
+from vlmadapt.ops.signed_cosine import (
+    signed_cosine_aggregate,
+    signed_cosine_degrees,
+    signed_cosine_reference,
+    signed_cosine_top_k,
 )
 
 __all__ = [
@@ -33,12 +34,12 @@ __all__ = [
     "cache_retrieval_reference",
     "hetero_aggregate",
     "hetero_aggregate_reference",
-    "signed_cosine_aggregate",
-    "signed_cosine_degrees",
-    "signed_cosine_reference",
-    "signed_cosine_top_k",
     "p_laplacian",
     "p_laplacian_attention",
     "p_laplacian_attention_reference",
     "p_laplacian_reference",
+    "signed_cosine_aggregate",
+    "signed_cosine_degrees",
+    "signed_cosine_reference",
+    "signed_cosine_top_k",
 ]
