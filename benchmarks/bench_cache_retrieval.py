@@ -1,26 +1,24 @@
 """cache_retrieval against its rivals: ``make bench``.
 
-Rivals, all on the same tensors in the same run: a bare sgemm of the same products (the ceiling), the released
-Tip-Adapter form (one-hot product), the best eager form (``view.sum`` for sorted balanced classes, ``index_add``
-for ragged ones), ``torch.compile`` of it, and the same tiles through BLAS. Compare within a group, as ratios.
+Rivals, all on the same tensors in the same run: the released Tip-Adapter form (one-hot product), the best eager form
+(``view.sum`` for sorted balanced classes, ``index_add`` for ragged ones), ``torch.compile`` of it, FAISS (only the
+search for the nearest key) and KeOps. Ceiling: a bare sgemm of the same products.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from benchmarks import timing
 from vlmadapt.ops import PreparedCache, cache_retrieval, cache_retrieval_grid
 
 BETA = 5.5
-ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
     "Q256_C100_K16_D512": (256, 100, 16, 512),
     "Q1000_C1000_K16_D512": (1000, 1000, 16, 512),
@@ -28,14 +26,16 @@ SHAPES = {
     "Q1_C1000_K16_D512": (1, 1000, 16, 512),
     "Q1000_C1000_ragged_D512": (1000, 1000, 0, 512),
 }
+LARGE = "Q1000_C1000_K16_D512"
+KEYS = (1_000, 10_000, 100_000, 1_000_000)
 
 
 class Case:
     """One shape's tensors and every rival as a function of queries and keys."""
 
-    def __init__(self, name: str) -> None:
-        queries, self.classes, shots, width = SHAPES[name]
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        queries, self.classes, shots, width = shape
+        generator = torch.Generator(device=timing.device()).manual_seed(0)
         if shots:
             self.labels = torch.arange(self.classes).repeat_interleave(shots)
         else:  # one to thirty-one entries a class, unsorted
@@ -46,7 +46,6 @@ class Case:
         self.queries = normalize(torch.randn(queries, width, generator=generator), dim=-1)
         self.keys = normalize(torch.randn(len(self.labels), width, generator=generator), dim=-1)
         self.cache = PreparedCache(self.labels, self.classes)
-        self.onehot = one_hot(self.labels, self.classes).float()
         self.grad = torch.randn(queries, self.classes, generator=generator)
 
     def ours(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -54,8 +53,13 @@ class Case:
         assert isinstance(scores, Tensor)
         return scores
 
+    def onehot(self, dtype: torch.dtype) -> Tensor:
+        if not hasattr(self, "_onehot"):  # part of the released cache, so made once, not in the timed call
+            self._onehot = one_hot(self.labels, self.classes).float()
+        return self._onehot.to(dtype)
+
     def released(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return (-1 * (BETA - BETA * (queries @ keys.T))).exp() @ self.onehot
+        return (-1 * (BETA - BETA * (queries @ keys.T))).exp() @ self.onehot(keys.dtype)
 
     def eager(self, queries: Tensor, keys: Tensor) -> Tensor:
         affinity = torch.exp(BETA * (queries @ keys.T) - BETA)
@@ -63,62 +67,82 @@ class Case:
             return affinity.view(len(queries), self.classes, self.shots).sum(-1)
         return affinity.new_zeros(len(queries), self.classes).index_add(1, self.labels, affinity)
 
-    def blas_tiles(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The products of 2,048 sorted keys at a time through BLAS into one reused buffer."""
-        order, offsets = self.cache.order, self.cache.offsets
-        sorted_keys, sorted_labels = keys[order], self.labels[order]
-        scores = queries.new_zeros(len(queries), self.classes)
-        buffer = queries.new_empty(len(queries), 2048)
-        for start in range(0, int(offsets[-1]), 2048):
-            block = sorted_keys[start : start + 2048]
-            tile = torch.mm(queries, block.T, out=buffer[:, : len(block)])
-            scores.index_add_(1, sorted_labels[start : start + 2048], tile.sub_(1).mul_(BETA).exp_())
-        return scores
+    def keops(self, queries: Tensor, keys: Tensor) -> Tensor:
+        pytest.importorskip("pykeops", reason="KeOps is not installed: pip install 'vlmadapt[bench]'")
+        from pykeops.torch import LazyTensor
+
+        affinity = (BETA * (LazyTensor(queries[:, None]) | LazyTensor(keys[None])) - BETA).exp()
+        return affinity @ self.onehot(keys.dtype)
+
+    def faiss_top_1(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The nearest key only: less than what a class score needs."""
+        faiss = pytest.importorskip("faiss", reason="FAISS is not installed: pip install 'vlmadapt[bench]'")
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        faiss.cvar.distance_compute_blas_threshold = 0  # BLAS also for few queries: FAISS's own default is slow there
+        if timing.device().type == "cuda":
+            if not hasattr(faiss, "StandardGpuResources"):
+                pytest.skip("this FAISS has no GPU support")
+            import faiss.contrib.torch_utils  # noqa: F401  lets knn_gpu take torch tensors
+
+            metric = faiss.METRIC_INNER_PRODUCT
+            return faiss.knn_gpu(faiss.StandardGpuResources(), queries, keys, 1, metric=metric)[1]
+        return faiss.knn(queries.numpy(), keys.numpy(), 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
+
+    def rival(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        return torch.compile(self.eager, dynamic=False) if name == "compiled" else getattr(self, name)
 
 
-@pytest.fixture(scope="module", params=list(SHAPES))
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param)
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {name: Case(shape) for name, shape in SHAPES.items()}
 
 
-def run(benchmark: Callable[..., object], function: Callable[[], object]) -> None:
-    benchmark.pedantic(function, warmup_rounds=2, rounds=9, iterations=1)  # type: ignore[attr-defined]
-
-
-@pytest.mark.benchmark(group="forward")
-@pytest.mark.parametrize("rival", ["ours", "released", "eager", "compiled", "blas_tiles", "sgemm"])
-def test_forward(benchmark: Callable[..., object], case: Case, rival: str, request: pytest.FixtureRequest) -> None:
-    benchmark.group = f"forward {request.node.callspec.params['case']}"  # type: ignore[attr-defined]
+@pytest.mark.parametrize("rival", ["ours", "released", "eager", "compiled", "faiss_top_1", "sgemm"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward(benchmark: Any, cases: dict[str, Case], shape: str, rival: str) -> None:
+    benchmark.group = f"cache_retrieval | forward | {shape}"
+    case = cases[shape]
+    queries, keys = case.queries, case.keys
     if rival == "sgemm":
-        product = torch.empty(len(case.queries), len(case.keys))
-        run(benchmark, lambda: torch.mm(case.queries, case.keys.T, out=product))
+        product = torch.empty(len(queries), len(keys))
+        timing.run(benchmark, lambda: torch.mm(queries, keys.T, out=product))
         return
-    function = torch.compile(case.eager, dynamic=False) if rival == "compiled" else getattr(case, rival)
-    expected = case.released(case.queries, case.keys)
-    torch.testing.assert_close(function(case.queries, case.keys), expected, rtol=1e-4, atol=1e-4)
-    run(benchmark, lambda: function(case.queries, case.keys))
+    function = case.rival(rival)
+    result = function(queries, keys)
+    if rival != "faiss_top_1":
+        exact = case.released(queries.double(), keys.double())
+        benchmark.extra_info["error"] = ((result - exact).abs().max() / exact.abs().max()).item()
+        torch.testing.assert_close(result.double(), exact, rtol=1e-4, atol=1e-4)
+    timing.run(benchmark, lambda: function(queries, keys))
 
 
-@pytest.mark.benchmark(group="backward")
 @pytest.mark.parametrize("rival", ["ours", "released", "eager", "compiled"])
-def test_forward_and_backward(
-    benchmark: Callable[..., object], case: Case, rival: str, request: pytest.FixtureRequest
-) -> None:
-    benchmark.group = f"forward+backward {request.node.callspec.params['case']}"  # type: ignore[attr-defined]
-    function = torch.compile(case.eager, dynamic=False) if rival == "compiled" else getattr(case, rival)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_and_backward(benchmark: Any, cases: dict[str, Case], shape: str, rival: str) -> None:
+    benchmark.group = f"cache_retrieval | forward + backward | {shape}"
+    case = cases[shape]
+    function = case.rival(rival)
     queries, keys = case.queries.clone().requires_grad_(), case.keys.clone().requires_grad_()
+    timing.run(benchmark, lambda: torch.autograd.grad(function(queries, keys), [queries, keys], case.grad))
 
-    def step() -> None:
-        torch.autograd.grad(function(queries, keys), [queries, keys], case.grad)
 
-    run(benchmark, step)
+@pytest.mark.parametrize("rival", ["ours", "released", "keops"])
+def test_small_width(benchmark: Any, rival: str) -> None:
+    """KeOps is meant for points of a few dimensions: the fairest place to meet it."""
+    benchmark.group = "cache_retrieval | forward, D = 16 | Q256_C10_K16"
+    case = Case((256, 10, 16, 16))
+    function = case.rival(rival)
+    torch.testing.assert_close(
+        function(case.queries, case.keys), case.released(case.queries, case.keys), rtol=1e-4, atol=1e-4
+    )
+    timing.run(benchmark, lambda: function(case.queries, case.keys))
 
 
 @pytest.mark.parametrize("rival", ["ours_200x20_cells", "released_1_cell"])
-def test_grid(benchmark: Callable[..., object], rival: str) -> None:
+def test_grid(benchmark: Any, cases: dict[str, Case], rival: str) -> None:
     """The whole search in one pass, against one of the 4,000 cells that the exhaustive loop visits."""
-    benchmark.group = "grid of 200 betas x 20 alphas, Q1000_C1000_K16_D512"  # type: ignore[attr-defined]
-    case = Case("Q1000_C1000_K16_D512")
+    benchmark.group = f"cache_retrieval | grid of 200 betas x 20 alphas | {LARGE}"
+    case = cases[LARGE]
     betas, alphas = torch.linspace(0.5, 20, 200), torch.linspace(0.1, 10, 20)
     base, targets = case.grad, torch.arange(len(case.queries)) % case.classes
 
@@ -128,47 +152,38 @@ def test_grid(benchmark: Callable[..., object], rival: str) -> None:
     def cell() -> Tensor:
         return (base + alphas[0] * case.released(case.queries, case.keys)).argmax(-1) == targets
 
-    run(benchmark, search if rival.startswith("ours") else cell)
+    timing.run(benchmark, search if rival.startswith("ours") else cell, rounds=5)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("rival", ["ours", "released"])
+def test_scaling(benchmark: Any, rival: str, keys: int) -> None:
+    """16 entries a class, 16 queries. The released form's one-hot matrix would pass memory beyond 100,000 keys."""
+    benchmark.group = "cache_retrieval | scaling, 16 queries, D = 256"
+    benchmark.extra_info |= {"x": keys, "x_name": "keys n", "slope": 1}
+    if rival == "released" and keys > 10_000:
+        pytest.skip("a one-hot matrix [n, n / 16] of that size does not fit")
+    case = Case((16, keys // 16, 16, 256))
+    function = case.rival(rival)
+    timing.run(benchmark, lambda: function(case.queries, case.keys), rounds=5)
+
+
+@timing.needs_proc
 @pytest.mark.parametrize("rival", ["ours", "released", "eager"])
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-def test_memory(
-    benchmark: Callable[..., object], rival: str, backward: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Extra resident memory of one call at Q1000_C1000_K16_D512, in MiB: printed and kept in ``extra_info``.
-
-    In a process of its own: in this one, earlier calls have left heap behind that a later one would use again.
-    """
-    benchmark.group = "memory Q1000_C1000_K16_D512 (the time is that of a whole process)"  # type: ignore[attr-defined]
-    code = f"from benchmarks.bench_cache_retrieval import extra_mib; print(extra_mib({rival!r}, {backward}))"
-    command = [sys.executable, "-c", code]
-    outputs: list[str] = []
-    benchmark.pedantic(  # type: ignore[attr-defined]
-        lambda: outputs.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout),
-        rounds=1,
-        iterations=1,
-    )
-    extra = float(outputs[0])
-    benchmark.extra_info["extra_mib"] = extra  # type: ignore[attr-defined]
-    with capsys.disabled():
-        print(f"  {rival}{', forward + backward' if backward else ''}: {extra:.0f} MiB extra")
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward + backward"])
+def test_memory(benchmark: Any, rival: str, backward: bool) -> None:
+    benchmark.group = f"cache_retrieval | memory, forward{' + backward' if backward else ''} | {LARGE}"
+    timing.record_memory(benchmark, __name__, f"memory({rival!r}, {backward})")
 
 
-def extra_mib(rival: str, backward: bool) -> float:
-    case = Case("Q1000_C1000_K16_D512")
+def memory(rival: str, backward: bool) -> float:
+    case = Case(SHAPES[LARGE])
     queries, keys = case.queries.requires_grad_(backward), case.keys.requires_grad_(backward)
-    getattr(case, rival)(queries[:8], keys)  # loads code and starts threads; a whole call would leave its memory behind
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    scores = getattr(case, rival)(queries, keys)
-    if backward:
-        torch.autograd.grad(scores, [queries, keys], case.grad)
-    return (resident("VmHWM") - before) / 1024
+    function = case.rival(rival)
+    function(queries[:8], keys)  # loads code and starts threads; a whole call would leave its memory behind
 
+    def call() -> object:
+        scores = function(queries, keys)
+        return torch.autograd.grad(scores, [queries, keys], case.grad) if backward else scores
 
-def resident(field: str) -> int:
-    """A field of /proc/self/status in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
+    return timing.extra_mib(call)

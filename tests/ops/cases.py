@@ -9,9 +9,14 @@ from torch.nn.functional import normalize
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
-def unit_rows(generator: torch.Generator, rows: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def generator(seed: int) -> torch.Generator:
+    """Seeded, on the device under test."""
+    return torch.Generator(device=torch.get_default_device()).manual_seed(seed)
+
+
+def unit_rows(source: torch.Generator, rows: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Normalised random rows; width 0 gives empty rows."""
-    matrix = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    matrix = torch.randn(rows, width, generator=source, dtype=torch.float64)
     return (normalize(matrix, dim=-1) if width else matrix).to(dtype)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.cases import DTYPES, error_ratio, unit_rows
+from tests.ops.cases import DTYPES, error_ratio, generator, unit_rows
 from vlmadapt.errors import InputError
 from vlmadapt.ops import (
     PreparedCache,
@@ -37,22 +37,22 @@ SHAPES = [
 
 def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     queries, entries, classes, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, (entries,), generator=generator)
+    source = generator(seed)
+    labels = torch.randint(0, classes, (entries,), generator=source)
     if classes > 2:
         labels[labels == 1] = 2  # class 1 has no entries
-    return unit_rows(generator, queries, width, dtype), unit_rows(generator, entries, width, dtype), labels
+    return unit_rows(source, queries, width, dtype), unit_rows(source, entries, width, dtype), labels
 
 
 def two_streams(shape: tuple[int, ...], per_class: bool, dtype: torch.dtype = torch.float64) -> dict[str, object]:
     queries, entries, classes, _ = shape
-    generator = torch.Generator().manual_seed(7)
+    source = generator(7)
     return {
-        "text_queries": unit_rows(generator, queries, 11, dtype),
-        "text_keys": unit_rows(generator, classes if per_class else entries, 11, dtype),
+        "text_queries": unit_rows(source, queries, 11, dtype),
+        "text_keys": unit_rows(source, classes if per_class else entries, 11, dtype),
         "text_beta": 1.7,
         "text_keys_per_class": per_class,
-        "ratio": torch.rand(queries, generator=generator, dtype=torch.float64),
+        "ratio": torch.rand(queries, generator=source, dtype=torch.float64),
     }
 
 
@@ -91,7 +91,7 @@ def test_two_streams_and_gradients_equal_the_reference(
         scores, disagreement = function(
             labels=labels, num_classes=shape[2], standardize=standardize, return_disagreement=True, **inputs, **fixed
         )
-        grad = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1), dtype=scores.dtype)
+        grad = torch.randn(scores.shape, generator=generator(1), dtype=scores.dtype)
         results.append([scores, disagreement, *torch.autograd.grad((scores * grad).sum(), list(inputs.values()))])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
@@ -103,7 +103,7 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[i
     queries, keys, labels = make(shape, dtype)
     exact_inputs = [queries.double().requires_grad_(), keys.double().requires_grad_()]
     exact = cache_retrieval_reference(*exact_inputs, labels, 5.5, num_classes=shape[2])
-    grad = torch.randn(exact.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    grad = torch.randn(exact.shape, generator=generator(3), dtype=torch.float64)
     exact_grads = torch.autograd.grad((exact * grad).sum(), exact_inputs)
     # Half-precision eager accumulates in half precision; the fair rival computes in float32 from the same inputs.
     wide = dtype if dtype == torch.float64 else torch.float32
@@ -284,9 +284,9 @@ def test_second_derivative_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(1, 5, 2, 3), (45, 300, 12, 24), (33, 29, 9, 65)], ids=str)
 def test_grid_equals_the_exhaustive_search(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     queries, keys, labels = make(shape, dtype)
-    generator = torch.Generator().manual_seed(5)
-    base = torch.randn(shape[0], shape[2], generator=generator, dtype=torch.float64).to(dtype)
-    targets = torch.randint(0, shape[2], (shape[0],), generator=generator)
+    source = generator(5)
+    base = torch.randn(shape[0], shape[2], generator=source, dtype=torch.float64).to(dtype)
+    targets = torch.randint(0, shape[2], (shape[0],), generator=source)
     betas, alphas = torch.linspace(0.5, 8, 7, dtype=dtype), torch.linspace(0, 4, 5, dtype=dtype)
     accuracy = cache_retrieval_grid(queries, keys, labels, betas, alphas, base, targets, num_classes=shape[2])
     scores = cache_retrieval_multi_beta(queries, keys, labels, betas, num_classes=shape[2])

@@ -1,0 +1,46 @@
+"""What a benchmark's JSON says about the machine, and threads that stay the same for every rival."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from typing import Any
+
+import pytest
+import torch
+
+from vlmadapt.ops import build_info
+from vlmadapt.reporting.versions import versions
+
+RIVAL_PACKAGES = ("faiss-cpu", "faiss-gpu", "pykeops", "torch-geometric")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--threads", type=int, default=0, help="threads of torch and of the rivals; all by default")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pinned_threads(request: pytest.FixtureRequest) -> None:
+    threads = request.config.getoption("--threads") or torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    built = build_info()
+    machine_info["vlmadapt"] = {
+        "isa": built["isa"],
+        "threads": config.getoption("--threads") or torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "device": torch.cuda.get_device_name() if torch.get_default_device().type == "cuda" else "cpu",
+        "versions": versions() | rival_versions(),
+    }
+
+
+def rival_versions() -> dict[str, str]:
+    found = {}
+    for package in RIVAL_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,91 @@
+"""How every benchmark times, and how it measures memory: on the CPU by the wall, on a GPU by CUDA events."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS, WARMUP = 9, 2
+# Larger than the L2 cache of any GPU so far: written between rounds, so that none starts with warm inputs.
+FLUSH_BYTES = 256 << 20
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+
+
+def device() -> torch.device:
+    """Where the benchmarks run: ``--device``, the CPU unless said otherwise."""
+    return torch.get_default_device()
+
+
+def run(benchmark: Any, function: Callable[[], object], rounds: int = ROUNDS) -> None:
+    """``rounds`` timed calls after a warm-up. On a GPU the events' milliseconds are kept in ``extra_info``."""
+    if device().type == "cuda":
+        benchmark.extra_info["event_ms"] = event_times(function, rounds)
+    benchmark.pedantic(function, warmup_rounds=WARMUP, rounds=rounds, iterations=1)
+
+
+def event_times(function: Callable[[], object], rounds: int) -> list[float]:
+    """Milliseconds on the device, one a round, each with a cold L2 cache."""
+    for _ in range(WARMUP):
+        function()
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    times = []
+    for _ in range(rounds):
+        flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()  # type: ignore[no-untyped-call]
+        function()
+        end.record()  # type: ignore[no-untyped-call]
+        end.synchronize()  # type: ignore[no-untyped-call]
+        times.append(start.elapsed_time(end))  # type: ignore[no-untyped-call]
+    return times
+
+
+def record_memory(benchmark: Any, module: str, call: str) -> float:
+    """Extra memory in MiB of ``module.call``, which returns it, kept in ``extra_info``.
+
+    In a process of its own: in this one, earlier calls have left heap behind that a later one would use again.
+    """
+    code = (
+        f"import torch; torch.set_num_threads({torch.get_num_threads()}); torch.set_default_device({str(device())!r}); "
+        f"import {module} as module; print(module.{call})"
+    )
+    outputs: list[str] = []
+    benchmark.pedantic(
+        lambda: outputs.append(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        ),
+        rounds=1,
+        iterations=1,
+    )
+    extra = float(outputs[0].splitlines()[-1])
+    benchmark.extra_info["extra_mib"] = extra
+    return extra
+
+
+def extra_mib(function: Callable[[], object]) -> float:
+    """Peak memory of one call beyond what the process held before it; what the call returns is part of it."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / (1 << 20)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident("VmRSS")
+    result = function()
+    peak = resident("VmHWM")
+    del result
+    return (peak - before) / 1024
+
+
+def resident(field: str) -> int:
+    """A field of /proc/self/status in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
