@@ -9,6 +9,7 @@ export FORCE_CUDA
 BIN := $(VENV)/bin
 
 BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmake>=3.20"
+RIVALS := faiss-cpu pykeops torch_geometric
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
@@ -58,8 +59,22 @@ test-abi: setup $(VENV)-abi/.packages ## the same built library under another to
 test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
 	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
 
-bench: setup ## race the operators against their rivals
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+$(VENV)/.rivals: $(VENV)/.packages
+	$(BIN)/python -m pip install --quiet $(RIVALS)
+	touch $@
+
+bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md
+	$(BIN)/python -m benchmarks.page build/benchmarks.json docs/benchmarks.md
+
+bench-check: setup build/benchmarks.json ## have the kernels lost speed against their rivals?
+	$(BIN)/python -m benchmarks.check build/benchmarks.json
+
+build/benchmarks.json: FORCE
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-json=$@ --benchmark-columns=min,median,iqr,rounds
+
+gpu: setup ## operator tests, compute-sanitizer and benchmarks on a GPU (says so where there is none)
+	$(BIN)/python -m benchmarks.gpu
 
 lint: setup ## ruff, mypy, clang-format
 	$(BIN)/python -m pip install --quiet ruff mypy clang-format
@@ -70,4 +85,6 @@ lint: setup ## ruff, mypy, clang-format
 clean: ## remove builds, keep the virtual environments
 	rm -rf build dist *.egg-info vlmadapt/*.so $(VENV)/.built
 
-.PHONY: help setup cuda demo test kernels-module test-abi test-cuda bench lint clean
+FORCE:
+
+.PHONY: FORCE help setup cuda demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean

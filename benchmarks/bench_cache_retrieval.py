@@ -82,7 +82,7 @@ class Case:
         if timing.device().type == "cuda":
             if not hasattr(faiss, "StandardGpuResources"):
                 pytest.skip("this FAISS has no GPU support")
-            import faiss.contrib.torch_utils  # noqa: F401  lets knn_gpu take torch tensors
+            import faiss.contrib.torch_utils  # lets knn_gpu take torch tensors
 
             metric = faiss.METRIC_INNER_PRODUCT
             return faiss.knn_gpu(faiss.StandardGpuResources(), queries, keys, 1, metric=metric)[1]
@@ -138,9 +138,9 @@ def test_small_width(benchmark: Any, rival: str) -> None:
     timing.run(benchmark, lambda: function(case.queries, case.keys))
 
 
-@pytest.mark.parametrize("rival", ["ours_200x20_cells", "released_1_cell"])
+@pytest.mark.parametrize("rival", ["ours", "released_extrapolated"])
 def test_grid(benchmark: Any, cases: dict[str, Case], rival: str) -> None:
-    """The whole search in one pass, against one of the 4,000 cells that the exhaustive loop visits."""
+    """The whole search in one pass. Of the exhaustive loop's 4,000 cells one is timed; the page multiplies it."""
     benchmark.group = f"cache_retrieval | grid of 200 betas x 20 alphas | {LARGE}"
     case = cases[LARGE]
     betas, alphas = torch.linspace(0.5, 20, 200), torch.linspace(0.1, 10, 20)
@@ -152,7 +152,9 @@ def test_grid(benchmark: Any, cases: dict[str, Case], rival: str) -> None:
     def cell() -> Tensor:
         return (base + alphas[0] * case.released(case.queries, case.keys)).argmax(-1) == targets
 
-    timing.run(benchmark, search if rival.startswith("ours") else cell, rounds=5)
+    if rival != "ours":
+        benchmark.extra_info["times"] = 4000
+    timing.run(benchmark, search if rival == "ours" else cell, rounds=5)
 
 
 @pytest.mark.parametrize("keys", KEYS)

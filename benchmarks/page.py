@@ -1,0 +1,154 @@
+"""The benchmarks page from one run's JSON.
+
+    python -m benchmarks.page build/benchmarks.json docs/benchmarks.md
+
+Tables of every race, figures beside the page, targets met and missed, and where we lose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from benchmarks import figures
+from benchmarks.results import CEILINGS, Group, Run, load
+from benchmarks.targets import outcomes
+from vlmadapt.files import atomic_path
+
+INTRO = """# Benchmarks
+
+Written by `make {command}` ({date}); every number on this page comes from that one run. Compare within a row: a
+ratio is the rival's median time over ours (above 1 we are faster), with the quartiles of the rounds in brackets.
+
+| | |
+|---|---|
+| processor | {cpu}, {threads} threads, instruction set used: {isa} |
+| device | {device} |
+| load at the start | {load} |
+| versions | {versions} |
+
+*released* is the form in the method's published code, re-derived; *eager* the best form we know in plain PyTorch;
+*compiled* is `torch.compile` of it. {note}
+"""
+CPU_NOTE = "No GPU was measured: the CUDA kernels have never run on one."
+GPU_NOTE = "Times are those of CUDA events, with the L2 cache flushed before each round."
+
+
+def milliseconds(seconds: float) -> str:
+    ms = 1000 * seconds
+    return f"{ms:.3g} ms" if ms < 1000 else f"{seconds:.3g} s"
+
+
+def short(ratio: tuple[float, float, float]) -> str:
+    value, low, high = ratio
+    digits = 0 if value >= 20 else (1 if value >= 2 else 2)
+    return f"{value:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def race_table(groups: list[Group]) -> Iterator[str]:
+    rivals = list(dict.fromkeys(r for g in groups for r in g.ratios()))
+    yield "| shape | ours | " + " | ".join(r.replace("_", " ") for r in rivals) + " |"
+    yield "|---|---|" + "---|" * len(rivals)
+    for group in groups:
+        ratios, own = group.ratios(), group.ours()
+        assert own is not None
+        cells = [short(ratios[r]) if r in ratios else "-" for r in rivals]
+        yield f"| {group.shape or group.what} | {milliseconds(group.entries[own].median)} | " + " | ".join(cells) + " |"
+
+
+def memory_table(groups: list[Group]) -> Iterator[str]:
+    yield "| extra memory, MiB | " + " | ".join(g.what.removeprefix("memory, ") for g in groups) + " |"
+    yield "|---|" + "---|" * len(groups)
+    for rival in dict.fromkeys(r for g in groups for r in g.entries):
+        cells = [f"{g.entries[rival].extra['extra_mib']:.0f}" if rival in g.entries else "-" for g in groups]
+        yield f"| {rival} | " + " | ".join(cells) + " |"
+
+
+def error_lines(groups: list[Group]) -> Iterator[str]:
+    """Largest relative error against float64, ours and eager's, over the shapes of a table."""
+    for rival in ("ours", "eager"):
+        entries = [g.entries[rival] for g in groups if rival in g.entries]
+        if errors := [entry.extra["error"] for entry in entries if "error" in entry.extra]:
+            yield f"Largest error against float64, as a share of the largest value: {rival} {max(errors):.1e}.\n"
+
+
+def losses(run: Run) -> Iterator[str]:
+    yield "| race | rival | its time over ours |"
+    yield "|---|---|---|"
+    for group in run.races():
+        for rival, ratio in group.ratios().items():
+            if ratio[0] < 1 and rival not in CEILINGS:
+                yield f"| {group.name.replace(' | ', ', ')} | {rival} | {short(ratio)} |"
+
+
+def target_table(run: Run) -> Iterator[str]:
+    yield "| target | where | against | measured | |"
+    yield "|---|---|---|---|---|"
+    for o in outcomes(run):
+        verdict = "met" if o.met else f"**missed**: {o.target.at_least:g} was meant"
+        yield f"| {o.target.text} | {o.group.replace(' | ', ', ')} | {o.rival} | {o.ratio:.2f} | {verdict} |"
+
+
+def operation_section(name: str, groups: list[Group], folder: Path, prefix: str) -> Iterator[str]:
+    yield f"\n## {name}\n"
+    races = [g for g in groups if not g.is_curve() and not g.is_memory() and g.ours()]
+    if races:
+        picture = f"{prefix}_{slug(name)}.png"
+        figures.speedups(races, name, folder / picture)
+        yield f"![speed-ups of {name}]({picture})\n"
+    for what, same in groupby(races, lambda g: g.what):
+        table = list(same)
+        yield f"### {what}\n"
+        yield from race_table(table)
+        yield ""
+        yield from error_lines(table)
+    if memory := [g for g in groups if g.is_memory()]:
+        yield "\n### memory\n"
+        yield from memory_table(memory)
+    for group in groups:
+        if group.is_curve():
+            picture = f"{prefix}_{slug(name)}_{slug(group.what)}.png"
+            figures.curves(group, folder / picture)
+            yield f"\n### {group.what}\n\n![{group.what}]({picture})"
+    for group in groups:
+        if not (group.is_curve() or group.is_memory() or group.ours()):
+            yield f"\n### {group.what}\n"
+            for rival, entry in group.entries.items():
+                facts = {k: v for k, v in entry.extra.items() if k != "rival"}
+                yield f"- {rival}: " + (", ".join(f"{k} {v}" for k, v in facts.items()) or milliseconds(entry.median))
+
+
+def slug(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def page(run: Run, folder: Path, prefix: str = "benchmarks") -> str:
+    """The Markdown; figures, named by ``prefix``, are written into ``folder``."""
+    facts = run.machine
+    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    command, note = ("bench", CPU_NOTE) if facts["device"] == "cpu" else ("gpu", GPU_NOTE)
+    fields = {k: facts[k] for k in ("cpu", "threads", "isa", "device", "load")}
+    lines = [INTRO.format(date=run.date, versions=versions, note=note, command=command, **fields)]
+    lines += ["## Targets\n", *target_table(run), "\n## Where we lose\n", *losses(run)]
+    names = list(dict.fromkeys(g.operation for g in run.groups))
+    for name in names:
+        lines += operation_section(name, [g for g in run.groups if g.operation == name], folder, prefix)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="what pytest --benchmark-json wrote")
+    parser.add_argument("page", type=Path, help="the Markdown file; figures go beside it")
+    options = parser.parse_args()
+    text = page(load(options.run), options.page.parent)
+    with atomic_path(options.page) as path:
+        path.write_text(text)
+    print(f"{options.page} written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What the kernels were meant to reach, as ratios within one run: missed ones are listed as well."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from benchmarks.results import Run
+
+
+@dataclass(frozen=True)
+class Target:
+    groups: str  # regular expression on a group's name
+    rivals: tuple[str, ...]  # the fastest of these counts
+    at_least: float  # their time over ours
+    text: str
+
+
+TARGETS = (
+    Target(r"cache_retrieval \| forward \|", ("eager", "compiled"), 1.0, "never slower than eager or torch.compile"),
+    Target(r"cache_retrieval \| forward \| Q1000_C1000_K16", ("sgemm",), 0.5, "at most twice a bare sgemm"),
+    Target(r"cache_retrieval \| forward \+ backward", ("released",), 2.5, "forward + backward 2.5 x the released form"),
+    Target(r"hetero_aggregate \| forward.*\| C", ("torch_sparse",), 2.0, "2 x torch.sparse CSR products"),
+    Target(r"hetero_aggregate \| forward.*\| C", ("pyg",), 4.0, "4 x PyG HeteroConv"),
+    Target(r"p_laplacian \| ", ("eager", "compiled"), 4.0, "4 x the faster of eager and torch.compile"),
+    Target(r"p_laplacian \| forward \| .*577", ("released",), 300.0, "300 x the released form at 577 tokens"),
+    Target(r"p_laplacian_attention \| ", ("sdpa",), 0.5, "at most twice scaled_dot_product_attention"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    target: Target
+    group: str
+    rival: str
+    ratio: float
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.target.at_least
+
+
+def outcomes(run: Run) -> list[Outcome]:
+    found = []
+    for target in TARGETS:
+        for group in run.races():
+            present = {rival: ratio[0] for rival, ratio in group.ratios().items() if rival in target.rivals}
+            if present and re.match(target.groups, group.name):
+                fastest = min(present, key=lambda rival: present[rival])
+                found.append(Outcome(target, group.name, fastest, present[fastest]))
+    return found
