@@ -61,10 +61,12 @@ class Attached:
         owner.add_module(name, module)
         self.on_detach(lambda: delattr(owner, name))
 
-    def replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        """Make ``forward(module, ...)`` what calling ``module`` runs; its hooks and weights stay."""
+    def replace_forward(
+        self, module: nn.Module, forward: Callable[..., Any], bound_to: nn.Module | None = None
+    ) -> None:
+        """Make ``forward(bound_to or module, ...)`` what calling ``module`` runs; its hooks and weights stay."""
         before = module.__dict__.get("forward")
-        module.__dict__["forward"] = MethodType(forward, module)
+        module.__dict__["forward"] = MethodType(forward, module if bound_to is None else bound_to)
 
         def undo() -> None:
             if before is None:

@@ -1,0 +1,1 @@
+"""Generative image-text models: loading from local files, and generation for CoCa."""
