@@ -88,7 +88,7 @@ def load(path: Path) -> Run:
         events = extra.pop("event_ms", None)
         times = extra.pop("times", 1)  # only a part of the rival's work was timed
         seconds = [times * s for s in ([ms / 1000 for ms in events] if events else one["stats"]["data"])]
-        rival = one["params"]["rival"]
+        rival = (one["params"] or {}).get("rival", "measured")
         name = f"{rival} {extra['x']}" if "x" in extra else rival
         group.entries[name] = Entry(tuple(seconds), {**extra, "rival": rival})
     machine = data["machine_info"]
