@@ -33,8 +33,8 @@ class OpenClipEncoder(Encoder):
         self.name = f"open_clip:{spec}"
         self.device = resolve_device(device)
         source = find_source(spec, allow_download)
-        self.model = _build(spec, source, allow_download).eval().requires_grad_(False)
-        self.tokenizer: Any = _tokenizer(spec, source.architecture, allow_download)
+        self.model = build_model(spec, source, allow_download).eval().requires_grad_(False)
+        self.tokenizer: Any = build_tokenizer(spec, source.architecture, allow_download)
 
         config = dict(self.model.visual.preprocess_cfg)
         description = json.dumps(config, sort_keys=True, default=list)
@@ -90,7 +90,7 @@ class OpenClipEncoder(Encoder):
         return table
 
 
-def _build(spec: str, source: Source, allow_download: bool) -> Any:
+def build_model(spec: str, source: Source, allow_download: bool) -> Any:
     import open_clip
 
     keys = ("mean", "std", "interpolation", "resize_mode", "fill_color", "size")
@@ -117,7 +117,7 @@ def _build(spec: str, source: Source, allow_download: bool) -> Any:
         raise MissingDependency(missing_weights(spec, allow_download, "configuration files")) from error
 
 
-def _tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
+def build_tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
     import open_clip
 
     config = open_clip.get_model_config(architecture)

@@ -1,0 +1,102 @@
+"""BLIP of ``transformers`` from a local folder."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmadapt.backbones.base import resolve_device
+from vlmadapt.backbones.checkpoints import hub_access
+from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer
+from vlmadapt.backbones.generative.small import PREPROCESSOR, VOCABULARY, WordTokenizer
+from vlmadapt.backbones.views import to_rgb, to_tensor
+from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.files import read_json
+
+INSTALL = "pip install 'vlmadapt[generative]'"
+CLASSES = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
+# Those of the published BLIP models (arXiv 2201.12086), where a folder does not say.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_blip(place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
+    """``load_generative("blip:...")``."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(f"the model blip:{place} needs transformers: run {INSTALL}.") from error
+    folder = Path(place).expanduser()
+    if not folder.is_dir() and not allow_download:
+        raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")
+    options: dict[str, Any] = {"local_files_only": not allow_download}
+    source: Any = folder if folder.is_dir() else place
+    target = resolve_device(device)
+    try:
+        with hub_access(allow_download):
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            name = (config.architectures or ["none"])[0]
+            if name not in CLASSES:
+                raise InputError(
+                    f"{place} holds the architecture {name}: give a folder of one of {', '.join(CLASSES)}."
+                )
+            # Pickles are read as plain tensors only, never executed.
+            model = getattr(transformers, name).from_pretrained(source, weights_only=True, **options)
+            tokenizer = _tokenizer(source, config, options)
+    except pickle.UnpicklingError as error:
+        raise FileError(f"the weights of {place} are a pickle of more than tensors: convert them first.") from error
+    except safetensors.SafetensorError as error:
+        raise FileError(f"the weights of {place} could not be read ({error}): fetch them again.") from error
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"{place} could not be loaded: {str(error).splitlines()[0]}") from error
+    side = config.vision_config.image_size
+    view = PictureTransform.read(folder / PREPROCESSOR, side)
+    return GenerativeModel(f"blip:{place}", model.eval().to(target), tokenizer, view, view.size)
+
+
+class PictureTransform:
+    """Bicubic resize to a fixed size, to [0, 1], minus mean, over deviation: what ``BlipImageProcessor`` does."""
+
+    def __init__(self, size: tuple[int, int], mean: Any = MEAN, std: Any = STD):
+        self.size = size
+        self._mean = torch.tensor(mean).view(3, 1, 1)
+        self._std = torch.tensor(std).view(3, 1, 1)
+
+    @classmethod
+    def read(cls, path: Path, side: int) -> PictureTransform:
+        """From a ``preprocessor_config.json``; without one, the published models' numbers at the model's size."""
+        if not path.is_file():
+            return cls((side, side))
+        content = read_json(path)
+        try:
+            size = content.get("size", {"height": side, "width": side})
+            height, width = int(size["height"]), int(size["width"])
+            view = cls((height, width), content.get("image_mean", MEAN), content.get("image_std", STD))
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            shown = json.dumps(content)[:80]
+            raise FileError(
+                f"{path} holds {shown}: give size, image_mean and image_std as BLIP's folders do."
+            ) from error
+        return view
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        height, width = self.size
+        resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+        return (to_tensor(resized).float() / 255 - self._mean) / self._std
+
+
+def _tokenizer(source: Any, config: Any, options: dict[str, Any]) -> Tokenizer:
+    if isinstance(source, Path) and (source / VOCABULARY).is_file():
+        return WordTokenizer.load(source)
+    from transformers import AutoTokenizer
+
+    return HubTokenizer(AutoTokenizer.from_pretrained(source, **options), config.text_config.bos_token_id)

@@ -1,0 +1,70 @@
+"""CoCa of ``open_clip``, from a local checkpoint or by pretrained tag."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlmadapt.backbones.base import resolve_device
+from vlmadapt.backbones.checkpoints import find_source
+from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer, up_to
+from vlmadapt.backbones.open_clip import INSTALL, build_model, build_tokenizer
+from vlmadapt.backbones.views import to_rgb
+from vlmadapt.errors import InputError, MissingDependency
+
+
+def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
+    """``load_generative("coca:...")``."""
+    try:
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+    except ImportError as error:
+        raise MissingDependency(f"the model coca:{spec} needs open_clip: run {INSTALL}.") from error
+    source = find_source(spec, allow_download)
+    if "multimodal_cfg" not in open_clip.get_model_config(source.architecture):
+        known = ", ".join(name for name in open_clip.list_models() if "coca" in name.lower())
+        raise InputError(
+            f"name holds the architecture {source.architecture!r}, which is no CoCa: choose one of {known}."
+        )
+    target = resolve_device(device)
+    model = build_model(spec, source, allow_download).eval()
+    tokenizer = build_tokenizer(spec, source.architecture, allow_download)
+    settings = PreprocessCfg(**model.visual.preprocess_cfg)
+    view = image_transform_v2(settings, is_train=False)
+
+    def transform(image: Image.Image) -> Tensor:
+        return view(to_rgb(image)).float()
+
+    return GenerativeModel(
+        f"coca:{spec}", model.to(target), _as_tokenizer(tokenizer, model.pad_id), transform, settings.input_size[1:]
+    )
+
+
+class ClipTokenizer:
+    """open_clip's byte-pair tokenizer; one token begins every text, in the encoder and in the decoder."""
+
+    def __init__(self, tokenizer: Any, pad: int):
+        self.tokenizer = tokenizer
+        self.pad = pad
+        self.cls = self.bos = int(tokenizer.sot_token_id)
+        self.sep = int(tokenizer.eot_token_id)
+
+    def __len__(self) -> int:
+        return self.tokenizer.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, numbers: Sequence[int]) -> str:
+        kept = [number for number in up_to(numbers, self.sep) if number != self.bos]
+        return self.tokenizer.decode(kept).strip()
+
+
+def _as_tokenizer(tokenizer: Any, pad: int) -> Tokenizer:
+    if hasattr(tokenizer, "sot_token_id"):
+        return ClipTokenizer(tokenizer, pad)
+    return HubTokenizer(tokenizer.tokenizer, tokenizer.tokenizer.cls_token_id)
