@@ -189,6 +189,7 @@ BACKWARD = Kernel(
         backward_shape(65, 70, 9, 48, "count own weight"),
         backward_shape(9, 200, 2, 17, "count"),  # the other side split, and summed
         backward_shape(130, 3, 3, 40, "own"),
+        backward_shape(65, 300, 3, 20, "own weight"),  # several tiles a part: gradients are added up
         backward_shape(6, 10, 4, 24, "queries only"),
         backward_shape(6, 10, 4, 24, "keys only"),
         backward_shape(6, 10, 4, 24, "rows only own"),
