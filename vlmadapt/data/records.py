@@ -92,7 +92,7 @@ class RecordSet:
 
     def limited(self, train: int | None, val: int | None, test: int | None, seed: int = 0) -> RecordSet:
         """At most so many records a split (``None``: all), drawn by ``seed``; validation and test by seed 0 always."""
-        parts = {}
+        parts: dict[str, Any] = {}
         for split, count, drawn_by in (("train", train, seed), ("val", val, 0), ("test", test, 0)):
             if count is not None and count < 1:
                 raise InputError(f"the limit on {split} records is {count}: give at least 1.")

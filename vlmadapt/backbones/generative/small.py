@@ -1,0 +1,132 @@
+"""A small BLIP (arXiv 2201.12086), architecture of ``transformers``, for training from scratch on 64-pixel pictures.
+
+Ours: the sizes, and a vocabulary of whole words kept as JSON beside the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.files import read_json, write_json
+
+VOCABULARY = "vocabulary.json"
+PREPROCESSOR = "preprocessor_config.json"
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]")
+
+Kind = Literal["vqa", "caption"]
+
+
+class WordTokenizer:
+    """Lower-case words and punctuation marks as tokens; words outside the vocabulary become ``[UNK]``."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.tokens = [*SPECIAL, *sorted(set(words) - set(SPECIAL))]
+        self._id = {token: number for number, token in enumerate(self.tokens)}
+        self.pad, self.unknown, self.cls, self.sep, self.bos = range(len(SPECIAL))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers, without special ones."""
+        return [self._id.get(word, self.unknown) for word in split_words(text)]
+
+    def decode(self, numbers: Sequence[int]) -> str:
+        """The words up to the first ``[SEP]``, without special tokens."""
+        numbers = list(numbers)
+        if self.sep in numbers:
+            numbers = numbers[: numbers.index(self.sep)]
+        words = [self.tokens[number] for number in numbers if number >= len(SPECIAL) or number == self.unknown]
+        return re.sub(r" (?=[^\w\s\[])", "", " ".join(words))
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / VOCABULARY, {"format": 1, "tokens": self.tokens})
+
+    @classmethod
+    def load(cls, folder: Path) -> WordTokenizer:
+        """Raises :class:`FileError` naming the file when it is missing or not ours."""
+        path = folder / VOCABULARY
+        content = read_json(path)
+        tokens = content.get("tokens") if isinstance(content, dict) else None
+        if not isinstance(tokens, list) or tuple(tokens[: len(SPECIAL)]) != SPECIAL:
+            raise FileError(f"{path} is not a vocabulary of vlmadapt: train the small model again.")
+        return cls(tokens[len(SPECIAL) :])
+
+
+def split_words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+@dataclass(frozen=True)
+class SmallBlipConfig:
+    """About 1.9 M parameters for ``vqa`` and 1.3 M for ``caption`` at the defaults."""
+
+    width: int = 128
+    heads: int = 4
+    vision_layers: int = 4
+    text_layers: int = 2
+    image_size: int = 64
+    patch_size: int = 8
+    max_length: int = 32
+
+
+def build_small(kind: Kind, vocabulary: int, config: SmallBlipConfig | None = None) -> nn.Module:
+    """An untrained ``BlipForQuestionAnswering`` (``vqa``) or ``BlipForConditionalGeneration`` (``caption``).
+
+    Weights are drawn from torch's global generator. Raises :class:`MissingDependency` without transformers.
+    """
+    config = config or SmallBlipConfig()
+    if kind not in ("vqa", "caption"):
+        raise InputError(f"kind is {kind!r}: use vqa or caption.")
+    transformers = _transformers()
+    common = {
+        "hidden_size": config.width,
+        "intermediate_size": 4 * config.width,
+        "num_attention_heads": config.heads,
+        "initializer_range": 0.02,
+    }
+    text = {
+        **common,
+        "vocab_size": vocabulary,
+        "encoder_hidden_size": config.width,
+        "num_hidden_layers": config.text_layers,
+        "max_position_embeddings": config.max_length,
+        "pad_token_id": SPECIAL.index("[PAD]"),
+        "bos_token_id": SPECIAL.index("[DEC]"),
+        "sep_token_id": SPECIAL.index("[SEP]"),
+        "eos_token_id": SPECIAL.index("[SEP]"),
+    }
+    vision = {
+        **common,
+        "num_hidden_layers": config.vision_layers,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+    }
+    made = transformers.BlipConfig(text_config=text, vision_config=vision)
+    classes = {"vqa": "BlipForQuestionAnswering", "caption": "BlipForConditionalGeneration"}
+    return getattr(transformers, classes[kind])(made).eval()
+
+
+def save_small(model: Any, tokenizer: WordTokenizer, folder: Path) -> None:
+    """A folder in the layout of ``transformers``, with our vocabulary and the preprocessing of the pictures."""
+    side = model.config.vision_config.image_size
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    half = [0.5, 0.5, 0.5]
+    size = {"height": side, "width": side}
+    write_json(folder / PREPROCESSOR, {"size": size, "image_mean": half, "image_std": half})
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency("transformers is not installed: run `pip install 'vlmadapt[generative]'`.") from error
+    return transformers
