@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vlmadapt.backbones import TokenInputs
+
 TAU = 50.0
 
 
 @dataclass(frozen=True)
 class Problem:
     text: Tensor
+    negative: Tensor
     features: Tensor
     labels: Tensor
     val_features: Tensor
@@ -48,4 +51,47 @@ def make_problem(classes=5, shots=4, width=24, dtype=torch.float64, seed=0) -> P
         return torch.nn.functional.normalize(common + prototypes[labels] + noise, dim=-1).to(dtype), labels
 
     text = torch.nn.functional.normalize(1.5 * modality + 0.7 * prototypes, dim=-1).to(dtype)
-    return Problem(text, *draw(shots), *draw(2), *draw(6))
+    samples = (*draw(shots), *draw(2), *draw(6))
+    denied = torch.nn.functional.normalize(text.double() + 0.5 * randn(width) / width**0.5, dim=-1).to(dtype)
+    return Problem(text, denied, *samples)
+
+
+class TokenEncoder:
+    """An encoder with a token table: a text's feature is the mean of its tokens', a class's word means the class.
+
+    The last token of a class name that is a number stands for that class of ``text``; all others are noise.
+    """
+
+    name = "tokens"
+    fingerprint = "tokens"
+
+    def __init__(self, text: Tensor):
+        self.text = text.double()
+        self.width = text.shape[1]
+
+    def transform(self, image):
+        raise NotImplementedError
+
+    def encode_images(self, pixels):
+        raise NotImplementedError
+
+    def token_inputs(self, texts):
+        words = [["<start>", *one.rstrip(".").split(), "<end>"] for one in texts]
+        longest = max(map(len, words))
+        tokens = torch.tensor([[self._token(word) for word in row] + [0] * (longest - len(row)) for row in words])
+        mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in words])
+        return TokenInputs(self._table()[tokens], tokens, mask)
+
+    def encode_tokens(self, inputs, normalize=True):
+        weights = inputs.mask.unsqueeze(-1)
+        return torch.nn.functional.normalize((inputs.embeddings * weights).sum(1), dim=-1)
+
+    def encode_texts(self, texts, normalize=True):
+        return self.encode_tokens(self.token_inputs(texts))
+
+    def _token(self, word):
+        return int(word) + 100 if word.isdigit() else 1 + sum(map(ord, word)) % 99
+
+    def _table(self):
+        noise = torch.randn(100, self.width, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+        return torch.cat([0.02 * noise, self.text])

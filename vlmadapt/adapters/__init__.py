@@ -3,7 +3,12 @@
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.clip_adapter import CLIPAdapter, CLIPAdapterConfig
 from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.coop import CoOp, CoOpConfig
+from vlmadapt.adapters.graph_adapter import GraphAdapter, GraphAdapterConfig
+from vlmadapt.adapters.hegraph_adapter import HeGraphAdapter, HeGraphAdapterConfig
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
+from vlmadapt.adapters.lp_plus_plus import LPPlusPlus, LPPlusPlusConfig
+from vlmadapt.adapters.prompts import negative_template, negative_templates
 from vlmadapt.adapters.registry import ADAPTERS, create_adapter, explaining_adapters, load_adapter
 from vlmadapt.adapters.task_res import TaskRes, TaskResConfig
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterConfig, TipAdapterF, TipAdapterFConfig
@@ -17,6 +22,14 @@ __all__ = [
     "AdapterConfig",
     "CLIPAdapter",
     "CLIPAdapterConfig",
+    "CoOp",
+    "CoOpConfig",
+    "GraphAdapter",
+    "GraphAdapterConfig",
+    "HeGraphAdapter",
+    "HeGraphAdapterConfig",
+    "LPPlusPlus",
+    "LPPlusPlusConfig",
     "LinearProbe",
     "LinearProbeConfig",
     "TaskRes",
@@ -33,4 +46,6 @@ __all__ = [
     "create_adapter",
     "explaining_adapters",
     "load_adapter",
+    "negative_template",
+    "negative_templates",
 ]

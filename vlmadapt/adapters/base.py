@@ -55,6 +55,8 @@ class Adapter(nn.Module):
 
     name: ClassVar[str]
     config_class: ClassVar[type[AdapterConfig]]
+    needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
+    needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
     config: Any
     text_features: Tensor
     encoder: ImageEncoder | None

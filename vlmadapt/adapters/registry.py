@@ -12,8 +12,12 @@ from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.clip_adapter import CLIPAdapter
 from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.coop import CoOp
+from vlmadapt.adapters.graph_adapter import GraphAdapter
+from vlmadapt.adapters.hegraph_adapter import HeGraphAdapter
 from vlmadapt.adapters.images import ImageEncoder
 from vlmadapt.adapters.linear_probe import LinearProbe
+from vlmadapt.adapters.lp_plus_plus import LPPlusPlus
 from vlmadapt.adapters.task_res import TaskRes
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterF
 from vlmadapt.adapters.xm_adapter import XMAdapter
@@ -22,7 +26,19 @@ from vlmadapt.errors import InputError
 
 ADAPTERS: dict[str, type[Adapter]] = {
     adapter.name: adapter
-    for adapter in (ZeroShot, LinearProbe, CLIPAdapter, TaskRes, TipAdapter, TipAdapterF, XMAdapter)
+    for adapter in (
+        ZeroShot,
+        LinearProbe,
+        LPPlusPlus,
+        CoOp,
+        CLIPAdapter,
+        TaskRes,
+        GraphAdapter,
+        TipAdapter,
+        TipAdapterF,
+        XMAdapter,
+        HeGraphAdapter,
+    )
 }
 
 
@@ -33,11 +49,17 @@ def create_adapter(
     config: AdapterConfig | Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     encoder: ImageEncoder | None = None,
+    negative_text_features: Tensor | None = None,
 ) -> Adapter:
-    """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor."""
+    """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor.
+
+    ``negative_text_features`` goes to the adapters that need it (``needs_negatives``); the others do without.
+    """
     if name not in ADAPTERS:
         raise InputError(f"there is no adapter {name!r}: use one of {', '.join(ADAPTERS)}.")
-    return ADAPTERS[name](text_features, logit_scale, config, class_names=class_names, encoder=encoder)
+    adapter = ADAPTERS[name]
+    more: dict[str, Any] = {"negative_text_features": negative_text_features} if adapter.needs_negatives else {}
+    return adapter(text_features, logit_scale, config, class_names=class_names, encoder=encoder, **more)
 
 
 def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Adapter:

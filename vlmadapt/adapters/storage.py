@@ -81,6 +81,7 @@ def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
             header["config"],
             class_names=header["class_names"],
             encoder=encoder,
+            negative_text_features=state.get("negative_text_features"),
         )
         for name, tensor in state.items():
             _place(adapter, name, tensor)

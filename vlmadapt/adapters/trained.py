@@ -28,6 +28,7 @@ class TrainedAdapter(Adapter):
             labels=support.labels,
             val_features=None if validation is None else validation.features,
             val_labels=None if validation is None else validation.labels,
+            **self._more_inputs(),
         )
         self.train_result_ = fit_loop(
             self,
@@ -47,6 +48,10 @@ class TrainedAdapter(Adapter):
             label=self.name,
             progress=options.progress,
         )
+
+    def _more_inputs(self) -> dict[str, Tensor]:
+        """What else training starts from, by name: a checkpoint of other values is refused."""
+        return {}
 
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
         logits = self._logits(support.features[indices])

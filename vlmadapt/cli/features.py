@@ -46,14 +46,14 @@ def features(
 ) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
-    It holds train, val and test [n, D], train_labels ... [n] and text [C, D], all normalised; names,
-    paths and the encoder are in its metadata.
+    It holds train, val and test [n, D], train_labels ... [n], text and negative_text [C, D], all
+    normalised; names, paths and the encoder are in its metadata.
     """
     import torch
 
-    from vlmadapt.backbones import class_text_features
     from vlmadapt.data.types import SPLITS
     from vlmadapt.files import write_tensors
+    from vlmadapt.reporting.fitting import ClassTexts
     from vlmadapt.reporting.protocol import describe_dataset, describe_encoder
     from vlmadapt.reporting.versions import versions
 
@@ -61,7 +61,8 @@ def features(
     note(describe(dataset))
     encoder = open_encoder(backbone, device, download)
     extraction = extraction_of(views, batch_size, precision, cache, no_cache)
-    tensors = {"text": class_text_features(encoder, dataset.class_names, dataset.templates)}
+    texts = ClassTexts(encoder, dataset)
+    tensors = {"text": texts.features, "negative_text": texts.negative_features}
     for split in SPLITS:
         samples = dataset.split(split)
         paths = [sample.path for sample in samples]

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters import create_adapter
+from vlmadapt.adapters import ADAPTERS, create_adapter, negative_templates
+from vlmadapt.backbones import class_text_features
 from vlmadapt.reporting.memory import PeakMemory
 from vlmadapt.reporting.methods import Method
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
-    from vlmadapt.data import FeatureCache, FewShotSplit, Sample
+    from vlmadapt.data import Dataset, FeatureCache, FewShotSplit, Sample
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,44 @@ class Measures:
     selected: Mapping[str, Any] = field(default_factory=dict)
 
 
-def create(
-    method: Method, text_features: Tensor, encoder: Encoder, class_names: Sequence[str], with_encoder: bool = False
-) -> Adapter:
+class ClassTexts:
+    """What the texts of a data set's classes say to ``encoder``: features of prompts and of negative prompts.
+
+    Each is encoded at most once; negative prompts only when an adapter needs them.
+    """
+
+    def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
+        self.encoder = encoder
+        self.class_names = dataset.class_names
+        self.templates = dataset.templates
+
+    @cached_property
+    def features(self) -> Tensor:
+        """``[C, D]``."""
+        return class_text_features(self.encoder, self.class_names, self.templates)
+
+    @cached_property
+    def negative_features(self) -> Tensor:
+        """``[C, D]``."""
+        return class_text_features(self.encoder, self.class_names, negative_templates(self.templates))
+
+
+def create(method: Method, texts: ClassTexts, with_encoder: bool = False) -> Adapter:
     """The unfitted adapter of ``method``; raises :class:`InputError` for an unknown adapter or setting.
 
-    ``with_encoder`` lets it remember the encoder, and refuse another one when it is loaded.
+    ``with_encoder`` lets it remember the encoder, and refuse another one when it is loaded. An adapter that fits with
+    the encoder gets it in any case.
     """
+    kind = ADAPTERS.get(method.adapter)
+    encoder = texts.encoder
     return create_adapter(
         method.adapter,
-        text_features,
+        texts.features,
         encoder.logit_scale,
         dict(method.settings),
-        class_names=class_names,
-        encoder=encoder if with_encoder else None,
+        class_names=texts.class_names,
+        encoder=encoder if with_encoder or (kind is not None and kind.needs_encoder) else None,
+        negative_text_features=texts.negative_features if kind is not None and kind.needs_negatives else None,
     )
 
 

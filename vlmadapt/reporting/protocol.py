@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmadapt.backbones import class_text_features
 from vlmadapt.data import sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.reporting.fits import FitKey, FolderFits, MemoryFits
-from vlmadapt.reporting.fitting import Extraction, FeatureTable, FewShotFeatures, Measures, accuracy, create, fit
+from vlmadapt.reporting.fitting import (
+    ClassTexts,
+    Extraction,
+    FeatureTable,
+    FewShotFeatures,
+    Measures,
+    accuracy,
+    create,
+    fit,
+)
 from vlmadapt.reporting.methods import Method, parse_method, plain
 from vlmadapt.reporting.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.reporting.versions import public_name, versions
@@ -52,11 +60,8 @@ def run_protocol(
     methods = _checked(adapters, shots, seeds)
     on_short: Literal["error", "all"] = "all" if allow_short else "error"
     splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
-    text_features = class_text_features(encoder, dataset.class_names, dataset.templates)
-    configs = {
-        label: plain(create(method, text_features, encoder, dataset.class_names).config.as_dict())
-        for label, method in methods.items()
-    }
+    texts = ClassTexts(encoder, dataset)
+    configs = {label: plain(create(method, texts).config.as_dict()) for label, method in methods.items()}
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
@@ -79,7 +84,7 @@ def run_protocol(
         measures = fits.finished(key, identity)
         if measures is None:
             data = FewShotFeatures.of(split, train, val)
-            adapter = create(methods[key.method], text_features, encoder, dataset.class_names)
+            adapter = create(methods[key.method], texts)
             measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key))
             fits.put(key, adapter, measures)
         measured[key] = measures

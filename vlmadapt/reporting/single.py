@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmadapt.backbones import class_text_features
 from vlmadapt.data import sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.files import read_json, write_csv, write_json
 from vlmadapt.reporting.classifier import DESCRIPTION, Classifier, DataSource, describe_run
-from vlmadapt.reporting.fitting import Extraction, FeatureTable, FewShotFeatures, create, fit
+from vlmadapt.reporting.fitting import ClassTexts, Extraction, FeatureTable, FewShotFeatures, create, fit
 from vlmadapt.reporting.methods import Method, plain
 from vlmadapt.reporting.protocol import describe_dataset, describe_encoder
 from vlmadapt.reporting.results import Cell, ProtocolResults
@@ -70,8 +69,7 @@ def fit_classifier(
     that was never interrupted. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
     split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
-    text_features = class_text_features(encoder, dataset.class_names, dataset.templates)
-    adapter = create(method, text_features, encoder, dataset.class_names, with_encoder=True)
+    adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
     identity = {
         "data": dataset.name,

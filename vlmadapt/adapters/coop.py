@@ -1,0 +1,137 @@
+"""CoOp: the words around the class name are learned as vectors in the text tower's token space; arXiv 2109.01134.
+
+    prompt_c = [v_1] ... [v_M] [class name] .      v [M, E] shared by all classes, or [C, M, E] of each class its own
+    logits   = tau * f @ normalize(text_tower(prompt_c))^T
+
+The released settings are M = 16 and v drawn from a normal distribution of deviation 0.02. Only v is trained, through
+the frozen text tower; images stay features. Training with AdamW and keeping the best epoch on validation are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.checks import Samples, normalize
+from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.errors import InputError
+from vlmadapt.training import TrainConfig, check_range
+
+PLACEHOLDER = "x"
+PROMPTS_AT_ONCE = 256
+
+
+class Tokens(Protocol):
+    """The part of ``vlmadapt.backbones.TokenInputs`` that is read here."""
+
+    embeddings: Tensor  # [C, L, E]
+    tokens: Tensor  # [C, L]
+    mask: Tensor  # [C, L]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoOpConfig(TrainConfig, AdapterConfig):
+    epochs: int = field(default=30, metadata={"help": "passes over the training samples"})
+    lr: float = field(default=1e-2, metadata={"help": "peak learning rate of AdamW"})
+    weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay of AdamW"})
+    context_tokens: int = field(default=16, metadata={"help": "learned vectors M before the class name"})
+    per_class: bool = field(default=False, metadata={"help": "a context of its own for each class"})
+    deviation: float = field(default=0.02, metadata={"help": "standard deviation of the random start"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "context_tokens", low=1)
+        check_range(self, "deviation", low=0.0, low_allowed=False)
+
+
+class CoOp(TrainedAdapter):
+    """``text_features`` are not used: the classifier is the text features of the learned prompts, kept after ``fit``.
+
+    ``fit`` needs ``encoder`` with a differentiable text tower (``token_inputs`` and ``encode_tokens``) and the real
+    ``class_names``; predictions of a fitted or loaded adapter need neither. Classes without samples share the learned
+    context.
+    """
+
+    name = "coop"
+    config_class = CoOpConfig
+    needs_encoder = True
+    classifier: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_parameter("context", None)
+        self.register_buffer("classifier", None)
+        self.__dict__["_prompts"] = None  # the encoder's tokens, no part of the state
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        prompts = self._tokenized()
+        self.__dict__["_prompts"] = prompts
+        count, width = self.config.context_tokens, prompts.embeddings.shape[-1]
+        drawn = torch.empty(count, width, dtype=torch.float64)
+        drawn.normal_(std=self.config.deviation, generator=torch.Generator().manual_seed(options.seed))
+        start = drawn.to(prompts.embeddings)
+        # Renumbering the classes must not change what a class starts from.
+        start = start.expand(self.num_classes, -1, -1).clone() if self.config.per_class else start
+        self.context = nn.Parameter(start)
+        self._train(support, validation, options)
+        self.classifier = self._encode().detach()
+        self.__dict__["_prompts"] = None
+
+    def _tokenized(self) -> Tokens:
+        """Prompts with placeholders where the context goes; checked to be one token each, after the start token."""
+        encode = getattr(self.encoder, "token_inputs", None)
+        if encode is None:
+            raise InputError(
+                "coop trains through the text tower: pass encoder=, one with token_inputs, such as the embedded "
+                "backbone or open_clip's."
+            )
+        count = self.config.context_tokens
+        prompts: Tokens = encode([" ".join([PLACEHOLDER] * count + [f"{name}."]) for name in self.class_names])
+        places = prompts.tokens[:, 1 : 1 + count]
+        rest = prompts.mask[:, 1 + count :].sum(1)
+        if places.shape[1] < count or bool((places != places[0, 0]).any()) or int(rest.min()) < 1:
+            raise InputError(
+                f"context_tokens is {count}, which the tokenizer of this encoder has no room for before the class "
+                "name: use fewer."
+            )
+        return prompts
+
+    def _encode(self) -> Tensor:
+        """Normalised text features of the prompts ``[C, D]`` in the adapter's dtype; differentiable in ``context``."""
+        prompts: Tokens = self.__dict__["_prompts"]
+        count = self.config.context_tokens
+        context = self.context.expand(self.num_classes, -1, -1)
+        # The embeddings may be of a token table that is not to be trained: no gradient goes there.
+        embeddings = prompts.embeddings.detach()
+        embeddings = torch.cat([embeddings[:, :1], context, embeddings[:, 1 + count :]], dim=1)
+        parts = [
+            self._part(prompts, embeddings, rows) for rows in torch.arange(self.num_classes).split(PROMPTS_AT_ONCE)
+        ]
+        return normalize(torch.cat(parts).to(self.text_features))
+
+    def _part(self, prompts: Any, embeddings: Tensor, rows: Tensor) -> Tensor:
+        rows = rows.to(embeddings.device)
+        part = replace(prompts, embeddings=embeddings[rows], tokens=prompts.tokens[rows], mask=prompts.mask[rows])
+        return self.encoder.encode_tokens(part)  # type: ignore[union-attr]
+
+    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
+        logits = self.logit_scale * support.features[indices] @ self._encode().T
+        return cross_entropy(logits, support.labels[indices])
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, ...]:
+        self.classifier = self._encode()
+        return super()._score(samples)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.logit_scale * features @ self.classifier.T
+
+    def _more_inputs(self) -> dict[str, Tensor]:
+        prompts: Tokens = self.__dict__["_prompts"]
+        return {"prompt_embeddings": prompts.embeddings, "prompt_tokens": prompts.tokens}

@@ -1,0 +1,129 @@
+"""LP++: a linear probe whose class weights blend a trained vector with the class text; arXiv 2404.02285.
+
+    logit_c = f . (v_c + a_c t_c)        v [C, D] and the blending multipliers a [C] are trained
+    loss    = mean cross-entropy over the support samples
+
+As in the paper, v and a take turns in full-batch descent whose step sizes are no hyper-parameters but one over a bound
+of the loss's curvature in that block, and v starts at scaled class means. Our bounds, from the curvature of the
+softmax, at most 1/2:
+
+    L_v = lambda_max(F^T F / n) / 2            L_a = max_c (mean over i of (f_i . t_c)^2) / 2
+
+Ours too: a starts at tau, so that v = 0 is zero-shot; the scale of the class means and the number of steps, the paper's
+only regulariser, are chosen on validation; momentum (Nesterov), restarted when the loss rises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.training import check_range, choose, score_logits
+
+SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+SCORE_EVERY = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LPPlusPlusConfig(AdapterConfig):
+    steps: int = field(default=300, metadata={"help": "steps of each block at most; the best on validation is kept"})
+    scale: float = field(
+        default=0.2, metadata={"help": "class means over tau at the start of v, without validation samples"}
+    )
+    search_scale: bool = field(default=True, metadata={"help": "search scale on validation"})
+
+    def __post_init__(self) -> None:
+        check_range(self, "steps", low=0)
+        check_range(self, "scale", low=0.0)
+
+
+class LPPlusPlus(Adapter):
+    """A class without samples starts with v = 0, its text feature alone, and is only ever a negative."""
+
+    name = "lp++"
+    config_class = LPPlusPlusConfig
+    scale: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.visual = nn.Parameter(torch.zeros_like(self.text_features))
+        self.blend = nn.Parameter(torch.full_like(self.text_features[:, 0], self.logit_scale))
+        self.register_buffer("scale", torch.tensor(self.config.scale, dtype=torch.float64))
+        self.register_buffer("steps", torch.tensor(0))
+
+    @torch.no_grad()
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        means = class_means(support, self.num_classes)
+        scale = self.config.scale
+        if validation is not None and self.config.search_scale:
+            scale = choose([scale, *SCALES], lambda value: self._begin(means, value, validation))
+        self._begin(means, scale)
+        self._descend(support, validation)
+
+    def _begin(self, means: Tensor, scale: float, validation: Samples | None = None) -> tuple[float, float]:
+        self.visual.copy_(scale * self.logit_scale * means)
+        self.blend.fill_(self.logit_scale)
+        self.scale.fill_(scale)
+        return (0.0, 0.0) if validation is None else score_logits(self._logits(validation.features), validation.labels)
+
+    def _descend(self, support: Samples, validation: Samples | None) -> None:
+        """Blocks in turn; leaves the step that validates best, the earliest of equals, or the last one."""
+        features, labels = support.features, support.labels
+        similarity = features @ self.text_features.T
+        step_v = 2 / largest_eigenvalue(features)
+        step_a = 2 / float(similarity.square().mean(0).max().clamp(min=1e-12))
+        onehot = torch.nn.functional.one_hot(labels, self.num_classes).to(features)
+        best = self._state(validation, 0)
+        previous, ahead, momentum = float("inf"), self.visual.clone(), 1.0
+        for step in range(1, self.config.steps + 1):
+            logits = features @ ahead.T + self.blend * similarity
+            error = (logits.softmax(-1) - onehot) / len(labels)
+            moved = ahead - step_v * error.T @ features
+            logits = features @ moved.T + self.blend * similarity
+            loss = float(cross_entropy(logits, labels))
+            if loss > previous:
+                momentum = 1.0
+            grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+            ahead = moved + (momentum - 1) / grown * (moved - self.visual)
+            previous, momentum = loss, grown
+            self.visual.copy_(moved)
+            error = (logits.softmax(-1) - onehot) / len(labels)
+            self.blend.sub_(step_a * (error * similarity).sum(0))
+            if validation is None or step % SCORE_EVERY == 0 or step == self.config.steps:
+                found = self._state(validation, step)
+                best = found if validation is None or found[0] > best[0] else best
+        self.visual.copy_(best[1])
+        self.blend.copy_(best[2])
+        self.steps.fill_(best[3])
+
+    def _state(self, validation: Samples | None, step: int) -> tuple[tuple[float, ...], Tensor, Tensor, int]:
+        score: tuple[float, ...] = ()
+        if validation is not None:
+            score = score_logits(self._logits(validation.features), validation.labels)
+        return score, self.visual.detach().clone(), self.blend.detach().clone(), step
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return features @ (self.visual + self.blend[:, None] * self.text_features).T
+
+    def hyperparameters(self) -> dict[str, float]:
+        return {"scale": float(self.scale), "steps": float(self.steps)}
+
+
+def class_means(support: Samples, classes: int) -> Tensor:
+    """Mean feature of each class ``[C, D]``, zero without samples."""
+    sums = support.features.new_zeros(classes, support.features.shape[1]).index_add(0, support.labels, support.features)
+    return sums / torch.bincount(support.labels, minlength=classes).clamp(min=1).unsqueeze(-1)
+
+
+def largest_eigenvalue(features: Tensor) -> float:
+    """Of ``F^T F / n``, from the smaller of the two Gram matrices."""
+    n, width = features.shape
+    gram = features @ features.T if n < width else features.T @ features
+    return float(torch.linalg.eigvalsh(gram)[-1]) / n
