@@ -97,7 +97,7 @@ def first_difference(library_path: Path, kernels: list[Kernel], build: str) -> s
     """The run that notices, or an empty string."""
     worker = Worker(library_path, asan=build == "asan", seconds=20)
     schedules = [Schedule(0), Schedule(2, 3, True)] if build == "unoptimised" else [Schedule(0)]
-    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "unoptimised" else {"f32", "bf16"}
+    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "unoptimised" else {"f32", "tf32", "bf16"}
     try:
         for kernel, shape, dtype in runs(kernels, dtypes):
             problem = kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))

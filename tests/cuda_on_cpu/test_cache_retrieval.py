@@ -108,6 +108,7 @@ FORWARD = Kernel(
         forward_shape(5, 0, 3, 8),
         forward_shape(64, 64, 4, 32),  # one full tile
         forward_shape(65, 129, 90, 48),  # a row more than a tile; many classes of one or no entry
+        forward_shape(3, 70, 300, 8),  # gaps of more classes than a block has threads
         forward_shape(9, 200, 2, 17),  # classes larger than a tile, odd width
         forward_shape(7, 66, 5, 40, 24, "own"),
         forward_shape(5, 130, 3, 16, 33, "mask"),  # one stream aligned, the other not
