@@ -71,6 +71,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     visual_nodes: Tensor
     text_nodes: Tensor
     support_features: Tensor
+    scalars: Tensor
 
     def __init__(self, *args: Any, negative_text_features: Tensor | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)

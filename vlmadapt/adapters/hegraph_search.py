@@ -34,7 +34,7 @@ class Fusion:
 
     def of(self, text_logits: Tensor, scores: Tensor, visual_scale: float) -> Tensor:
         """Text logits and class scores at this ``beta``, both ``[..., B, C]`` -> logits."""
-        return fuse(self.probability, torch.as_tensor(self.weight).to(scores), text_logits, scores, visual_scale)
+        return fuse(self.probability, scores.new_tensor(self.weight), text_logits, scores, visual_scale)
 
 
 def fuse(probability: bool, weight: Tensor, text_logits: Tensor, scores: Tensor, visual_scale: float) -> Tensor:

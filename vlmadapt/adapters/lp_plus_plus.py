@@ -50,6 +50,7 @@ class LPPlusPlus(Adapter):
     name = "lp++"
     config_class = LPPlusPlusConfig
     scale: Tensor
+    steps: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
