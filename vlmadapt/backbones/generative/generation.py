@@ -58,9 +58,9 @@ def generate(
         prompt = torch.full((len(images), 1), start_token, dtype=torch.long, device=images.device)
     if prompt.dim() != 2 or len(prompt) != len(images) or prompt.is_floating_point():
         raise InputError(f"prompt is {shape_of(prompt)} but must be int64 [{len(images)}, L]: one row an image.")
-    if "max_length" not in options and "max_new_tokens" not in options:
-        options["max_length"] = max(MAX_LENGTH, prompt.shape[1] + 1)
-    limit = options["max_length"] if "max_length" in options else prompt.shape[1] + options["max_new_tokens"]
+    more = options.get("max_new_tokens")
+    limit = options.pop("max_length", None) if more is None else prompt.shape[1] + more
+    limit = max(MAX_LENGTH, prompt.shape[1] + 1) if limit is None else limit
     positions: Any = model.context_length
     if limit > positions:
         raise InputError(f"max_length is {limit} but the model has {positions} positions: pass at most {positions}.")
@@ -73,6 +73,7 @@ def generate(
         decoder = _decoder_class()(model, start_token, end_token)
         attentions = _cacheable(model) if use_cache else None
         options |= {"image_tokens": image_tokens, "attention_mask": torch.ones_like(prompt)}
+        options |= {"max_length": limit, "max_new_tokens": None}
         if attentions is None:
             result = decoder.generate(prompt, use_cache=False, **options)
         else:
@@ -147,8 +148,6 @@ def _next_logits(model: Any, tokens: Tensor, image_tokens: Tensor, past: int) ->
     mask = _text_mask(text, tokens)[:, past:]
     for block in text.transformer.resblocks:
         x = block(x, attn_mask=mask)
-    if text.cls_emb is None:
-        x = text.ln_final(x)
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
         x = block(x, attn_mask=decoder.attn_mask[past:length, :length])
         x = cross(x, k_x=image_tokens, v_x=image_tokens)
@@ -160,15 +159,13 @@ def _text_mask(text: Any, tokens: Tensor) -> Tensor:
     """What is added to the unimodal half's products, [B * H, L, L]; its padding mask included, off by one or not."""
     length = tokens.shape[1]
     causal = text.attn_mask[:length, :length]
-    if text.cls_emb is None:
-        return causal.expand(len(tokens) * text.heads, -1, -1)
     return causal + text._build_additive_mask(tokens, length + 1, causal.dtype)[:, :length, :length]
 
 
 def _cacheable(model: Any) -> list[tuple[nn.MultiheadAttention, bool]] | None:
     """The attentions in the order they run, and whether their keys grow; ``None`` if any cannot be cached."""
     text, decoder = model.text, model.text_decoder
-    if getattr(text, "attn_mask", None) is None or getattr(text, "transformer", None) is None:
+    if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is None:
         return None
     blocks = [(block, True) for block in [*text.transformer.resblocks, *decoder.resblocks]]
     found = []

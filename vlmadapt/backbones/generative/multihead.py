@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmadapt.errors import InputError
+
 # Attributes of an attention that carry its state during cached decoding, and an adapter with ``pack`` and ``forward``.
 CACHE = "kv_cache"
 ADAPTER = "p_adapter"
@@ -48,6 +50,8 @@ def multihead_forward(
 
     ``is_causal`` is a hint only: as in torch, ``attn_mask`` decides. Weights are computed apart when asked for.
     """
+    if query.is_nested:
+        raise InputError("query is a nested tensor: set use_nested_tensor = False on the nn.TransformerEncoder.")
     inputs = [_batched(x, module.batch_first) for x in (query, key, value)]
     slot: CacheSlot | None = module.__dict__.get(CACHE)
     adapter: Any = module._modules.get(ADAPTER)
