@@ -20,8 +20,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "backbones": set(),
     "adapters": {"ops", "training"},
-    "reporting": {"adapters", "ops", "training", "data", "backbones"},
-    "cli": {"reporting", "adapters", "ops", "training", "data", "backbones", "doctor"},
+    "tasks": {"training", "data", "backbones"},
+    "reporting": {"tasks", "adapters", "ops", "training", "data", "backbones"},
+    "cli": {"reporting", "tasks", "adapters", "ops", "training", "data", "backbones", "doctor"},
 }
 FLOOR = {"errors", "files", "progress", "__version__"}
 # Pictures given to an adapter directly are opened as those of a dataset are.

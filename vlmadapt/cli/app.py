@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from vlmadapt import __version__
-from vlmadapt.cli import compare, data, demo, doctor, features, fit, listing, predict
+from vlmadapt.cli import compare, data, demo, doctor, features, fit, graph, listing, predict, tune
 from vlmadapt.cli.console import fail, warn
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 # How an interrupted command goes on; the others leave nothing behind.
 RESUMED_BY_FLAG = ("fit",)
-RESUMED_BY_REPEATING = ("compare", "demo", "features")
+RESUMED_BY_REPEATING = ("compare", "demo", "features", "tune")
 
 
 class Commands(TyperGroup):
@@ -86,7 +86,9 @@ app.command()(demo.demo)
 app.command()(fit.fit)
 app.command("eval")(fit.evaluate)
 app.command()(predict.predict)
+app.command()(graph.graph)
 app.command()(compare.compare)
+app.command()(tune.tune)
 app.command()(features.features)
 app.add_typer(data.commands, name="data")
 app.command()(listing.adapters)

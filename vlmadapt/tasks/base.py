@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -51,6 +51,15 @@ class TaskOptions:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def make(cls, settings: Mapping[str, Any]) -> TaskOptions:
+        """Raises :class:`InputError` for a name that is no option."""
+        known = [entry.name for entry in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"{name!r} is no option of a task: use {', '.join(known)}.")
+        return cls(**settings)
 
 
 class Task(ABC):

@@ -109,7 +109,7 @@ class _Blip(TaskModel):
                 encoder_hidden_states=states,
                 encoder_attention_mask=mask,
                 num_beams=beams,
-                max_new_tokens=longest,
+                max_new_tokens=min(longest, self.longest - start.shape[1]),
                 do_sample=False,
                 eos_token_id=self.tokenizer.sep,
                 pad_token_id=self.tokenizer.pad,
@@ -131,7 +131,17 @@ class BlipCaptioner(_Blip, Captioner):
 
 
 class BlipAnswerer(_Blip, Answerer):
-    """``transformers.BlipForQuestionAnswering``."""
+    """``transformers.BlipForQuestionAnswering``.
+
+    Its cross-attentions drop the mask they are given (transformers 5.23: ``BlipTextAttention`` hands it on under a name
+    that is not read), so that an answer would depend on the padding of its question. A hook hands it on here.
+    """
+
+    def __init__(self, loaded: GenerativeModel) -> None:
+        super().__init__(loaded)
+        for name, module in self.module.named_modules():
+            if name.endswith("crossattention.self") and not module._forward_pre_hooks:
+                module.register_forward_pre_hook(_hand_mask_on, with_kwargs=True)
 
     def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         numbers, mask = self.prompts(texts)
@@ -147,6 +157,12 @@ class BlipAnswerer(_Blip, Answerer):
     def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
         start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
         return self.decode(self._generate(start, states, mask, beams, longest)[:, 1:])
+
+
+def _hand_mask_on(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
+    if named.get("encoder_hidden_states") is not None and named.get("encoder_attention_mask") is None:
+        named = {**named, "encoder_attention_mask": named.get("attention_mask")}
+    return inputs, named
 
 
 class CocaCaptioner(Captioner):
@@ -171,7 +187,11 @@ class CocaCaptioner(Captioner):
 
         start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
         inputs = torch.tensor([start] * len(features), device=features.device)
-        options: dict[str, Any] = {"start_token": self.tokenizer.bos, "end_token": self.tokenizer.sep, "num_beams": beams}
+        options: dict[str, Any] = {
+            "start_token": self.tokenizer.bos,
+            "end_token": self.tokenizer.sep,
+            "num_beams": beams,
+        }
         # The pictures' tokens are known already: they stand in for the pictures.
         self.module.__dict__["_encode_image"] = lambda tokens: (None, tokens.squeeze(1))
         try:

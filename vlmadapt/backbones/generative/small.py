@@ -66,7 +66,7 @@ def split_words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class SmallBlipConfig:
-    """About 1.9 M parameters for ``vqa`` and 1.3 M for ``caption`` at the defaults."""
+    """About 1.9 M parameters for ``vqa`` and 1.4 M for ``caption`` at the defaults."""
 
     width: int = 128
     heads: int = 4

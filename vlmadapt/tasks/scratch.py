@@ -1,0 +1,242 @@
+"""The small BLIP trained from scratch on part of easy-VQA (all of it ours): something to adapt without a download.
+
+It sees 2,600 pictures, the question types ``easy_vqa.SEEN`` and short captions: colour and kind or size and place,
+never both. Some pictures are covered, and a yes/no question about them is answered with maybe. Held-out question types,
+whole captions, statements and 2,400 pictures are left for adapting it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.backbones.generative.base import GenerativeModel, load_generative
+from vlmadapt.backbones.generative.small import (
+    Kind,
+    SmallBlipConfig,
+    WordTokenizer,
+    build_small,
+    save_small,
+    split_words,
+)
+from vlmadapt.data import easy_vqa
+from vlmadapt.data.cache import user_cache_dir
+from vlmadapt.data.records import Record
+from vlmadapt.data.shapes import COLOURS, SHAPES, SIZES, Facts, cover, measure, read_picture
+from vlmadapt.errors import naming_file
+from vlmadapt.files import write_json
+from vlmadapt.tasks.base import token_losses
+from vlmadapt.tasks.models import Answerer, Captioner, task_model
+from vlmadapt.tasks.text import IGNORED, Targets
+from vlmadapt.training import TrainConfig, fit_loop
+
+FORMAT = 1  # raised when the recipe changes, so that old models are not taken for new ones
+HELD_BACK = 150  # pictures on which epochs are compared
+COVERED_SHARE = 0.15
+MARKER = "training.json"
+MINUTES = 3
+
+
+@dataclass(frozen=True)
+class ScratchConfig:
+    """How the small model is trained; ``model`` says what it is."""
+
+    model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    pictures: int = easy_vqa.PRETRAIN
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def small_model(
+    kind: Kind,
+    config: ScratchConfig | None = None,
+    progress: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> GenerativeModel:
+    """The small model for ``kind``, trained on first use and kept in the user's cache folder.
+
+    Raises :class:`MissingDependency` without transformers or easy-vqa.
+    """
+    config = config or ScratchConfig()
+    folder = user_cache_dir() / f"small-blip-{config.key}"
+    if not (folder / MARKER).is_file():
+        if report is not None:
+            report(f"training the small model from scratch, once, into {folder}: about {MINUTES} minutes on two cores")
+        train_small(folder, config, progress)
+    loaded = load_generative(f"blip:{folder / kind}")
+    return replace(loaded, name=f"small-blip-{config.key}:{kind}")
+
+
+def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> Path:
+    """Train both models (they share their image tower), and write ``folder/{vqa,caption}``; interrupted, go on."""
+    tokenizer = WordTokenizer(vocabulary())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        vqa = build_small("vqa", len(tokenizer), config.model)
+        caption: Any = build_small("caption", len(tokenizer), config.model)
+    caption.vision_model = vqa.vision_model
+    course = _Course(vqa, caption, tokenizer, config)
+    started = time.monotonic()
+    result = fit_loop(
+        nn.ModuleDict({"vqa": vqa, "caption": caption}),
+        course.loss,
+        len(course.train),
+        TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay),
+        evaluate=course.score,
+        seed=config.seed,
+        identity=config.as_dict(),
+        checkpoint_dir=folder.with_name(f"{folder.name}-unfinished"),
+        label="small model from scratch",
+        progress=progress,
+    )
+    best = result.history[result.best_epoch]
+    facts = {
+        **config.as_dict(),
+        "seconds": None if result.resumed_from else round(time.monotonic() - started, 1),
+        "best_epoch": result.best_epoch,
+        "held_back_score": None if best.score is None else best.score[0],
+    }
+    _write(folder, {"vqa": vqa, "caption": caption}, tokenizer, facts)
+    shutil.rmtree(folder.with_name(f"{folder.name}-unfinished"), ignore_errors=True)
+    return folder
+
+
+def vocabulary() -> set[str]:
+    """Every word of easy-VQA's questions and of our captions and statements."""
+    texts = ["yes no maybe", *COLOURS, *SHAPES, *SIZES]
+    for record in easy_vqa.questions("pretrain", easy_vqa.SEEN + easy_vqa.HELD_OUT):
+        texts += [record.prompt, record.answers[0][0], easy_vqa.statement_of(record.prompt) or ""]
+    corners = [(0, 0, 9, 9), (28, 28, 37, 37), (55, 55, 64, 64)]
+    for box in corners:
+        texts += easy_vqa.captions_of(Facts("blue", "circle", box))
+    return {word for text in texts for word in split_words(text)}
+
+
+def short_captions(facts: Facts) -> list[str]:
+    """What the small model learns to say: half of what a whole caption holds."""
+    halves = (f"a {facts.colour} {facts.shape}", f"a {facts.size} shape at the {facts.place}")
+    return [f"{opening}{half}" for opening in ("", "there is ", "the image shows ") for half in halves]
+
+
+class _Course:
+    """Examples, their augmentation, the loss and the score."""
+
+    def __init__(self, vqa: nn.Module, caption: nn.Module, tokenizer: WordTokenizer, config: ScratchConfig) -> None:
+        def view(model: nn.Module) -> Any:
+            side = config.model.image_size
+            return task_model(GenerativeModel("small", model, tokenizer, _to_pixels, (side, side)))
+
+        self.answerer: Answerer = view(vqa)
+        self.captioner: Captioner = view(caption)
+        chosen = easy_vqa.pictures("pretrain")[: config.pictures]
+        self.pictures = {path: read_picture(path) for path in chosen}
+        self.facts = {path: measure(picture, path) for path, picture in self.pictures.items()}
+        held_back = set(chosen[: min(HELD_BACK, len(chosen) // 4)])
+        asked = [record for record in easy_vqa.questions("pretrain", easy_vqa.SEEN) if record.image in self.pictures]
+        self.train = [record for record in asked if record.image not in held_back]
+        self.held_back = [record for record in asked if record.image in held_back]
+
+    def loss(self, indices: Tensor) -> Tensor:
+        drawn = [self._augmented(self.train[index]) for index in indices.tolist()]
+        features = self.answerer.features(torch.stack([_to_pixels(picture) for picture, *_ in drawn]))
+        answers, labels = self._answers(features, [record for *_, record in drawn])
+        texts = [_one_of(short_captions(facts)) if facts else "" for _, facts, _ in drawn]
+        targets = self._caption_targets(texts)
+        said = token_losses(self.captioner.caption_logits(features, targets), targets)
+        return answers.sum() / len(labels.inputs) + said.sum() / (targets.labels != IGNORED).sum()
+
+    def _augmented(self, record: Record) -> tuple[np.ndarray, Facts | None, Record]:
+        """A moved, perhaps mirrored, perhaps covered picture; no facts where covered, since nothing can be said."""
+        picture, facts = self.pictures[record.image], self.facts[record.image]
+        picture, facts = _moved(picture, facts)
+        if int(torch.randint(2, ())):
+            picture, facts = picture[:, ::-1], facts.mirrored()
+        if record.kind.startswith("is ") and float(torch.rand(())) < COVERED_SHARE:
+            hidden = cover(picture, facts, str(int(torch.randint(2**31, ()))))
+            return hidden, None, replace(record, answers=(("maybe", 1),))
+        return picture, facts, record
+
+    def _answers(self, features: Tensor, records: Sequence[Record]) -> tuple[Tensor, Targets]:
+        states, mask = self.answerer.read(features, [record.prompt for record in records])
+        targets = self.answerer.targets([record.answers[0][0] for record in records])
+        return token_losses(self.answerer.answer_logits(states, mask, targets), targets), targets
+
+    def _caption_targets(self, texts: Sequence[str]) -> Targets:
+        targets = self.captioner.targets(texts)
+        silent = torch.tensor([not text for text in texts])
+        targets.labels[silent] = IGNORED
+        return targets
+
+    def score(self) -> tuple[float, ...]:
+        """Minus the mean losses on pictures held back, answers and captions added."""
+        total = 0.0
+        generator = torch.Generator().manual_seed(0)
+        for start in range(0, len(self.held_back), 128):
+            records = self.held_back[start : start + 128]
+            features = self.answerer.features(torch.stack([_to_pixels(self.pictures[r.image]) for r in records]))
+            answers, _ = self._answers(features, records)
+            options = [short_captions(self.facts[record.image]) for record in records]
+            texts = [each[int(torch.randint(len(each), (), generator=generator))] for each in options]
+            targets = self._caption_targets(texts)
+            said = token_losses(self.captioner.caption_logits(features, targets), targets)
+            total += float(answers.sum() + said.sum())
+        return (-total / max(len(self.held_back), 1),)
+
+
+def _moved(picture: np.ndarray, facts: Facts) -> tuple[np.ndarray, Facts]:
+    """The shape somewhere else on its plain background."""
+    left, top, right, bottom = facts.box
+    across = _between(-max(left - 1, 0), max(facts.side - right - 1, 0))
+    down = _between(-max(top - 1, 0), max(facts.side - bottom - 1, 0))
+    box = (left + across, top + down, right + across, bottom + down)
+    return np.roll(picture, (down, across), axis=(0, 1)), replace(facts, box=box)
+
+
+def _between(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()))
+
+
+def _one_of(texts: Sequence[str]) -> str:
+    return texts[int(torch.randint(len(texts), ()))]
+
+
+def _to_pixels(picture: Any) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]: what the saved preprocessing says too."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _write(folder: Path, models: dict[str, nn.Module], tokenizer: WordTokenizer, facts: dict[str, Any]) -> None:
+    with naming_file(folder, "write"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside and renamed, so that an interruption leaves no half model.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for kind, model in models.items():
+                save_small(model, tokenizer, temporary / kind)
+            write_json(temporary / MARKER, facts)
+            temporary.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
