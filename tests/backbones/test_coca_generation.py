@@ -146,6 +146,12 @@ def test_hooks_on_attentions_are_run() -> None:
     assert torch.equal(cached, plain)
 
 
+def test_image_tokens_stand_in_for_images() -> None:
+    model = tiny_coca().double()
+    tokens = model._encode_image(pictures(3).double())[1]
+    assert torch.equal(written(model, tokens, num_beams=2), written(model, num_beams=2))
+
+
 def test_empty_batch() -> None:
     assert written(tiny_coca().double(), pictures(1)[:0].double()).shape == (0, 1)
 
@@ -154,8 +160,8 @@ def test_refused() -> None:
     model = tiny_coca().double()
     with pytest.raises(InputError, match="max_length is 17 but the model has 16 positions"):
         written(model, max_length=17)
-    with pytest.raises(InputError, match=r"images must be \[B, 3, H, W\]"):
-        written(model, pictures(1)[0])
+    with pytest.raises(InputError, match=r"images are float32 \[32, 32\]: pass \[B, 3, H, W\]"):
+        written(model, pictures(1)[0, 0])
     with pytest.raises(InputError, match=r"prompt is int64 \[2, 1\] but must be int64 \[3, L\]"):
         written(model, prompt=torch.zeros(2, 1, dtype=torch.long))
     with pytest.raises(InputError, match="model is a Linear without 'visual'"):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import safetensors
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
 from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer
 from vlmadapt.backbones.generative.small import PREPROCESSOR, VOCABULARY, WordTokenizer
 from vlmadapt.backbones.views import to_rgb, to_tensor
-from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.errors import FileError, InputError, MissingDependency, VlmadaptError
 from vlmadapt.files import read_json
 
 INSTALL = "pip install 'vlmadapt[generative]'"
@@ -48,19 +49,52 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
                     f"{place} holds the architecture {name}: give a folder of one of {', '.join(CLASSES)}."
                 )
             # Pickles are read as plain tensors only, never executed.
-            model = getattr(transformers, name).from_pretrained(source, weights_only=True, **options)
+            model = mask_cross_attention(
+                getattr(transformers, name).from_pretrained(source, weights_only=True, **options)
+            )
             tokenizer = _tokenizer(source, config, options)
     except pickle.UnpicklingError as error:
         raise FileError(f"the weights of {place} are a pickle of more than tensors: convert them first.") from error
     except safetensors.SafetensorError as error:
         raise FileError(f"the weights of {place} could not be read ({error}): fetch them again.") from error
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
+    except VlmadaptError:
+        raise
+    except (OSError, ValueError) as error:
         raise FileError(f"{place} could not be loaded: {str(error).splitlines()[0]}") from error
     side = config.vision_config.image_size
     view = PictureTransform.read(folder / PREPROCESSOR, side)
     return GenerativeModel(f"blip:{place}", model.eval().to(target), tokenizer, view, view.size)
+
+
+def mask_cross_attention(model: nn.Module) -> nn.Module:
+    """Have a BLIP's cross-attentions obey ``encoder_attention_mask``, as published BLIP models were trained with.
+
+    In transformers 5.23 the mask does not reach them, so that an answer depends on the padding of its question, that
+    is on the other questions of the batch. Returns ``model``, changed in place; harmless where it is not needed.
+    """
+    for module in model.modules():
+        attention = getattr(module, "crossattention", None)
+        if attention is not None:
+            attention.forward = MethodType(_cross_attention, attention)
+    return model
+
+
+def _cross_attention(
+    attention: Any,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    past_key_values: Any = None,
+    **_: Any,
+) -> tuple[Tensor, Any]:
+    """In place of ``BlipTextAttention.forward``, whose ``attention_mask`` is that of the encoder here."""
+    context, probabilities = attention.self(
+        hidden_states,
+        encoder_hidden_states=encoder_hidden_states,
+        encoder_attention_mask=attention_mask,
+        past_key_values=past_key_values,
+    )
+    return attention.output(context, hidden_states), probabilities
 
 
 class PictureTransform:

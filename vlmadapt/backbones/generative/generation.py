@@ -38,7 +38,8 @@ def generate(
 ) -> Any:
     """Texts for ``images`` by an open_clip CoCa.
 
-    images: ``[B, 3, H, W]`` as the model's transform gives them.
+    images: ``[B, 3, H, W]`` as the model's transform gives them, or what the model's ``_encode_image`` made of them:
+        image tokens ``[B, N, D]``.
     prompt: int64 ``[B, L]``, tokens to go on from, the start token first and no padding; default: the start token.
     use_cache: keep keys and values of past tokens; the result is the same without, slower. A text tower that is not
         open_clip's own causal one, or attentions that something else has taken over, are recomputed in any case.
@@ -52,8 +53,8 @@ def generate(
     for name in ("visual", "text", "text_decoder", "context_length", "pad_id"):
         if not hasattr(model, name):
             raise InputError(f"model is a {type(model).__name__} without {name!r}: pass an open_clip CoCa.")
-    if images.dim() != 4:
-        raise InputError(f"images must be [B, 3, H, W], not {shape_of(images)}: stack what the transform returns.")
+    if images.dim() not in (3, 4):
+        raise InputError(f"images are {shape_of(images)}: pass [B, 3, H, W], or image tokens [B, N, D].")
     if prompt is None:
         prompt = torch.full((len(images), 1), start_token, dtype=torch.long, device=images.device)
     if prompt.dim() != 2 or len(prompt) != len(images) or prompt.is_floating_point():
@@ -69,7 +70,7 @@ def generate(
     training = model.training
     model.eval()
     try:
-        _, image_tokens = model._encode_image(images)  # type: ignore[operator]
+        image_tokens = model._encode_image(images)[1] if images.dim() == 4 else images  # type: ignore[operator]
         decoder = _decoder_class()(model, start_token, end_token)
         attentions = _cacheable(model) if use_cache else None
         options |= {"image_tokens": image_tokens, "attention_mask": torch.ones_like(prompt)}
