@@ -31,7 +31,7 @@ from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.graph import NEGATIVE, POSITIVE, VISUAL, HeteroGraph, prototypes
 from vlmadapt.adapters.hegraph_config import HeGraphAdapterConfig
-from vlmadapt.adapters.hegraph_search import Fusion, best_accuracy, search
+from vlmadapt.adapters.hegraph_search import Fusion, best_likelihood, search
 from vlmadapt.adapters.layers import empty_linear
 from vlmadapt.adapters.negatives import negative_features_of
 from vlmadapt.adapters.trained import TrainedAdapter
@@ -108,9 +108,6 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         for layer in (self.to_negative, self.to_positive, self.to_visual):
             nn.init.zeros_(layer.weight)
         self._use_defaults()
-        if validation is not None and self.config.fused_loss > 0:
-            self._refresh()
-            search(self, validation)
         groups = [ParameterGroup(("to_visual",), lr=self.config.visual_lr)]
         self._train(support, validation, options, groups)
         self._refresh()
@@ -189,20 +186,17 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
             self.keys = self.adapted_keys(updates)
 
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
-        config, fusion = self.config, self.fusion
+        config = self.config
         features, labels = support.features[indices], support.labels[indices]
         updates = self.updates()
         text = self.text_logits(features, self.adapted_text(updates, 1.0, config.negative_to_positive))
-        loss = config.text_loss * cross_entropy(text, labels)
+        loss = cross_entropy(text, labels)
+        if updates.bias is None or config.visual_loss == 0:
+            return loss
         keys = self.adapted_keys(updates).to(features.dtype)
         own = self._own_entries(indices) if config.leave_one_out else None
-        if updates.bias is not None and config.visual_loss > 0:
-            scores = self._scores(features, keys, config.beta, own)
-            loss = loss + config.visual_loss * cross_entropy(self.visual_scale * scores, labels)
-        if config.fused_loss > 0:
-            scores = self._scores(features, keys, fusion.beta, own)
-            loss = loss + config.fused_loss * cross_entropy(fusion.of(text, scores, self.visual_scale), labels)
-        return loss
+        scores = self._scores(features, keys, config.beta, own)
+        return loss + config.visual_loss * cross_entropy(self.visual_scale * scores, labels)
 
     def _scores(self, features: Tensor, keys: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
         """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
@@ -215,7 +209,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     @torch.no_grad()
     def _score(self, samples: Samples) -> tuple[float, ...]:
         self._refresh()
-        return best_accuracy(self, samples)
+        return best_likelihood(self, samples)
 
     def _logits(self, features: Tensor) -> Tensor:
         fusion = self.fusion

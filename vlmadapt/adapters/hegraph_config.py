@@ -23,11 +23,7 @@ class HeGraphAdapterConfig(TrainConfig, AdapterConfig):
         default=0.1, metadata={"help": "coefficient of the message m_np after training, without validation samples"}
     )
     visual_bias: float = field(default=0.5, metadata={"help": "factor g of the class bias on cached image features"})
-    text_loss: float = field(default=1.0, metadata={"help": "weight of the text classifier's loss"})
     visual_loss: float = field(default=0.1, metadata={"help": "weight lambda of the visual classifier's loss"})
-    fused_loss: float = field(
-        default=0.0, metadata={"help": "weight of the loss of the fused logits, at the start's best fusion (ours)"}
-    )
     visual_scale: float | None = field(
         default=None, metadata={"help": "temperature tau_v of the visual classifier; none for the encoder's tau"}
     )
@@ -80,7 +76,7 @@ class HeGraphAdapterConfig(TrainConfig, AdapterConfig):
             "negative_to_positive_test",
         ):
             check_range(self, name)
-        for name in ("visual_bias", "visual_loss", "text_loss", "fused_loss", "w", "alpha"):
+        for name in ("visual_bias", "visual_loss", "w", "alpha"):
             check_range(self, name, low=0.0)
         for name in ("beta", "visual_lr"):
             check_range(self, name, low=0.0, low_allowed=False)

@@ -1,11 +1,11 @@
 """HeGraphAdapter's fusion of its two classifiers, and the validation search of fusion and coefficients.
 
-All ours: the fusion with its beta and weight first, then the scales of the messages with that fusion.
+All ours: the fusion with its beta and weight first, then the scales of the messages with that fusion. Candidates are
+compared by log-likelihood, which a validation split of one to four pictures a class resolves better than accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.ops import cache_retrieval_grid, cache_retrieval_multi_beta
-from vlmadapt.training import accuracy, choose_in_grid, log_grid, log_likelihood, smoothed_hits
+from vlmadapt.ops import cache_retrieval_multi_beta
+from vlmadapt.training import choose, log_grid, log_likelihood
 
 if TYPE_CHECKING:
     from vlmadapt.adapters.hegraph_adapter import HeGraphAdapter
 
-TEXT_SCALES = (0.0, 0.5, 1.0, 1.5, 2.0)
-NEGATIVE_FACTORS = (0.0, 0.25, 0.5, 1.0, 2.0)
-TIES_AT_ONCE = 64  # logits of tied cells held at a time
+TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
+NEGATIVE_FACTORS = (0.5, 1.0, 0.25, 0.0, 2.0)  # of the coefficient in training
+NUMBERS_AT_ONCE = 2**24  # logits held at a time
 
 
 @dataclass(frozen=True)
@@ -46,94 +46,56 @@ def fuse(probability: bool, weight: Tensor, text_logits: Tensor, scores: Tensor,
 
 
 class _Grid:
-    """One kind of fusion over its betas and weights, on validation samples."""
+    """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
 
-    def __init__(self, adapter: HeGraphAdapter, samples: Samples, text_logits: Tensor, probability: bool):
+    def __init__(
+        self, adapter: HeGraphAdapter, samples: Samples, text_logits: Tensor, probability: bool, stride: int = 1
+    ):
         config = adapter.config
         self.adapter, self.samples, self.text_logits, self.probability = adapter, samples, text_logits, probability
-        self.betas = log_grid(*config.search_beta)
-        self.weights = log_grid(*(config.search_w if probability else config.search_alpha))
+        self.betas = log_grid(*config.search_beta)[::stride]
+        self.weights = log_grid(*(config.search_w if probability else config.search_alpha))[::stride]
 
-    def scores(self) -> Tensor:
-        """Class scores ``[G, B, C]`` at every beta."""
-        adapter = self.adapter
-        return cache_retrieval_multi_beta(self.samples.features, adapter.keys, adapter._cache(), self.betas)
+    def likelihoods(self) -> Tensor:
+        """Mean log-probability of the labels ``[G, A]``."""
+        adapter, features = self.adapter, self.samples.features
+        scores = cache_retrieval_multi_beta(features, adapter.keys, adapter._cache(), self.betas)
+        weights = self.weights.to(scores).view(-1, 1, 1).split(max(1, NUMBERS_AT_ONCE // self.text_logits.numel()))
+        return torch.stack([torch.cat([self._row(weight, one) for weight in weights]) for one in scores])
 
-    def accuracies(self) -> Tensor:
-        """``[G, A]``."""
-        adapter, samples, text = self.adapter, self.samples, self.text_logits
-        if not self.probability:
-            return cache_retrieval_grid(
-                samples.features, adapter.keys, adapter._cache(), self.betas, self.weights, text, samples.labels
-            )
-        # The largest probability is the largest sum: no logarithm is needed to count right answers.
-        weights = self.weights.to(text)[:, None, None]
-        visual = (adapter.visual_scale * self.scores()).softmax(-1)
-        return torch.stack([accuracy(text.softmax(-1) + weights * part, samples.labels) for part in visual])
+    def _row(self, weights: Tensor, scores: Tensor) -> Tensor:
+        logits = fuse(self.probability, weights, self.text_logits, scores, self.adapter.visual_scale)
+        return log_likelihood(logits, self.samples.labels)
 
-    def best(self) -> tuple[Fusion, tuple[float, float]]:
-        """The chosen fusion, with its smoothed hits and log-likelihood."""
-        hits, scores = self.accuracies(), self.scores()
-
-        def likelihoods(rows: Tensor, columns: Tensor) -> Tensor:
-            weights = self.weights.to(scores)[columns]
-            cells = zip(rows.split(TIES_AT_ONCE), weights.split(TIES_AT_ONCE), strict=True)
-            scale = self.adapter.visual_scale
-            return torch.cat(
-                [
-                    log_likelihood(
-                        fuse(self.probability, weight[:, None, None], self.text_logits, scores[g], scale),
-                        self.samples.labels,
-                    )
-                    for g, weight in cells
-                ]
-            )
-
-        g, a = choose_in_grid(hits, len(self.samples), likelihoods)
-        around = float(smoothed_hits(hits, len(self.samples))[g, a])
-        likelihood = float(likelihoods(torch.tensor([g]), torch.tensor([a])))
-        return Fusion(self.probability, float(self.betas[g]), float(self.weights[a])), (around, likelihood)
+    def best(self) -> tuple[Fusion, float]:
+        """The most likely fusion and its log-likelihood; of equals the smaller beta, then weight."""
+        found = self.likelihoods()
+        g, a = divmod(int(found.argmax()), len(self.weights))
+        return Fusion(self.probability, float(self.betas[g]), float(self.weights[a])), float(found[g, a])
 
 
-def _grids(adapter: HeGraphAdapter, samples: Samples, text_logits: Tensor) -> Sequence[_Grid]:
+def _grids(adapter: HeGraphAdapter, samples: Samples, stride: int = 1) -> list[_Grid]:
     kinds = {"probability": (True,), "logit": (False,), "search": (True, False)}[adapter.config.fusion]
-    return [_Grid(adapter, samples, text_logits, kind) for kind in kinds]
-
-
-def best_accuracy(adapter: HeGraphAdapter, samples: Samples) -> tuple[float, ...]:
-    """What an epoch is worth: right answers around the best cell of any fusion, for its nodes and keys."""
     text_logits = adapter.text_logits(samples.features, adapter.text_nodes)
-    grids = _grids(adapter, samples, text_logits)
-    return (max(float(smoothed_hits(grid.accuracies(), len(samples)).max()) for grid in grids),)
+    return [_Grid(adapter, samples, text_logits, kind, stride) for kind in kinds]
+
+
+def best_likelihood(adapter: HeGraphAdapter, samples: Samples) -> tuple[float, ...]:
+    """What an epoch is worth: the log-likelihood of its nodes and keys at their best fusion of a coarse grid."""
+    return (max(float(grid.likelihoods().max()) for grid in _grids(adapter, samples, stride=2)),)
 
 
 @torch.no_grad()
 def search(adapter: HeGraphAdapter, samples: Samples) -> None:
     """Set the adapter's fusion and message scales to those that validate best."""
-    config = adapter.config
-    text_logits = adapter.text_logits(samples.features, adapter.text_nodes)
-    fusion, _ = max((grid.best() for grid in _grids(adapter, samples, text_logits)), key=lambda found: found[1])
-    scores = cache_retrieval_multi_beta(samples.features, adapter.keys, adapter._cache(), torch.tensor([fusion.beta]))
+    fusion, _ = max((grid.best() for grid in _grids(adapter, samples)), key=lambda found: found[1])
+    scores = adapter._scores(samples.features, adapter.keys, fusion.beta)
     updates = adapter.updates()
-    scales = [factor * config.negative_to_positive for factor in NEGATIVE_FACTORS]
-    rows = [
-        torch.stack(
-            [
-                fusion.of(
-                    adapter.text_logits(samples.features, adapter.adapted_text(updates, text_scale, scale)),
-                    scores[0],
-                    adapter.visual_scale,
-                )
-                for scale in scales
-            ]
-        )
-        for text_scale in TEXT_SCALES
-    ]
-    hits = torch.stack([accuracy(row, samples.labels) for row in rows])
 
-    def likelihoods(g: Tensor, a: Tensor) -> Tensor:
-        cells = zip(g.tolist(), a.tolist(), strict=True)
-        return torch.stack([log_likelihood(rows[i][j], samples.labels) for i, j in cells])
+    def likelihood(scales: tuple[float, float]) -> tuple[float, ...]:
+        text_logits = adapter.text_logits(samples.features, adapter.adapted_text(updates, *scales))
+        return (float(log_likelihood(fusion.of(text_logits, scores, adapter.visual_scale), samples.labels)),)
 
-    g, a = choose_in_grid(hits, len(samples), likelihoods)
-    adapter.set_scalars(fusion, TEXT_SCALES[g], scales[a])
+    trained = adapter.config.negative_to_positive
+    candidates = [(scale, factor * trained) for scale in TEXT_SCALES for factor in NEGATIVE_FACTORS]
+    adapter.set_scalars(fusion, *choose(candidates, likelihood))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlmadapt.files import atomic_path
+from vlmadapt.reporting.fonts import short, wide_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # Inches.
 QUERY, TILE, GAP, MARGIN, HEADER, CAPTION, FOOTER = 2.7, 1.5, 0.14, 0.2, 0.8, 0.62, 0.3
 COLUMNS = 5
-WIDER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 AGREES, DISAGREES = "#0072B2", "#D55E00"  # told apart by the common kinds of colour blindness
 
 
@@ -44,7 +43,6 @@ def draw_evidence(
 
     A blue frame marks a support picture of the predicted class, an orange dashed one a picture of another class.
     """
-    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,8 +51,7 @@ def draw_evidence(
     width = 3 * MARGIN + QUERY + columns * (TILE + GAP)
     height = HEADER + max(QUERY, rows * (TILE + CAPTION)) + FOOTER
     right = 2.5 * MARGIN + QUERY
-    with mpl.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # it is drawn as a box
+    with wide_fonts():
         figure = Figure(figsize=(width, height), dpi=150)
         FigureCanvasAgg(figure)
 
@@ -64,29 +61,21 @@ def draw_evidence(
         def place(left: float, top: float, side: float) -> Axes:
             return figure.add_axes((left / width, 1 - (top + side) / height, side / width, side / height))
 
-        write(MARGIN, 0.18, _short(title, 26), fontsize=14, fontweight="bold")
-        write(MARGIN, 0.47, _short(subtitle, 44), fontsize=9, color="0.35")
+        write(MARGIN, 0.18, short(title, 26), fontsize=14, fontweight="bold")
+        write(MARGIN, 0.47, short(subtitle, 44), fontsize=9, color="0.35")
         write(right, 0.22, "Cached support pictures that voted most", fontsize=11)
-        write(right, 0.48, _short(heading, 80), fontsize=9, color="0.35")
+        write(right, 0.48, short(heading, 80), fontsize=9, color="0.35")
         _picture(place(MARGIN, HEADER, QUERY), query)
         for i, witness in enumerate(witnesses):
             row, column = divmod(i, columns)
             axes = place(right + column * (TILE + GAP), HEADER + row * (TILE + CAPTION), TILE)
             _picture(axes, witness.image, frame=AGREES if witness.agrees else DISAGREES, dashed=not witness.agrees)
-            axes.set_xlabel(f"{_short(witness.class_name, 20)}\n{100 * witness.share:.1f} %", fontsize=9, labelpad=4)
+            axes.set_xlabel(f"{short(witness.class_name, 20)}\n{100 * witness.share:.1f} %", fontsize=9, labelpad=4)
         write(right, height - FOOTER + 0.04, "solid blue: the predicted class", fontsize=8, color=AGREES)
         write(right + 1.9, height - FOOTER + 0.04, "dashed orange: another class", fontsize=8, color=DISAGREES)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
     return Path(path)
-
-
-def _fonts() -> list[str]:
-    """matplotlib's own font, then installed ones that know scripts it lacks."""
-    from matplotlib import font_manager
-
-    installed = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in WIDER_FONTS if name in installed)]
 
 
 def _picture(axes: Axes, image: Image.Image | None, frame: str = "0.7", dashed: bool = False) -> None:
@@ -111,9 +100,3 @@ def _square(image: Image.Image, side: int = 320) -> Image.Image:
     square = Image.new("RGB", (side, side), "white")
     square.paste(shown, ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
-
-
-def _short(text: str, width: int) -> str:
-    """``text`` cut to ``width`` characters, with its dollar signs kept from matplotlib's mathematics mode."""
-    cut = text if len(text) <= width else text[: width - 1] + "…"
-    return cut.replace("$", r"\$")
