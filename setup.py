@@ -113,7 +113,7 @@ class Build(BuildExtension):
         compiler = os.environ.get("CXX", "c++").split()
 
         def compile_file(level: str, source: str) -> str:
-            target = folder / f"{level}_{Path(source).stem}.o"
+            target = folder / f"{Path(source).parent.name}_{Path(source).stem}.o"
             flags = [*compile_flags(), "-fPIC", *SOURCES[f"flags_{level}"], f"-I{ROOT / 'csrc'}"]
             subprocess.run([*compiler, *flags, "-c", str(ROOT / source), "-o", str(target)], check=True)
             return str(target)

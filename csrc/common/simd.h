@@ -44,6 +44,22 @@ struct MaskOf<double> {
   using type = int64_t;
 };
 
+// The sum of all lanes, by halves: a fixed order, and no more than one step a doubling.
+template <class T, int bytes, class V>
+VLMADAPT_INLINE T sum_of_vector(V v) {
+  if constexpr (bytes == 16) {
+    if constexpr (sizeof(T) == 8)
+      return v[0] + v[1];
+    else
+      return (v[0] + v[2]) + (v[1] + v[3]);
+  } else {
+    typedef T Half __attribute__((vector_size(bytes / 2)));
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof(v));
+    return sum_of_vector<T, bytes / 2>(halves[0] + halves[1]);
+  }
+}
+
 template <class T>
 struct Simd {
   using Mask = typename MaskOf<T>::type;
@@ -64,11 +80,7 @@ struct Simd {
   }
   static VLMADAPT_INLINE void store(T* p, V v) { std::memcpy(p, &v, sizeof(v)); }
   static VLMADAPT_INLINE V broadcast(T x) { return x - V{}; }
-  static VLMADAPT_INLINE T sum(V v) {
-    T total = 0;
-    for (int i = 0; i < lanes; ++i) total += v[i];
-    return total;
-  }
+  static VLMADAPT_INLINE T sum(V v) { return sum_of_vector<T, vector_bytes>(v); }
 };
 
 // exp, accurate to about one unit in the last place; results below the smallest normal number are flushed to zero
@@ -165,6 +177,37 @@ struct AccumOf<double> {
 };
 template <class T>
 using Accum = typename AccumOf<T>::type;
+
+// The nearest element of the storage type, ties to even; NaN stays NaN.
+template <class T>
+VLMADAPT_INLINE T from_accum(Accum<T> x) {
+  return x;
+}
+template <>
+VLMADAPT_INLINE bf16 from_accum<bf16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return {static_cast<uint16_t>(x != x ? (bits >> 16) | 0x40u : rounded)};
+}
+template <>
+VLMADAPT_INLINE f16 from_accum<f16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  // Below 2^-14 half's step is that of a float in [0.5, 1): adding 0.5 rounds. Above, only the bias changes.
+  float small;
+  std::memcpy(&small, &magnitude, sizeof(small));
+  small += 0.5f;
+  uint32_t shifted;
+  std::memcpy(&shifted, &small, sizeof(shifted));
+  const uint32_t denormal = shifted - 0x3f000000u;
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  uint32_t half = magnitude < 0x38800000u ? denormal : normal;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above
+  half = x != x ? 0x7e00u : half;
+  return {static_cast<uint16_t>(half | ((bits >> 16) & 0x8000u))};
+}
 
 }  // namespace VLMADAPT_ISA
 }  // namespace vlmadapt

@@ -10,11 +10,15 @@ The message passing of HeGraphAdapter (arXiv 2410.07854) needs it for signed wei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from vlmadapt.errors import InputError
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.hetero_arguments import Arguments, checked_arguments
 from vlmadapt.ops.relation import Relation
 
 __all__ = ["Relation", "hetero_aggregate", "hetero_aggregate_reference"]
@@ -53,7 +57,88 @@ def hetero_aggregate(
     Raises:
         InputError: numbers of relations, shapes, dtypes or devices disagree, or an option is unknown.
     """
-    return hetero_aggregate_reference(sources, relations, weights, coefficients, output=output, reduction=reduction)
+    if output not in ("fused", "stacked") or reduction not in ("sum", "mean"):
+        raise InputError(
+            f"output is {output!r} and reduction is {reduction!r}: choose output 'fused' or 'stacked' and reduction "
+            "'sum' or 'mean'."
+        )
+    given = checked_arguments(sources, relations, weights, coefficients)
+    device, dtype = sources[0].device, sources[0].dtype
+    if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
+        dtype = torch.float32
+    with torch.autocast(device.type, enabled=False):
+        if given.dense:
+            return _with_dense(given, output == "stacked", reduction == "mean").to(dtype)
+        return _sparse(given, dtype, output == "stacked", reduction == "mean")
+
+
+def _with_dense(given: Arguments, stacked: bool, mean: bool) -> Tensor:
+    """Dense relations through BLAS, the others through the kernel; everything in the accumulation type."""
+    dtype = accumulation_dtype(given.sources[0].dtype)
+    parts: dict[int, Tensor] = {}
+    total = None
+    if given.sparse:
+        total = _sparse(given, dtype, stacked, mean)
+        if stacked:
+            parts = dict(zip(given.sparse, total.unbind(0), strict=True))
+    for r in given.dense:
+        matrix, source = given.relations[r], given.sources[r].to(dtype)
+        assert isinstance(matrix, Tensor)
+        if given.coefficients is not None:
+            source = source * given.coefficients[r].to(dtype)
+        if mean:
+            source = source / max(matrix.shape[1], 1)
+        if stacked:
+            parts[r] = matrix.to(dtype) @ source
+        elif total is None:
+            total = matrix.to(dtype) @ source
+        else:
+            total = torch.addmm(total, matrix.to(dtype), source)
+    if stacked:
+        return torch.stack([parts[r] for r in range(len(given.relations))])
+    assert total is not None
+    return total
+
+
+def _sparse(given: Arguments, dtype: torch.dtype, stacked: bool, mean: bool) -> Tensor:
+    """The relations that are not dense, in ``dtype``. A source that several of them read is passed once."""
+    relations = [relation for relation in given.relations if isinstance(relation, Relation)]
+    wide = accumulation_dtype(dtype)
+    unique: list[Tensor] = []
+    source_of: list[int] = []
+    weights: list[Tensor] = []
+    for r, relation in zip(given.sparse, relations, strict=True):
+        known = [number for number, other in enumerate(unique) if other is given.sources[r]]
+        source_of.append(known[0] if known else len(unique))
+        if not known:
+            unique.append(given.sources[r])
+        weight = given.weights[r]
+        weight = None if weight is None else weight.to(wide)
+        if mean:
+            weight = relation.shares(wide) if weight is None else weight * relation.shares(wide)
+        weights.append(unique[0].new_empty(0, dtype=wide) if weight is None else weight.contiguous())
+    if given.coefficients is None:
+        coefficients = unique[0].new_ones(len(relations), dtype=wide)
+    else:
+        coefficients = given.coefficients.to(wide)
+        if given.dense:
+            coefficients = torch.stack([coefficients[r] for r in given.sparse])
+    transposes: list[tuple[Tensor, Tensor, Tensor]] = []
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*unique, *weights, coefficients)):
+        transposes = [relation.transpose() for relation in relations]
+    index = torch.int32 if all(relation.columns.dtype == torch.int32 for relation in relations) else torch.int64
+    return torch.ops.vlmadapt.hetero_aggregate(
+        [source.to(dtype).contiguous() for source in unique],
+        source_of,
+        [relation.row_offsets for relation in relations],
+        [relation.columns.to(index) for relation in relations],
+        weights,
+        coefficients.contiguous(),
+        stacked,
+        [offsets for offsets, _, _ in transposes],
+        [targets.to(index) for _, targets, _ in transposes],
+        [edges.to(index) for _, _, edges in transposes],
+    )
 
 
 def hetero_aggregate_reference(
@@ -86,3 +171,65 @@ def hetero_aggregate_reference(
         parts.append(part)
     stacked = torch.stack(parts)
     return stacked if output == "stacked" else stacked.sum(0)
+
+
+if "_cpu" in library._loaded:
+
+    @torch.library.register_fake("vlmadapt::hetero_aggregate")
+    def _forward_fake(sources: list[Tensor], source_of: list[int], row_offsets: list[Tensor], *rest: Any) -> Tensor:
+        stacked = rest[3]
+        shape = (row_offsets[0].shape[0] - 1, sources[0].shape[1])
+        return sources[0].new_empty((len(row_offsets), *shape) if stacked else shape)
+
+    @torch.library.register_fake("vlmadapt::hetero_aggregate_backward")
+    def _backward_fake(
+        grad: Tensor, sources: list[Tensor], source_of: list[int], weights: list[Tensor], *rest: Any
+    ) -> list[Tensor]:
+        targets, want_sources, want_weights, want_coefficients = rest[3], *rest[5:]
+        wide = accumulation_dtype(grad.dtype)
+        rows = [len(source) if want else 0 for source, want in zip(sources, want_sources, strict=True)]
+        edges = [len(target) if want else 0 for target, want in zip(targets, want_weights, strict=True)]
+        grads = [grad.new_empty(count, grad.shape[-1]) for count in rows]
+        grads += [grad.new_empty(count, dtype=wide) for count in edges]
+        return [*grads, grad.new_empty(len(targets) if want_coefficients else 0, dtype=wide)]
+
+    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        sources, ctx.source_of, _, _, weights, coefficients, ctx.stacked, offsets, targets, edges = inputs
+        if not targets:
+            raise RuntimeError("hetero_aggregate needs the transposed relations where a gradient is wanted: pass them.")
+        ctx.num_sources, ctx.num_relations = len(sources), len(weights)
+        ctx.save_for_backward(*sources, *weights, coefficients, *offsets, *targets, *edges)
+
+    def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+
+        def take(count: int) -> list[Tensor]:
+            return [next(saved) for _ in range(count)]
+
+        count, relations = ctx.num_sources, ctx.num_relations
+        sources, weights, (coefficients,) = take(count), take(relations), take(1)
+        transposed = [take(relations) for _ in range(3)]
+        want_sources, want_weights, want_coefficients = (ctx.needs_input_grad[argument] for argument in (0, 4, 5))
+        grads = torch.ops.vlmadapt.hetero_aggregate_backward(
+            grad.contiguous(),
+            sources,
+            ctx.source_of,
+            weights,
+            coefficients,
+            ctx.stacked,
+            *transposed,
+            [int(want) for want in want_sources],
+            [int(want) for want in want_weights],
+            want_coefficients,
+        )
+        of_sources = [g if want else None for g, want in zip(grads[:count], want_sources, strict=True)]
+        of_weights = [g if want else None for g, want in zip(grads[count:-1], want_weights, strict=True)]
+        of_coefficients = grads[-1] if want_coefficients else None
+        none: list[Tensor | None] = [None] * relations
+        return of_sources, None, none, none, of_weights, of_coefficients, None, none, none, none
+
+    def _twice(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("hetero_aggregate is differentiable once: compute second derivatives with the reference.")
+
+    torch.library.register_autograd("vlmadapt::hetero_aggregate", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("vlmadapt::hetero_aggregate_backward", _twice)

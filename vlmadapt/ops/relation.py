@@ -23,7 +23,7 @@ class Relation:
 
     Attributes:
         row_offsets: int64 ``[n_t + 1]``.
-        columns: ``[E]``, int32 or int64 as given.
+        columns: ``[E]``, int32 or int64 as given (int64 beyond 2^31 - 1 edges or rows).
         num_targets, num_sources, num_edges: ``n_t``, ``n_s``, ``E``.
 
     Raises:
@@ -43,10 +43,14 @@ class Relation:
             raise InputError(f"num_sources is {num_sources}: pass the number of source rows.")
         if not torch.compiler.is_compiling():
             _check_structure(row_offsets, columns, num_sources)
+        largest = max(num_sources, len(row_offsets), len(columns))
+        if columns.dtype == torch.int32 and largest > torch.iinfo(torch.int32).max:
+            columns = columns.to(torch.int64)  # the transpose numbers edges and targets in this type too
         self.row_offsets = row_offsets.to(torch.int64).contiguous()
         self.columns = columns.contiguous()
         self.num_sources = num_sources
         self._transpose: tuple[Tensor, Tensor, Tensor] | None = None
+        self._shares: dict[torch.dtype, Tensor] = {}
 
     @classmethod
     def from_edges(
@@ -96,17 +100,21 @@ class Relation:
         targets = torch.arange(self.num_targets, device=self.columns.device)
         return targets.repeat_interleave(self.row_counts(), output_size=self.num_edges)
 
+    def shares(self, dtype: torch.dtype) -> Tensor:
+        """``[E]``: one over the number of edges of each edge's target, the weights of a mean. Kept."""
+        if dtype not in self._shares:
+            self._shares[dtype] = self.row_counts().to(dtype).reciprocal()[self.target_index()]
+        return self._shares[dtype]
+
     def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
         """The edges by source: offsets int64 ``[n_s + 1]``, and in the columns' type targets ``[E]`` and edges ``[E]``.
 
         Built at the first call and kept.
         """
         if self._transpose is None:
-            edges = torch.argsort(self.columns, stable=True)
-            counts = torch.bincount(self.columns, minlength=self.num_sources)
-            offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            targets = self.target_index()[edges]
-            self._transpose = (offsets, targets.to(self.columns.dtype), edges.to(self.columns.dtype))
+            parts = torch.ops.vlmadapt.transpose_relation(self.row_offsets.cpu(), self.columns.cpu(), self.num_sources)
+            offsets, targets, edges = (part.to(self.columns.device) for part in parts)
+            self._transpose = offsets, targets, edges
         return self._transpose
 
 
@@ -130,3 +138,10 @@ def _check_structure(row_offsets: Tensor, columns: Tensor, num_sources: int) -> 
             f"columns hold {low if low < 0 else high} but must lie in [0, {num_sources - 1}]: "
             "number the sources from 0 and pass the right num_sources."
         )
+
+
+if "_cpu" in library._loaded:
+
+    @torch.library.register_fake("vlmadapt::transpose_relation")
+    def _transpose_fake(row_offsets: Tensor, columns: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
+        return row_offsets.new_empty(num_sources + 1), torch.empty_like(columns), torch.empty_like(columns)
