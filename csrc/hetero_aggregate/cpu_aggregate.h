@@ -5,8 +5,8 @@
 //   2. slices of 256 bytes of the width, one after the other over all rows: the slice of a source stays in cache
 //   3. the slice packed side by side first: no cache set or page entry is shared by rows 2 KB apart. Twice as fast as 2
 //   4. rows prefetched eight edges ahead
-// Packing also converts 16-bit elements once, so that one inner loop serves all types. Sources with few edges are read
-// where they are: packing would not pay.
+// Packing also converts 16-bit elements once, so that one inner loop serves all types. Sources that are small or have
+// few edges are read where they are: packing would not pay.
 //
 // A row belongs to one thread and its edges are summed in order, so results do not depend on the number of threads.
 // Rows are dealt out by their number of edges.
@@ -28,6 +28,8 @@ using vlmadapt::hetero_aggregate::Relation;
 constexpr int slice_vectors = 4;
 constexpr int64_t packed_budget = 8 << 20;  // bytes of slices packed at a time, unless one alone takes more
 constexpr int64_t edges_worth_packing = 4;  // a source row
+constexpr int64_t small_sources = 2 << 20;  // bytes that the caches hold anyway
+constexpr int64_t few_edges = 1 << 15;      // sorted by one thread
 constexpr int64_t edges_ahead = 8;
 constexpr int64_t row_cost = 8;  // in edges
 constexpr int64_t max_blocks = 512;
@@ -98,7 +100,9 @@ class Aggregation {
     const int64_t slices = job_.width > 0 ? (job_.width + slice - 1) / slice : 1;  // no columns: one slice of zeros
     sort_weights();
     int64_t done = 0;
-    if (std::is_same<T, A>::value && whole > 0 && num_edges_ < edges_worth_packing * all_rows) {
+    const bool in_place = num_edges_ < edges_worth_packing * all_rows ||
+                          all_rows * job_.width * static_cast<int64_t>(sizeof(T)) < small_sources;
+    if (std::is_same<T, A>::value && whole > 0 && in_place) {
       aggregate_slices(nullptr, 0, whole);
       done = whole;
     }
@@ -148,7 +152,10 @@ class Aggregation {
         auto body = [=](int64_t begin, int64_t end) {
           for (int64_t k = begin; k < end; ++k) sorted[k] = weights[edges[k]];
         };
-        parallel_ranges(parallel_, count, body);
+        if (count < few_edges)
+          body(0, count);
+        else
+          parallel_ranges(parallel_, count, body);
         weights = sorted;
         sorted += count;
       }
