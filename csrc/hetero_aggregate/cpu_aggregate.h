@@ -85,9 +85,14 @@ class Aggregation {
   static constexpr int64_t slice = slice_width<A>;
 
   Aggregation(const Job& job, const Parallel& parallel)
-      : job_(job), parallel_(parallel), operands_(job.num_relations), rows_before_(job.num_matrices + 1),
-        sorted_(edges_to_sort(job)), dots_(edges_with_dots(job)),
-        own_(needs_own(job)), row_dots_(own_ ? job.num_relations * job.num_rows : 0) {
+      : job_(job),
+        parallel_(parallel),
+        operands_(job.num_relations),
+        rows_before_(job.num_matrices + 1),
+        sorted_(edges_to_sort(job)),
+        dots_(edges_with_dots(job)),
+        own_(needs_own(job)),
+        row_dots_(own_ ? job.num_relations * job.num_rows : 0) {
     rows_before_[0] = 0;
     for (int64_t m = 0; m < job.num_matrices; ++m) rows_before_[m + 1] = rows_before_[m] + job.matrices[m].rows;
     for (int64_t r = 0; r < job.num_relations; ++r) num_edges_ += edges_of(r);
@@ -159,9 +164,10 @@ class Aggregation {
         weights = sorted;
         sorted += count;
       }
-      operands_[r] = {relation.offsets, static_cast<const I*>(relation.columns), weights,
-                      relation.grad_weights ? dots : nullptr, nullptr, 0, count - 1,
-                      *static_cast<const A*>(relation.coefficient)};
+      operands_[r] = {relation.offsets, static_cast<const I*>(relation.columns),
+                      weights,          relation.grad_weights ? dots : nullptr,
+                      nullptr,          0,
+                      count - 1,        *static_cast<const A*>(relation.coefficient)};
       if (relation.grad_weights) dots += count;
     }
   }
@@ -174,8 +180,7 @@ class Aggregation {
       for (int64_t at = begin; at < end; ++at) {
         while (at >= rows_before_[m + 1]) ++m;
         const T* row = static_cast<const T*>(job_.matrices[m].data) + (at - rows_before_[m]) * job_.width;
-        for (int64_t s = first; s < end_slice; ++s)
-          load_slice(row, s, packed + ((s - first) * all_rows + at) * slice);
+        for (int64_t s = first; s < end_slice; ++s) load_slice(row, s, packed + ((s - first) * all_rows + at) * slice);
       }
     };
     parallel_ranges(parallel_, all_rows, body);

@@ -5,10 +5,12 @@
 //
 // One job serves both directions. Forward: the rows are targets, the matrices sources. Backward: the rows are the rows
 // of one source matrix, the edges those of the transposed relations, the matrix the gradient of the result, so that
-// `out` is that source's gradient. There `own`, the source rows themselves, give two gradients more from the same reads:
+// `out` is that source's gradient. There `own`, the source rows themselves, give two gradients more from the same
+// reads:
 //
 //   grad_weights_r[edges_r[k]] = coefficients[r] * own[i] . matrix_r[columns_r[k]]
-//   grad_coefficients[r]       = sum over rows i of own[i] . (sum over edges k of row i of w_r[k] matrix_r[columns_r[k]])
+//   grad_coefficients[r]       = sum over rows i of own[i] . (sum over edges k of row i of w_r[k]
+//   matrix_r[columns_r[k]])
 //
 // All matrices are row-major and contiguous; sizes and offsets count elements and are 64-bit.
 // "accum" marks pointers of the accumulation type: double for f64, float for every other dtype; "index" those of
@@ -33,14 +35,14 @@ struct Matrix {
 };
 
 struct Relation {
-  const int64_t* offsets;  // [num_rows + 1]: row i owns the edges offsets[i] .. offsets[i + 1]
-  const void* columns;     // index [num_edges], rows of the matrix
-  const void* edges;       // index [num_edges]: where an edge's weight and gradient are; nullptr: at its own place
-  const void* weights;     // accum [num_edges]; nullptr: all one
-  void* grad_weights;      // accum [num_edges], written whole; nullptr: not wanted
-  const void* coefficient; // accum [1]
-  void* grad_coefficient;  // accum [1]; nullptr: not wanted
-  int64_t matrix;          // which of the job's matrices is read
+  const int64_t* offsets;   // [num_rows + 1]: row i owns the edges offsets[i] .. offsets[i + 1]
+  const void* columns;      // index [num_edges], rows of the matrix
+  const void* edges;        // index [num_edges]: where an edge's weight and gradient are; nullptr: at its own place
+  const void* weights;      // accum [num_edges]; nullptr: all one
+  void* grad_weights;       // accum [num_edges], written whole; nullptr: not wanted
+  const void* coefficient;  // accum [1]
+  void* grad_coefficient;   // accum [1]; nullptr: not wanted
+  int64_t matrix;           // which of the job's matrices is read
 };
 
 struct Job {

@@ -13,7 +13,8 @@ using Integers = std::vector<int64_t>;
 inline Index index_of(const Tensors& columns) {
   if (columns.empty()) throw std::invalid_argument("at least one relation is needed");
   const ScalarType type = columns[0].scalar_type();
-  if (type != ScalarType::Int && type != ScalarType::Long) throw std::invalid_argument("indices must be int32 or int64");
+  if (type != ScalarType::Int && type != ScalarType::Long)
+    throw std::invalid_argument("indices must be int32 or int64");
   return type == ScalarType::Int ? Index::i32 : Index::i64;
 }
 
@@ -105,16 +106,15 @@ struct Operators {
       std::vector<Relation> relations;
       for (size_t r = 0; r < count; ++r) {
         if (source_of[r] != static_cast<int64_t>(u)) continue;
-        Relation relation =
-            relation_of(offsets[r], targets[r], weights[r], index, scales, r, job.num_rows, dtype);
+        Relation relation = relation_of(offsets[r], targets[r], weights[r], index, scales, r, job.num_rows, dtype);
         relation.edges = checked(edges[r], "edges", targets[r].scalar_type(), {targets[r].numel()});
         if (want_weights[r]) relation.grad_weights = results[sources.size() + r].mutable_data_ptr();
         if (want_coefficients)
-          relation.grad_coefficient =
-              static_cast<char*>(results.back().mutable_data_ptr()) + r * accum_bytes(dtype);
+          relation.grad_coefficient = static_cast<char*>(results.back().mutable_data_ptr()) + r * accum_bytes(dtype);
         wanted = wanted || relation.grad_weights || relation.grad_coefficient;
         const int64_t skipped = stacked ? static_cast<int64_t>(r) * num_targets * width * element_bytes(dtype) : 0;
-        if (stacked || matrices.empty()) matrices.push_back({static_cast<const char*>(grad_data) + skipped, num_targets});
+        if (stacked || matrices.empty())
+          matrices.push_back({static_cast<const char*>(grad_data) + skipped, num_targets});
         relation.matrix = static_cast<int64_t>(matrices.size()) - 1;
         relations.push_back(relation);
       }
