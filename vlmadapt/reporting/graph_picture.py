@@ -59,7 +59,7 @@ def draw_graph(
         _draw_circle(circle, names, classes, edges)
         if pairs:
             _draw_pairs(figure.add_axes((0.76, 0.17, 0.21, 0.62)), names, pairs)
-            write = {"ha": "left", "va": "top", "transform": figure.transFigure, "color": INK}
+            write: dict[str, Any] = {"ha": "left", "va": "top", "transform": figure.transFigure, "color": INK}
             figure.text(0.66, 0.895, "Pulled apart by negative nodes", fontsize=12.5, weight="bold", **write)
             below = "centred cosine of two classes' text nodes\nwithout (hollow) and with (filled) their message"
             figure.text(0.66, 0.858, below, fontsize=8.5, **{**write, "color": FAINT})
