@@ -12,6 +12,10 @@ BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmak
 RIVALS := faiss-cpu pykeops torch_geometric
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
+# The shortest of the runs in docs/tuning.md.
+TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
+TUNE_SIZES := --epochs 5 --batch-size 32 --train-limit 600 --val-limit 300 --test-limit 1000
+
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,7 +30,7 @@ $(VENV)/.packages: pyproject.toml
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,data,test]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,generative,data,test]'
 	touch $@
 
 cuda: $(VENV)/.packages ## compile the CUDA library too (needs nvcc, no GPU)
@@ -35,6 +39,12 @@ cuda: $(VENV)/.packages ## compile the CUDA library too (needs nvcc, no GPU)
 
 demo: setup ## few-shot adapters on real pictures: table, curve, saved classifier
 	$(BIN)/python -m vlmadapt demo
+
+tune-demo: setup ## generative tasks: a small model from scratch, adapted by every method: table, picture
+	$(BIN)/python -m vlmadapt tune --task vqa --method $(TUNE_METHODS) $(TUNE_SIZES) --out runs/tune-demo
+
+results: setup ## docs/results.md: all adapters on four data sets, three seeds, and ablations; resumable
+	$(BIN)/python scripts/make_results.py
 
 test: setup kernels-module ## every test that needs no second torch
 	$(BIN)/python -m pytest
@@ -87,4 +97,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo tune-demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean

@@ -72,7 +72,9 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
 
 
 def _draw_line(axes: Axes, line: list[Summary], index: int) -> Any:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    # Past the seventh method colours return, on broken lines with other markers.
+    around, position = divmod(index, len(COLOURS))
+    colour, marker = COLOURS[position], MARKERS[(position + 3 * around) % len(MARKERS)]
     # Neighbouring methods often tie: a small shift along the shots axis keeps their bars apart.
     shift = 1.0 + 0.012 * (index % len(COLOURS) - 2)
     return axes.errorbar(
@@ -81,6 +83,7 @@ def _draw_line(axes: Axes, line: list[Summary], index: int) -> Any:
         yerr=None if line[0].std is None else [100 * (summary.std or 0.0) for summary in line],
         color=colour,
         marker=marker,
+        linestyle="-" if around == 0 else (0, (4, 1.5)),
         markersize=5.5,
         linewidth=1.8,
         elinewidth=1.0,

