@@ -165,15 +165,14 @@ class PAdapter(nn.Module):
         """p as it is now: a 0-d tensor, or the fixed number."""
         if self.raw_p is None:
             return self.config.initial_p
+        raw = _at_least_float(self.raw_p)
         if self.config.p_range == "one-to-two":
-            return 1 + torch.sigmoid(self.raw_p.float() if self.raw_p.dtype != torch.float64 else self.raw_p)
-        if self.config.p_range == "above-one":
-            return 1 + F.softplus(self.raw_p)
-        return self.raw_p.clamp(min=1)
+            return 1 + torch.sigmoid(raw)
+        return 1 + F.softplus(raw) if self.config.p_range == "above-one" else raw.clamp(min=1)
 
     def mu(self) -> Tensor:
         """mu as it is now, between mu0 and 3 mu0: a 0-d tensor."""
-        return self.config.initial_mu * (2 + torch.tanh(self.theta))
+        return self.config.initial_mu * (2 + torch.tanh(_at_least_float(self.theta)))
 
     def features(self, x: Tensor, output: nn.Module) -> Tensor:
         """Node features ``Down(W_o x)`` [B, H, L, d] of projected queries or values ``x`` [B, H, L, e]."""
@@ -301,6 +300,11 @@ def attach_p_adapter(
             parallel = FeedForwardAdapter(ffn.width, config.reduction, ffn.weight.dtype, generator)
             ffn.attach(attached, "ffn_adapter", parallel.to(ffn.weight.device))
     return attached
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    """Half precision has too few digits for p, should the whole model have been cast."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _unmapped(config: PAdapterConfig) -> float:

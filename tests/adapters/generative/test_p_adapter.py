@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +212,9 @@ def test_a_width_that_does_not_split_names_a_reduction_that_does() -> None:
     with pytest.raises(InputError, match="pass one such as 4"):
         PAdapter(WIDTH, HEADS, "self", {"reduction": 8})
     PAdapter(WIDTH, HEADS, "self", {"reduction": 4})
+
+
+def test_every_field_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "p_adapter.md").read_text(encoding="utf-8")
+    for name, _, explanation in PAdapterConfig.describe():
+        assert f"`{name}`" in page and explanation, name
