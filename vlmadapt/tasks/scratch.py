@@ -1,7 +1,7 @@
 """The small BLIP trained from scratch on part of easy-VQA (all of it ours): something to adapt without a download.
 
 It sees 2,600 pictures, the question types ``easy_vqa.SEEN`` and short captions: colour and kind or size and place,
-never both. Some pictures are covered, and a yes/no question about them is answered with maybe. Held-out question types,
+never both. Some pictures are covered, and every question about them is answered with maybe. Held-out question types,
 whole captions, statements and 2,400 pictures are left for adapting it.
 """
 
@@ -54,7 +54,8 @@ class ScratchConfig:
 
     model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
     epochs: int = 8
-    batch_size: int = 64
+    batch_size: int = 32  # pictures
+    asked: int = 3  # questions a picture and step, so that the image tower runs once for all of them
     lr: float = 1e-3
     weight_decay: float = 0.05
     pictures: int = easy_vqa.PRETRAIN
@@ -154,28 +155,36 @@ class _Course:
         self.facts = {path: measure(picture, path) for path, picture in self.pictures.items()}
         held_back = set(chosen[: min(HELD_BACK, len(chosen) // 4)])
         asked = [record for record in easy_vqa.questions("pretrain", easy_vqa.SEEN) if record.image in self.pictures]
-        self.train = [record for record in asked if record.image not in held_back]
+        grouped: dict[Path, list[Record]] = {}
+        for record in asked:
+            if record.image not in held_back:
+                grouped.setdefault(record.image, []).append(record)
+        self.asked = config.asked
+        self.train = list(grouped.values())
         self.held_back = [record for record in asked if record.image in held_back]
 
     def loss(self, indices: Tensor) -> Tensor:
+        """Over pictures: a caption and ``asked`` questions about each."""
         drawn = [self._augmented(self.train[index]) for index in indices.tolist()]
         features = self.answerer.features(torch.stack([_to_pixels(picture) for picture, *_ in drawn]))
-        answers, labels = self._answers(features, [record for *_, record in drawn])
+        records = [record for *_, chosen in drawn for record in chosen]
+        answers, labels = self._answers(features.repeat_interleave(self.asked, 0), records)
         texts = [_one_of(short_captions(facts)) if facts else "" for _, facts, _ in drawn]
         targets = self._caption_targets(texts)
         said = token_losses(self.captioner.caption_logits(features, targets), targets)
         return answers.sum() / len(labels.inputs) + said.sum() / (targets.labels != IGNORED).sum()
 
-    def _augmented(self, record: Record) -> tuple[np.ndarray, Facts | None, Record]:
-        """A moved, perhaps mirrored, perhaps covered picture; no facts where covered, since nothing can be said."""
-        picture, facts = self.pictures[record.image], self.facts[record.image]
-        picture, facts = _moved(picture, facts)
-        if int(torch.randint(2, ())):
+    def _augmented(self, about: Sequence[Record]) -> tuple[np.ndarray, Facts | None, list[Record]]:
+        """A moved, perhaps mirrored, perhaps covered picture with questions; no facts where covered, for a caption
+        would have nothing to say."""
+        records = [about[_between(0, len(about) - 1)] for _ in range(self.asked)]
+        picture, facts = _moved(self.pictures[about[0].image], self.facts[about[0].image])
+        if _between(0, 1):
             picture, facts = picture[:, ::-1], facts.mirrored()
-        if record.kind.startswith("is ") and float(torch.rand(())) < COVERED_SHARE:
-            hidden = cover(picture, facts, str(int(torch.randint(2**31, ()))))
-            return hidden, None, replace(record, answers=(("maybe", 1),))
-        return picture, facts, record
+        if float(torch.rand(())) >= COVERED_SHARE:
+            return picture, facts, records
+        hidden = cover(picture, facts, str(_between(0, 2**31 - 2)))
+        return hidden, None, [replace(record, answers=(("maybe", 1),)) for record in records]
 
     def _answers(self, features: Tensor, records: Sequence[Record]) -> tuple[Tensor, Targets]:
         states, mask = self.answerer.read(features, [record.prompt for record in records])
