@@ -97,4 +97,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo tune-demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean

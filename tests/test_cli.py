@@ -326,3 +326,26 @@ def test_help_is_quick_and_loads_no_torch():
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "vlmadapt", "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.startswith("vlmadapt ")
+
+
+def test_graph_draws_a_hegraph_run_and_lists_pairs(world, tmp_path):
+    small = ["--set", "search_w=[1,2,2]", *SEARCH]
+    call("fit", world, "--adapter", "hegraph", "--shots", 2, "--out", tmp_path / "run", *small)
+    result = call("graph", tmp_path / "run", "--classes", "apple,sun", "--top", 2)
+    assert "Pairs that negative nodes pull apart most" in result.output
+    assert result.output.count(" / ") == 2
+    assert Image.open(tmp_path / "run" / "graph.png").format == "PNG"
+    call("graph", tmp_path / "run", "--out", tmp_path / "graph.svg")
+    assert (tmp_path / "graph.svg").stat().st_size > 5000
+    assert "name a .png or .svg file" in call("graph", tmp_path / "run", "--out", "x.pdf", code=2).stderr
+    assert "there is no class 'plum'" in call("graph", tmp_path / "run", "--classes", "plum,sun", code=2).stderr
+
+
+def test_graph_of_another_adapter_is_one_sentence(fitted):
+    assert "which has no graph: fit with --adapter hegraph" in call("graph", fitted, code=2).stderr
+
+
+def test_negative_prompts_are_among_the_features(world, tmp_path):
+    call("features", world, "--out", tmp_path / "f.safetensors")
+    tensors, _ = read_tensors(tmp_path / "f.safetensors")
+    assert tensors["negative_text"].shape == tensors["text"].shape
