@@ -36,16 +36,16 @@ METHODS = tuple(
     Method(name, name)
     for name in (
         "zero-shot",
-        "linear-probe",
-        "lp++",
-        "coop",
-        "clip-adapter",
-        "taskres",
-        "graph-adapter",
-        "tip-adapter",
-        "tip-adapter-f",
-        "xmadapter",
         "hegraph",
+        "xmadapter",
+        "tip-adapter-f",
+        "tip-adapter",
+        "graph-adapter",
+        "taskres",
+        "clip-adapter",
+        "lp++",
+        "linear-probe",
+        "coop",
     )
 )
 NO_NEGATIVES = {"negative_to_positive": 0.0, "negative_to_positive_test": 0.0}

@@ -41,11 +41,13 @@ HEAD = """# Results
 `make results` makes this page: all adapters on four data sets, then ablations. It is one command that goes on where it
 was interrupted; `python scripts/make_results.py --help` shows how to run parts of it.
 
-Embedded encoder (assembled, not CLIP; see the [model card](../vlmadapt/backbones/EMBEDDED.md)): no number here can be
-compared with a paper's. {selection} A method's own development used pictures held out of the training split.
-*trained* counts the parameters training changes, *fit s* and *peak MiB* are those of one fit at the most shots; the
-peak is that of the whole process, towers included.
+{protocol}
+
 """
+PROTOCOL = """Embedded encoder (assembled, not CLIP; see the [model card](../vlmadapt/backbones/EMBEDDED.md)): no number
+    here can be compared with a paper's. {selection} What was decided while a method was developed was decided on
+    pictures held out of the training split. *trained* counts the parameters training changes, *fit s* and
+    *peak MiB* are those of one fit at the most shots; the peak is that of the whole process, towers included."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Section:
 def write_page(sections: Sequence[Section], path: Path) -> Path:
     known = [section.results for section in sections if section.results is not None]
     selection = known[0].protocol["selection"] if known else ""
-    parts = [HEAD.format(selection=selection), *(section_text(section) for section in sections)]
+    head = HEAD.format(protocol=wrapped(PROTOCOL.format(selection=selection)))
+    parts = [head.rstrip() + "\n", *(section_text(section) for section in sections)]
     if known:
         made = known[0].versions
         parts.append(
@@ -81,8 +84,10 @@ def section_text(section: Section) -> str:
     spread = f"mean ± sample deviation of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} only"
     test = results.dataset["test"]
     lines += [
-        f"Test accuracy in %, {spread}; {test:,} test pictures, so that one accuracy of 50 % has a standard error of "
-        f"{100 * (0.25 / test) ** 0.5:.1f} points.",
+        wrapped(
+            f"Test accuracy in %, {spread}; {test:,} test pictures, so that one accuracy of 50 % has a standard error "
+            f"of {100 * (0.25 / test) ** 0.5:.1f} points."
+        ),
         "",
         to_markdown(table),
         "",
