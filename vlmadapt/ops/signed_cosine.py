@@ -12,16 +12,21 @@ so that it costs ``O((n_t + n_s) D D')`` instead of ``O(n_t n_s (D + D'))``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.errors import InputError, shape_of
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_matrix, check_same
 from vlmadapt.ops.relation import Relation
 
 Diagonal = Literal["keep", "negate", "zero"]
+
+TILE_BYTES = 16 << 20  # of r at a time, in one buffer that is used again
 
 
 def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> tuple[Tensor, Tensor]:
@@ -38,8 +43,14 @@ def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagona
     Raises:
         InputError: shapes, dtypes or devices disagree, or ``diagonal`` is unknown.
     """
-    dense = signed_cosine_reference(targets, sources, diagonal=diagonal).detach().abs()
-    return dense.sum(1), dense.sum(0)
+    _check(targets, sources, diagonal)
+    row_degree = targets.new_empty(len(targets), dtype=accumulation_dtype(targets.dtype))
+    column_degree = row_degree.new_zeros(len(sources))
+    for first, tile in _tiles(targets, sources, diagonal):
+        tile.abs_()
+        row_degree[first : first + len(tile)] = tile.sum(1)
+        column_degree += tile.sum(0)
+    return row_degree, column_degree
 
 
 def signed_cosine_top_k(
@@ -58,14 +69,20 @@ def signed_cosine_top_k(
     Raises:
         InputError: as :func:`signed_cosine_degrees`, or ``k`` is less than 1.
     """
-    dense = signed_cosine_reference(targets, sources, diagonal=diagonal).detach()
-    magnitude = dense.abs().nan_to_num(nan=torch.inf)
-    if diagonal == "zero":
-        magnitude.fill_diagonal_(-1)
-    kept = min(k, dense.shape[1] - (diagonal == "zero"))
-    columns = torch.argsort(magnitude, dim=1, descending=True, stable=True)[:, :kept].sort(1)[0]
-    offsets = torch.arange(len(dense) + 1, device=dense.device) * kept
-    return Relation(offsets, columns.reshape(-1), dense.shape[1]), dense.gather(1, columns).reshape(-1)
+    _check(targets, sources, diagonal)
+    if k < 1:
+        raise InputError(f"k is {k}: pass the number of edges a row, at least 1.")
+    skip = diagonal == "zero"
+    kept = max(min(k, len(sources) - skip), 0)
+    columns = torch.empty(len(targets), kept, dtype=torch.int64, device=targets.device)
+    weights = torch.empty(len(targets), kept, dtype=accumulation_dtype(targets.dtype), device=targets.device)
+    for first, tile in _tiles(targets, sources, diagonal):
+        rows = slice(first, first + len(tile))
+        columns[rows], weights[rows] = _strongest(tile, kept, first, skip)
+    offsets = torch.arange(len(targets) + 1, device=targets.device) * kept
+    if len(sources) <= torch.iinfo(torch.int32).max:
+        columns = columns.to(torch.int32)
+    return Relation(offsets, columns.reshape(-1), len(sources)), weights.reshape(-1)
 
 
 def signed_cosine_aggregate(
@@ -91,11 +108,33 @@ def signed_cosine_aggregate(
     Raises:
         InputError: shapes, dtypes or devices disagree, or ``diagonal`` is unknown.
     """
-    dense = signed_cosine_reference(targets, sources, diagonal=diagonal)
-    if source_scale is not None:
-        features = features * source_scale.unsqueeze(-1)
-    out = dense @ features.to(dense.dtype)
-    return out if target_scale is None else out * target_scale.unsqueeze(-1)
+    _check(targets, sources, diagonal)
+    check_matrix("features", features)
+    check_same("features", features, "targets", targets, width=False)
+    if len(features) != len(sources):
+        raise InputError(
+            f"features has {len(features)} rows but there are {len(sources)} sources: give one row a source."
+        )
+    _check_scale("target_scale", target_scale, targets)
+    _check_scale("source_scale", source_scale, sources)
+    dtype = accumulation_dtype(targets.dtype)
+    with torch.autocast(targets.device.type, enabled=False):
+        moments = features.to(dtype)
+        if source_scale is not None:
+            moments = moments * source_scale.to(dtype).unsqueeze(-1)
+        rows, columns, width = len(targets), len(sources), targets.shape[1]
+        out_width = features.shape[1]
+        if (
+            rows * columns * (width + out_width) <= (rows + columns) * width * out_width
+        ):  # few rows: r itself is smaller
+            out = signed_cosine_reference(targets, sources, diagonal=diagonal) @ moments
+        else:
+            unit_targets, unit_sources = normalize(targets.to(dtype), dim=-1), normalize(sources.to(dtype), dim=-1)
+            out = unit_targets @ (unit_sources.T @ moments)
+            if diagonal != "keep":
+                cosines = (unit_targets * unit_sources).sum(-1, keepdim=True)
+                out = out - (2 if diagonal == "negate" else 1) * cosines * moments
+        return out if target_scale is None else out * target_scale.to(dtype).unsqueeze(-1)
 
 
 def signed_cosine_reference(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> Tensor:
@@ -104,5 +143,61 @@ def signed_cosine_reference(targets: Tensor, sources: Tensor, *, diagonal: Diago
     dense = normalize(targets.to(dtype), dim=-1) @ normalize(sources.to(dtype), dim=-1).T
     if diagonal == "keep":
         return dense
-    eye = torch.eye(*dense.shape, dtype=dtype, device=dense.device)
-    return dense * (1 - eye * (2 if diagonal == "negate" else 1))
+    own = torch.eye(len(targets), dtype=torch.bool, device=dense.device)
+    return torch.where(own, -dense if diagonal == "negate" else 0, dense)
+
+
+def _check(targets: Tensor, sources: Tensor, diagonal: str) -> None:
+    library.require(torch.device("cpu"))
+    check_matrix("targets", targets)
+    check_matrix("sources", sources)
+    check_same("sources", sources, "targets", targets)
+    if diagonal not in ("keep", "negate", "zero"):
+        raise InputError(f"diagonal is {diagonal!r}: choose 'keep', 'negate' or 'zero'.")
+    if diagonal != "keep" and len(targets) != len(sources):
+        raise InputError(
+            f"diagonal is {diagonal!r} but targets has {len(targets)} rows and sources {len(sources)}: row i of both "
+            "must be the same class, or keep the diagonal."
+        )
+
+
+def _check_scale(name: str, scale: Tensor | None, rows: Tensor) -> None:
+    if scale is not None and (scale.shape != (len(rows),) or scale.dtype not in FLOATS or scale.device != rows.device):
+        raise InputError(
+            f"{name} is {shape_of(scale)} on {scale.device} but must be one floating-point number a row, [{len(rows)}] "
+            f"on {rows.device}."
+        )
+
+
+@torch.no_grad()
+def _tiles(targets: Tensor, sources: Tensor, diagonal: Diagonal) -> Iterator[tuple[int, Tensor]]:
+    """``(first row, rows of r)`` through BLAS into one buffer, which the caller may spoil."""
+    dtype = accumulation_dtype(targets.dtype)
+    with torch.autocast(targets.device.type, enabled=False):
+        targets, sources = normalize(targets.detach().to(dtype), dim=-1), normalize(sources.detach().to(dtype), dim=-1)
+        height = max(TILE_BYTES // max(len(sources) * targets.element_size(), 1), 16)
+        buffer = targets.new_empty(min(height, len(targets)), len(sources))
+        for first in range(0, len(targets), height):
+            block = targets[first : first + height]
+            tile = torch.mm(block, sources.T, out=buffer[: len(block)])
+            if diagonal != "keep":
+                tile.diagonal(first).mul_(-1) if diagonal == "negate" else tile.diagonal(first).zero_()
+            yield first, tile
+
+
+def _strongest(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Columns and values ``[rows, k]`` of the largest magnitudes, columns rising."""
+    if tile.device.type == "cpu":
+        return torch.ops.vlmadapt.strongest_entries(tile, k, first_row, skip_diagonal)
+    magnitude = tile.abs().nan_to_num(nan=torch.inf)
+    if skip_diagonal:
+        magnitude.diagonal(first_row).fill_(-1)
+    columns = torch.sort(magnitude, dim=1, descending=True, stable=True)[1][:, :k].sort(1)[0]
+    return columns, tile.gather(1, columns)
+
+
+if "_cpu" in library._loaded:
+
+    @torch.library.register_fake("vlmadapt::strongest_entries")
+    def _strongest_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
+        return tile.new_empty(len(tile), k, dtype=torch.int64), tile.new_empty(len(tile), k)

@@ -1,0 +1,221 @@
+"""The signed-cosine graph, streamed and factorised, against the dense matrix written out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.cases import DTYPES, error_ratio
+from vlmadapt.errors import InputError
+from vlmadapt.ops import (
+    hetero_aggregate,
+    signed_cosine,
+    signed_cosine_aggregate,
+    signed_cosine_degrees,
+    signed_cosine_reference,
+    signed_cosine_top_k,
+)
+
+# targets, sources, width; one row, fewer rows than columns, more, none.
+SHAPES = [(1, 1, 3), (9, 9, 70), (60, 60, 5), (130, 130, 20), (7, 200, 6), (0, 4, 3), (4, 0, 3), (0, 0, 3)]
+DIAGONALS: list[Any] = ["keep", "negate", "zero"]
+
+
+def make(shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns, width = shape
+    return tuple(torch.randn(n, width, generator=generator, dtype=torch.float64).to(dtype) for n in (rows, columns))
+
+
+def written_out(targets: Tensor, sources: Tensor, diagonal: str) -> Tensor:
+    dense = torch.zeros(len(targets), len(sources), dtype=torch.float64)
+    for i, t in enumerate(targets.double()):
+        for j, s in enumerate(sources.double()):
+            cosine = (t * s).sum() / (t.norm() * s.norm())
+            dense[i, j] = cosine * ({"keep": 1, "negate": -1, "zero": 0}[diagonal] if i == j else 1)
+    return dense
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(shape, diagonal, id=f"{shape}-{diagonal}")
+        for shape in SHAPES
+        for diagonal in DIAGONALS
+        if diagonal == "keep" or shape[0] == shape[1]
+    ]
+
+
+@pytest.fixture(params=[None, 1000], ids=["one tile", "many tiles"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param:
+        monkeypatch.setattr(signed_cosine, "TILE_BYTES", request.param)
+
+
+@pytest.mark.parametrize(("shape", "diagonal"), cases())
+def test_degrees_are_sums_of_magnitudes(shape: Any, diagonal: Any, tiles: None) -> None:
+    targets, sources = make(shape)
+    dense = written_out(targets, sources, diagonal)
+    rows, columns = signed_cosine_degrees(targets, sources, diagonal=diagonal)
+    torch.testing.assert_close(rows, dense.abs().sum(1), rtol=0, atol=1e-10)
+    torch.testing.assert_close(columns, dense.abs().sum(0), rtol=0, atol=1e-10)
+    torch.testing.assert_close(signed_cosine_reference(targets, sources, diagonal=diagonal), dense, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "diagonal"), cases())
+@pytest.mark.parametrize("k", [1, 4, 64, 1000])
+def test_the_strongest_edges_are_kept_with_their_signs(shape: Any, diagonal: Any, k: int, tiles: None) -> None:
+    targets, sources = make(shape)
+    dense = written_out(targets, sources, diagonal)
+    relation, weights = signed_cosine_top_k(targets, sources, k, diagonal=diagonal)
+    assert relation.num_targets == shape[0] and relation.num_sources == shape[1]
+    for i in range(shape[0]):
+        begin, end = int(relation.row_offsets[i]), int(relation.row_offsets[i + 1])
+        candidates = [j for j in range(shape[1]) if diagonal != "zero" or j != i]
+        expected = sorted(sorted(candidates, key=lambda j: (-dense[i, j].abs().item(), j))[:k])
+        assert relation.columns[begin:end].tolist() == expected
+        torch.testing.assert_close(weights[begin:end], dense[i, expected], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("shape", "diagonal"), cases())
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("out_width", [4, 90])
+def test_the_aggregate_and_its_gradients_equal_the_dense_form(
+    shape: Any, diagonal: Any, scaled: bool, out_width: int
+) -> None:
+    targets, sources = make(shape)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(shape[1], out_width, generator=generator, dtype=torch.float64)
+    scales = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in shape[:2]]
+    leaves = [leaf.requires_grad_() for leaf in (targets, sources, features, *scales)]
+    options = {"target_scale": scales[0], "source_scale": scales[1]} if scaled else {}
+    ours = signed_cosine_aggregate(targets, sources, features, diagonal=diagonal, **options)
+    dense = signed_cosine_reference(targets, sources, diagonal=diagonal)
+    expected = dense @ features
+    if scaled:
+        expected = scales[0].unsqueeze(-1) * (dense @ (scales[1].unsqueeze(-1) * features))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
+    grad = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    grads = [
+        torch.autograd.grad((out * grad).sum(), leaves, allow_unused=True, materialize_grads=True)
+        for out in (ours, expected)
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype) -> None:
+    targets, sources = make((300, 300, 48), dtype)
+    features = make((300, 300, 40), dtype)[1]
+    wide = dtype if dtype == torch.float64 else torch.float32
+    exact = signed_cosine_reference(targets.double(), sources.double(), diagonal="negate")
+    eager = signed_cosine_reference(targets.to(wide), sources.to(wide), diagonal="negate")
+    ours = signed_cosine_aggregate(targets, sources, features, diagonal="negate")
+    degrees = signed_cosine_degrees(targets, sources, diagonal="negate")
+    weights = signed_cosine_top_k(targets, sources, 300, diagonal="negate")[1].reshape(300, 300)
+    assert ours.dtype == degrees[0].dtype == weights.dtype == wide
+    if dtype == torch.float64:
+        torch.testing.assert_close(ours, exact @ features, rtol=0, atol=1e-10)
+        return
+    assert error_ratio(ours, eager @ features.to(wide), exact @ features.double()) <= 2
+    assert error_ratio(degrees[0], eager.abs().sum(1), exact.abs().sum(1)) <= 2
+    assert error_ratio(weights, eager, exact) <= 2
+
+
+def test_top_k_feeds_hetero_aggregate() -> None:
+    targets, sources = make((50, 50, 12))
+    features = make((50, 50, 8))[0]
+    relation, weights = signed_cosine_top_k(targets, sources, 50, diagonal="zero")
+    out = hetero_aggregate([features], [relation], [weights])
+    expected = signed_cosine_aggregate(targets, sources, features, diagonal="zero")
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+
+
+def test_equal_magnitudes_go_to_the_lower_column() -> None:
+    one = torch.ones(1, 2)
+    sources = torch.tensor([[1.0, -1], [1, 1], [-1, -1], [2, 2]]).repeat(100, 1)
+    relation, weights = signed_cosine_top_k(one, sources, 4)
+    assert relation.columns.tolist() == [1, 2, 3, 5] and weights.sign().tolist() == [1, -1, 1, 1]
+
+
+def test_nan_does_not_pass_silently() -> None:
+    targets, sources = make((5, 200, 6))
+    sources[150, 2] = float("nan")
+    relation, weights = signed_cosine_top_k(targets, sources, 3)
+    assert (relation.columns.reshape(5, 3) == 150).any(1).all() and weights.isnan().sum() == 5
+    rows, columns = signed_cosine_degrees(targets, sources)
+    assert rows.isnan().all() and columns[150].isnan() and columns[:150].isfinite().all()
+    assert signed_cosine_aggregate(targets, sources, sources).isnan().all()
+
+
+def test_a_zero_row_has_no_direction() -> None:
+    targets, sources = make((4, 4, 6))
+    targets[2] = 0
+    assert signed_cosine_degrees(targets, sources)[0][2] == 0
+
+
+def test_non_contiguous_inputs() -> None:
+    targets, sources = make((60, 60, 5))
+    strided = [torch.stack([x, x], -1)[..., 0] for x in (targets, sources)]
+    for function in (signed_cosine_degrees, lambda t, s: signed_cosine_top_k(t, s, 7)[1:]):
+        for ours, expected in zip(function(*strided), function(targets, sources), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+def test_no_gradient_reaches_degrees_and_edges() -> None:
+    targets, sources = (x.requires_grad_() for x in make((9, 9, 7)))
+    results = [*signed_cosine_degrees(targets, sources), signed_cosine_top_k(targets, sources, 2)[1]]
+    assert not any(result.requires_grad for result in results)
+
+
+def test_autocast_computes_in_float32() -> None:
+    targets, sources = make((40, 40, 7), torch.float32)
+    expected = [*signed_cosine_degrees(targets, sources), signed_cosine_aggregate(targets, sources, sources)]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = [*signed_cosine_degrees(targets, sources), signed_cosine_aggregate(targets, sources, sources)]
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("rows", [6, 60])
+def test_the_aggregate_compiles_into_one_graph(rows: int) -> None:
+    targets, sources = make((rows, rows, 12), torch.float32)
+
+    def function(features: Tensor) -> Tensor:
+        return signed_cosine_aggregate(targets, sources, features, diagonal="zero").tanh()
+
+    features = sources.clone().requires_grad_()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(features)
+    torch.testing.assert_close(compiled, function(features))
+
+
+def test_opcheck() -> None:
+    torch.library.opcheck(torch.ops.vlmadapt.strongest_entries.default, (torch.randn(5, 200), 7, 2, True))
+
+
+BAD_CALLS = [
+    (signed_cosine_degrees, {"sources": torch.zeros(4, 5)}, "sources is 5 wide but targets is 3 wide"),
+    (signed_cosine_degrees, {"sources": torch.zeros(4, 3).double()}, "sources is float64"),
+    (signed_cosine_degrees, {"diagonal": "drop"}, "diagonal is 'drop': choose"),
+    (signed_cosine_degrees, {"sources": torch.zeros(5, 3), "diagonal": "zero"}, "targets has 4 rows and sources 5"),
+    (signed_cosine_top_k, {"k": 0}, "k is 0"),
+    (signed_cosine_aggregate, {"features": torch.zeros(3, 3)}, "features has 3 rows but there are 4 sources"),
+    (signed_cosine_aggregate, {"features": torch.zeros(4, 3).double()}, "features is float64"),
+    (
+        signed_cosine_aggregate,
+        {"features": torch.zeros(4, 3), "target_scale": torch.zeros(3)},
+        "target_scale is float32",
+    ),
+    (
+        signed_cosine_aggregate,
+        {"features": torch.zeros(4, 3), "source_scale": torch.zeros(4).int()},
+        "source_scale is int",
+    ),
+]
+
+
+@pytest.mark.parametrize(("function", "change", "message"), BAD_CALLS, ids=[m[:40] for *_, m in BAD_CALLS])
+def test_bad_arguments_are_named(function: Any, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        function(**({"targets": torch.zeros(4, 3), "sources": torch.zeros(4, 3)} | change))
