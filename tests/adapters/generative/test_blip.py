@@ -201,8 +201,13 @@ def test_a_layer_compiles_without_a_break(models: dict[str, Any]) -> None:
     layer = attached.model.text_decoder.bert.encoder.layer[1]
     calls = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     layer.compile(fullgraph=True, backend=calls)
-    torch.testing.assert_close(outputs(attached.model), expected)
+    result = outputs(attached.model)
+    torch.testing.assert_close(result, expected)
     assert calls.frame_count == 1
+    parameters = list(attached.parameters())
+    gradients = torch.autograd.grad(result.square().sum(), parameters)
+    for gradient, plain in zip(gradients, torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+        torch.testing.assert_close(gradient, plain)
 
 
 def test_bfloat16(models: dict[str, Any]) -> None:
