@@ -49,7 +49,7 @@ FLOATS = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manu
         {"key_padding_mask": PADDING, "attn_mask": CAUSAL},
         {
             "key_padding_mask": torch.zeros(2, 5, dtype=torch.float64).masked_fill(PADDING, -torch.inf),
-            "attn_mask": CAUSAL,
+            "attn_mask": FLOATS,
         },
         {"attn_mask": FLOATS, "need_weights": True},
         {"attn_mask": CAUSAL, "need_weights": True, "average_attn_weights": False},

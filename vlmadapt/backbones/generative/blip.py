@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -41,7 +43,7 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     source: Any = folder if folder.is_dir() else place
     target = resolve_device(device)
     try:
-        with hub_access(allow_download):
+        with hub_access(allow_download), _no_progress_bars():
             config = transformers.AutoConfig.from_pretrained(source, **options)
             name = (config.architectures or ["none"])[0]
             if name not in CLASSES:
@@ -64,6 +66,20 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     side = config.vision_config.image_size
     view = PictureTransform.read(folder / PREPROCESSOR, side)
     return GenerativeModel(f"blip:{place}", model.eval().to(target), tokenizer, view, view.size)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Reading a local file takes a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def mask_cross_attention(model: nn.Module) -> nn.Module:
