@@ -80,12 +80,18 @@ class LPPlusPlus(Adapter):
         similarity = features @ self.text_features.T
         step_v = 2 / largest_eigenvalue(features)
         step_a = 2 / float(similarity.square().mean(0).max().clamp(min=1e-12))
-        onehot = torch.nn.functional.one_hot(labels, self.num_classes).to(features)
+        rows = torch.arange(len(labels), device=labels.device)
+
+        def error_of(logits: Tensor) -> Tensor:
+            """Gradient of the loss in the logits."""
+            error = logits.softmax(-1)
+            error[rows, labels] -= 1
+            return error / len(labels)
+
         best = self._state(validation, 0)
         previous, ahead, momentum = float("inf"), self.visual.clone(), 1.0
         for step in range(1, self.config.steps + 1):
-            logits = features @ ahead.T + self.blend * similarity
-            error = (logits.softmax(-1) - onehot) / len(labels)
+            error = error_of(features @ ahead.T + self.blend * similarity)
             moved = ahead - step_v * error.T @ features
             logits = features @ moved.T + self.blend * similarity
             loss = float(cross_entropy(logits, labels))
@@ -95,8 +101,7 @@ class LPPlusPlus(Adapter):
             ahead = moved + (momentum - 1) / grown * (moved - self.visual)
             previous, momentum = loss, grown
             self.visual.copy_(moved)
-            error = (logits.softmax(-1) - onehot) / len(labels)
-            self.blend.sub_(step_a * (error * similarity).sum(0))
+            self.blend.sub_(step_a * (error_of(logits) * similarity).sum(0))
             if validation is None or step % SCORE_EVERY == 0 or step == self.config.steps:
                 found = self._state(validation, step)
                 best = found if validation is None or found[0] > best[0] else best
