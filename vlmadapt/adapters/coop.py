@@ -37,7 +37,6 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CoOpConfig(TrainConfig, AdapterConfig):
-    epochs: int = field(default=30, metadata={"help": "passes over the training samples"})
     lr: float = field(default=1e-2, metadata={"help": "peak learning rate of AdamW"})
     weight_decay: float = field(default=0.0, metadata={"help": "decoupled weight decay of AdamW"})
     context_tokens: int = field(default=16, metadata={"help": "learned vectors M before the class name"})

@@ -37,7 +37,7 @@ BETAS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class GraphAdapterConfig(TrainConfig, AdapterConfig):
-    epochs: int = field(default=50, metadata={"help": "passes over the training samples"})
+    epochs: int = field(default=30, metadata={"help": "passes over the training samples"})
     lr: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     adam_eps: float = field(default=1e-4, metadata={"help": "AdamW's epsilon"})
     alpha: float = field(default=0.7, metadata={"help": "share of the class's own text feature, in [0, 1]"})
