@@ -14,7 +14,7 @@ NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
 # The shortest of the runs in docs/tuning.md.
 TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
-TUNE_SIZES := --epochs 5 --batch-size 32 --train-limit 600 --val-limit 300 --test-limit 1000
+TUNE_SIZES := --epochs 4 --batch-size 32 --train-limit 512 --val-limit 200 --test-limit 600
 
 .DEFAULT_GOAL := help
 

@@ -67,7 +67,7 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
     rows = -(-len(told) // columns)
     names = list(told[0].texts)
     wide = any(each.record.captions for each in told)
-    cell_width = SIDE + (2.3 if wide else 0.75)
+    cell_width = SIDE + (2.3 if wide else 1.0)
     cell_height = SIDE + LINE * (len(names) + 3.2) + GAP
     width, height = 2 * MARGIN + columns * cell_width, HEADER + rows * cell_height + MARGIN
     with mpl.rc_context({"font.family": ["DejaVu Sans"]}), warnings.catch_warnings():
@@ -88,7 +88,7 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
             axes.set_xticks([])
             axes.set_yticks([])
             y = top + SIDE + 0.07
-            write(left, y, _short(each.record.prompt or "caption", 60 if wide else 36), fontsize=8, fontweight="bold")
+            write(left, y, _short(each.record.prompt or "caption", 60 if wide else 44), fontsize=7.5, fontweight="bold")
             write(left, y + LINE, _short(f"truth: {each.truth}", 62 if wide else 40), fontsize=8, color="0.35")
             for line, name in enumerate(names, start=2):
                 text, right = each.texts[name]

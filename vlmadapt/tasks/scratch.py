@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from vlmadapt.backbones.generative.base import GenerativeModel, load_generative
 from vlmadapt.backbones.generative.small import (
+    MEAN,
+    STD,
     Kind,
     SmallBlipConfig,
     WordTokenizer,
@@ -45,6 +47,12 @@ FORMAT = 1  # raised when the recipe changes, so that old models are not taken f
 HELD_BACK = 150  # pictures on which epochs are compared
 COVERED_SHARE = 0.15
 MARKER = "training.json"
+ATTRIBUTES: dict[str, list[str]] = {
+    "colour": list(COLOURS),
+    "shape": list(SHAPES),
+    "size": list(SIZES),
+    "place": [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right")],
+}
 MINUTES = 3
 
 
@@ -53,9 +61,9 @@ class ScratchConfig:
     """How the small model is trained; ``model`` says what it is."""
 
     model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
-    epochs: int = 8
+    epochs: int = 13
     batch_size: int = 32  # pictures
-    asked: int = 3  # questions a picture and step, so that the image tower runs once for all of them
+    asked: int = 2  # questions a picture and step, so that the image tower runs once for all of them
     lr: float = 1e-3
     weight_decay: float = 0.05
     pictures: int = easy_vqa.PRETRAIN
@@ -100,7 +108,7 @@ def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> 
     course = _Course(vqa, caption, tokenizer, config)
     started = time.monotonic()
     result = fit_loop(
-        nn.ModuleDict({"vqa": vqa, "caption": caption}),
+        nn.ModuleDict({"vqa": vqa, "caption": caption, "attributes": course.attributes}),
         course.loss,
         len(course.train),
         TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay),
@@ -150,6 +158,10 @@ class _Course:
 
         self.answerer: Answerer = view(vqa)
         self.captioner: Captioner = view(caption)
+        # Only while training: the tower learns sooner from attributes than from words. Zero: nothing is drawn for it.
+        self.attributes = nn.Linear(config.model.width, sum(map(len, ATTRIBUTES.values())))
+        nn.init.zeros_(self.attributes.weight)
+        nn.init.zeros_(self.attributes.bias)
         chosen = easy_vqa.pictures("pretrain")[: config.pictures]
         self.pictures = {path: read_picture(path) for path in chosen}
         self.facts = {path: measure(picture, path) for path, picture in self.pictures.items()}
@@ -172,7 +184,20 @@ class _Course:
         texts = [_one_of(short_captions(facts)) if facts else "" for _, facts, _ in drawn]
         targets = self._caption_targets(texts)
         said = token_losses(self.captioner.caption_logits(features, targets), targets)
-        return answers.sum() / len(labels.inputs) + said.sum() / (targets.labels != IGNORED).sum()
+        words = answers.sum() / len(labels.inputs) + said.sum() / (targets.labels != IGNORED).sum()
+        return words + self._attribute_loss(features[:, 0], [facts for _, facts, _ in drawn])
+
+    def _attribute_loss(self, seen: Tensor, facts: Sequence[Facts | None]) -> Tensor:
+        """Cross-entropies of colour, shape, size and place, from the tower's first token, added."""
+        rows = [row for row, each in enumerate(facts) if each is not None]
+        loss = seen.new_zeros(())
+        for (name, values), logits in zip(
+            ATTRIBUTES.items(), self.attributes(seen[rows]).split([*map(len, ATTRIBUTES.values())], 1), strict=True
+        ):
+            if rows:
+                wanted = [values.index(getattr(facts[row], name)) for row in rows]
+                loss = loss + nn.functional.cross_entropy(logits, torch.tensor(wanted))
+        return loss
 
     def _augmented(self, about: Sequence[Record]) -> tuple[np.ndarray, Facts | None, list[Record]]:
         """A moved, perhaps mirrored, perhaps covered picture with questions; no facts where covered, for a caption
@@ -231,8 +256,8 @@ def _one_of(texts: Sequence[str]) -> str:
 
 
 def _to_pixels(picture: Any) -> Tensor:
-    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]: what the saved preprocessing says too."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+    """uint8 [H, W, 3] to float32 [3, H, W]: what the saved preprocessing says too."""
+    return (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - MEAN) / STD
 
 
 def _write(folder: Path, models: dict[str, nn.Module], tokenizer: WordTokenizer, facts: dict[str, Any]) -> None:

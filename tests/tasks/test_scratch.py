@@ -1,0 +1,101 @@
+"""The small model from scratch: what it is shown, that it learns, and that its files are what tuning loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("easy_vqa")
+pytest.importorskip("transformers")
+
+from vlmadapt.backbones.generative.small import SmallBlipConfig, WordTokenizer, build_small, split_words
+from vlmadapt.data import easy_vqa
+from vlmadapt.data.shapes import Facts, measure
+from vlmadapt.files import read_json
+from vlmadapt.tasks import scratch
+from vlmadapt.tasks.scratch import MARKER, ScratchConfig, short_captions, small_model
+
+TINY = ScratchConfig(
+    model=SmallBlipConfig(width=32, heads=2, vision_layers=1, text_layers=1),
+    epochs=2,
+    batch_size=4,
+    lr=3e-3,
+    pictures=16,
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLMADAPT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def course():
+    words = WordTokenizer(scratch.vocabulary())
+    return scratch._Course(
+        build_small("vqa", len(words), TINY.model), build_small("caption", len(words), TINY.model), words, TINY
+    )
+
+
+def test_the_vocabulary_covers_every_text_of_the_three_tasks():
+    words = scratch.vocabulary()
+    texts = ["yes no maybe"]
+    for record in easy_vqa.questions("test", easy_vqa.SEEN + easy_vqa.HELD_OUT):
+        texts += [record.prompt, record.answers[0][0], easy_vqa.statement_of(record.prompt) or ""]
+    for left in (0, 28, 50):
+        for side in (8, 20, 30):
+            texts += easy_vqa.captions_of(Facts("teal", "triangle", (left, left, left + side, left + side)))
+    assert {word for text in texts for word in split_words(text)} <= words
+    assert len(words) < 60
+
+
+def test_short_captions_never_tell_everything():
+    facts = Facts("red", "circle", (40, 2, 50, 12))
+    for text in short_captions(facts):
+        assert ("red" in text) != ("top right" in text)
+    assert not set(short_captions(facts)) & set(easy_vqa.captions_of(facts))
+
+
+def test_moved_pictures_show_what_their_facts_say(course):
+    torch.manual_seed(0)
+    places = set()
+    for about in course.train * 3:
+        picture, facts, records = course._augmented(about)
+        assert len(records) == TINY.asked
+        if facts is None:
+            assert all(record.answers == (("maybe", 1),) for record in records)
+            continue
+        found = measure(np.ascontiguousarray(picture), "moved")
+        assert (found.colour, found.shape, found.box) == (facts.colour, facts.shape, facts.box)
+        places.add(facts.place)
+    assert len(places) > 4
+
+
+def test_it_is_trained_once_kept_and_loaded(cache):
+    said = []
+    first = small_model("vqa", TINY, report=said.append)
+    again = small_model("caption", TINY, report=said.append)
+    assert len(said) == 1 and "once" in said[0]
+    assert type(first.model).__name__ == "BlipForQuestionAnswering"
+    assert type(again.model).__name__ == "BlipForConditionalGeneration"
+    tower = first.model.vision_model.state_dict()
+    assert all(torch.equal(tensor, tower[name]) for name, tensor in again.model.vision_model.state_dict().items())
+    folder = cache / f"small-blip-{TINY.key}"
+    assert sorted(path.name for path in cache.iterdir()) == [folder.name]  # no half-written rest
+    facts = read_json(folder / MARKER)
+    assert facts["epochs"] == 2 and facts["best_epoch"] > 0 and facts["seconds"] > 0
+    assert replace(TINY, seed=1).key != TINY.key
+
+
+def test_what_is_saved_sees_pictures_as_training_did(cache):
+    from vlmadapt.data.image import open_image
+
+    path = easy_vqa.pictures("val")[0]
+    image = open_image(path)
+    torch.testing.assert_close(small_model("vqa", TINY).transform(image), scratch._to_pixels(np.asarray(image)))
