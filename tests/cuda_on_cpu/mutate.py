@@ -5,7 +5,8 @@
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
 dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A without
 optimisation, then, where that notices nothing, through the race and the ASan build. Survivors are listed with their
-line; results go to OUT.json and OUT.md after every mutant, so that an interrupted run leaves what it found.
+line and with what survivors.json says of them; results go to OUT.json and OUT.md after every mutant. A later run goes
+on from there: it makes survivors again, and killed mutants only with --fresh.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ SUITES = {"cache_retrieval": [FORWARD, BACKWARD, GRID]}
 DRIVERS = {"cache_retrieval": "cache_retrieval.cu"}
 
 BUILDS_IN_TURN = ("unoptimised", "race", "asan")  # a later one only for what the earlier ones let pass
+
+# Mutants that nothing can notice, and why: file name, text of the mutated line, reason.
+EXPLAINED: list[dict[str, str]] = json.loads((HERE / "survivors.json").read_text())
 
 # Rules: name, pattern, replacement. A match inside a comment is left alone.
 RULES: list[tuple[str, str, str]] = [
@@ -69,6 +73,19 @@ class Mutant:
     after: str
     verdict: str = "not run"  # killed, survived, does not compile, timeout
     by: str = ""
+
+    def key(self) -> tuple[str, str, str, str, int]:
+        """The same mutant in another run, wherever its line has moved to."""
+        return self.file, self.rule, self.before, self.after, self.column
+
+
+def killed_before(out: Path) -> dict[tuple[str, str, str, str, int], str]:
+    """What killed each mutant of an earlier run that has been kept."""
+    path = out.with_suffix(".json")
+    if not path.exists():
+        return {}
+    found = [Mutant(**fields) for fields in json.loads(path.read_text())["done"]]
+    return {m.key(): m.by for m in found if m.verdict == "killed"}
 
 
 def mutants(folder: Path) -> Iterator[Mutant]:
@@ -138,6 +155,12 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
     return replace(mutant, verdict="survived")
 
 
+def reason(mutant: Mutant) -> str:
+    """Why nothing can notice the mutant, if survivors.json has it."""
+    name = Path(mutant.file).name
+    return next((r["why"] for r in EXPLAINED if r["file"] == name and r["mutant"] == mutant.after), "not explained")
+
+
 def report(done: list[Mutant], total: int, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     counts = {v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}
@@ -147,11 +170,11 @@ def report(done: list[Mutant], total: int, out: Path) -> None:
         out.with_suffix(".json"), {"mutants": total, "score": score, **counts, "done": [asdict(m) for m in done]}
     )
     lines = [f"{counts['killed']} of {tried} mutants killed ({score:.0%}); {total} exist, {len(done)} were made.", ""]
-    lines += ["| survivor | rule | mutant |", "|---|---|---|"]
+    lines += ["| survivor | rule | mutant | why it survives |", "|---|---|---|---|"]
     for m in done:
         if m.verdict == "survived":
             code = m.after.replace("|", "\\|")
-            lines.append(f"| {m.file}:{m.line} | {m.rule} | `{code}` |")
+            lines.append(f"| {Path(m.file).name}:{m.line} | {m.rule} | `{code}` | {reason(m)} |")
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
@@ -163,14 +186,19 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn with --seed; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "mutation" / "cache_retrieval")
+    parser.add_argument("--fresh", action="store_true", help="make mutants again that an earlier run killed")
+    parser.add_argument("--out", type=Path, help="build/mutation/OPERATION by default")
     options = parser.parse_args()
+    out = options.out or REPOSITORY / "build" / "mutation" / options.operation
     CACHE.mkdir(parents=True, exist_ok=True)
     everything = list(mutants(REPOSITORY / "csrc" / options.operation))
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
-    end, done = time.monotonic() + 60 * options.minutes, []
+    known = {} if options.fresh else killed_before(out)
+    done = [replace(m, verdict="killed", by=known[m.key()]) for m in chosen if m.key() in known]
+    chosen = [m for m in chosen if m.key() not in known]
+    end = time.monotonic() + 60 * options.minutes
 
     def one(mutant: Mutant) -> Mutant | None:
         return judge(mutant, options.operation) if time.monotonic() < end else None
@@ -181,7 +209,7 @@ def main() -> None:
                 continue
             done.append(result)
             print(f"{result.verdict:9} {result.file}:{result.line} {result.rule}: {result.after}", flush=True)
-            report(done, len(everything), options.out)
+            report(done, len(everything), out)
     print(json.dumps({v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}))
 
 
