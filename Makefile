@@ -46,6 +46,9 @@ tune-demo: setup ## generative tasks: a small model from scratch, adapted by eve
 results: setup ## docs/results.md: all adapters on four data sets, three seeds, and ablations; resumable
 	$(BIN)/python scripts/make_results.py
 
+real-size: setup ## the p-adapter on BLIP base, random weights: a step and a beam search within 6 GB
+	$(BIN)/python scripts/real_size_blip.py
+
 test: setup kernels-module ## every test that needs no second torch
 	$(BIN)/python -m pytest
 	@if [ -x build/cmake/unit_tests ]; then build/cmake/unit_tests --gtest_brief=1; fi
@@ -97,4 +100,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo test kernels-module test-abi test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-cuda bench bench-check gpu lint clean
