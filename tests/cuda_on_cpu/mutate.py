@@ -28,13 +28,16 @@ import numpy as np
 
 from vlmadapt.files import write_json
 
+from . import test_cache_retrieval, test_hetero_aggregate
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, compare
 from .harness.process import KernelFault, Schedule, Worker
-from .test_cache_retrieval import BACKWARD, FORWARD, GRID
 
-SUITES = {"cache_retrieval": [FORWARD, BACKWARD, GRID]}
-DRIVERS = {"cache_retrieval": "cache_retrieval.cu"}
+SUITES = {
+    "cache_retrieval": [test_cache_retrieval.FORWARD, test_cache_retrieval.BACKWARD, test_cache_retrieval.GRID],
+    "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
+}
+DRIVERS = {"cache_retrieval": "cache_retrieval.cu", "hetero_aggregate": "hetero_aggregate.cu"}
 
 BUILDS_IN_TURN = ("unoptimised", "race", "asan")  # a later one only for what the earlier ones let pass
 
@@ -123,7 +126,8 @@ def first_difference(library_path: Path, kernels: list[Kernel], build: str) -> s
                 try:
                     out = worker.call(kernel.function, problem.sizes, problem.buffers, schedule)
                     for name, expected in problem.expected.items():
-                        compare(name, out[name], expected, problem.rtol, problem.atol.get(name, 0.0))
+                        got = problem.value(name, out[name])
+                        compare(name, got, expected, problem.rtol, problem.atol.get(name, 0.0))
                 except (KernelFault, AssertionError) as e:
                     return f"{label}: {str(e).splitlines()[0][:160]}"
         return ""

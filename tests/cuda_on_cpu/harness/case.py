@@ -24,6 +24,7 @@ import pytest
 from ..ptx import Unsupported
 from . import toolchain
 from .build import HERE, REPOSITORY, BuildError, Target, library
+from .numbers import decode
 from .process import KernelFault, Schedule, Worker
 
 
@@ -34,6 +35,11 @@ class Problem:
     expected: Mapping[str, np.ndarray]
     rtol: float = 0.0
     atol: Mapping[str, Any] = field(default_factory=dict)  # per output; default 0
+    stored: Mapping[str, str] = field(default_factory=dict)  # outputs kept in a storage type, such as "bf16"
+
+    def value(self, name: str, got: np.ndarray) -> np.ndarray:
+        """An output as numbers."""
+        return decode(got, self.stored[name]) if name in self.stored else got
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class Case:
             if given is not None and name not in problem.expected:
                 assert out[name].tobytes() == given.tobytes(), f"input {name} was written to"
         for name, expected in problem.expected.items():
-            compare(name, out[name], expected, problem.rtol, problem.atol.get(name, 0.0))
+            compare(name, problem.value(name, out[name]), expected, problem.rtol, problem.atol.get(name, 0.0))
 
 
 def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol: Any) -> None:

@@ -1,0 +1,260 @@
+// Aggregation over relations on a GPU: one warp a row, the gradients of weights and coefficients in the same pass.
+//
+//   out[i] = sum_r c_r sum_k w_r[k] matrix_r[columns_r[k]]        (stacked: out[r, i], without the sum over r)
+//
+// A warp walks over the edges of its row, relation after relation, and keeps up to 512 columns of the sum in registers;
+// wider rows are walked over again for every 512. The lanes read 32 edges (column, place, weight) at once and pass them
+// on by shuffles; a source row is read in pieces of 16 bytes a lane, neighbours side by side. Rows that are not
+// multiples of 16 bytes take single elements in the same kernel.
+//
+// One owner and a fixed order for every sum: no atomics, results are bit-identical from run to run. Long rows are not
+// split, so a row with very many edges is the last to finish. Reading the source rows is the time there is:
+// E D elements, of which caches catch what is read again.
+//
+// Ladder: 1. one thread an element, edges read by every thread; 2. edges by shuffles, 16-byte pieces (this file).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "common/cuda_launch.h"
+#include "hetero_aggregate/kernel.h"
+
+namespace vlmadapt::hetero_aggregate {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kDescribed = 16;  // relations that one launch of describe_kernel writes
+
+// What a warp needs to know of one relation; read from device memory, since there may be any number of them.
+struct Description {
+  const int64_t* offsets;
+  const void* columns;
+  const void* edges;
+  const void* weights;
+  void* grad_weights;
+  const void* coefficient;
+  const void* matrix;
+  void* row_dots;  // accum [num_rows]: own row . sum of the relation; nullptr: not wanted
+};
+
+struct Descriptions {
+  Description at[kDescribed];
+};
+
+// Parameters to device memory, in the stream and without a copy from the host: a CUDA graph may replay it.
+__global__ void describe_kernel(const Descriptions given, Description* out, int count) {
+#pragma unroll
+  for (int i = 0; i < kDescribed; ++i)
+    if (threadIdx.x == i && i < count) out[i] = given.at[i];
+}
+
+template <class E>
+struct Element {
+  using Accumulator = float;
+  static constexpr int per_piece = 16 / static_cast<int>(sizeof(E));
+  static constexpr int pieces = 16 / per_piece;  // of a lane: 512 columns a warp
+};
+template <>
+struct Element<double> {
+  using Accumulator = double;
+  static constexpr int per_piece = 2;
+  static constexpr int pieces = 4;  // 256 columns
+};
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ void narrow(float x, float& to) { to = x; }
+__device__ __forceinline__ void narrow(double x, double& to) { to = x; }
+__device__ __forceinline__ void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
+__device__ __forceinline__ void narrow(float x, __half& to) { to = __float2half_rn(x); }
+
+// A lane's share of up to 512 columns from `first` on.
+template <class E, bool wide>
+struct Share {
+  using T = typename Element<E>::Accumulator;
+  static constexpr int per_piece = Element<E>::per_piece, pieces = Element<E>::pieces;
+  static constexpr int columns = 32 * per_piece * pieces;
+  struct alignas(16) Piece {
+    E at[per_piece];
+  };
+  T at[pieces][per_piece];
+
+  static __device__ __forceinline__ int64_t column(int64_t first, int p, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return wide ? first + (p * 32 + lane) * per_piece + k : first + (p * per_piece + k) * 32 + lane;
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p)
+#pragma unroll
+      for (int k = 0; k < per_piece; ++k) at[p][k] = T(0);
+  }
+
+  // Zeros beyond the width.
+  __device__ __forceinline__ void load(const E* row, int64_t first, int64_t width) {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p) {
+      if constexpr (wide) {  // the width is a multiple of a piece
+        const int64_t c = column(first, p, 0);
+        Piece piece;
+        if (c < width) piece = *reinterpret_cast<const Piece*>(row + c);
+#pragma unroll
+        for (int k = 0; k < per_piece; ++k) at[p][k] = c < width ? T(widen(piece.at[k])) : T(0);
+      } else {
+#pragma unroll
+        for (int k = 0; k < per_piece; ++k) {
+          const int64_t c = column(first, p, k);
+          at[p][k] = c < width ? T(widen(row[c])) : T(0);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(E* row, int64_t first, int64_t width) const {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p) {
+      if constexpr (wide) {
+        const int64_t c = column(first, p, 0);
+        Piece piece;
+#pragma unroll
+        for (int k = 0; k < per_piece; ++k) narrow(at[p][k], piece.at[k]);
+        if (c < width) *reinterpret_cast<Piece*>(row + c) = piece;
+      } else {
+#pragma unroll
+        for (int k = 0; k < per_piece; ++k) {
+          const int64_t c = column(first, p, k);
+          if (c < width) narrow(at[p][k], row[c]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add(const Share& other, T factor) {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p)
+#pragma unroll
+      for (int k = 0; k < per_piece; ++k) at[p][k] += factor * other.at[p][k];
+  }
+
+  // The product with another share, summed over the warp; every lane has it.
+  __device__ __forceinline__ T dot(const Share& other) const {
+    T sum = T(0);
+#pragma unroll
+    for (int p = 0; p < pieces; ++p)
+#pragma unroll
+      for (int k = 0; k < per_piece; ++k) sum += at[p][k] * other.at[p][k];
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    return sum;
+  }
+};
+
+// Adds the edges [begin, end) of a relation to `sums`; with_dots also writes (first columns) or adds to the gradient of
+// their weights.
+template <class E, class I, bool wide, bool with_dots, class S, class T>
+__device__ __forceinline__ void sum_edges(const Description& relation, int64_t begin, int64_t end, int64_t first,
+                                          int64_t width, const S& own, T coefficient, S& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const E* matrix = static_cast<const E*>(relation.matrix);
+  const I* columns = static_cast<const I*>(relation.columns);
+  const I* edges = static_cast<const I*>(relation.edges);
+  const T* weights = static_cast<const T*>(relation.weights);
+  for (int64_t base = begin; base < end; base += 32) {
+    const int64_t mine = base + lane;
+    I column = 0;
+    int64_t place = mine;
+    T weight = T(1), gradient = T(0);
+    if (mine < end) {
+      column = columns[mine];
+      if (edges) place = edges[mine];
+      if (weights) weight = weights[place];
+    }
+    const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
+#pragma unroll(with_dots ? 1 : 2)
+    for (int t = 0; t < count; ++t) {
+      const int64_t row = __shfl_sync(0xffffffffu, column, t);
+      const T w = __shfl_sync(0xffffffffu, weight, t);
+      S x;
+      x.load(matrix + row * width, first, width);
+      sums.add(x, w);
+      if constexpr (with_dots) {
+        const T dot = x.dot(own);
+        if (lane == t) gradient = dot;
+      }
+    }
+    if constexpr (with_dots) {
+      if (mine < end) {
+        T* to = static_cast<T*>(relation.grad_weights) + place;
+        *to = first == 0 ? coefficient * gradient : *to + coefficient * gradient;
+      }
+    }
+  }
+}
+
+struct RowJob {
+  const Description* relations;
+  int64_t num_relations;
+  int64_t num_rows;
+  int64_t width;
+  bool stacked;
+  void* out;
+  const void* own;
+};
+
+template <class E, class I, bool wide, bool with_own>
+__global__ void __launch_bounds__(kThreads) aggregate_kernel(const RowJob job) {
+  using S = Share<E, wide>;
+  using T = typename S::T;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (row >= job.num_rows) return;  // a whole warp, and there is no block barrier below
+  E* out = static_cast<E*>(job.out);
+  for (int64_t first = 0; first == 0 || first < job.width; first += S::columns) {
+    S total, own;
+    total.clear();
+    if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width, first, job.width);
+    for (int64_t r = 0; r < job.num_relations; ++r) {
+      const Description relation = job.relations[r];
+      const int64_t begin = relation.offsets[row], end = relation.offsets[row + 1];
+      const T coefficient = *static_cast<const T*>(relation.coefficient);
+      S sums;
+      sums.clear();
+      if (with_own && relation.grad_weights)
+        sum_edges<E, I, wide, with_own>(relation, begin, end, first, job.width, own, coefficient, sums);
+      else
+        sum_edges<E, I, wide, false>(relation, begin, end, first, job.width, own, coefficient, sums);
+      if constexpr (with_own) {
+        if (relation.row_dots) {
+          const T dot = sums.dot(own);
+          T* to = static_cast<T*>(relation.row_dots) + row;
+          if (threadIdx.x % 32 == 0) *to = first == 0 ? dot : *to + dot;
+        }
+      }
+      const T factor = begin < end ? coefficient : T(0);  // a row without edges is zero, whatever the coefficient
+      if (job.stacked) total.clear();
+      total.add(sums, factor);
+      if (job.stacked && out) total.store(out + (r * job.num_rows + row) * job.width, first, job.width);
+    }
+    if (!job.stacked && out) total.store(out + row * job.width, first, job.width);
+  }
+}
+
+// out = sum of values [count] in a fixed order; one block.
+template <class T>
+__global__ void __launch_bounds__(kThreads) row_sum_kernel(const T* values, int64_t count, T* out) {
+  __shared__ T partial[kThreads];
+  T sum = T(0);
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += values[i];
+  partial[threadIdx.x] = sum;
+  __syncthreads();
+  for (int step = kThreads / 2; step > 0; step >>= 1) {
+    if (threadIdx.x < step) partial[threadIdx.x] += partial[threadIdx.x + step];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *out = partial[0];
+}
+
+}  // namespace vlmadapt::hetero_aggregate
