@@ -2,10 +2,10 @@
 //
 //   out[i] = sum_r c_r sum_k w_r[k] matrix_r[columns_r[k]]        (stacked: out[r, i], without the sum over r)
 //
-// A warp walks over the edges of its row, relation after relation, and keeps up to 512 columns of the sum in registers;
-// wider rows are walked over again for every 512. The lanes read 32 edges (column, place, weight) at once and pass them
-// on by shuffles; a source row is read in pieces of 16 bytes a lane, neighbours side by side. Rows that are not
-// multiples of 16 bytes take single elements in the same kernel.
+// A warp walks over the edges of its row, relation after relation, and keeps 256 columns of the sum in registers (128
+// of doubles): few enough that many warps are in flight. Wider rows are walked over again. The lanes read 32 edges
+// (column, place, weight) at once and pass them on by shuffles; a source row is read in pieces of 16 bytes a lane,
+// neighbours side by side. Rows that are not multiples of 16 bytes take single elements in the same kernel.
 //
 // One owner and a fixed order for every sum: no atomics, results are bit-identical from run to run. Long rows are not
 // split, so a row with very many edges is the last to finish. Reading the source rows is the time there is:
@@ -53,13 +53,13 @@ template <class E>
 struct Element {
   using Accumulator = float;
   static constexpr int per_piece = 16 / static_cast<int>(sizeof(E));
-  static constexpr int pieces = 16 / per_piece;  // of a lane: 512 columns a warp
+  static constexpr int pieces = 8 / per_piece;  // of a lane: 256 columns a warp
 };
 template <>
 struct Element<double> {
   using Accumulator = double;
   static constexpr int per_piece = 2;
-  static constexpr int pieces = 4;  // 256 columns
+  static constexpr int pieces = 2;  // 128 columns
 };
 
 __device__ __forceinline__ float widen(float x) { return x; }
@@ -71,7 +71,7 @@ __device__ __forceinline__ void narrow(double x, double& to) { to = x; }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void narrow(float x, __half& to) { to = __float2half_rn(x); }
 
-// A lane's share of up to 512 columns from `first` on.
+// A lane's share of the next columns of a row, of which `left` are there; zeros beyond.
 template <class E, bool wide>
 struct Share {
   using T = typename Element<E>::Accumulator;
@@ -82,9 +82,9 @@ struct Share {
   };
   T at[pieces][per_piece];
 
-  static __device__ __forceinline__ int64_t column(int64_t first, int p, int k) {
+  static __device__ __forceinline__ int column(int p, int k) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    return wide ? first + (p * 32 + lane) * per_piece + k : first + (p * per_piece + k) * 32 + lane;
+    return wide ? (p * 32 + lane) * per_piece + k : (p * per_piece + k) * 32 + lane;
   }
 
   __device__ __forceinline__ void clear() {
@@ -94,40 +94,39 @@ struct Share {
       for (int k = 0; k < per_piece; ++k) at[p][k] = T(0);
   }
 
-  // Zeros beyond the width.
-  __device__ __forceinline__ void load(const E* row, int64_t first, int64_t width) {
+  __device__ __forceinline__ void load(const E* row, int left) {
 #pragma unroll
     for (int p = 0; p < pieces; ++p) {
-      if constexpr (wide) {  // the width is a multiple of a piece
-        const int64_t c = column(first, p, 0);
+      if constexpr (wide) {  // the columns left are whole pieces
+        const int c = column(p, 0);
         Piece piece;
-        if (c < width) piece = *reinterpret_cast<const Piece*>(row + c);
+        if (c < left) piece = *reinterpret_cast<const Piece*>(row + c);
 #pragma unroll
-        for (int k = 0; k < per_piece; ++k) at[p][k] = c < width ? T(widen(piece.at[k])) : T(0);
+        for (int k = 0; k < per_piece; ++k) at[p][k] = c < left ? T(widen(piece.at[k])) : T(0);
       } else {
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) {
-          const int64_t c = column(first, p, k);
-          at[p][k] = c < width ? T(widen(row[c])) : T(0);
+          const int c = column(p, k);
+          at[p][k] = c < left ? T(widen(row[c])) : T(0);
         }
       }
     }
   }
 
-  __device__ __forceinline__ void store(E* row, int64_t first, int64_t width) const {
+  __device__ __forceinline__ void store(E* row, int left) const {
 #pragma unroll
     for (int p = 0; p < pieces; ++p) {
       if constexpr (wide) {
-        const int64_t c = column(first, p, 0);
+        const int c = column(p, 0);
         Piece piece;
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) narrow(at[p][k], piece.at[k]);
-        if (c < width) *reinterpret_cast<Piece*>(row + c) = piece;
+        if (c < left) *reinterpret_cast<Piece*>(row + c) = piece;
       } else {
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) {
-          const int64_t c = column(first, p, k);
-          if (c < width) narrow(at[p][k], row[c]);
+          const int c = column(p, k);
+          if (c < left) narrow(at[p][k], row[c]);
         }
       }
     }
@@ -157,9 +156,9 @@ struct Share {
 // their weights.
 template <class E, class I, bool wide, bool with_dots, class S, class T>
 __device__ __forceinline__ void sum_edges(const Description& relation, int64_t begin, int64_t end, int64_t first,
-                                          int64_t width, const S& own, T coefficient, S& sums) {
+                                          int64_t width, int left, const S& own, T coefficient, S& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const E* matrix = static_cast<const E*>(relation.matrix);
+  const E* matrix = static_cast<const E*>(relation.matrix) + first;
   const I* columns = static_cast<const I*>(relation.columns);
   const I* edges = static_cast<const I*>(relation.edges);
   const T* weights = static_cast<const T*>(relation.weights);
@@ -174,12 +173,12 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
       if (weights) weight = weights[place];
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
-#pragma unroll(with_dots ? 1 : 2)
+#pragma unroll 1
     for (int t = 0; t < count; ++t) {
       const int64_t row = __shfl_sync(0xffffffffu, column, t);
       const T w = __shfl_sync(0xffffffffu, weight, t);
       S x;
-      x.load(matrix + row * width, first, width);
+      x.load(matrix + row * width, left);
       sums.add(x, w);
       if constexpr (with_dots) {
         const T dot = x.dot(own);
@@ -206,16 +205,17 @@ struct RowJob {
 };
 
 template <class E, class I, bool wide, bool with_own>
-__global__ void __launch_bounds__(kThreads) aggregate_kernel(const RowJob job) {
+__global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job) {
   using S = Share<E, wide>;
   using T = typename S::T;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= job.num_rows) return;  // a whole warp, and there is no block barrier below
   E* out = static_cast<E*>(job.out);
   for (int64_t first = 0; first == 0 || first < job.width; first += S::columns) {
+    const int left = job.width - first < S::columns ? static_cast<int>(job.width - first) : S::columns;
     S total, own;
     total.clear();
-    if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width, first, job.width);
+    if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width + first, left);
     for (int64_t r = 0; r < job.num_relations; ++r) {
       const Description relation = job.relations[r];
       const int64_t begin = relation.offsets[row], end = relation.offsets[row + 1];
@@ -223,9 +223,9 @@ __global__ void __launch_bounds__(kThreads) aggregate_kernel(const RowJob job) {
       S sums;
       sums.clear();
       if (with_own && relation.grad_weights)
-        sum_edges<E, I, wide, with_own>(relation, begin, end, first, job.width, own, coefficient, sums);
+        sum_edges<E, I, wide, with_own>(relation, begin, end, first, job.width, left, own, coefficient, sums);
       else
-        sum_edges<E, I, wide, false>(relation, begin, end, first, job.width, own, coefficient, sums);
+        sum_edges<E, I, wide, false>(relation, begin, end, first, job.width, left, own, coefficient, sums);
       if constexpr (with_own) {
         if (relation.row_dots) {
           const T dot = sums.dot(own);
@@ -236,9 +236,9 @@ __global__ void __launch_bounds__(kThreads) aggregate_kernel(const RowJob job) {
       const T factor = begin < end ? coefficient : T(0);  // a row without edges is zero, whatever the coefficient
       if (job.stacked) total.clear();
       total.add(sums, factor);
-      if (job.stacked && out) total.store(out + (r * job.num_rows + row) * job.width, first, job.width);
+      if (job.stacked && out) total.store(out + (r * job.num_rows + row) * job.width + first, left);
     }
-    if (!job.stacked && out) total.store(out + row * job.width, first, job.width);
+    if (!job.stacked && out) total.store(out + row * job.width + first, left);
   }
 }
 

@@ -23,7 +23,11 @@ from .harness.case import worker
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-THREADS = {"forward_kernel": 128, "backward_kernel": 128, "accuracy_kernel": 128}  # the rest: 256
+OPERATIONS = ("cache_retrieval", "hetero_aggregate")
+THREADS = {
+    "forward_kernel": 128, "backward_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
+    "row_sum_kernel": 128, "describe_kernel": 16,
+}  # the rest: 256  # fmt: skip
 
 # Dense peaks from the data sheets of the SXM parts: TFLOP/s by the way products are done, and TB/s of memory.
 DEVICES = {
@@ -79,7 +83,7 @@ def cubin(source: Path, arch: str) -> tuple[Path, str]:
 
 def demangle(names: list[str]) -> list[str]:
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
-    return [re.sub(r"^void |vlmadapt::cache_retrieval::|\(.*\)$", "", n) for n in done.stdout.splitlines()]
+    return [re.sub(r"^void |vlmadapt::\w+::|\(.*\)$", "", n) for n in done.stdout.splitlines()]
 
 
 def ptxas_rows(report: str) -> dict[str, dict[str, int]]:
@@ -140,8 +144,12 @@ def occupancy(arch: str, rows: list[tuple[int, int, int, int]]) -> list[tuple[in
     return [(int(a), int(b)) for a, b in (line.split() for line in out.splitlines())]
 
 
-def evidence(arch: str, source: Path = REPOSITORY / "csrc" / "cache_retrieval" / "cuda.cu") -> list[Row]:
-    path, report = cubin(source, arch)
+def evidence(arch: str) -> list[Row]:
+    return [row for operation in OPERATIONS for row in evidence_of(operation, arch)]
+
+
+def evidence_of(operation: str, arch: str) -> list[Row]:
+    path, report = cubin(REPOSITORY / "csrc" / operation / "cuda.cu", arch)
     said, sass = ptxas_rows(report), sass_counts(path)
     names = demangle(list(said))
     threads = [next((t for k, t in THREADS.items() if n.startswith(k)), 256) for n in names]

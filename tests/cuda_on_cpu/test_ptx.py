@@ -304,10 +304,11 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
 
 
 @pytest.mark.cuda_full
-def test_every_instruction_is_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["cache_retrieval.cu", "hetero_aggregate.cu"])
+def test_every_instruction_is_here(driver: str, tmp_path: Path) -> None:
     if reason := toolchain.missing("ptx"):
         pytest.skip(reason)
-    ptx_of(Target(HERE / "drivers" / "cache_retrieval.cu", "ptx"), tmp_path / "k.ptx")
+    ptx_of(Target(HERE / "drivers" / driver, "ptx"), tmp_path / "k.ptx")
     found = re.findall(r"^\s+(?:@!?%p\d+ )?([a-z]\w*(?:\.[\w:]+)+)", (tmp_path / "k.ptx").read_text(), flags=re.M)
     missing = {name for name in found if not ELSEWHERE.match(name)} - set(INSTRUCTIONS)
     assert not missing, f"used by our kernels and not tested: {sorted(missing)}"

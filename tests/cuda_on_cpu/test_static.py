@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .harness import toolchain
@@ -22,6 +24,8 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
         assert r.blocks_a_multiprocessor >= 1, f"{r.kernel} does not fit on {arch}"
         if r.tensor_instructions is not None and r.kernel.startswith(("forward_kernel", "backward_kernel")):
             assert (r.tensor_instructions > 0) == ("TensorProduct" in r.kernel), r
+            assert r.wide_loads, f"{r.kernel} has no 128-bit loads on {arch}"
+        if r.wide_loads is not None and re.match(r"aggregate_kernel<\w+, \w+, true", r.kernel):
             assert r.wide_loads, f"{r.kernel} has no 128-bit loads on {arch}"
 
 
