@@ -17,6 +17,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+
 #include "common/cuda_launch.h"
 #include "hetero_aggregate/kernel.h"
 
@@ -26,7 +28,8 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kDescribed = 16;  // relations that one launch of describe_kernel writes
 
-// What a warp needs to know of one relation; read from device memory, since there may be any number of them.
+// What a warp needs to know of one relation; read from device memory, since there may be any number of them. Of
+// pointers that come from memory the compiler does not know that they are global: what they point to is read by __ldg.
 struct Description {
   const int64_t* offsets;
   const void* columns;
@@ -77,7 +80,7 @@ struct Share {
   using T = typename Element<E>::Accumulator;
   static constexpr int per_piece = Element<E>::per_piece, pieces = Element<E>::pieces;
   static constexpr int columns = 32 * per_piece * pieces;
-  struct alignas(16) Piece {
+  struct Piece {
     E at[per_piece];
   };
   T at[pieces][per_piece];
@@ -99,15 +102,17 @@ struct Share {
     for (int p = 0; p < pieces; ++p) {
       if constexpr (wide) {  // the columns left are whole pieces
         const int c = column(p, 0);
+        // As 16 bytes of integers: the compiler would load the elements of a structure one by one.
+        const uint4 bytes = c < left ? __ldg(reinterpret_cast<const uint4*>(row + c)) : uint4{0, 0, 0, 0};
         Piece piece;
-        if (c < left) piece = *reinterpret_cast<const Piece*>(row + c);
+        memcpy(&piece, &bytes, sizeof(piece));
 #pragma unroll
-        for (int k = 0; k < per_piece; ++k) at[p][k] = c < left ? T(widen(piece.at[k])) : T(0);
+        for (int k = 0; k < per_piece; ++k) at[p][k] = widen(piece.at[k]);
       } else {
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) {
           const int c = column(p, k);
-          at[p][k] = c < left ? T(widen(row[c])) : T(0);
+          at[p][k] = c < left ? T(widen(__ldg(row + c))) : T(0);
         }
       }
     }
@@ -121,7 +126,9 @@ struct Share {
         Piece piece;
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) narrow(at[p][k], piece.at[k]);
-        if (c < left) *reinterpret_cast<Piece*>(row + c) = piece;
+        uint4 bytes;
+        memcpy(&bytes, &piece, sizeof(bytes));
+        if (c < left) *reinterpret_cast<uint4*>(row + c) = bytes;
       } else {
 #pragma unroll
         for (int k = 0; k < per_piece; ++k) {
@@ -168,9 +175,9 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
     int64_t place = mine;
     T weight = T(1), gradient = T(0);
     if (mine < end) {
-      column = columns[mine];
-      if (edges) place = edges[mine];
-      if (weights) weight = weights[place];
+      column = __ldg(columns + mine);
+      if (edges) place = __ldg(edges + mine);
+      if (weights) weight = __ldg(weights + place);
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
 #pragma unroll 1
@@ -218,8 +225,8 @@ __global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job
     if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width + first, left);
     for (int64_t r = 0; r < job.num_relations; ++r) {
       const Description relation = job.relations[r];
-      const int64_t begin = relation.offsets[row], end = relation.offsets[row + 1];
-      const T coefficient = *static_cast<const T*>(relation.coefficient);
+      const int64_t begin = __ldg(relation.offsets + row), end = __ldg(relation.offsets + row + 1);
+      const T coefficient = __ldg(static_cast<const T*>(relation.coefficient));
       S sums;
       sums.clear();
       if (with_own && relation.grad_weights)

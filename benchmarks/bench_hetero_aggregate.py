@@ -1,0 +1,180 @@
+"""hetero_aggregate and the factorised signed cosine against their rivals: ``make bench``.
+
+Six relations from three node types into one, the 64 strongest edges a target (all of them for fewer classes), width
+512. Rivals, all on the same tensors in the same run: ``torch.sparse`` CSR products added up, gathering the source rows
+and ``index_add``, ``torch.compile`` of that, and PyG's HeteroConv of weighted sums (no attention). ``copy`` reads and
+writes as many bytes as the edges name, in order: what a machine without caches could not beat. Compare within a group,
+as ratios.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.bench_cache_retrieval import resident, run
+from vlmadapt.ops import Relation, hetero_aggregate, signed_cosine_aggregate, signed_cosine_reference
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = [100, 1000, 21000]
+WIDTH, EDGES, RELATIONS, TYPES = 512, 64, 6, 3
+RIVALS = ["ours", "torch_sparse", "gather", "compiled", "pyg"]
+
+
+class Case:
+    """One class count's tensors and every rival as a function of the sources and the weights."""
+
+    def __init__(self, classes: int) -> None:
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        generator = torch.Generator().manual_seed(0)
+        self.classes, edges = classes, min(EDGES, classes)
+        self.sources = [torch.randn(classes, WIDTH, generator=generator) for _ in range(TYPES)]
+        self.offsets = torch.arange(classes + 1) * edges
+        self.rows = torch.arange(classes).repeat_interleave(edges)
+        chosen = [self.some_columns(classes, edges, generator) for _ in range(RELATIONS)]
+        self.columns = [columns.sort(1)[0].reshape(-1) for columns in chosen]
+        self.weights = [torch.randn(classes * edges, generator=generator) for _ in range(RELATIONS)]
+        self.relations = [Relation(self.offsets, columns.to(torch.int32), classes) for columns in self.columns]
+        self.grad = torch.randn(classes, WIDTH, generator=generator)
+        self.conv: Callable[..., dict[str, Tensor]] | None = None
+
+    @staticmethod
+    def some_columns(classes: int, edges: int, generator: torch.Generator) -> Tensor:
+        """Without repetition in a row, drawn in blocks."""
+        blocks = [torch.rand(len(b), classes, generator=generator) for b in torch.arange(classes).split(500)]
+        return torch.cat([block.topk(edges, dim=1)[1] for block in blocks])
+
+    def ours(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
+        return hetero_aggregate([sources[r % TYPES] for r in range(RELATIONS)], self.relations, weights)
+
+    def torch_sparse(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
+        size = (self.classes, self.classes)
+        matrices = [
+            torch.sparse_csr_tensor(self.offsets, columns, weight, size)
+            for columns, weight in zip(self.columns, weights, strict=True)
+        ]
+        out = matrices[0] @ sources[0]
+        for r in range(1, RELATIONS):
+            out = out + matrices[r] @ sources[r % TYPES]
+        return out
+
+    def gather(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
+        out = sources[0].new_zeros(self.classes, WIDTH)
+        for r in range(RELATIONS):
+            out = out.index_add(0, self.rows, sources[r % TYPES][self.columns[r]] * weights[r].unsqueeze(-1))
+        return out
+
+    def pyg(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
+        names = [(f"source{r % TYPES}", f"relation{r}", "target") for r in range(RELATIONS)]
+        if self.conv is None:
+            nn = pytest.importorskip("torch_geometric.nn", reason="PyG is not installed: pip install '.[bench]'")
+            self.conv = nn.HeteroConv({name: nn.SimpleConv(aggr="sum") for name in names}, aggr="sum")
+        nodes = {f"source{t}": source for t, source in enumerate(sources)} | {"target": self.grad}
+        edges = {name: torch.stack([columns, self.rows]) for name, columns in zip(names, self.columns, strict=True)}
+        assert self.conv is not None
+        return self.conv(nodes, edges, dict(zip(names, weights, strict=True)))["target"]
+
+    def function(self, rival: str) -> Callable[[list[Tensor], list[Tensor]], Tensor]:
+        return torch.compile(self.gather, dynamic=False) if rival == "compiled" else getattr(self, rival)
+
+
+@pytest.fixture(scope="module", params=CLASSES, ids=lambda classes: f"C{classes}")
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="forward")
+@pytest.mark.parametrize("rival", [*RIVALS, "copy"])
+def test_forward(benchmark: Callable[..., object], case: Case, rival: str) -> None:
+    benchmark.group = f"hetero_aggregate, forward, C = {case.classes}"  # type: ignore[attr-defined]
+    if rival == "copy":
+        edges = len(case.columns[0]) * RELATIONS
+        block = torch.empty(min(edges, 1 << 18), WIDTH)  # 512 MiB at most, several times over
+        target = torch.empty_like(block)
+        run(benchmark, lambda: [target.copy_(block) for _ in range(-(-edges // (2 * len(block))))])
+        return
+    function = case.function(rival)
+    expected = case.ours(case.sources, case.weights)
+    torch.testing.assert_close(function(case.sources, case.weights), expected, rtol=1e-4, atol=1e-3)
+    run(benchmark, lambda: function(case.sources, case.weights))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.benchmark(group="backward")
+@pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("trained", ["sources", "sources_and_weights"])
+def test_forward_and_backward(benchmark: Callable[..., object], case: Case, rival: str, trained: str) -> None:
+    benchmark.group = f"hetero_aggregate, forward + backward of {trained}, C = {case.classes}"  # type: ignore[attr-defined]
+    if trained != "sources" and rival == "torch_sparse" and case.classes > 1000:
+        pytest.skip("minutes a round: torch's gradient of a sparse matrix")
+    sources = [source.clone().requires_grad_() for source in case.sources]
+    weights = [weight.clone().requires_grad_(trained != "sources") for weight in case.weights]
+    function = case.function(rival)
+    leaves = [leaf for leaf in (*sources, *weights) if leaf.requires_grad]
+    run(benchmark, lambda: torch.autograd.grad(function(sources, weights), leaves, case.grad))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rival", ["factorised", "dense"])
+def test_signed_cosine(benchmark: Callable[..., object], rival: str) -> None:
+    benchmark.group = "signed cosine times features, C = 21000, width 512"  # type: ignore[attr-defined]
+    function = signed_cosine_call(rival)
+    run(benchmark, function)
+
+
+def signed_cosine_call(rival: str) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    targets, sources, features = (torch.randn(CLASSES[-1], WIDTH, generator=generator) for _ in range(3))
+    if rival == "factorised":
+        return lambda: signed_cosine_aggregate(targets, sources, features, diagonal="negate")
+    return lambda: signed_cosine_reference(targets, sources, diagonal="negate") @ features
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+@pytest.mark.parametrize(
+    "what", ["ours", "ours backward", "torch_sparse", "gather", "pyg", "factorised", "dense"], ids=lambda w: w
+)
+def test_memory(benchmark: Callable[..., object], what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Extra resident memory of one call at C = 21,000, in MiB, in a process of its own; kept in ``extra_info``."""
+    benchmark.group = "memory, C = 21000 (the time is that of a whole process)"  # type: ignore[attr-defined]
+    command = [sys.executable, "-c", f"from benchmarks.bench_hetero_aggregate import *; print(extra_mib({what!r}))"]
+    outputs: list[str] = []
+    benchmark.pedantic(  # type: ignore[attr-defined]
+        lambda: outputs.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout),
+        rounds=1,
+        iterations=1,
+    )
+    benchmark.extra_info["extra_mib"] = float(outputs[0])  # type: ignore[attr-defined]
+    with capsys.disabled():
+        print(f"  {what}: {float(outputs[0]):.0f} MiB extra")
+
+
+def extra_mib(what: str) -> float:
+    if what in ("factorised", "dense"):
+        call = signed_cosine_call(what)
+        torch.mm(torch.ones(64, 64), torch.ones(64, 64))
+    else:
+        name, _, backward = what.partition(" ")
+        small, case = Case(100), Case(CLASSES[-1])
+        getattr(small, name)(small.sources, small.weights)  # loads code and starts threads
+        leaves = [source.requires_grad_(bool(backward)) for source in case.sources]
+
+        def call() -> Tensor:
+            out = getattr(case, name)(case.sources, case.weights)
+            return torch.autograd.grad(out, leaves, case.grad)[0] if backward else out
+
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident("VmRSS")
+    result = call()
+    extra = (resident("VmHWM") - before) / 1024
+    assert result.isfinite().all()
+    return extra
