@@ -9,21 +9,19 @@ as ratios.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.bench_cache_retrieval import resident, run
+from benchmarks import timing
 from vlmadapt.ops import Relation, hetero_aggregate, signed_cosine_aggregate, signed_cosine_reference
 
-ROOT = Path(__file__).resolve().parent.parent
 CLASSES = [100, 1000, 21000]
+LARGEST = CLASSES[-1]
 WIDTH, EDGES, RELATIONS, TYPES = 512, 64, 6, 3
 RIVALS = ["ours", "torch_sparse", "gather", "compiled", "pyg"]
 
@@ -33,7 +31,8 @@ class Case:
 
     def __init__(self, classes: int) -> None:
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        generator = torch.Generator().manual_seed(0)
+        warnings.filterwarnings("ignore", message="There exist node types")  # PyG: sources are only read
+        generator = torch.Generator(device=timing.device()).manual_seed(0)
         self.classes, edges = classes, min(EDGES, classes)
         self.sources = [torch.randn(classes, WIDTH, generator=generator) for _ in range(TYPES)]
         self.offsets = torch.arange(classes + 1) * edges
@@ -91,90 +90,80 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.benchmark(group="forward")
 @pytest.mark.parametrize("rival", [*RIVALS, "copy"])
-def test_forward(benchmark: Callable[..., object], case: Case, rival: str) -> None:
-    benchmark.group = f"hetero_aggregate, forward, C = {case.classes}"  # type: ignore[attr-defined]
+def test_forward(benchmark: Any, case: Case, rival: str) -> None:
+    benchmark.group = f"hetero_aggregate | forward | C{case.classes}"
     if rival == "copy":
         edges = len(case.columns[0]) * RELATIONS
         block = torch.empty(min(edges, 1 << 18), WIDTH)  # 512 MiB at most, several times over
         target = torch.empty_like(block)
-        run(benchmark, lambda: [target.copy_(block) for _ in range(-(-edges // (2 * len(block))))])
+        timing.run(benchmark, lambda: [target.copy_(block) for _ in range(-(-edges // (2 * len(block))))])
         return
     function = case.function(rival)
     expected = case.ours(case.sources, case.weights)
     torch.testing.assert_close(function(case.sources, case.weights), expected, rtol=1e-4, atol=1e-3)
-    run(benchmark, lambda: function(case.sources, case.weights))
+    timing.run(benchmark, lambda: function(case.sources, case.weights))
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.benchmark(group="backward")
 @pytest.mark.parametrize("rival", RIVALS)
-@pytest.mark.parametrize("trained", ["sources", "sources_and_weights"])
-def test_forward_and_backward(benchmark: Callable[..., object], case: Case, rival: str, trained: str) -> None:
-    benchmark.group = f"hetero_aggregate, forward + backward of {trained}, C = {case.classes}"  # type: ignore[attr-defined]
+@pytest.mark.parametrize("trained", ["sources", "sources and weights"])
+def test_forward_and_backward(benchmark: Any, case: Case, rival: str, trained: str) -> None:
+    benchmark.group = f"hetero_aggregate | forward + backward, {trained} | C{case.classes}"
     if trained != "sources" and rival == "torch_sparse" and case.classes > 1000:
         pytest.skip("minutes a round: torch's gradient of a sparse matrix")
     sources = [source.clone().requires_grad_() for source in case.sources]
     weights = [weight.clone().requires_grad_(trained != "sources") for weight in case.weights]
     function = case.function(rival)
     leaves = [leaf for leaf in (*sources, *weights) if leaf.requires_grad]
-    run(benchmark, lambda: torch.autograd.grad(function(sources, weights), leaves, case.grad))
+    timing.run(benchmark, lambda: torch.autograd.grad(function(sources, weights), leaves, case.grad))
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rival", ["factorised", "dense"])
-def test_signed_cosine(benchmark: Callable[..., object], rival: str) -> None:
-    benchmark.group = "signed cosine times features, C = 21000, width 512"  # type: ignore[attr-defined]
-    function = signed_cosine_call(rival)
-    run(benchmark, function)
+def test_signed_cosine(benchmark: Any, rival: str) -> None:
+    benchmark.group = f"signed_cosine | forward | C{LARGEST}_D{WIDTH}"
+    timing.run(benchmark, signed_cosine_call(rival), rounds=5)
+
+
+@timing.needs_proc
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rival", ["ours", "torch_sparse", "gather", "pyg"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward + backward"])
+def test_memory(benchmark: Any, rival: str, backward: bool) -> None:
+    """The gradients are those of the sources."""
+    benchmark.group = f"hetero_aggregate | memory, forward{' + backward' if backward else ''} | C{LARGEST}"
+    timing.record_memory(benchmark, __name__, f"memory({rival!r}, {backward})")
+
+
+@timing.needs_proc
+@pytest.mark.parametrize("rival", ["factorised", "dense"])
+def test_signed_cosine_memory(benchmark: Any, rival: str) -> None:
+    benchmark.group = f"signed_cosine | memory, forward | C{LARGEST}_D{WIDTH}"
+    timing.record_memory(benchmark, __name__, f"signed_cosine_memory({rival!r})")
+
+
+def memory(rival: str, backward: bool) -> float:
+    small, case = Case(100), Case(LARGEST)
+    small.function(rival)(small.sources, small.weights)  # loads code and starts threads
+    sources = [source.requires_grad_(backward) for source in case.sources]
+
+    def call() -> object:
+        out = case.function(rival)(sources, case.weights)
+        return torch.autograd.grad(out, sources, case.grad) if backward else out
+
+    return timing.extra_mib(call)
 
 
 def signed_cosine_call(rival: str) -> Callable[[], Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    targets, sources, features = (torch.randn(CLASSES[-1], WIDTH, generator=generator) for _ in range(3))
+    generator = torch.Generator(device=timing.device()).manual_seed(0)
+    targets, sources, features = (torch.randn(LARGEST, WIDTH, generator=generator) for _ in range(3))
     if rival == "factorised":
         return lambda: signed_cosine_aggregate(targets, sources, features, diagonal="negate")
     return lambda: signed_cosine_reference(targets, sources, diagonal="negate") @ features
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize(
-    "what", ["ours", "ours backward", "torch_sparse", "gather", "pyg", "factorised", "dense"], ids=lambda w: w
-)
-def test_memory(benchmark: Callable[..., object], what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Extra resident memory of one call at C = 21,000, in MiB, in a process of its own; kept in ``extra_info``."""
-    benchmark.group = "memory, C = 21000 (the time is that of a whole process)"  # type: ignore[attr-defined]
-    command = [sys.executable, "-c", f"from benchmarks.bench_hetero_aggregate import *; print(extra_mib({what!r}))"]
-    outputs: list[str] = []
-    benchmark.pedantic(  # type: ignore[attr-defined]
-        lambda: outputs.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout),
-        rounds=1,
-        iterations=1,
-    )
-    benchmark.extra_info["extra_mib"] = float(outputs[0])  # type: ignore[attr-defined]
-    with capsys.disabled():
-        print(f"  {what}: {float(outputs[0]):.0f} MiB extra")
-
-
-def extra_mib(what: str) -> float:
-    if what in ("factorised", "dense"):
-        call = signed_cosine_call(what)
-        torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    else:
-        name, _, backward = what.partition(" ")
-        small, case = Case(100), Case(CLASSES[-1])
-        getattr(small, name)(small.sources, small.weights)  # loads code and starts threads
-        leaves = [source.requires_grad_(bool(backward)) for source in case.sources]
-
-        def call() -> Tensor:
-            out = getattr(case, name)(case.sources, case.weights)
-            return torch.autograd.grad(out, leaves, case.grad)[0] if backward else out
-
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    result = call()
-    extra = (resident("VmHWM") - before) / 1024
-    assert result.isfinite().all()
-    return extra
+def signed_cosine_memory(rival: str) -> float:
+    call = signed_cosine_call(rival)
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # loads code and starts threads
+    return timing.extra_mib(call)
