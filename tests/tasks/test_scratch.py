@@ -20,6 +20,7 @@ from vlmadapt.tasks.scratch import MARKER, ScratchConfig, short_captions, small_
 
 TINY = ScratchConfig(
     model=SmallBlipConfig(width=32, heads=2, vision_layers=1, text_layers=1),
+    tower_epochs=2,
     epochs=2,
     batch_size=4,
     lr=3e-3,

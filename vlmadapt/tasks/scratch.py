@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from vlmadapt.tasks.models import Answerer, Captioner, task_model
 from vlmadapt.tasks.text import IGNORED, Targets
 from vlmadapt.training import TrainConfig, fit_loop
 
-FORMAT = 1  # raised when the recipe changes, so that old models are not taken for new ones
+FORMAT = 2  # raised when the recipe changes, so that old models are not taken for new ones
 HELD_BACK = 150  # pictures on which epochs are compared
 COVERED_SHARE = 0.15
 MARKER = "training.json"
@@ -61,7 +61,9 @@ class ScratchConfig:
     """How the small model is trained; ``model`` says what it is."""
 
     model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
-    epochs: int = 13
+    tower_epochs: int = 12  # first the image tower alone, from attributes: it learns them sooner than from words
+    tower_lr: float = 2e-3
+    epochs: int = 6
     batch_size: int = 32  # pictures
     asked: int = 2  # questions a picture and step, so that the image tower runs once for all of them
     lr: float = 1e-3
@@ -106,28 +108,42 @@ def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> 
         caption: Any = build_small("caption", len(tokenizer), config.model)
     caption.vision_model = vqa.vision_model
     course = _Course(vqa, caption, tokenizer, config)
-    started = time.monotonic()
-    result = fit_loop(
-        nn.ModuleDict({"vqa": vqa, "caption": caption, "attributes": course.attributes}),
-        course.loss,
-        len(course.train),
-        TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay),
-        evaluate=course.score,
-        seed=config.seed,
-        identity=config.as_dict(),
-        checkpoint_dir=folder.with_name(f"{folder.name}-unfinished"),
-        label="small model from scratch",
-        progress=progress,
+    checkpoints = folder.with_name(f"{folder.name}-unfinished")
+    started, resumed = time.monotonic(), False
+    stages: tuple[tuple[str, dict[str, Any], Any, Any, int, float], ...] = (
+        (
+            "image tower",
+            {"tower": vqa.vision_model},
+            course.tower_loss,
+            course.tower_score,
+            config.tower_epochs,
+            config.tower_lr,
+        ),
+        ("words", {"vqa": vqa, "caption": caption}, course.loss, course.score, config.epochs, config.lr),
     )
+    for name, modules, loss, score, epochs, lr in stages:
+        result = fit_loop(
+            nn.ModuleDict({**modules, "attributes": course.attributes}),
+            loss,
+            len(course.train),
+            TrainConfig(epochs=epochs, batch_size=config.batch_size, lr=lr, weight_decay=config.weight_decay),
+            evaluate=score,
+            seed=config.seed,
+            identity=config.as_dict(),
+            checkpoint_dir=checkpoints,
+            label=f"small model from scratch, {name}",
+            progress=progress,
+        )
+        resumed |= result.resumed_from is not None
     best = result.history[result.best_epoch]
     facts = {
         **config.as_dict(),
-        "seconds": None if result.resumed_from else round(time.monotonic() - started, 1),
+        "seconds": None if resumed else round(time.monotonic() - started, 1),
         "best_epoch": result.best_epoch,
         "held_back_score": None if best.score is None else best.score[0],
     }
     _write(folder, {"vqa": vqa, "caption": caption}, tokenizer, facts)
-    shutil.rmtree(folder.with_name(f"{folder.name}-unfinished"), ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return folder
 
 
@@ -158,7 +174,7 @@ class _Course:
 
         self.answerer: Answerer = view(vqa)
         self.captioner: Captioner = view(caption)
-        # Only while training: the tower learns sooner from attributes than from words. Zero: nothing is drawn for it.
+        # Only while training, and zero at first: nothing is drawn for it.
         self.attributes = nn.Linear(config.model.width, sum(map(len, ATTRIBUTES.values())))
         nn.init.zeros_(self.attributes.weight)
         nn.init.zeros_(self.attributes.bias)
@@ -185,19 +201,29 @@ class _Course:
         targets = self._caption_targets(texts)
         said = token_losses(self.captioner.caption_logits(features, targets), targets)
         words = answers.sum() / len(labels.inputs) + said.sum() / (targets.labels != IGNORED).sum()
-        return words + self._attribute_loss(features[:, 0], [facts for _, facts, _ in drawn])
+        return words + sum(self._attribute_losses(features, [facts for _, facts, _ in drawn]))
 
-    def _attribute_loss(self, seen: Tensor, facts: Sequence[Facts | None]) -> Tensor:
-        """Cross-entropies of colour, shape, size and place, from the tower's first token, added."""
+    def tower_loss(self, indices: Tensor) -> Tensor:
+        """Over pictures: their attributes only."""
+        drawn = [self._augmented(self.train[index])[:2] for index in indices.tolist()]
+        features = self.answerer.features(torch.stack([_to_pixels(picture) for picture, _ in drawn]))
+        return sum(self._attribute_losses(features, [facts for _, facts in drawn]), features.new_zeros(()))
+
+    def tower_score(self) -> tuple[float, ...]:
+        """Minus the attribute losses on pictures held back."""
+        paths = list(dict.fromkeys(record.image for record in self.held_back))
+        features = self.answerer.features(torch.stack([_to_pixels(self.pictures[path]) for path in paths]))
+        return (-float(sum(self._attribute_losses(features, [self.facts[path] for path in paths]))),)
+
+    def _attribute_losses(self, features: Tensor, facts: Sequence[Facts | None]) -> Iterator[Tensor]:
+        """Cross-entropies of colour, shape, size and place, from the mean of the tower's tokens."""
         rows = [row for row, each in enumerate(facts) if each is not None]
-        loss = seen.new_zeros(())
-        for (name, values), logits in zip(
-            ATTRIBUTES.items(), self.attributes(seen[rows]).split([*map(len, ATTRIBUTES.values())], 1), strict=True
-        ):
-            if rows:
-                wanted = [values.index(getattr(facts[row], name)) for row in rows]
-                loss = loss + nn.functional.cross_entropy(logits, torch.tensor(wanted))
-        return loss
+        if not rows:
+            return
+        parts = self.attributes(features[rows].mean(1)).split([*map(len, ATTRIBUTES.values())], 1)
+        for (name, values), logits in zip(ATTRIBUTES.items(), parts, strict=True):
+            wanted = [values.index(getattr(facts[row], name)) for row in rows]
+            yield nn.functional.cross_entropy(logits, torch.tensor(wanted))
 
     def _augmented(self, about: Sequence[Record]) -> tuple[np.ndarray, Facts | None, list[Record]]:
         """A moved, perhaps mirrored, perhaps covered picture with questions; no facts where covered, for a caption
