@@ -62,7 +62,7 @@ class ScratchConfig:
 
     model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
     tower_epochs: int = 12  # first the image tower alone, from attributes: it learns them sooner than from words
-    tower_lr: float = 2e-3
+    tower_lr: float = 3e-3
     epochs: int = 6
     batch_size: int = 32  # pictures
     asked: int = 2  # questions a picture and step, so that the image tower runs once for all of them
