@@ -85,7 +85,7 @@ def run_tuning(
         task=data.task,
         metric=run.metric,
         data={"name": data.name, "split_hash": data.split_hash, "records": run.counts},
-        model={"name": public_name(loaded.name), "fingerprint": run.fingerprint},
+        model={"name": _without_folder(loaded.name), "fingerprint": run.fingerprint},
         protocol={
             "seeds": list(plan.seeds),
             "options": plan.options.as_dict(),
@@ -286,6 +286,14 @@ class _Watch:
         score = self.evaluate()
         self.seconds += time.perf_counter() - begun
         return score
+
+
+def _without_folder(name: str) -> str:
+    """``blip:/home/me/model`` -> ``blip:model``; checkpoints after ``@`` likewise."""
+    family, colon, place = public_name(name).partition(":")
+    if family != "blip":
+        return public_name(name)
+    return family + colon + place.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _versions() -> dict[str, str]:

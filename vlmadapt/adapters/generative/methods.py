@@ -18,7 +18,7 @@ from vlmadapt.errors import InputError
 @dataclass(frozen=True)
 class GenerativeMethod:
     """``defaults`` are settings that make the method what its name says; ``lr`` is the peak learning rate it trains
-    with where none is given, chosen on validation data (``docs/tuning.md``)."""
+    with where none is given, a fixed default (``docs/tuning.md``)."""
 
     description: str
     config: type[AdapterConfig]
@@ -38,7 +38,7 @@ RELEASED = {
 METHODS: dict[str, GenerativeMethod] = {
     "frozen": GenerativeMethod("the model as it is", peers.FrozenConfig, peers.attach_frozen, 1e-3),
     "full": GenerativeMethod("every parameter", peers.FullConfig, peers.attach_full, 3e-4),
-    "bitfit": GenerativeMethod("bias terms", peers.BitFitConfig, peers.attach_bitfit, 3e-3),
+    "bitfit": GenerativeMethod("bias terms", peers.BitFitConfig, peers.attach_bitfit, 1e-2),
     "bottleneck": GenerativeMethod("bottleneck adapters", peers.BottleneckConfig, peers.attach_bottleneck, 3e-3),
     "lora": GenerativeMethod("LoRA, by peft", peers.LoRAConfig, peers.attach_lora, 3e-3),
     "p-adapter": GenerativeMethod("p-Laplacian adapter", PAdapterConfig, _p_adapter, 3e-3),
