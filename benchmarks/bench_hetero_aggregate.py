@@ -46,10 +46,10 @@ class Case:
 
     @staticmethod
     def some_columns(classes: int, edges: int, generator: torch.Generator) -> Tensor:
-        """At random; every column where there are no more than that."""
-        if edges == classes:
-            return torch.arange(classes).expand(classes, edges)
-        return torch.randint(0, classes, (classes, edges), generator=generator)
+        """One at random from each of as many stretches of columns: none twice, which torch.sparse could not bear."""
+        stretch = classes // edges
+        offsets = torch.randint(0, stretch, (classes, edges), generator=generator)
+        return torch.arange(edges) * stretch + offsets
 
     def ours(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
         return hetero_aggregate([sources[r % TYPES] for r in range(RELATIONS)], self.relations, weights)
