@@ -27,9 +27,9 @@ from vlmadapt.training import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
 PLANS = {
-    "vqa": {"epochs": 5, "limits": (1000, 400, 1500)},
-    "entailment": {"epochs": 6, "limits": (1000, 400, 1500)},
-    "caption": {"epochs": 8, "limits": (500, 200, 1000)},
+    "vqa": {"epochs": 4, "limits": (800, 300, 1000)},
+    "entailment": {"epochs": 4, "limits": (800, 300, 1000)},
+    "caption": {"epochs": 6, "limits": (416, 150, 500)},
 }
 
 
