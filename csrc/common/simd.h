@@ -132,6 +132,51 @@ VLMADAPT_INLINE Simd<double>::V exp(Simd<double>::V x) {
   return underflow ? S::V{} : result;
 }
 
+// log, accurate to about one unit in the last place. Zero and subnormal numbers give minus infinity (they would need a
+// second normalisation), negative numbers NaN; infinity and NaN stay what they are.
+// x = 2^n (1 + z) with 1 + z in [sqrt(1/2), sqrt(2)); the polynomials are minimax fits computed for this project.
+VLMADAPT_INLINE Simd<float>::V log(Simd<float>::V x) {
+  using S = Simd<float>;
+  const S::I n = ((S::I)x - 0x3f3504f3) >> 23;
+  const S::V z = (S::V)((S::I)x - (n << 23)) - 1.0f;
+  const S::V exponent = (S::V)(n + 0x4b400000) - 12582912.0f;  // 1.5 * 2^23: n as a float without a conversion
+  S::V p = S::broadcast(-0.07634495943784714f);
+  p = p * z + 0.1276157647371292f;
+  p = p * z - 0.13160182535648346f;
+  p = p * z + 0.14201758801937103f;
+  p = p * z - 0.16623356938362122f;
+  p = p * z + 0.20001226663589478f;
+  p = p * z - 0.2500081956386566f;
+  p = p * z + 0.3333333134651184f;
+  const S::V square = z * z;
+  S::V result = (z * square) * p + exponent * 1.42860676533018e-6f;
+  result = result - 0.5f * square + z + exponent * 0.693145751953125f;
+  result = x < 1.17549435e-38f ? (S::V)(x < 0 ? S::I{} - 1 : S::I{} - 0x00800000) : result;  // NaN or -infinity
+  return x < __builtin_inff() ? result : x;
+}
+
+VLMADAPT_INLINE Simd<double>::V log(Simd<double>::V x) {
+  using S = Simd<double>;
+  const S::I n = ((S::I)x - 0x3fe6a09e667f3bcd) >> 52;
+  const S::V z = (S::V)((S::I)x - (n << 52)) - 1.0;
+  const S::V exponent = (S::V)(n + 0x4338000000000000) - 6755399441055744.0;  // 1.5 * 2^52
+  const S::V s = z / (z + 2.0);
+  const S::V t = s * s;
+  S::V p = S::broadcast(-0.02079769599560725);
+  p = p * t + 0.1501468971056425;
+  p = p * t + 0.1530654930965116;
+  p = p * t + 0.18183609224910133;
+  p = p * t + 0.22222201398226846;
+  p = p * t + 0.28571428678230576;
+  p = p * t + 0.39999999999896524;
+  p = p * t + 0.666666666666663;
+  const S::V half_square = 0.5 * z * z;  // log(1 + z) = z - z^2 / 2 + s (z^2 / 2 + t p)
+  const S::V tail = s * (half_square + t * p) + exponent * 1.90821492927058770002e-10;
+  S::V result = exponent * 6.93147180369123816490e-01 - ((half_square - tail) - z);
+  result = x < 2.2250738585072014e-308 ? (S::V)(x < 0 ? S::I{} - 1 : S::I{} - 0x0010000000000000) : result;
+  return x < __builtin_inf() ? result : x;
+}
+
 // Storage types of half width; converted on the way in.
 struct bf16 {
   uint16_t bits;

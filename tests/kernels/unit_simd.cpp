@@ -15,6 +15,26 @@ T exp_of(T x) {
 }
 
 template <class T>
+T log_of(T x) {
+  return simd::log(simd::Simd<T>::broadcast(x))[0];
+}
+
+// log at points spread evenly over the exponents between low and high.
+template <class T>
+double largest_log_error_in_ulp(double low, double high) {
+  double worst = 0;
+  for (int i = 0; i <= 400000; ++i) {
+    const T x = static_cast<T>(low * std::pow(high / low, i / 400000.0));
+    const long double exact = std::log(static_cast<long double>(x));
+    if (exact == 0) continue;
+    const T rounded = static_cast<T>(exact);
+    const long double ulp = std::fabs(std::nextafter(rounded, std::numeric_limits<T>::infinity()) - rounded);
+    worst = std::max(worst, static_cast<double>(std::fabs(log_of<T>(x) - exact) / ulp));
+  }
+  return worst;
+}
+
+template <class T>
 double largest_error_in_ulp(double low, double high) {
   double worst = 0;
   for (int i = 0; i <= 200000; ++i) {
@@ -44,6 +64,32 @@ TEST(Exp, HandlesTheEnds) {
   EXPECT_TRUE(std::isinf(exp_of(710.0)));
   EXPECT_TRUE(std::isfinite(exp_of(709.7)));
   EXPECT_TRUE(std::isnan(exp_of(std::numeric_limits<double>::quiet_NaN())));
+}
+
+TEST(Log, IsAccurate) {
+  EXPECT_LT(largest_log_error_in_ulp<float>(1.2e-38, 3e38), 1.5);
+  EXPECT_LT(largest_log_error_in_ulp<float>(0.7, 1.5), 1.5);
+  EXPECT_LT(largest_log_error_in_ulp<double>(2.3e-308, 1.7e308), 1.5);
+  EXPECT_LT(largest_log_error_in_ulp<double>(0.7, 1.5), 1.5);
+}
+
+template <class T>
+void log_handles_the_ends() {
+  using Limits = std::numeric_limits<T>;
+  EXPECT_EQ(log_of<T>(1), T(0));
+  EXPECT_EQ(log_of<T>(0), -Limits::infinity());
+  EXPECT_EQ(log_of<T>(Limits::denorm_min()), -Limits::infinity());
+  EXPECT_EQ(log_of<T>(Limits::infinity()), Limits::infinity());
+  EXPECT_TRUE(std::isfinite(log_of<T>(Limits::max())));
+  EXPECT_TRUE(std::isfinite(log_of<T>(Limits::min())));
+  EXPECT_TRUE(std::isnan(log_of<T>(-1)));
+  EXPECT_TRUE(std::isnan(log_of<T>(-Limits::infinity())));
+  EXPECT_TRUE(std::isnan(log_of<T>(Limits::quiet_NaN())));
+}
+
+TEST(Log, HandlesTheEnds) {
+  log_handles_the_ends<float>();
+  log_handles_the_ends<double>();
 }
 
 TEST(Half, EveryValueConverts) {

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.ops import library, p_laplacian_autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.checks import FLOATS, accumulation_dtype
 from vlmadapt.ops.p_laplacian_reference import (
     PLaplacianOutput,
@@ -82,17 +83,16 @@ def p_laplacian(
     _check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
     _check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
     p, mu = _per_head("p", p, 1, attention), _per_head("mu", mu, 0, attention)
-    wide = accumulation_dtype(attention.dtype)
-    out = p_laplacian_reference(
-        attention.to(wide),
-        x_query.to(wide),
-        x_value.to(wide),
+    out, _row_sum = torch.ops.vlmadapt.p_laplacian(
+        attention.contiguous(),
+        x_query.contiguous(),
+        x_value.contiguous(),
         p,
-        mu,
-        residual=residual,
-        self_loops=self_loops,
-        homogeneous=homogeneous,
-        eps=eps,
+        2 * mu / p,
+        residual == "query",
+        self_loops == "keep",
+        homogeneous and self_loops == "drop",
+        eps,
     )
     return out.to(attention.dtype)
 
@@ -160,30 +160,38 @@ def p_laplacian_attention(
     if key_lengths is not None and (key_lengths.shape != (batch,) or key_lengths.is_floating_point()):
         raise InputError(f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample.")
     p, mu = _per_head("p", p, 1, query), _per_head("mu", mu, 0, query)
-    out, context, lse = p_laplacian_attention_reference(
-        query.to(wide),
-        key.to(wide),
-        x_query.to(wide),
-        x_value.to(wide),
-        p,
-        mu,
-        value=None if value is None else value.to(wide),
-        mask=mask,
-        is_causal=is_causal,
-        key_lengths=key_lengths,
-        scale=scale,
-        residual=residual,
-        self_loops=self_loops,
-        homogeneous=homogeneous,
-        eps=eps,
-        return_lse=return_lse,
+    if self_loops == "keep":
+        probabilities, lse = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, key_lengths, scale)
+        nodes = (x_query.to(wide), x_value.to(wide))
+        out = p_laplacian(probabilities, *nodes, p, mu, residual=residual, self_loops="keep", eps=eps)
+        context = None if value is None else probabilities @ value.to(wide)
+    else:
+        out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
+            query.contiguous(),
+            key.contiguous(),
+            None if value is None else value.contiguous(),
+            x_query.contiguous(),
+            x_value.contiguous(),
+            p,
+            2 * mu / p,
+            mask,
+            None if key_lengths is None else key_lengths.to(torch.int64).contiguous(),
+            max(width, 1) ** -0.5 if scale is None else float(scale),
+            is_causal,
+            residual == "query",
+            homogeneous,
+        )
+    return PLaplacianOutput(
+        out.to(query.dtype),
+        None if value is None or context is None else context.to(query.dtype),
+        lse if return_lse else None,
     )
-    return PLaplacianOutput(out.to(query.dtype), None if context is None else context.to(query.dtype), lse)
 
 
 def _checked(tensors: dict[str, Tensor]) -> list[Tensor]:
     """The tensors, all [B, H, rows, columns] of one dtype and device; float32 under autocast."""
     (first_name, first), *_ = tensors.items()
+    library.require(first.device)
     if torch.is_autocast_enabled(first.device.type):
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
         first = tensors[first_name]

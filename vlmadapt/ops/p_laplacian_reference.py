@@ -102,7 +102,7 @@ def attention_probabilities(
 
     A fully masked row is zero and its log-sum-exp minus infinity, both without gradient.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-1, -2) * scale
     queries, keys = scores.shape[-2:]
     attended = torch.ones_like(scores, dtype=torch.bool)

@@ -1,0 +1,446 @@
+// Backward on the CPU, everything recomputed tile by tile from lse and row_sum: one pass serves all gradients.
+//
+// A task is a head and a run of its blocks of queries. Gradients of the query side are sums over the tiles of a block;
+// those of the key side gather in buffers of the task's own, so there are no atomics and the order of summation is
+// fixed. Where heads are few, a head's queries are cut into chunks whose key gradients are added afterwards.
+#pragma once
+
+#include "p_laplacian/cpu_block.h"
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+namespace p_laplacian {
+
+constexpr int64_t wanted_tasks = 32;
+constexpr int64_t max_chunks = 4;
+
+// The key-side gradients of one task, rows padded to whole vectors.
+template <class A>
+struct KeyGradients {
+  KeyGradients(const Problem& p, bool context)
+      : key_width(p.attention == nullptr ? padded<A>(p.width) : 0),
+        value_width(context ? padded<A>(p.value_width) : 0),
+        features(padded<A>(p.features)),
+        keys(p.num_keys * key_width),
+        values(p.num_keys * value_width),
+        x_values(p.num_keys * features) {
+    clear(keys.data(), p.num_keys * key_width);
+    clear(values.data(), p.num_keys * value_width);
+    clear(x_values.data(), p.num_keys * features);
+  }
+  static void clear(A* data, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) data[i] = 0;
+  }
+
+  int64_t key_width, value_width, features;
+  Buffer<A> keys, values, x_values;
+};
+
+template <class T, int NV>
+class BackwardBlock {
+  using A = Accum<T>;
+  using S = Simd<A>;
+  using V = typename S::V;
+  using I = typename S::I;
+  static constexpr int64_t ld = Block<T, NV>::ld;
+
+ public:
+  BackwardBlock(const BackwardParams& params, int64_t head, int64_t first, int64_t count, KeyGradients<A>& sums)
+      : params_(params),
+        p_(params.problem),
+        block_(p_, head, first, count),
+        sums_(sums),
+        row_(head * p_.num_queries + first),
+        from_scores_(p_.attention == nullptr),
+        with_context_(params.grad_context != nullptr),
+        plain_(block_.plain && !params.want_p),
+        keys_(from_scores_ ? p_.key : nullptr, head, p_.num_keys, p_.width),
+        x_values_(p_.x_value, head, p_.num_keys, p_.features),
+        values_(with_context_ ? p_.value : nullptr, head, p_.num_keys, p_.value_width),
+        upstream_(p_.features * ld),
+        upstream_rows_(count * sums.features),
+        x_rows_(count * sums.features),
+        x_value_rows_(key_tile * sums.features),
+        query_rows_(from_scores_ ? count * sums.key_width : 0),
+        context_upstream_(with_context_ ? p_.value_width * ld : 0),
+        context_rows_(with_context_ ? count * sums.value_width : 0),
+        grad_query_(from_scores_ ? p_.width * ld : 0),
+        grad_x_(p_.features * ld) {
+    prepare_rows();
+  }
+
+  // Adds to the task's sums of grad_p and grad_pull.
+  void run(A& grad_p, A& grad_pull) {
+    KeyGradients<A>::clear(grad_x_.data(), p_.features * ld);
+    if (from_scores_) KeyGradients<A>::clear(grad_query_.data(), p_.width * ld);
+    const int64_t end = block_.key_end();
+    for (int64_t j0 = 0; j0 < end; j0 += key_tile) add_tile(j0, min_of(key_tile, end - j0));
+    for (int v = 0; v < NV; ++v) grad_p += A(0.5) * S::sum(sum_p_[v]);
+    grad_pull += grad_pull_;
+    write();
+  }
+
+ private:
+  // a grad_out and everything else that belongs to a query; lanes beyond the last query stay without effect.
+  void prepare_rows() {
+    const int64_t d = p_.features;
+    const A* grad_out = static_cast<const A*>(params_.grad_out) + row_ * d;
+    const A* out = static_cast<const A*>(params_.out) + row_ * d;
+    const T* x = static_cast<const T*>(p_.x_query) + row_ * d;
+    KeyGradients<A>::clear(upstream_.data(), d * ld);
+    for (int64_t i = 0; i < ld; ++i) {
+      lse_[i] = __builtin_inff();
+      own_[i] = delta_[i] = home_share_[i] = 0;
+    }
+    for (int64_t i = 0; i < block_.count; ++i) {
+      const A row_sum = static_cast<const A*>(params_.row_sum)[row_ + i], total = row_sum + block_.pull;
+      const A a = total == 0 ? A(0) : 1 / total;
+      home_share_[i] = total == 0 ? A(1) : block_.pull * a;
+      A own = 0, away = 0;
+      for (int64_t c = 0; c < sums_.features; ++c) {
+        const A g = c < d ? a * grad_out[i * d + c] : A(0);
+        upstream_rows_[i * sums_.features + c] = g;
+        if (c >= d) continue;
+        upstream_[c * ld + i] = g;
+        own += g * out[i * d + c];
+        away += g * (out[i * d + c] - (p_.residual ? to_accum(x[i * d + c]) : A(0)));
+      }
+      own_[i] = own;
+      grad_pull_ -= away;
+      delta_[i] = A(0.5) * block_.exponent * block_.pull * away;
+      if (!from_scores_) continue;
+      const A lse = static_cast<const A*>(params_.lse)[row_ + i];
+      lse_[i] = lse == -__builtin_inff() ? __builtin_inff() : lse;  // fully masked: every exponential is zero
+      if (params_.grad_lse != nullptr) delta_[i] -= static_cast<const A*>(params_.grad_lse)[row_ + i];
+    }
+    pad_rows<A>(x, d, block_.count, sums_.features, A(1), x_rows_.data());
+    if (from_scores_)
+      pad_rows<A>(static_cast<const T*>(p_.query) + row_ * p_.width, p_.width, block_.count, sums_.key_width,
+                  static_cast<A>(p_.scale), query_rows_.data());
+    if (!with_context_) return;
+    const A* grad_context = static_cast<const A*>(params_.grad_context) + row_ * p_.value_width;
+    const A* context = static_cast<const A*>(params_.context) + row_ * p_.value_width;
+    for (int64_t i = 0; i < block_.count; ++i)
+      for (int64_t c = 0; c < p_.value_width; ++c)
+        delta_[i] += grad_context[i * p_.value_width + c] * context[i * p_.value_width + c];
+    transpose_rows<A>(grad_context, p_.value_width, block_.count, ld, A(1), context_upstream_.data());
+    pad_rows<A>(grad_context, p_.value_width, block_.count, sums_.value_width, A(1), context_rows_.data());
+  }
+
+  void add_tile(int64_t j0, int64_t rows) {
+    const int64_t d = p_.features;
+    const A* x_values = x_values_.load(j0, rows);
+    const A* keys = from_scores_ ? keys_.load(j0, rows) : nullptr;
+    if (from_scores_)
+      block_.scores(keys, j0, rows, attention_);
+    else
+      block_.attention(j0, rows, attention_);
+    if (plain_)
+      for (int64_t i = 0; i < rows * ld; ++i) weights_[i] = 1;
+    else
+      distances<A, NV>(x_values, d, block_.x.data(), ld, rows, d, weights_, ld);
+    block_.mark_diagonal(j0, rows, weights_);
+    multiply<A, NV>(x_values, d, 1, upstream_.data(), ld, rows, d, spread_, ld, false);
+    if (with_context_)
+      multiply<A, NV>(values_.load(j0, rows), p_.value_width, 1, context_upstream_.data(), ld, rows, p_.value_width,
+                      grad_scores_, ld, false);
+    pad_rows<A>(x_values, d, rows, sums_.features, A(1), x_value_rows_.data());
+    A* grad_x_values = sums_.x_values.data() + j0 * sums_.features;
+    if (!plain_ && !p_.keep) take_logarithms(rows);
+    if (from_scores_) {
+      if (plain_)
+        with_context_ ? differentiate_scores<true, true>(rows) : differentiate_scores<true, false>(rows);
+      else
+        with_context_ ? differentiate_scores<false, true>(rows) : differentiate_scores<false, false>(rows);
+      add_query_key(keys, j0, rows);
+    } else {
+      if (plain_)
+        differentiate_attention<true>(rows);
+      else
+        p_.keep ? differentiate_kept(x_values, rows, grad_x_values) : differentiate_attention<false>(rows);
+      write_attention(j0, rows);
+    }
+    const bool by_distance = !block_.plain && !p_.keep;
+    if (by_distance) spread_queries<A, NV>(spread_, ld, x_values, d, block_.x.data(), ld, rows, d, grad_x_.data(), ld);
+    spread_keys<A>(weights_, by_distance ? spread_ : nullptr, ld, x_rows_.data(), upstream_rows_.data(),
+                   x_value_rows_.data(), sums_.features, rows, block_.count, grad_x_values);
+  }
+
+  // lengths_ = log of the squared distances, or of Q, in a loop of its own as in the forward.
+  void take_logarithms(int64_t rows) {
+    for (int64_t at = 0; at < rows * ld; at += S::lanes) {
+      const V squared = S::load(weights_ + at);
+      V q = squared < coincidence<A>() ? S::broadcast(1) : squared;
+      if (!from_scores_) {
+        q *= S::load(attention_ + at);
+        q = q < smallest_normal<A>() ? S::broadcast(smallest_normal<A>()) : q;
+      }
+      S::store(lengths_ + at, log(q));
+    }
+  }
+
+  // attention_: s to A; weights_: squared distances to M; spread_: a grad_out . x_value to E; grad_scores_: to grad s.
+  template <bool plain, bool with_context>
+  void differentiate_scores(int64_t rows) {
+    const A h = block_.exponent * A(0.5), g = h - 1, threshold = block_.plain ? A(0) : coincidence<A>();
+    Sums<V, NV> sum_p(sum_p_);
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const int64_t at = r * ld + v * S::lanes, lane = v * S::lanes;
+        V x = S::load(attention_ + at) - S::load(lse_ + lane);
+        x = x < -1e4f ? S::broadcast(-1e4f) : x;  // zero all the same, but finite
+        const V a = exp(x), squared = S::load(weights_ + at);
+        const I dropped = squared < threshold, near = squared < coincidence<A>();
+        const V safe = near ? S::broadcast(1) : squared;
+        V weight = a, length{};
+        if (!plain) {
+          length = S::load(lengths_ + at);
+          weight = exp(h * x + g * length);
+        }
+        weight = dropped ? V{} : weight;
+        const V u = weight * (S::load(spread_ + at) - S::load(own_ + lane));
+        sum_p.at[v] += near ? V{} : u * (x + length);
+        V upward = -S::load(delta_ + lane);
+        if (with_context) upward += S::load(grad_scores_ + at);
+        S::store(grad_scores_ + at, h * u + a * upward);
+        S::store(attention_ + at, a);
+        S::store(weights_ + at, weight);
+        S::store(spread_ + at, (g + g) * u / safe);
+      }
+  }
+
+  // As above; grad_scores_ becomes grad A.
+  template <bool plain>
+  void differentiate_attention(int64_t rows) {
+    const A h = block_.exponent * A(0.5), g = h - 1, threshold = block_.plain ? A(0) : coincidence<A>();
+    const A negative = block_.plain ? A(1) : A(__builtin_nanf(""));  // a power of a negative number
+    Sums<V, NV> sum_p(sum_p_);
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const int64_t at = r * ld + v * S::lanes;
+        const V a = S::load(attention_ + at), squared = S::load(weights_ + at);
+        const I near = squared < coincidence<A>(), none = (a == 0) | (squared < threshold);
+        const V safe = near ? S::broadcast(1) : squared;
+        V weight = a, length{};
+        if (!plain) {
+          length = S::load(lengths_ + at);
+          weight = a * exp(g * length);
+          weight = a < 0 ? a * negative : weight;
+        }
+        weight = none ? V{} : weight;
+        const V u = weight * (S::load(spread_ + at) - S::load(own_ + v * S::lanes));
+        sum_p.at[v] += near ? V{} : u * length;
+        S::store(grad_scores_ + at, none ? V{} : h * u / a);
+        S::store(weights_ + at, weight);
+        S::store(spread_ + at, (g + g) * u / safe);
+      }
+  }
+
+  // The released arithmetic, Q = |sqrt(A) (x_query - x_value) + eps|^2; adds what flows through Q to both features.
+  void differentiate_kept(const A* x_values, int64_t rows, A* grad_x_values) {
+    const A g = block_.exponent * A(0.5) - 1, eps = static_cast<A>(p_.eps);
+    const int64_t d = p_.features;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t at = r * ld + v * S::lanes;
+        const V a = S::load(attention_ + at);
+        const I none = a == 0;
+        const V root = none ? S::broadcast(1) : exp(A(0.5) * log(none ? S::broadcast(1) : a));
+        V q{}, squared{}, shift{};
+        for (int64_t c = 0; c < d; ++c) {
+          const V x = S::load(block_.x.data() + c * ld + v * S::lanes) - x_values[r * d + c];
+          const V shifted = root * x + eps;
+          q += shifted * shifted;
+          squared += x * x;
+          shift += x;
+        }
+        q = q < smallest_normal<A>() ? S::broadcast(smallest_normal<A>()) : q;
+        const V length = log(q);
+        V weight = none ? V{} : a * exp(g * length);
+        weight = a < 0 ? S::broadcast(__builtin_nanf("")) : weight;
+        const V u = weight * (S::load(spread_ + at) - S::load(own_ + v * S::lanes));
+        sum_p_[v] += u * length;
+        const V through = g * u / q;
+        S::store(grad_scores_ + at, none ? V{} : u / a + through * (squared + eps * shift / root));
+        S::store(weights_ + at, weight);
+        for (int64_t c = 0; c < d; ++c) {
+          A* to = grad_x_.data() + c * ld + v * S::lanes;
+          const V x = S::load(block_.x.data() + c * ld + v * S::lanes) - x_values[r * d + c];
+          const V moved = (through + through) * root * (root * x + eps);
+          S::store(to, S::load(to) + moved);
+          grad_x_values[r * sums_.features + c] -= S::sum(moved);
+        }
+      }
+  }
+
+  void add_query_key(const A* keys, int64_t j0, int64_t rows) {
+    if (params_.grad_query != nullptr)
+      multiply<A, NV>(keys, 1, p_.width, grad_scores_, ld, p_.width, rows, grad_query_.data(), ld, true);
+    if (params_.grad_key != nullptr)
+      add_rows(grad_scores_, rows, query_rows_.data(), sums_.keys.data() + j0 * sums_.key_width, sums_.key_width);
+    if (with_context_ && params_.grad_value != nullptr)
+      add_rows(attention_, rows, context_rows_.data(), sums_.values.data() + j0 * sums_.value_width, sums_.value_width);
+  }
+
+  // to[r, :] += sum over queries of tile[r, i] from[i, :].
+  void add_rows(const A* tile, int64_t rows, const A* from, A* to, int64_t width) {
+    for (int64_t c = 0; c < width; c += max_vectors * S::lanes)
+      with_vectors<A>(min_of(max_vectors * S::lanes, width - c), [&](auto vectors) {
+        multiply<A, decltype(vectors)::count>(tile, ld, 1, from + c, width, rows, block_.count, to + c, width, true);
+      });
+  }
+
+  void write_attention(int64_t j0, int64_t rows) {
+    if (params_.grad_attention == nullptr) return;
+    A* to = static_cast<A*>(params_.grad_attention) + row_ * p_.num_keys + j0;
+    for (int64_t r = 0; r < rows; r += S::lanes)
+      for (int64_t i = 0; i < block_.count; i += S::lanes) {
+        if (rows - r >= S::lanes && block_.count - i >= S::lanes) {
+          transpose_block(grad_scores_ + r * ld + i, ld, to + i * p_.num_keys + r, p_.num_keys);
+          continue;
+        }
+        for (int64_t lane = i; lane < min_of(i + S::lanes, block_.count); ++lane)
+          for (int64_t k = r; k < min_of(r + S::lanes, rows); ++k)
+            to[lane * p_.num_keys + k] = grad_scores_[k * ld + lane];
+      }
+  }
+
+  void write() {
+    const int64_t d = p_.features, width = p_.width;
+    const A* grad_out = static_cast<const A*>(params_.grad_out) + row_ * d;
+    if (params_.grad_x_query != nullptr) {
+      A* to = static_cast<A*>(params_.grad_x_query) + row_ * d;
+      for (int64_t i = 0; i < block_.count; ++i)
+        for (int64_t c = 0; c < d; ++c)
+          to[i * d + c] = grad_x_[c * ld + i] + (p_.residual ? home_share_[i] * grad_out[i * d + c] : A(0));
+    }
+    if (!from_scores_ || params_.grad_query == nullptr) return;
+    A* to = static_cast<A*>(params_.grad_query) + row_ * width;
+    for (int64_t i = 0; i < block_.count; ++i)
+      for (int64_t c = 0; c < width; ++c) to[i * width + c] = static_cast<A>(p_.scale) * grad_query_[c * ld + i];
+  }
+
+  const BackwardParams& params_;
+  const Problem& p_;
+  Block<T, NV> block_;
+  KeyGradients<A>& sums_;
+  const int64_t row_;
+  const bool from_scores_, with_context_;
+  const bool plain_;  // p = 2 and its gradient is not wanted: no distances
+  TileRows<T> keys_, x_values_, values_;
+  Buffer<A> upstream_, upstream_rows_, x_rows_, x_value_rows_, query_rows_, context_upstream_, context_rows_,
+      grad_query_, grad_x_;
+  A grad_pull_ = 0;
+  V sum_p_[NV] = {};
+  alignas(64) A lse_[ld], own_[ld], delta_[ld], home_share_[ld];
+  alignas(64) A attention_[key_tile * ld], weights_[key_tile * ld], spread_[key_tile * ld], grad_scores_[key_tile * ld];
+  alignas(64) A lengths_[key_tile * ld];
+};
+
+template <class T>
+class Backward {
+  using A = Accum<T>;
+
+ public:
+  Backward(const BackwardParams& params, const Parallel& parallel)
+      : params_(params),
+        p_(params.problem),
+        parallel_(parallel),
+        heads_(p_.batch * p_.heads),
+        blocks_(divide_up(p_.num_queries, block_queries<A>())),
+        chunks_(max_of(min_of(min_of(divide_up(wanted_tasks, max_of(heads_, 1)), max_chunks), blocks_), 1)),
+        row_values_((p_.attention == nullptr ? p_.width : 0) + (params.grad_context ? p_.value_width : 0) +
+                    p_.features),
+        partial_(chunks_ > 1 ? heads_ * chunks_ * p_.num_keys * row_values_ : 0),
+        scalars_(heads_ * chunks_ * 2) {}
+
+  void run() {
+    auto tasks = [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) run_task(task);
+    };
+    parallel_ranges(parallel_, heads_ * chunks_, tasks);
+    if (chunks_ > 1) {
+      auto adding = [&](int64_t begin, int64_t end) {
+        for (int64_t head = begin; head < end; ++head) add_chunks(head);
+      };
+      parallel_ranges(parallel_, heads_, adding);
+    }
+    for (int64_t h = 0; h < p_.heads; ++h) {
+      A grad_p = 0, grad_pull = 0;
+      for (int64_t b = 0; b < p_.batch; ++b)
+        for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+          const int64_t task = (b * p_.heads + h) * chunks_ + chunk;
+          grad_p += scalars_[task * 2];
+          grad_pull += scalars_[task * 2 + 1];
+        }
+      static_cast<A*>(params_.grad_p)[h] = grad_p;
+      static_cast<A*>(params_.grad_pull)[h] = grad_pull;
+    }
+  }
+
+ private:
+  void run_task(int64_t task) {
+    const int64_t head = task / chunks_, chunk = task % chunks_;
+    const int64_t share = divide_up(blocks_, chunks_);
+    KeyGradients<A> sums(p_, params_.grad_context != nullptr);
+    A grad_p = 0, grad_pull = 0;
+    for (int64_t block = chunk * share; block < min_of((chunk + 1) * share, blocks_); ++block) {
+      const int64_t first = block * block_queries<A>(), count = min_of(block_queries<A>(), p_.num_queries - first);
+      with_vectors<A>(count, [&](auto vectors) {
+        BackwardBlock<T, decltype(vectors)::count>(params_, head, first, count, sums).run(grad_p, grad_pull);
+      });
+    }
+    scalars_[task * 2] = grad_p;
+    scalars_[task * 2 + 1] = grad_pull;
+    A* partial = partial_.data() + task * p_.num_keys * row_values_;
+    partial = write_keys(sums.keys, sums.key_width, p_.width, head, params_.grad_key, partial);
+    partial = write_keys(sums.values, sums.value_width, p_.value_width, head, params_.grad_value, partial);
+    write_keys(sums.x_values, sums.features, p_.features, head, params_.grad_x_value, partial);
+  }
+
+  // Into the result itself, or into this chunk's share of the partial sums; returns the place after it.
+  A* write_keys(Buffer<A>& sums, int64_t ld, int64_t width, int64_t head, void* grad, A* partial) {
+    if (ld == 0) return partial;
+    A* to = chunks_ > 1 ? partial : static_cast<A*>(grad);
+    if (to == nullptr) return partial;
+    if (chunks_ == 1) to += head * p_.num_keys * width;
+    for (int64_t j = 0; j < p_.num_keys; ++j)
+      for (int64_t c = 0; c < width; ++c) to[j * width + c] = sums[j * ld + c];
+    return partial + p_.num_keys * width;
+  }
+
+  void add_chunks(int64_t head) {
+    const A* first = partial_.data() + head * chunks_ * p_.num_keys * row_values_;
+    const int64_t widths[] = {p_.attention == nullptr ? p_.width : 0, params_.grad_context ? p_.value_width : 0,
+                              p_.features};
+    void* const grads[] = {params_.grad_key, params_.grad_value, params_.grad_x_value};
+    for (int which = 0; which < 3; ++which) {
+      const int64_t count = p_.num_keys * widths[which];
+      A* to = static_cast<A*>(grads[which]);
+      if (to != nullptr)
+        for (int64_t i = 0; i < count; ++i) {
+          A sum = 0;
+          for (int64_t chunk = 0; chunk < chunks_; ++chunk) sum += first[chunk * p_.num_keys * row_values_ + i];
+          to[head * count + i] = sum;
+        }
+      first += count;
+    }
+  }
+
+  const BackwardParams& params_;
+  const Problem& p_;
+  const Parallel& parallel_;
+  const int64_t heads_, blocks_, chunks_, row_values_;
+  Buffer<A> partial_, scalars_;
+};
+
+template <class T>
+inline void backward(const BackwardParams& params, const Parallel& parallel) {
+  Backward<T>(params, parallel).run();
+}
+
+}  // namespace p_laplacian
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt

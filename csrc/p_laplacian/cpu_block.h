@@ -1,0 +1,235 @@
+// What forward and backward share: one block of queries of one head against tiles of its keys.
+//
+// Lanes run over queries, so that running maxima, sums and every per-query quantity are vertical. A block has NV
+// vectors of queries, transposed once to [width][lanes]; keys come in tiles of key_tile rows, read where they lie
+// (converted first for 16-bit types).
+#pragma once
+
+#include "common/buffer.h"
+#include "p_laplacian/cpu_tiles.h"
+#include "p_laplacian/kernel.h"
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+namespace p_laplacian {
+
+using vlmadapt::p_laplacian::BackwardParams;
+using vlmadapt::p_laplacian::ForwardParams;
+using vlmadapt::p_laplacian::MaskKind;
+using vlmadapt::p_laplacian::Problem;
+
+constexpr int64_t key_tile = 32;
+
+constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+template <class A>
+constexpr int64_t padded(int64_t columns) {
+  return divide_up(columns, Simd<A>::lanes) * Simd<A>::lanes;
+}
+
+template <class A>
+constexpr A coincidence();
+template <>
+constexpr float coincidence<float>() {
+  return static_cast<float>(vlmadapt::p_laplacian::coincidence_f32);
+}
+template <>
+constexpr double coincidence<double>() {
+  return vlmadapt::p_laplacian::coincidence_f64;
+}
+
+template <class A>
+constexpr A smallest_normal();
+template <>
+constexpr float smallest_normal<float>() {
+  return 1.17549435e-38f;
+}
+template <>
+constexpr double smallest_normal<double>() {
+  return 2.2250738585072014e-308;
+}
+
+// Queries are cut into blocks of block_queries<A>() and a last shorter one; block_vectors is its NV.
+template <class A>
+constexpr int64_t block_queries() {
+  return max_vectors * Simd<A>::lanes;
+}
+
+// Calls body(Rows<NV>) with the NV that holds `queries` of a block.
+template <class A, class Body>
+VLMADAPT_INLINE void with_vectors(int64_t queries, Body body) {
+  const int64_t vectors = divide_up(queries, Simd<A>::lanes);
+  if (vectors == 1)
+    body(Rows<1>{});
+  else if (max_vectors == 2 || vectors == 2)
+    body(Rows<2>{});
+  else
+    body(Rows<max_vectors>{});
+}
+
+// Sums that live in registers during a loop; its stores could touch members, for all the compiler knows.
+template <class V, int N>
+struct Sums {
+  explicit Sums(V* to) : home(to) {
+    for (int v = 0; v < N; ++v) at[v] = to[v];
+  }
+  ~Sums() {
+    for (int v = 0; v < N; ++v) home[v] = at[v];
+  }
+  V* home;
+  V at[N];
+};
+
+// Rows [row0, row0 + rows) of a head's matrix in the accumulation type; 16-bit types are converted into a buffer.
+template <class T>
+class TileRows {
+  using A = Accum<T>;
+
+ public:
+  TileRows(const void* matrix, int64_t head, int64_t rows, int64_t width)
+      : matrix_(matrix == nullptr ? nullptr : static_cast<const T*>(matrix) + head * rows * width),
+        width_(width),
+        converted_(sizeof(T) == sizeof(A) || matrix == nullptr ? 0 : key_tile * width) {}
+
+  const A* load(int64_t row0, int64_t rows) {
+    const T* from = matrix_ + row0 * width_;
+    if constexpr (sizeof(T) == sizeof(A)) {
+      return from;
+    } else {
+      for (int64_t i = 0; i < rows * width_; ++i) converted_[i] = to_accum(from[i]);
+      return converted_.data();
+    }
+  }
+
+ private:
+  const T* matrix_;
+  int64_t width_;
+  Buffer<A> converted_;
+};
+
+// to[c * ld + i] = factor * from[i, c] for `count` rows, zero for the lanes beyond.
+template <class A, class T>
+inline void transpose_rows(const T* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
+  for (int64_t c = 0; c < width; ++c) {
+    for (int64_t i = 0; i < count; ++i) to[c * ld + i] = factor * to_accum(from[i * width + c]);
+    for (int64_t i = count; i < ld; ++i) to[c * ld + i] = 0;
+  }
+}
+
+// to[i * ld + c] = factor * from[i, c] for `count` rows, zero in the columns beyond.
+template <class A, class T>
+inline void pad_rows(const T* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < width; ++c) to[i * ld + c] = factor * to_accum(from[i * width + c]);
+    for (int64_t c = width; c < ld; ++c) to[i * ld + c] = 0;
+  }
+}
+
+template <class T, int NV>
+class Block {
+ public:
+  using A = Accum<T>;
+  using S = Simd<A>;
+  using V = typename S::V;
+  static constexpr int64_t ld = NV * S::lanes;
+
+  Block(const Problem& p, int64_t head, int64_t first, int64_t count)
+      : problem(p),
+        head(head),
+        first(first),
+        count(count),
+        offset(p.num_keys - p.num_queries),
+        exponent(static_cast<const A*>(p.p)[head % p.heads]),
+        pull(static_cast<const A*>(p.pull)[head % p.heads]),
+        plain(exponent == 2),
+        query(p.attention != nullptr ? 0 : p.width * ld),
+        x(p.features * ld) {
+    const int64_t row = head * p.num_queries + first;
+    if (p.attention == nullptr)
+      transpose_rows<A>(static_cast<const T*>(p.query) + row * p.width, p.width, count, ld, static_cast<A>(p.scale),
+                        query.data());
+    transpose_rows<A>(static_cast<const T*>(p.x_query) + row * p.features, p.features, count, ld, A(1), x.data());
+  }
+
+  // Keys from here on are seen by no query of the block.
+  int64_t key_end() const {
+    int64_t end = problem.num_keys;
+    if (problem.key_lengths != nullptr) end = min_of(end, max_of(problem.key_lengths[head / problem.heads], 0));
+    return problem.causal ? min_of(end, max_of(first + count + offset, 0)) : end;
+  }
+
+  // tile[r, lane] = scale query . key + mask, minus infinity where masked; keys are the rows j0, j0 + 1, ...
+  void scores(const A* keys, int64_t j0, int64_t rows, A* tile) {
+    multiply<A, NV>(keys, problem.width, 1, query.data(), ld, rows, problem.width, tile, ld, false);
+    if (problem.mask_kind != MaskKind::none) mask(j0, rows, tile);
+    if (problem.causal)
+      for (int64_t r = max_of(first + offset + 1 - j0, 0); r < rows; ++r)
+        for (int64_t i = 0; i < min_of(j0 + r - offset - first, ld); ++i) tile[r * ld + i] = -__builtin_inff();
+  }
+
+  // tile[r, lane] = attention of the keys j0, j0 + 1, ...; zero in the lanes beyond the last query.
+  void attention(int64_t j0, int64_t rows, A* tile) {
+    const int64_t keys = problem.num_keys;
+    const T* from = static_cast<const T*>(problem.attention) + (head * problem.num_queries + first) * keys + j0;
+    const int64_t next = min_of(2 * key_tile, keys - j0);  // the rows lie far apart: no processor guesses the next tile
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = key_tile; k < next; k += 64 / static_cast<int64_t>(sizeof(T)))
+        __builtin_prefetch(from + i * keys + k);
+    for (int64_t i = 0; i < ld; i += S::lanes)
+      for (int64_t r = 0; r < rows; r += S::lanes) {
+        const int64_t columns = min_of(S::lanes, rows - r), lanes = max_of(min_of(S::lanes, count - i), 0);
+        if constexpr (sizeof(T) == sizeof(A)) {
+          if (columns == S::lanes && lanes == S::lanes) {
+            transpose_block(from + i * keys + r, keys, tile + r * ld + i, ld);
+            continue;
+          }
+        }
+        for (int64_t c = 0; c < columns; ++c) {
+          A* to = tile + (r + c) * ld + i;
+          for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = to_accum(from[(i + lane) * keys + r + c]);
+          for (int64_t lane = lanes; lane < S::lanes; ++lane) to[lane] = 0;
+        }
+      }
+  }
+
+  // Marks pairs of a node with itself by a negative squared distance.
+  void mark_diagonal(int64_t j0, int64_t rows, A* squared) const {
+    if (!problem.drop_diagonal) return;
+    for (int64_t i = max_of(0, j0 - offset - first); i < min_of(count, j0 + rows - offset - first); ++i)
+      squared[(first + i + offset - j0) * ld + i] = -1;
+  }
+
+  const Problem& problem;
+  const int64_t head, first, count, offset;
+  const A exponent, pull;
+  const bool plain;  // p = 2: the weights are the attention itself
+  Buffer<A> query, x;
+
+ private:
+  void mask(int64_t j0, int64_t rows, A* tile) const {
+    const bool additive = problem.mask_kind == MaskKind::additive;
+    const int64_t* strides = problem.mask_strides;
+    const int64_t start = head / problem.heads * strides[0] + head % problem.heads * strides[1] + first * strides[2];
+    const auto* seen = static_cast<const uint8_t*>(problem.mask) + start;
+    const A* added = static_cast<const A*>(problem.mask) + start;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t key = (j0 + r) * strides[3];
+      A* scores = tile + r * ld;
+      if (strides[2] == 0) {  // one value for all queries, such as padding
+        const A shift = additive ? added[key] : seen[key] ? A(0) : A(-__builtin_inff());
+        if (shift != 0)
+          for (int64_t i = 0; i < count; ++i) scores[i] += shift;
+      } else if (additive) {
+        for (int64_t i = 0; i < count; ++i) scores[i] += added[i * strides[2] + key];
+      } else {
+        for (int64_t i = 0; i < count; ++i)
+          if (!seen[i * strides[2] + key]) scores[i] = -__builtin_inff();
+      }
+    }
+  }
+};
+
+}  // namespace p_laplacian
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt
