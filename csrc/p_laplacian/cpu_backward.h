@@ -18,7 +18,7 @@ constexpr int64_t max_chunks = 4;
 template <class A>
 struct KeyGradients {
   KeyGradients(const Problem& p, bool context)
-      : key_width(p.attention == nullptr ? padded<A>(p.width) : 0),
+      : key_width(p.from_scores ? padded<A>(p.width) : 0),
         value_width(context ? padded<A>(p.value_width) : 0),
         features(padded<A>(p.features)),
         keys(p.num_keys * key_width),
@@ -51,8 +51,8 @@ class BackwardBlock {
         block_(p_, head, first, count),
         sums_(sums),
         row_(head * p_.num_queries + first),
-        from_scores_(p_.attention == nullptr),
-        with_context_(params.grad_context != nullptr),
+        from_scores_(p_.from_scores),
+        with_context_(params.with_context),
         plain_(block_.plain && !params.want_p),
         keys_(from_scores_ ? p_.key : nullptr, head, p_.num_keys, p_.width),
         x_values_(p_.x_value, head, p_.num_keys, p_.features),
@@ -70,12 +70,12 @@ class BackwardBlock {
   }
 
   // Adds to the task's sums of grad_p and grad_pull.
-  void run(A& grad_p, A& grad_pull) {
+  void run(double& grad_p, double& grad_pull) {
     KeyGradients<A>::clear(grad_x_.data(), p_.features * ld);
     if (from_scores_) KeyGradients<A>::clear(grad_query_.data(), p_.width * ld);
     const int64_t end = block_.key_end();
     for (int64_t j0 = 0; j0 < end; j0 += key_tile) add_tile(j0, min_of(key_tile, end - j0));
-    for (int v = 0; v < NV; ++v) grad_p += A(0.5) * S::sum(sum_p_[v]);
+    for (int v = 0; v < NV; ++v) grad_p += 0.5 * S::sum(sum_p_[v]);
     grad_pull += grad_pull_;
     write();
   }
@@ -332,7 +332,7 @@ class BackwardBlock {
   TileRows<T> keys_, x_values_, values_;
   Buffer<A> upstream_, upstream_rows_, x_rows_, x_value_rows_, query_rows_, context_upstream_, context_rows_,
       grad_query_, grad_x_;
-  A grad_pull_ = 0;
+  double grad_pull_ = 0;
   V sum_p_[NV] = {};
   alignas(64) A lse_[ld], own_[ld], delta_[ld], home_share_[ld];
   alignas(64) A attention_[key_tile * ld], weights_[key_tile * ld], spread_[key_tile * ld], grad_scores_[key_tile * ld];
@@ -351,8 +351,7 @@ class Backward {
         heads_(p_.batch * p_.heads),
         blocks_(divide_up(p_.num_queries, block_queries<A>())),
         chunks_(max_of(min_of(min_of(divide_up(wanted_tasks, max_of(heads_, 1)), max_chunks), blocks_), 1)),
-        row_values_((p_.attention == nullptr ? p_.width : 0) + (params.grad_context ? p_.value_width : 0) +
-                    p_.features),
+        row_values_((p_.from_scores ? p_.width : 0) + (params.with_context ? p_.value_width : 0) + p_.features),
         partial_(chunks_ > 1 ? heads_ * chunks_ * p_.num_keys * row_values_ : 0),
         scalars_(heads_ * chunks_ * 2) {}
 
@@ -368,15 +367,15 @@ class Backward {
       parallel_ranges(parallel_, heads_, adding);
     }
     for (int64_t h = 0; h < p_.heads; ++h) {
-      A grad_p = 0, grad_pull = 0;
+      double grad_p = 0, grad_pull = 0;
       for (int64_t b = 0; b < p_.batch; ++b)
         for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
           const int64_t task = (b * p_.heads + h) * chunks_ + chunk;
           grad_p += scalars_[task * 2];
           grad_pull += scalars_[task * 2 + 1];
         }
-      static_cast<A*>(params_.grad_p)[h] = grad_p;
-      static_cast<A*>(params_.grad_pull)[h] = grad_pull;
+      static_cast<A*>(params_.grad_p)[h] = static_cast<A>(grad_p);
+      static_cast<A*>(params_.grad_pull)[h] = static_cast<A>(grad_pull);
     }
   }
 
@@ -384,8 +383,8 @@ class Backward {
   void run_task(int64_t task) {
     const int64_t head = task / chunks_, chunk = task % chunks_;
     const int64_t share = divide_up(blocks_, chunks_);
-    KeyGradients<A> sums(p_, params_.grad_context != nullptr);
-    A grad_p = 0, grad_pull = 0;
+    KeyGradients<A> sums(p_, params_.with_context);
+    double grad_p = 0, grad_pull = 0;
     for (int64_t block = chunk * share; block < min_of((chunk + 1) * share, blocks_); ++block) {
       const int64_t first = block * block_queries<A>(), count = min_of(block_queries<A>(), p_.num_queries - first);
       with_vectors<A>(count, [&](auto vectors) {
@@ -413,8 +412,7 @@ class Backward {
 
   void add_chunks(int64_t head) {
     const A* first = partial_.data() + head * chunks_ * p_.num_keys * row_values_;
-    const int64_t widths[] = {p_.attention == nullptr ? p_.width : 0, params_.grad_context ? p_.value_width : 0,
-                              p_.features};
+    const int64_t widths[] = {p_.from_scores ? p_.width : 0, params_.with_context ? p_.value_width : 0, p_.features};
     void* const grads[] = {params_.grad_key, params_.grad_value, params_.grad_x_value};
     for (int which = 0; which < 3; ++which) {
       const int64_t count = p_.num_keys * widths[which];
@@ -433,7 +431,8 @@ class Backward {
   const Problem& p_;
   const Parallel& parallel_;
   const int64_t heads_, blocks_, chunks_, row_values_;
-  Buffer<A> partial_, scalars_;
+  Buffer<A> partial_;
+  Buffer<double> scalars_;
 };
 
 template <class T>

@@ -68,14 +68,15 @@ VLMADAPT_INLINE void with_vectors(int64_t queries, Body body) {
     body(Rows<max_vectors>{});
 }
 
-// Sums that live in registers during a loop; its stores could touch members, for all the compiler knows.
+// Sums of one tile, added to the running ones at its end: short chains keep rounding errors small, and the sums live
+// in registers during a loop whose stores could touch members, for all the compiler knows.
 template <class V, int N>
 struct Sums {
   explicit Sums(V* to) : home(to) {
-    for (int v = 0; v < N; ++v) at[v] = to[v];
+    for (int v = 0; v < N; ++v) at[v] = V{};
   }
   ~Sums() {
-    for (int v = 0; v < N; ++v) home[v] = at[v];
+    for (int v = 0; v < N; ++v) home[v] += at[v];
   }
   V* home;
   V at[N];
@@ -143,10 +144,10 @@ class Block {
         exponent(static_cast<const A*>(p.p)[head % p.heads]),
         pull(static_cast<const A*>(p.pull)[head % p.heads]),
         plain(exponent == 2),
-        query(p.attention != nullptr ? 0 : p.width * ld),
+        query(p.from_scores ? p.width * ld : 0),
         x(p.features * ld) {
     const int64_t row = head * p.num_queries + first;
-    if (p.attention == nullptr)
+    if (p.from_scores)
       transpose_rows<A>(static_cast<const T*>(p.query) + row * p.width, p.width, count, ld, static_cast<A>(p.scale),
                         query.data());
     transpose_rows<A>(static_cast<const T*>(p.x_query) + row * p.features, p.features, count, ld, A(1), x.data());

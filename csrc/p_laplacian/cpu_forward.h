@@ -26,13 +26,13 @@ class ForwardBlock {
       : params_(p),
         p_(p.problem),
         block_(p.problem, head, first, count),
-        keys_(p_.attention == nullptr ? p_.key : nullptr, head, p_.num_keys, p_.width),
+        keys_(p_.from_scores ? p_.key : nullptr, head, p_.num_keys, p_.width),
         x_values_(p_.x_value, head, p_.num_keys, p_.features),
         values_(p_.value, head, p_.num_keys, p_.value_width),
         moved_(p_.features * ld),
-        context_(p_.value == nullptr ? 0 : p_.value_width * ld) {
+        context_(p_.has_value ? p_.value_width * ld : 0) {
     for (int64_t i = 0; i < p_.features * ld; ++i) moved_[i] = 0;
-    if (p_.value != nullptr)
+    if (p_.has_value)
       for (int64_t i = 0; i < p_.value_width * ld; ++i) context_[i] = 0;
     for (int v = 0; v < NV; ++v) {
       most_[v] = S::broadcast(-__builtin_inff());
@@ -49,7 +49,7 @@ class ForwardBlock {
  private:
   void add_tile(int64_t j0, int64_t rows) {
     const A* x_values = x_values_.load(j0, rows);
-    if (p_.attention == nullptr) {
+    if (p_.from_scores) {
       block_.scores(keys_.load(j0, rows), j0, rows, tile_);
       raise_maximum(rows);
     } else {
@@ -63,15 +63,15 @@ class ForwardBlock {
       } else {
         distances<A, NV>(x_values, p_.features, block_.x.data(), ld, rows, p_.features, weights_, ld);
         block_.mark_diagonal(j0, rows, weights_);
-        p_.attention == nullptr ? log_distances(rows) : log_products<false>(rows);
+        p_.from_scores ? log_distances(rows) : log_products<false>(rows);
       }
-      p_.attention == nullptr ? weigh_scores(rows) : weigh_attention(rows);
+      p_.from_scores ? weigh_scores(rows) : weigh_attention(rows);
     } else {
-      if (p_.attention == nullptr) exponentiate(rows);
+      if (p_.from_scores) exponentiate(rows);
       weights = plain_weights(j0, rows);
     }
     multiply<A, NV>(x_values, 1, p_.features, weights, ld, p_.features, rows, moved_.data(), ld, true);
-    if (p_.value != nullptr)
+    if (p_.has_value)
       multiply<A, NV>(values_.load(j0, rows), 1, p_.value_width, tile_, ld, p_.value_width, rows, context_.data(), ld,
                       true);
   }
@@ -98,7 +98,7 @@ class ForwardBlock {
       sum_p_[v] *= keep_p;
       sum_w_[v] *= keep_w;
       scale(moved_.data() + v * S::lanes, p_.features, keep_w);
-      if (p_.value != nullptr) scale(context_.data() + v * S::lanes, p_.value_width, keep_p);
+      if (p_.has_value) scale(context_.data() + v * S::lanes, p_.value_width, keep_p);
     }
   }
 
@@ -211,7 +211,7 @@ class ForwardBlock {
     for (int v = 0; v < NV; ++v) {
       V factor = S::broadcast(1);
       V lse{};
-      if (p_.attention == nullptr) {
+      if (p_.from_scores) {
         const V size = log(sum_p_[v]);  // minus infinity in a fully masked row, whose sums are zero
         lse = most_[v] + size;
         factor = sum_p_[v] == 0 ? V{} : exp(-block_.exponent * A(0.5) * size);
@@ -232,8 +232,8 @@ class ForwardBlock {
       out[c] = total == 0 ? home : (moved_[c * ld + i] * factor + pull * home) / total;
     }
     static_cast<A*>(params_.row_sum)[row] = row_sum;
-    if (params_.lse != nullptr) static_cast<A*>(params_.lse)[row] = lse;
-    if (params_.context == nullptr) return;
+    if (p_.from_scores) static_cast<A*>(params_.lse)[row] = lse;
+    if (!p_.has_value) return;
     A* context = static_cast<A*>(params_.context) + row * p_.value_width;
     for (int64_t c = 0; c < p_.value_width; ++c) context[c] = sum_p == 0 ? A(0) : context_[c * ld + i] / sum_p;
   }

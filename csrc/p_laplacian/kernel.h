@@ -30,10 +30,12 @@ struct Problem {
   Dtype dtype;
   int64_t batch, heads, num_queries, num_keys;
   int64_t features;       // of x_query and x_value
-  const void* attention;  // dtype [.., num_queries, num_keys]; nullptr: from query and key
+  bool from_scores;       // from query and key; else from attention (an empty tensor has no address to tell)
+  bool has_value;         // the context is wanted too
+  const void* attention;  // dtype [.., num_queries, num_keys]
   const void* query;      // dtype [.., num_queries, width]
   const void* key;        // dtype [.., num_keys, width]
-  const void* value;      // dtype [.., num_keys, value_width]; nullptr: no context
+  const void* value;      // dtype [.., num_keys, value_width]
   int64_t width, value_width;
   const void* x_query;  // dtype [.., num_queries, features]
   const void* x_value;  // dtype [.., num_keys, features]
@@ -55,8 +57,8 @@ struct ForwardParams {
   Problem problem;
   void* out;      // accum [.., num_queries, features]
   void* row_sum;  // accum [.., num_queries]
-  void* lse;      // accum [.., num_queries]; nullptr with `attention`
-  void* context;  // accum [.., num_queries, value_width]; nullptr without `value`
+  void* lse;      // accum [.., num_queries]; from scores only
+  void* context;  // accum [.., num_queries, value_width]; with a value only
 };
 
 // With a = 1 / (row_sum + pull), U[i, j] = M a grad_out[i] . (x_value[j] - out[i]), in drop mode:
@@ -69,7 +71,8 @@ struct ForwardParams {
 struct BackwardParams {
   Problem problem;
   const void *out, *row_sum, *lse, *context;       // of the forward
-  const void *grad_out, *grad_context, *grad_lse;  // accum; the last two may be nullptr: zero
+  const void *grad_out, *grad_context, *grad_lse;  // accum; grad_lse nullptr: zero
+  bool with_context;                               // grad_context is given; else it is zero
   bool want_p;                                     // grad_p is wanted
   void* grad_attention;                            // accum, as attention; these and the others nullptr: not wanted
   void *grad_query, *grad_key, *grad_value;        // accum

@@ -41,10 +41,12 @@ inline void add_attention(Problem& problem, const Tensor& attention, ScalarType 
 inline void add_scores(Problem& problem, const Tensor& query, const Tensor& key, const OptionalTensor& value,
                        ScalarType type, const OptionalTensor& mask, const OptionalTensor& key_lengths, double scale,
                        bool is_causal) {
+  problem.from_scores = true;
   problem.width = query.size(3);
   problem.query = checked(query, "query", type, {problem.batch, problem.heads, problem.num_queries, problem.width});
   problem.key = checked(key, "key", type, {problem.batch, problem.heads, problem.num_keys, problem.width});
   if (value.has_value()) {
+    problem.has_value = true;
     problem.value_width = value->size(3);
     problem.value =
         checked(*value, "value", type, {problem.batch, problem.heads, problem.num_keys, problem.value_width});
@@ -93,10 +95,10 @@ struct Operators {
     const Problem& n = f.problem;
     const ScalarType accum = accum_type(n.dtype);
     Tensor lse = new_tensor(x_query, {n.batch, n.heads, n.num_queries}, accum);
-    Tensor context = n.value != nullptr ? new_tensor(x_query, {n.batch, n.heads, n.num_queries, n.value_width}, accum)
-                                        : new_tensor(x_query, {0}, accum);
+    Tensor context = n.has_value ? new_tensor(x_query, {n.batch, n.heads, n.num_queries, n.value_width}, accum)
+                                 : new_tensor(x_query, {0}, accum);
     f.lse = lse.mutable_data_ptr();
-    f.context = n.value != nullptr ? context.mutable_data_ptr() : nullptr;
+    f.context = n.has_value ? context.mutable_data_ptr() : nullptr;
     Backend::forward(f, x_query);
     return {results.out, results.row_sum, lse, context};
   }
@@ -130,6 +132,7 @@ struct Operators {
     b.lse = checked(lse, "lse", accum, {n.batch, n.heads, n.num_queries});
     b.grad_lse = checked(grad_lse, "grad_lse", accum, {n.batch, n.heads, n.num_queries});
     if (grad_context.has_value()) {
+      b.with_context = true;
       b.grad_context = checked(grad_context, "grad_context", accum, {n.batch, n.heads, n.num_queries, n.value_width});
       b.context = checked(context, "context", accum, {n.batch, n.heads, n.num_queries, n.value_width});
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,3 +28,17 @@ def error_ratio(ours: Tensor, eager: Tensor, exact: Tensor) -> float:
     own = (ours.double() - exact).abs().max().item()
     other = (eager.double() - exact).abs().max().item()
     return own / max(other, floor)
+
+
+def identical_at_thread_counts(run: Callable[[], list[Tensor]]) -> None:
+    """Assert that the tensors are bit-identical at every number of threads, and from run to run."""
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, threads, threads):
+            torch.set_num_threads(count)
+            results.append(run())
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))

@@ -119,8 +119,9 @@ def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol:
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
     if got.size == 0:
         return
-    excess = np.abs(got.astype(np.float64) - expected) - (rtol * np.abs(expected) + atol)
-    excess = np.where(np.isnan(excess), np.inf, excess)
+    with np.errstate(invalid="ignore"):
+        excess = np.abs(got.astype(np.float64) - expected) - (rtol * np.abs(expected) + atol)
+    excess = np.where(got == expected, 0.0, np.where(np.isnan(excess), np.inf, excess))  # infinities may be meant
     if excess.max() > 0:
         at = np.unravel_index(int(excess.argmax()), excess.shape)
         at_text = ", ".join(str(int(i)) for i in at)

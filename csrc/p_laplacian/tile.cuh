@@ -1,0 +1,187 @@
+// Tiles of the CUDA kernels: 32 owned rows by 32 rows of the other side, 128 threads. Four threads share a row; thread
+// `quad` of a row has the columns quad, quad + 4, ..., eight of them. Matrices of any width go by in chunks of 32
+// columns through two shared arrays, so that shared memory does not grow with a head's width. All arithmetic is
+// multiply-add in the accumulation type: distances must be taken by differences, which tensor cores cannot.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "common/cuda_launch.h"
+#include "p_laplacian/kernel.h"
+
+namespace vlmadapt::p_laplacian {
+
+constexpr int kThreads = 128;
+constexpr int kTile = 32;
+constexpr int kShare = 8;           // columns of a thread
+constexpr int kStride = kTile + 1;  // rows of a shared array fall into different banks
+constexpr int kArray = kTile * kStride;
+
+template <class E>
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <class E>
+using Accumulator = typename AccumulatorOf<E>::type;
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float logarithm(float x) { return logf(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+
+// Constants of the accumulation type; literals, since device code may not call numeric_limits everywhere.
+template <class T>
+struct Limits;
+template <>
+struct Limits<float> {
+  static constexpr float smallest = 1.17549435e-38f, coincidence = static_cast<float>(coincidence_f32);
+};
+template <>
+struct Limits<double> {
+  static constexpr double smallest = 2.2250738585072014e-308, coincidence = coincidence_f64;
+};
+template <class T>
+__device__ __forceinline__ T infinity() {
+  return static_cast<T>(INFINITY);
+}
+
+// A head's matrix [rows, width].
+template <class E>
+struct Matrix {
+  const E* data;
+  int64_t rows, width;
+
+  __device__ Matrix(const void* tensor, int64_t head, int64_t rows_, int64_t width_)
+      : data(static_cast<const E*>(tensor) + head * rows_ * width_), rows(rows_), width(width_) {}
+};
+
+// to[r, c] = matrix[first + r, column + c], zero outside.
+template <class E, class T>
+__device__ __forceinline__ void load_chunk(T* to, const Matrix<E>& matrix, int64_t first, int64_t column) {
+#pragma unroll 4
+  for (int i = threadIdx.x; i < kTile * kTile; i += kThreads) {
+    const int r = i / kTile, c = i % kTile;
+    const bool inside = first + r < matrix.rows && column + c < matrix.width;
+    to[r * kStride + c] = inside ? widen(matrix.data[(first + r) * matrix.width + column + c]) : T(0);
+  }
+}
+
+template <class T>
+struct Work {
+  T *left, *right;
+  int row, quad;
+
+  __device__ int column(int m) const { return quad + 4 * m; }
+};
+
+// sums[m] = own[row] . other[column(m)] over the whole width. Ends with the arrays in use: a barrier must follow.
+template <class L, class R, class T>
+__device__ __forceinline__ void products(T (&sums)[kShare], const Work<T>& w, const Matrix<L>& own, int64_t first_own,
+                                         const Matrix<R>& other, int64_t first_other) {
+#pragma unroll
+  for (int m = 0; m < kShare; ++m) sums[m] = T(0);
+  for (int64_t column = 0; column < own.width; column += kTile) {
+    __syncthreads();
+    load_chunk(w.left, own, first_own, column);
+    load_chunk(w.right, other, first_other, column);
+    __syncthreads();
+#pragma unroll 4
+    for (int c = 0; c < kTile; ++c) {
+      const T x = w.left[w.row * kStride + c];
+#pragma unroll
+      for (int m = 0; m < kShare; ++m) sums[m] += x * w.right[w.column(m) * kStride + c];
+    }
+  }
+}
+
+// Squared distances, and where `signed_sums` the sums of the signed differences own - other.
+template <bool signed_sums, class E, class T>
+__device__ __forceinline__ void distances(T (&squares)[kShare], T (&differences)[kShare], const Work<T>& w,
+                                          const Matrix<E>& own, int64_t first_own, const Matrix<E>& other,
+                                          int64_t first_other) {
+#pragma unroll
+  for (int m = 0; m < kShare; ++m) squares[m] = differences[m] = T(0);
+  for (int64_t column = 0; column < own.width; column += kTile) {
+    __syncthreads();
+    load_chunk(w.left, own, first_own, column);
+    load_chunk(w.right, other, first_other, column);
+    __syncthreads();
+#pragma unroll 4
+    for (int c = 0; c < kTile; ++c) {
+      const T x = w.left[w.row * kStride + c];
+#pragma unroll
+      for (int m = 0; m < kShare; ++m) {
+        const T difference = x - w.right[w.column(m) * kStride + c];
+        squares[m] += difference * difference;
+        if (signed_sums) differences[m] += difference;
+      }
+    }
+  }
+}
+
+// sums[m] = sum over the other rows j of weights[row, j] right[j, column(m)], the right array holding a chunk.
+template <class T>
+__device__ __forceinline__ void gather(T (&sums)[kShare], const Work<T>& w, const T* weights) {
+#pragma unroll
+  for (int m = 0; m < kShare; ++m) sums[m] = T(0);
+#pragma unroll 4
+  for (int j = 0; j < kTile; ++j) {
+    const T weight = weights[w.row * kStride + j];
+#pragma unroll
+    for (int m = 0; m < kShare; ++m) sums[m] += weight * w.right[j * kStride + w.column(m)];
+  }
+}
+
+// Of the four threads that share a row.
+template <class T>
+__device__ __forceinline__ T row_sum(T x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+template <class T>
+__device__ __forceinline__ T row_max(T x) {
+  const T y = __shfl_xor_sync(0xffffffffu, x, 1);
+  x = y > x ? y : x;
+  const T z = __shfl_xor_sync(0xffffffffu, x, 2);
+  return z > x ? z : x;
+}
+
+// One head's view of what decides which pairs exist.
+template <class T>
+struct Pairs {
+  int64_t offset, key_end;
+  const Problem& p;
+  int64_t mask_start;
+  int64_t batch;
+
+  __device__ Pairs(const Problem& problem, int64_t head)
+      : offset(problem.num_keys - problem.num_queries), key_end(problem.num_keys), p(problem), batch(head / p.heads) {
+    if (p.key_lengths) key_end = p.key_lengths[batch] < key_end ? p.key_lengths[batch] : key_end;
+    mask_start = batch * p.mask_strides[0] + head % p.heads * p.mask_strides[1];
+  }
+
+  __device__ bool exists(int64_t query, int64_t key) const {
+    return query < p.num_queries && key < key_end && !(p.causal && key > query + offset);
+  }
+  __device__ bool is_self(int64_t query, int64_t key) const { return p.drop_diagonal && key == query + offset; }
+
+  // The masked score of an existing pair.
+  __device__ T masked(T score, int64_t query, int64_t key) const {
+    if (p.mask_kind == MaskKind::none) return score;
+    const int64_t at = mask_start + query * p.mask_strides[2] + key * p.mask_strides[3];
+    if (p.mask_kind == MaskKind::additive) return score + static_cast<const T*>(p.mask)[at];
+    return static_cast<const uint8_t*>(p.mask)[at] ? score : -infinity<T>();
+  }
+};
+
+}  // namespace vlmadapt::p_laplacian
