@@ -214,7 +214,8 @@ class ForwardBlock {
       if (p_.from_scores) {
         const V size = log(sum_p_[v]);  // minus infinity in a fully masked row, whose sums are zero
         lse = most_[v] + size;
-        factor = sum_p_[v] == 0 ? V{} : exp(-block_.exponent * A(0.5) * size);
+        // (sum P)^-h, exact at p = 2
+        factor = sum_p_[v] == 0 ? V{} : exp((A(1) - block_.exponent * A(0.5)) * size) / sum_p_[v];
       }
       for (int lane = 0; lane < S::lanes; ++lane) {
         const int64_t i = v * S::lanes + lane;

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
   if (from_scores) {
     const T size = sum_p > T(0) || sum_p != sum_p ? logarithm(sum_p) : -infinity<T>();
     lse = most + size;
-    factor = sum_p == T(0) ? T(0) : exponential(-h * size);
+    factor = sum_p == T(0) ? T(0) : exponential(-g * size) / sum_p;  // (sum P)^-h, exact at p = 2
   }
   const T total = sum_w * factor + pull;
   for (int64_t c = w.quad; c < p.features; c += 4) {

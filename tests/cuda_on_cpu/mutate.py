@@ -28,7 +28,7 @@ import numpy as np
 
 from vlmadapt.files import write_json
 
-from . import test_cache_retrieval, test_hetero_aggregate
+from . import test_cache_retrieval, test_hetero_aggregate, test_p_laplacian
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, compare
 from .harness.process import KernelFault, Schedule, Worker
@@ -36,8 +36,9 @@ from .harness.process import KernelFault, Schedule, Worker
 SUITES = {
     "cache_retrieval": [test_cache_retrieval.FORWARD, test_cache_retrieval.BACKWARD, test_cache_retrieval.GRID],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
+    "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
 }
-DRIVERS = {"cache_retrieval": "cache_retrieval.cu", "hetero_aggregate": "hetero_aggregate.cu"}
+DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
 
 BUILDS_IN_TURN = ("unoptimised", "race", "asan")  # a later one only for what the earlier ones let pass
 

@@ -23,7 +23,7 @@ from .harness.case import worker
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPERATIONS = ("cache_retrieval", "hetero_aggregate")
+OPERATIONS = ("cache_retrieval", "hetero_aggregate", "p_laplacian")
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
     "row_sum_kernel": 128, "describe_kernel": 16,
@@ -124,8 +124,12 @@ def dynamic_shared(name: str) -> int:
     products = ["FmaProduct<float>", "FmaProduct<double>", "TensorProduct<float>", "TensorProduct<__nv_bfloat16>",
                 "TensorProduct<__half>"]  # fmt: skip
     index = next((i for i, p in enumerate(products) if p in name), None)
-    if index is None or not name.startswith(("forward_kernel", "backward_kernel")):
+    if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
+    if index is None:  # p_laplacian's: by the accumulation type
+        target = Target(HERE / "drivers" / "p_laplacian.cu")
+        sizes = worker(target).call("p_laplacian_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule())
+        return int(sizes["out"][int("<double" in name), int(name.startswith("backward"))])
     target = Target(HERE / "drivers" / "cache_retrieval.cu")
     sizes = worker(target).call("cache_shared_bytes", [], {"out": np.zeros((5, 2), np.int64)}, Schedule())["out"]
     return int(sizes[index, int(name.startswith("backward"))])
