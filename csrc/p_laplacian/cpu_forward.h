@@ -201,9 +201,10 @@ class ForwardBlock {
       for (int64_t i = 0; i < rows * ld; ++i) weights_[i] = weights_[i] < 0 ? A(0) : tile_[i];
       weights = weights_;
     }
+    Sums<V, NV> sum_w(sum_w_);  // as sum_p is taken, so that at p = 2 the two are equal
     for (int64_t r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sum_w_[v] += S::load(weights + r * ld + v * S::lanes);
+      for (int v = 0; v < NV; ++v) sum_w.at[v] += S::load(weights + r * ld + v * S::lanes);
     return weights;
   }
 
