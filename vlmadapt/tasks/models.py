@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.backbones.generative.base import GenerativeModel
+from vlmadapt.backbones.generative.blip import mask_cross_attention
 from vlmadapt.errors import InputError
 from vlmadapt.tasks.text import Targets, encode_prompts, encode_targets
 
@@ -131,17 +132,11 @@ class BlipCaptioner(_Blip, Captioner):
 
 
 class BlipAnswerer(_Blip, Answerer):
-    """``transformers.BlipForQuestionAnswering``.
-
-    Its cross-attentions drop the mask they are given (transformers 5.23: ``BlipTextAttention`` hands it on under a name
-    that is not read), so that an answer would depend on the padding of its question. A hook hands it on here.
-    """
+    """``transformers.BlipForQuestionAnswering``, its cross-attentions made to obey their mask."""
 
     def __init__(self, loaded: GenerativeModel) -> None:
         super().__init__(loaded)
-        for name, module in self.module.named_modules():
-            if name.endswith("crossattention.self") and not module._forward_pre_hooks:
-                module.register_forward_pre_hook(_hand_mask_on, with_kwargs=True)
+        mask_cross_attention(self.module)
 
     def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         numbers, mask = self.prompts(texts)
@@ -157,12 +152,6 @@ class BlipAnswerer(_Blip, Answerer):
     def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
         start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
         return self.decode(self._generate(start, states, mask, beams, longest)[:, 1:])
-
-
-def _hand_mask_on(module: nn.Module, inputs: Any, named: dict[str, Any]) -> Any:
-    if named.get("encoder_hidden_states") is not None and named.get("encoder_attention_mask") is None:
-        named = {**named, "encoder_attention_mask": named.get("attention_mask")}
-    return inputs, named
 
 
 class CocaCaptioner(Captioner):
@@ -192,13 +181,8 @@ class CocaCaptioner(Captioner):
             "end_token": self.tokenizer.sep,
             "num_beams": beams,
         }
-        # The pictures' tokens are known already: they stand in for the pictures.
-        self.module.__dict__["_encode_image"] = lambda tokens: (None, tokens.squeeze(1))
-        try:
-            longest = min(longest, self.longest - len(start))
-            told = generate(self.module, features.unsqueeze(1), inputs, max_new_tokens=longest, **options)
-        finally:
-            del self.module.__dict__["_encode_image"]
+        longest = min(longest, self.longest - len(start))
+        told = generate(self.module, features, inputs, max_new_tokens=longest, **options)
         return self.decode(told[:, len(start) :])
 
 
