@@ -4,28 +4,21 @@ Rivals, all on the same tensors in the same run. From probabilities: the release
 differences over the stacked query and value nodes, re-derived from the formula), the best eager form (distances
 through products), ``torch.compile`` of it. From scores: softmax and the eager form, ``torch.compile`` of that, and
 ``scaled_dot_product_attention``, which computes the context alone. Compare within a group, as ratios.
-
-    python -m benchmarks.bench_p_laplacian --figure docs/p_laplacian.svg     time and memory against the number of keys
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks import timing
 from vlmadapt.ops import p_laplacian, p_laplacian_attention
 
-ROOT = Path(__file__).resolve().parent.parent
 HEADS, WIDTH, FEATURES = 12, 64, 8
 P, MU, EPS = 1.5, 0.1, 1e-8
 SHAPES = {
@@ -34,15 +27,16 @@ SHAPES = {
     "B2_40x577": (2, 40, 577),
     "B1_617x617": (1, 617, 617),
 }
-PROBABILITIES = ["ours", "released", "eager", "compiled"]
-SCORES = ["ours", "ours_context", "eager", "compiled", "attention"]
+LARGE = "B2_40x577"
+KEYS = (40, 197, 577, 1024, 2048, 4096)
+MOST_RELEASED = 577  # keys; beyond, its differences [B, H, n, n, d] would not fit
 
 
 class Case:
     """One shape's tensors and every rival as a function of them."""
 
     def __init__(self, batch: int, queries: int, keys: int) -> None:
-        source = torch.Generator().manual_seed(0)
+        source = torch.Generator(device=timing.device()).manual_seed(0)
 
         def draw(rows: int, columns: int) -> Tensor:
             return torch.randn(batch, HEADS, rows, columns, generator=source)
@@ -108,12 +102,14 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Tensor | list[Tensor]]]] = {
     "probabilities": {"ours": ours, "released": released, "eager": eager, "compiled": eager},
     "scores": {
         "ours": scores_ours,
-        "ours_context": scores_ours_context,
+        "ours_with_context": scores_ours_context,
         "eager": scores_eager,
         "compiled": scores_eager,
-        "attention": attention_alone,
+        "sdpa": attention_alone,
     },
 }
+RIVALS = [(entry, rival) for entry, functions in FUNCTIONS.items() for rival in functions]
+OPERATIONS = {"probabilities": "p_laplacian", "scores": "p_laplacian_attention"}
 
 
 def function_of(entry: str, rival: str) -> Callable[..., Tensor | list[Tensor]]:
@@ -137,36 +133,26 @@ def step_of(case: Case, entry: str, rival: str, backward: bool) -> Callable[[], 
     return step
 
 
-@pytest.fixture(scope="module", params=list(SHAPES))
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(*SHAPES[request.param])
+def kind(backward: bool) -> str:
+    return "forward + backward" if backward else "forward"
 
 
-def run(benchmark: Callable[..., object], function: Callable[[], object], rounds: int) -> None:
-    benchmark.pedantic(function, warmup_rounds=2, rounds=rounds, iterations=1)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-@pytest.mark.parametrize(
-    ("entry", "rival"),
-    [("probabilities", rival) for rival in PROBABILITIES] + [("scores", rival) for rival in SCORES],
-)
-def test_speed(
-    benchmark: Callable[..., object],
-    case: Case,
-    entry: str,
-    rival: str,
-    backward: bool,
-    request: pytest.FixtureRequest,
-) -> None:
-    name = request.node.callspec.params["case"]
-    benchmark.group = f"{entry}, {'forward + backward' if backward else 'forward'}, {name}"  # type: ignore[attr-defined]
-    if rival == "released" and backward and "617" in name:
+@pytest.mark.parametrize(("entry", "rival"), RIVALS)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_speed(benchmark: Any, shape: str, entry: str, rival: str, backward: bool) -> None:
+    benchmark.group = f"{OPERATIONS[entry]} | {kind(backward)} | {shape}"
+    if rival == "released" and backward and "617" in shape:
         pytest.skip("the released form would hold some 6 GB of differences, several times over")
+    case = Case(*SHAPES[shape])
     if rival in ("ours", "eager", "compiled"):
-        results = function_of(entry, rival)(*getattr(case, entry)())
-        torch.testing.assert_close(results, FUNCTIONS[entry]["eager"](*getattr(case, entry)()), rtol=1e-3, atol=1e-4)
-    run(benchmark, step_of(case, entry, rival, backward), rounds=2 if rival == "released" else 9)
+        inputs = getattr(case, entry)()
+        exact = FUNCTIONS[entry]["eager"](*[tensor.double() for tensor in inputs])
+        result = function_of(entry, rival)(*inputs)
+        assert isinstance(result, Tensor) and isinstance(exact, Tensor)
+        torch.testing.assert_close(result.double(), exact, rtol=1e-3, atol=1e-4)
+        benchmark.extra_info["error"] = ((result - exact).abs().max() / exact.abs().max()).item()
+    timing.run(benchmark, step_of(case, entry, rival, backward))
 
 
 def test_the_released_form_is_the_formula() -> None:
@@ -174,83 +160,30 @@ def test_the_released_form_is_the_formula() -> None:
     torch.testing.assert_close(released(*case.probabilities()), eager(*case.probabilities()), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward_backward"])
-@pytest.mark.parametrize(("entry", "rival"), [("probabilities", r) for r in PROBABILITIES[:3]] + [("scores", "ours")])
-def test_memory(
-    benchmark: Callable[..., object], entry: str, rival: str, backward: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Extra resident memory of one call at B2_40x577, in MiB, in a process of its own."""
-    benchmark.group = "memory B2_40x577 (the time is that of a whole process)"  # type: ignore[attr-defined]
-    outputs: list[float] = []
-    benchmark.pedantic(  # type: ignore[attr-defined]
-        lambda: outputs.append(memory_in_a_process(entry, rival, SHAPES["B2_40x577"], backward)), rounds=1, iterations=1
-    )
-    benchmark.extra_info["extra_mib"] = outputs[0]  # type: ignore[attr-defined]
-    with capsys.disabled():
-        print(f"  {entry} {rival}{', forward + backward' if backward else ''}: {outputs[0]:.1f} MiB extra")
+@timing.needs_proc
+@pytest.mark.parametrize("rival", ["ours", "released", "eager"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_memory(benchmark: Any, rival: str, backward: bool) -> None:
+    benchmark.group = f"p_laplacian | memory, {kind(backward)} | {LARGE}"
+    timing.record_memory(benchmark, __name__, f"memory('probabilities', {rival!r}, {SHAPES[LARGE]}, {backward})")
 
 
-def memory_in_a_process(entry: str, rival: str, shape: tuple[int, int, int], backward: bool) -> float:
-    call = f"extra_mib({entry!r}, {rival!r}, {shape!r}, {backward})"
-    command = [sys.executable, "-c", f"from benchmarks.bench_p_laplacian import extra_mib; print({call})"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
-
-
-def extra_mib(entry: str, rival: str, shape: tuple[int, int, int], backward: bool) -> float:
+def memory(entry: str, rival: str, shape: tuple[int, int, int], backward: bool) -> float:
     step_of(Case(1, 3, 5), entry, rival, backward)()  # loads code and starts threads
-    step = step_of(Case(*shape), entry, rival, backward)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident("VmRSS")
-    step()
-    return (resident("VmHWM") - before) / 1024
+    return timing.extra_mib(step_of(Case(*shape), entry, rival, backward))
 
 
-def resident(field: str) -> int:
-    """A field of /proc/self/status in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-CURVES = [("probabilities", "ours"), ("probabilities", "eager"), ("probabilities", "released"), ("scores", "ours"),
-          ("scores", "eager"), ("scores", "attention")]  # fmt: skip
-
-
-def curves(path: Path, keys: list[int], queries: int = 40) -> None:
-    """Time and extra memory of forward + backward against the number of keys, as a figure."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
-    for entry, rival in CURVES:
-        shown = [n for n in keys if rival != "released" or n <= 577]
-        times = [seconds(step_of(Case(1, queries, n), entry, rival, True)) for n in shown]
-        memory = [max(memory_in_a_process(entry, rival, (1, queries, n), True), 0.01) for n in shown]
-        left.loglog(shown, [1e3 * t for t in times], marker="o", label=f"{rival}, from {entry}")
-        right.loglog(shown, memory, marker="o", label=f"{rival}, from {entry}")
-        print(f"{entry} {rival}: keys {shown}, seconds {times}, MiB {memory}", flush=True)
-    left.set(xlabel="keys", ylabel="ms, forward + backward", title=f"{HEADS} heads, {queries} queries")
-    right.set(xlabel="keys", ylabel="extra MiB", title=f"widths {WIDTH} and {FEATURES}, float32")
-    left.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def seconds(step: Callable[[], object], rounds: int = 7) -> float:
-    step()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, default=ROOT / "docs" / "p_laplacian.svg")
-    parser.add_argument("--keys", type=int, nargs="+", default=[40, 80, 197, 577, 1024, 2048, 4096])
-    options = parser.parse_args()
-    curves(options.figure, options.keys)
+@timing.needs_proc
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize(
+    ("entry", "rival"), [("probabilities", r) for r in ("ours", "eager", "released")] + [("scores", "ours")]
+)
+def test_scaling(benchmark: Any, entry: str, rival: str, keys: int) -> None:
+    """Time and extra memory of forward + backward against the number of keys, 40 queries."""
+    benchmark.group = f"{OPERATIONS[entry]} | scaling, 40 queries, 12 heads"
+    if rival == "released" and keys > MOST_RELEASED:
+        pytest.skip("the released form would not fit")
+    shape = (1, 40, keys)
+    timing.run(benchmark, step_of(Case(*shape), entry, rival, True), rounds=5)
+    mib = timing.in_a_process(__name__, f"memory({entry!r}, {rival!r}, {shape}, True)")
+    benchmark.extra_info |= {"x": keys, "x_name": "keys", "slope": 1, "mib": max(mib, 0.05)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, WARMUP = 9, 2
+FEWEST = 3
+BUDGET = 6.0  # seconds: a rival that takes long is timed less often
 # Larger than the L2 cache of any GPU so far: written between rounds, so that none starts with warm inputs.
 FLUSH_BYTES = 256 << 20
 
@@ -25,10 +28,18 @@ def device() -> torch.device:
 
 
 def run(benchmark: Any, function: Callable[[], object], rounds: int = ROUNDS) -> None:
-    """``rounds`` timed calls after a warm-up. On a GPU the events' milliseconds are kept in ``extra_info``."""
+    """Timed calls after a warm-up, ``rounds`` of them or fewer where they take long.
+
+    On a GPU the events' milliseconds are kept in ``extra_info``.
+    """
     if device().type == "cuda":
         benchmark.extra_info["event_ms"] = event_times(function, rounds)
-    benchmark.pedantic(function, warmup_rounds=WARMUP, rounds=rounds, iterations=1)
+    function()
+    start = time.perf_counter()
+    function()
+    seconds = time.perf_counter() - start
+    fitting = min(rounds, max(FEWEST, int(BUDGET / max(seconds, 1e-9))))
+    benchmark.pedantic(function, rounds=fitting, iterations=1)
 
 
 def event_times(function: Callable[[], object], rounds: int) -> list[float]:
@@ -48,26 +59,24 @@ def event_times(function: Callable[[], object], rounds: int) -> list[float]:
     return times
 
 
-def record_memory(benchmark: Any, module: str, call: str) -> float:
-    """Extra memory in MiB of ``module.call``, which returns it, kept in ``extra_info``.
+def in_a_process(module: str, call: str) -> float:
+    """What ``module.call`` returns in a process of its own.
 
-    In a process of its own: in this one, earlier calls have left heap behind that a later one would use again.
+    Memory is measured so: in this process, earlier calls have left heap behind that a later one would use again.
     """
     code = (
         f"import torch; torch.set_num_threads({torch.get_num_threads()}); torch.set_default_device({str(device())!r}); "
         f"import {module} as module; print(module.{call})"
     )
-    outputs: list[str] = []
-    benchmark.pedantic(
-        lambda: outputs.append(
-            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-        ),
-        rounds=1,
-        iterations=1,
-    )
-    extra = float(outputs[0].splitlines()[-1])
-    benchmark.extra_info["extra_mib"] = extra
-    return extra
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    return float(out.splitlines()[-1])
+
+
+def record_memory(benchmark: Any, module: str, call: str) -> None:
+    """Extra memory in MiB, as ``module.call`` returns it, kept in ``extra_info``."""
+    benchmark.extra_info["extra_mib"] = in_a_process(module, call)
+    benchmark.pedantic(lambda: None, rounds=1)
 
 
 def extra_mib(function: Callable[[], object]) -> float:
