@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.cases import DTYPES, error_ratio
+from tests.ops.cases import DTYPES, error_ratio, generator
 from vlmadapt.errors import InputError
 from vlmadapt.ops import Relation, hetero_aggregate, hetero_aggregate_reference
 
@@ -32,22 +32,22 @@ class Graph:
 
     def __init__(self, shape: Any, dtype: torch.dtype = torch.float64, index: torch.dtype = torch.int64) -> None:
         targets, sources, edges, width = shape
-        generator = torch.Generator().manual_seed(0)
-        self.generator = generator
-        shared = {n: torch.randn(n, width, generator=generator, dtype=torch.float64).to(dtype) for n in sources}
+        source = generator(0)
+        self.generator = source
+        shared = {n: torch.randn(n, width, generator=source, dtype=torch.float64).to(dtype) for n in sources}
         self.sources = [shared[n] for n in sources]
         self.unique = list(shared.values())
         self.relations, self.weights = [], []
         for n, e in zip(sources, edges, strict=True):
-            rows = torch.randint(0, max(targets - 1, 1), (e,), generator=generator)  # the last target has no edges
-            columns = torch.randint(0, max(n, 1), (e,), generator=generator).to(index)
+            rows = torch.randint(0, max(targets - 1, 1), (e,), generator=source)  # the last target has no edges
+            columns = torch.randint(0, max(n, 1), (e,), generator=source).to(index)
             relation, permutation = Relation.from_edges(rows, columns, targets, n)
             self.relations.append(relation)
-            weights = torch.randn(e, generator=generator, dtype=torch.float64)
+            weights = torch.randn(e, generator=source, dtype=torch.float64)
             self.weights.append(weights[permutation].to(dtype if dtype == torch.float64 else torch.float32))
         self.coefficients = torch.linspace(-1, 2, len(edges), dtype=self.weights[0].dtype)
         self.dense = [
-            torch.randn(targets, n, generator=generator, dtype=torch.float64).to(dtype) if e % 2 else relation
+            torch.randn(targets, n, generator=source, dtype=torch.float64).to(dtype) if e % 2 else relation
             for n, e, relation in zip(sources, edges, self.relations, strict=True)
         ]
 
@@ -104,7 +104,7 @@ def test_results_and_gradients_equal_the_reference(
     results = []
     for function in (hetero_aggregate, hetero_aggregate_reference):
         out = function(graph.sources, relations, weights, graph.coefficients, output=output, reduction=reduction)
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+        grad = torch.randn(out.shape, generator=generator(1), dtype=out.dtype)
         grads = torch.autograd.grad((out * grad).sum(), leaves, allow_unused=True, materialize_grads=True)
         results.append([out, *grads])
     for ours, expected in zip(*results, strict=True):
@@ -126,7 +126,7 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: Any) ->
         sources = [{id(s): s.to(cast) for s in graph.unique}[id(source)] for source in graph.sources]
         out = function(sources, graph.relations, weights, graph.coefficients.to(exact))
         assert out.dtype == cast
-        grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+        grad = torch.randn(out.shape, generator=generator(3), dtype=torch.float64).to(dtype)
         grads = torch.autograd.grad((out * grad.to(cast)).sum(), leaves[: len(graph.unique) + len(graph.weights) + 1])
         results.append([out, *grads])
     for ours, eager, truth in zip(*results, strict=True):

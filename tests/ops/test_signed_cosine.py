@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.cases import DTYPES, error_ratio
+from tests.ops.cases import DTYPES, error_ratio, generator
 from vlmadapt.errors import InputError
 from vlmadapt.ops import (
     hetero_aggregate,
@@ -25,9 +25,9 @@ DIAGONALS: list[Any] = ["keep", "negate", "zero"]
 
 
 def make(shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    source = generator(0)
     rows, columns, width = shape
-    return tuple(torch.randn(n, width, generator=generator, dtype=torch.float64).to(dtype) for n in (rows, columns))
+    return tuple(torch.randn(n, width, generator=source, dtype=torch.float64).to(dtype) for n in (rows, columns))
 
 
 def written_out(targets: Tensor, sources: Tensor, diagonal: str) -> Tensor:
@@ -86,9 +86,9 @@ def test_the_aggregate_and_its_gradients_equal_the_dense_form(
     shape: Any, diagonal: Any, scaled: bool, out_width: int
 ) -> None:
     targets, sources = make(shape)
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(shape[1], out_width, generator=generator, dtype=torch.float64)
-    scales = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in shape[:2]]
+    source = generator(1)
+    features = torch.randn(shape[1], out_width, generator=source, dtype=torch.float64)
+    scales = [torch.rand(n, generator=source, dtype=torch.float64) + 0.1 for n in shape[:2]]
     leaves = [leaf.requires_grad_() for leaf in (targets, sources, features, *scales)]
     options = {"target_scale": scales[0], "source_scale": scales[1]} if scaled else {}
     ours = signed_cosine_aggregate(targets, sources, features, diagonal=diagonal, **options)
@@ -97,7 +97,7 @@ def test_the_aggregate_and_its_gradients_equal_the_dense_form(
     if scaled:
         expected = scales[0].unsqueeze(-1) * (dense @ (scales[1].unsqueeze(-1) * features))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10)
-    grad = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    grad = torch.randn(ours.shape, generator=source, dtype=torch.float64)
     grads = [
         torch.autograd.grad((out * grad).sum(), leaves, allow_unused=True, materialize_grads=True)
         for out in (ours, expected)
