@@ -6,7 +6,7 @@ Each mutant changes one place of a .cuh file: a barrier or wait deleted, a compa
 dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A without
 optimisation, then, where that notices nothing, through the race and the ASan build. Survivors are listed with their
 line and with what survivors.json says of them; results go to OUT.json and OUT.md after every mutant. A later run goes
-on from there: it makes survivors again, and killed mutants only with --fresh.
+on from there: it makes unexplained survivors again, all others only with --fresh.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Mutant:
         return self.file, self.rule, self.before, self.after, self.column
 
 
-def killed_before(out: Path) -> dict[tuple[str, str, str, str, int], str]:
-    """What killed each mutant of an earlier run that has been kept."""
+def judged_before(out: Path) -> dict[tuple[str, str, str, str, int], Mutant]:
+    """Mutants of an earlier run that need not be made again: those killed, and survivors with a reason."""
     path = out.with_suffix(".json")
     if not path.exists():
         return {}
     found = [Mutant(**fields) for fields in json.loads(path.read_text())["done"]]
-    return {m.key(): m.by for m in found if m.verdict == "killed"}
+    return {m.key(): m for m in found if m.verdict == "killed" or (m.verdict == "survived" and reason(m))}
 
 
 def mutants(folder: Path) -> Iterator[Mutant]:
@@ -163,7 +163,7 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
 def reason(mutant: Mutant) -> str:
     """Why nothing can notice the mutant, if survivors.json has it."""
     name = Path(mutant.file).name
-    return next((r["why"] for r in EXPLAINED if r["file"] == name and r["mutant"] == mutant.after), "not explained")
+    return next((r["why"] for r in EXPLAINED if r["file"] == name and r["mutant"] == mutant.after), "")
 
 
 def report(done: list[Mutant], total: int, out: Path) -> None:
@@ -179,7 +179,7 @@ def report(done: list[Mutant], total: int, out: Path) -> None:
     for m in done:
         if m.verdict == "survived":
             code = m.after.replace("|", "\\|")
-            lines.append(f"| {Path(m.file).name}:{m.line} | {m.rule} | `{code}` | {reason(m)} |")
+            lines.append(f"| {Path(m.file).name}:{m.line} | {m.rule} | `{code}` | {reason(m) or 'not explained'} |")
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn with --seed; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
-    parser.add_argument("--fresh", action="store_true", help="make mutants again that an earlier run killed")
+    parser.add_argument("--fresh", action="store_true", help="make all mutants again")
     parser.add_argument("--out", type=Path, help="build/mutation/OPERATION by default")
     options = parser.parse_args()
     out = options.out or REPOSITORY / "build" / "mutation" / options.operation
@@ -200,8 +200,8 @@ def main() -> None:
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
-    known = {} if options.fresh else killed_before(out)
-    done = [replace(m, verdict="killed", by=known[m.key()]) for m in chosen if m.key() in known]
+    known = {} if options.fresh else judged_before(out)
+    done = [replace(m, verdict=known[m.key()].verdict, by=known[m.key()].by) for m in chosen if m.key() in known]
     chosen = [m for m in chosen if m.key() not in known]
     end = time.monotonic() + 60 * options.minutes
 
