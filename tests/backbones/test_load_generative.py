@@ -176,6 +176,9 @@ def test_coca(tiny_architecture: str, tmp_path: Path) -> None:
 
     random = load_generative(f"coca:{tiny_architecture}@random")
     assert random.image_size == (32, 32)
+    again = load_generative(f"coca:{tiny_architecture}@random").model.state_dict()
+    for name, tensor in random.model.state_dict().items():
+        assert torch.equal(tensor, again[name]) and tensor.isfinite().all(), name
     view = random.transform(picture())
     assert view.shape == (3, 32, 32)
     changed = {name: tensor + 0.1 for name, tensor in random.model.state_dict().items()}

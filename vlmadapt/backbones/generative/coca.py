@@ -12,7 +12,7 @@ from torch import Tensor
 from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import find_source
 from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer, up_to
-from vlmadapt.backbones.open_clip import INSTALL, build_model, build_tokenizer
+from vlmadapt.backbones.open_clip import INSTALL, RANDOM_SEED, build_model, build_tokenizer
 from vlmadapt.backbones.views import to_rgb
 from vlmadapt.errors import InputError, MissingDependency
 
@@ -32,6 +32,8 @@ def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> Ge
         )
     target = resolve_device(device)
     model = build_model(spec, source, allow_download).eval()
+    if source.checkpoint is None:
+        _fill_projection(model)
     tokenizer = build_tokenizer(spec, source.architecture, allow_download)
     settings = PreprocessCfg(**model.visual.preprocess_cfg)
     view = image_transform_v2(settings, is_train=False)
@@ -42,6 +44,14 @@ def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> Ge
     return GenerativeModel(
         f"coca:{spec}", model.to(target), _as_tokenizer(tokenizer, model.pad_id), transform, settings.input_size[1:]
     )
+
+
+def _fill_projection(model: Any) -> None:
+    """open_clip leaves the decoder's output projection as the memory held it, NaN at times."""
+    projection = model.text_decoder.text_projection
+    generator = torch.Generator().manual_seed(RANDOM_SEED)
+    with torch.no_grad():
+        projection.copy_(projection.shape[0] ** -0.5 * torch.randn(projection.shape, generator=generator))
 
 
 class ClipTokenizer:
