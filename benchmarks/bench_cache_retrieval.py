@@ -28,6 +28,7 @@ SHAPES = {
 }
 LARGE = "Q1000_C1000_K16_D512"
 KEYS = (1_000, 10_000, 100_000, 1_000_000)
+CLASSES = (10, 100, 1_000, 8_000)
 
 
 class Case:
@@ -182,6 +183,20 @@ def test_scaling(benchmark: Any, rival: str, keys: int) -> None:
 
 
 @timing.needs_proc
+@pytest.mark.parametrize("classes", CLASSES)
+@pytest.mark.parametrize("rival", ["ours", "released", "eager"])
+def test_scaling_classes(benchmark: Any, rival: str, classes: int) -> None:
+    """The same 16,000 keys in more and more classes: only the released form's one-hot product grows."""
+    benchmark.group = "cache_retrieval | classes, 64 queries, 16,000 keys, D = 256"
+    shape = (64, classes, 16_000 // classes, 256)
+    case = Case(shape)
+    function = case.rival(rival)
+    timing.run(benchmark, lambda: function(case.queries, case.keys), rounds=5)
+    mib = timing.in_a_process(__name__, f"memory({rival!r}, False, {shape})")
+    benchmark.extra_info |= {"x": classes, "x_name": "classes C", "slope": 0, "mib": max(mib, 0.05)}
+
+
+@timing.needs_proc
 @pytest.mark.parametrize("rival", ["ours", "released", "eager"])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward + backward"])
 def test_memory(benchmark: Any, rival: str, backward: bool) -> None:
@@ -189,8 +204,8 @@ def test_memory(benchmark: Any, rival: str, backward: bool) -> None:
     timing.record_memory(benchmark, __name__, f"memory({rival!r}, {backward})")
 
 
-def memory(rival: str, backward: bool) -> float:
-    case = Case(SHAPES[LARGE])
+def memory(rival: str, backward: bool, shape: tuple[int, int, int, int] = SHAPES[LARGE]) -> float:
+    case = Case(shape)
     queries, keys = case.queries.requires_grad_(backward), case.keys.requires_grad_(backward)
     function = case.rival(rival)
     function(queries[:8], keys)  # loads code and starts threads; a whole call would leave its memory behind

@@ -78,16 +78,16 @@ class Run:
 
 
 def load(path: Path) -> Run:
-    """Reads what ``--benchmark-json`` wrote; on a GPU the events' times stand for the wall's."""
+    """Reads what ``--benchmark-json`` wrote; where a benchmark kept times of its own, those stand for pytest-benchmark's."""
     data = json.loads(path.read_text())
     groups: dict[str, Group] = {}
     for one in data["benchmarks"]:
         operation, what, shape = ([part.strip() for part in one["group"].split("|")] + ["", ""])[:3]
         group = groups.setdefault(one["group"], Group(operation, what, shape))
         extra = dict(one["extra_info"])
-        events = extra.pop("event_ms", None)
+        own = extra.pop("own_ms", None)
         times = extra.pop("times", 1)  # only a part of the rival's work was timed
-        seconds = [times * s for s in ([ms / 1000 for ms in events] if events else one["stats"]["data"])]
+        seconds = [times * s for s in ([ms / 1000 for ms in own] if own else one["stats"]["data"])]
         rival = (one["params"] or {}).get("rival", "measured")
         name = f"{rival} {extra['x']}" if "x" in extra else rival
         group.entries[name] = Entry(tuple(seconds), {**extra, "rival": rival})

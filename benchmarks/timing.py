@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, WARMUP = 9, 2
 FEWEST = 3
 BUDGET = 6.0  # seconds: a rival that takes long is timed less often
+ONCE = 12.0  # seconds: a rival that takes longer is timed once, cold
 # Larger than the L2 cache of any GPU so far: written between rounds, so that none starts with warm inputs.
 FLUSH_BYTES = 256 << 20
 
@@ -30,16 +31,23 @@ def device() -> torch.device:
 def run(benchmark: Any, function: Callable[[], object], rounds: int = ROUNDS) -> None:
     """Timed calls after a warm-up, ``rounds`` of them or fewer where they take long.
 
-    On a GPU the events' milliseconds are kept in ``extra_info``.
+    Milliseconds of events on a GPU, and of what was timed once, are kept in ``extra_info``.
     """
     if device().type == "cuda":
-        benchmark.extra_info["event_ms"] = event_times(function, rounds)
-    function()
-    start = time.perf_counter()
-    function()
-    seconds = time.perf_counter() - start
+        benchmark.extra_info["own_ms"] = event_times(function, rounds)
+    if (seconds := seconds_of(function)) > ONCE:
+        benchmark.extra_info.setdefault("own_ms", [1000 * seconds])
+        benchmark.pedantic(lambda: None, rounds=1)
+        return
+    seconds = seconds_of(function)
     fitting = min(rounds, max(FEWEST, int(BUDGET / max(seconds, 1e-9))))
     benchmark.pedantic(function, rounds=fitting, iterations=1)
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def event_times(function: Callable[[], object], rounds: int) -> list[float]:

@@ -2,7 +2,8 @@
 //
 // The ladder (21,000 rows, 64 edges a row, six relations, width 512, float32):
 //   1. a row at a time over its whole width: every edge fetches 2 KB from memory, as a sparse-dense product does
-//   2. slices of 256 bytes of the width, one after the other over all rows: the slice of a source stays in cache
+//   2. slices of the width, one after the other over all rows: the slice of a source stays in cache. Of 128 bytes where
+//      there are many source rows; of eight vectors where there are few, for every slice reads the edges anew
 //   3. the slice packed side by side first: no cache set or page entry is shared by rows 2 KB apart. Twice as fast as 2
 //   4. rows prefetched eight edges ahead
 // Packing also converts 16-bit elements once, so that one inner loop serves all types. Sources that are small or have
@@ -15,7 +16,7 @@
 #include <type_traits>
 
 #include "common/buffer.h"
-#include "common/simd.h"
+#include "hetero_aggregate/cpu_edges.h"
 #include "hetero_aggregate/kernel.h"
 
 namespace vlmadapt {
@@ -25,64 +26,22 @@ namespace hetero_aggregate {
 using vlmadapt::hetero_aggregate::Job;
 using vlmadapt::hetero_aggregate::Relation;
 
-constexpr int slice_vectors = 4;
+constexpr int wide_slice = 8;  // vectors
+constexpr int narrow_slice = 128 / vector_bytes < wide_slice ? 128 / vector_bytes : wide_slice;
+constexpr int64_t many_sources = 8 << 20;   // bytes of one wide slice of all source rows
 constexpr int64_t packed_budget = 8 << 20;  // bytes of slices packed at a time, unless one alone takes more
 constexpr int64_t edges_worth_packing = 4;  // a source row
 constexpr int64_t small_sources = 2 << 20;  // bytes that the caches hold anyway
 constexpr int64_t few_edges = 1 << 15;      // sorted by one thread
-constexpr int64_t edges_ahead = 8;
-constexpr int64_t row_cost = 8;  // in edges
+constexpr int64_t row_cost = 8;             // in edges
 constexpr int64_t max_blocks = 512;
 
-template <class A>
-constexpr int64_t slice_width = slice_vectors * Simd<A>::lanes;
-
-// What is read and written for one relation, in the accumulation type. In the backward pass weights are brought into
-// the order of the edges first, and dots gather one slice after the other.
-template <class A, class I>
-struct Operands {
-  const int64_t* offsets;
-  const I* columns;
-  const A* weights;  // in the order of the edges; nullptr: all one
-  A* dots;           // in the order of the edges; nullptr: not wanted
-  const A* rows;     // the slice of the matrix
-  int64_t stride;    // between rows of that slice
-  int64_t last;      // the last edge: nothing beyond it is prefetched
-  A coefficient;
-};
-
-// sums = sum of w * row over the edges [begin, end); with dots also dots[k] (+)= own . row.
-template <class A, class I, bool weighted, bool with_dots>
-VLMADAPT_INLINE void sum_edges(const Operands<A, I>& relation, int64_t begin, int64_t end, const A* own, bool first,
-                               typename Simd<A>::V (&sums)[slice_vectors]) {
-  using S = Simd<A>;
-  for (int64_t k = begin; k < end; ++k) {
-    const int64_t ahead = k + edges_ahead < relation.last ? k + edges_ahead : relation.last;
-    const A* next = relation.rows + static_cast<int64_t>(relation.columns[ahead]) * relation.stride;
-#pragma GCC unroll 4
-    for (int v = 0; v < slice_vectors * vector_bytes; v += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(next) + v);
-    const A* row = relation.rows + static_cast<int64_t>(relation.columns[k]) * relation.stride;
-    typename S::V dot = {};
-#pragma GCC unroll 4
-    for (int v = 0; v < slice_vectors; ++v) {
-      const typename S::V x = S::load(row + v * S::lanes);
-      if constexpr (weighted)
-        sums[v] += relation.weights[k] * x;
-      else
-        sums[v] += x;
-      if constexpr (with_dots) dot += x * S::load(own + v * S::lanes);
-    }
-    if constexpr (with_dots) relation.dots[k] = first ? S::sum(dot) : relation.dots[k] + S::sum(dot);
-  }
-}
-
-template <class T, class I>
+template <class T, class I, int slice_vectors>
 class Aggregation {
  public:
   using A = Accum<T>;
   using S = Simd<A>;
-  static constexpr int64_t slice = slice_width<A>;
+  static constexpr int64_t slice = slice_vectors * S::lanes;
 
   Aggregation(const Job& job, const Parallel& parallel)
       : job_(job),
@@ -255,13 +214,13 @@ class Aggregation {
       typename S::V sums[slice_vectors] = {};
       if (relation.dots) {
         if (relation.weights)
-          sum_edges<A, I, true, true>(relation, begin, end, own, s == 0, sums);
+          sum_edges<A, I, true, true, slice_vectors>(relation, begin, end, own, s == 0, sums);
         else
-          sum_edges<A, I, false, true>(relation, begin, end, own, s == 0, sums);
+          sum_edges<A, I, false, true, slice_vectors>(relation, begin, end, own, s == 0, sums);
       } else if (relation.weights) {
-        sum_edges<A, I, true, false>(relation, begin, end, own, s == 0, sums);
+        sum_edges<A, I, true, false, slice_vectors>(relation, begin, end, own, s == 0, sums);
       } else {
-        sum_edges<A, I, false, false>(relation, begin, end, own, s == 0, sums);
+        sum_edges<A, I, false, false, slice_vectors>(relation, begin, end, own, s == 0, sums);
       }
       if (job_.relations[r].grad_coefficient) {
         typename S::V dot = {};
@@ -313,7 +272,12 @@ class Aggregation {
 
 template <class T, class I>
 void aggregate(const Job& job, const Parallel& parallel) {
-  Aggregation<T, I>(job, parallel).run();
+  int64_t source_rows = 0;
+  for (int64_t m = 0; m < job.num_matrices; ++m) source_rows += job.matrices[m].rows;
+  if (source_rows * wide_slice * vector_bytes < many_sources)
+    Aggregation<T, I, wide_slice>(job, parallel).run();
+  else
+    Aggregation<T, I, narrow_slice>(job, parallel).run();
 }
 
 }  // namespace hetero_aggregate

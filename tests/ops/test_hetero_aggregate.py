@@ -111,6 +111,20 @@ def test_results_and_gradients_equal_the_reference(
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("edges", [40, 137_000], ids=["read in place", "packed"])
+def test_many_sources_equal_the_reference(edges: int) -> None:
+    """So many that the kernel takes narrow slices of them."""
+    graph = Graph((60, [34_000], [edges], 37))
+    leaves = graph.requiring_grad()
+    results = []
+    for function in (hetero_aggregate, hetero_aggregate_reference):
+        out = function(graph.sources, graph.relations, graph.weights, graph.coefficients)
+        grad = torch.randn(out.shape, generator=generator(1), dtype=out.dtype)
+        results.append([out, *torch.autograd.grad(out, leaves, grad)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(40, [30, 30], [400, 500], 130), (9, [600], [40], 200)], ids=str)
 def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: Any) -> None:
