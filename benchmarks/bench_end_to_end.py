@@ -83,9 +83,7 @@ def test_p_adapter_step(benchmark: Any, rival: str) -> None:
     from vlmadapt.adapters.p_adapter import attach_p_adapter
     from vlmadapt.backbones.generative.small import SmallBlipConfig, build_small
 
-    benchmark.group = (
-        "end to end | a step of the p-adapter on a small BLIP, B8, 40 text tokens | 577 image tokens"
-    )
+    benchmark.group = "end to end | a step of the p-adapter on a small BLIP, B8, 40 text tokens | 577 image tokens"
     torch.manual_seed(0)
     model = build_small("caption", 200, SmallBlipConfig(image_size=192))
     attached = attach_p_adapter(model, {"task": "caption"})

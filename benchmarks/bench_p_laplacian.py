@@ -186,4 +186,4 @@ def test_scaling(benchmark: Any, entry: str, rival: str, keys: int) -> None:
     shape = (1, 40, keys)
     timing.run(benchmark, step_of(Case(*shape), entry, rival, True), rounds=5)
     mib = timing.in_a_process(__name__, f"memory({entry!r}, {rival!r}, {shape}, True)")
-    benchmark.extra_info |= {"x": keys, "x_name": "keys", "slope": 1, "mib": max(mib, 0.05)}
+    benchmark.extra_info |= {"x": keys, "x_name": "keys", "slope": 1, "memory_slope": 1, "mib": max(mib, 0.05)}

@@ -8,14 +8,24 @@ from typing import Any
 
 from benchmarks.results import CEILINGS, Group
 
-COLOURS = {"ours": "#0b6e4f", "released": "#c8553d", "eager": "#588b8b", "compiled": "#8a6fb0"}
-OTHERS = ["#e0a030", "#3d5a80", "#999999", "#b56576"]
+COLOURS = {
+    "ours": "#0b6e4f",
+    "released": "#c8553d",
+    "eager": "#588b8b",
+    "compiled": "#8a6fb0",
+    "torch_sparse": "#e0a030",
+    "sdpa": "#e0a030",
+    "faiss_top_1": "#e0a030",
+    "gather": "#3d5a80",
+    "pyg": "#b56576",
+    "dense": "#b56576",
+    "keops": "#b56576",
+}
+OTHER = "#999999"
 
 
 def colour(rival: str, known: dict[str, str]) -> str:
-    if rival not in known:
-        known[rival] = COLOURS.get(rival, OTHERS[len(known) % len(OTHERS)])
-    return known[rival]
+    return known.setdefault(rival, COLOURS.get(rival, OTHER))
 
 
 def speedups(groups: list[Group], title: str, path: Path) -> None:
@@ -44,23 +54,21 @@ def speedups(groups: list[Group], title: str, path: Path) -> None:
     axes.set_xlabel("time of the rival / time of vlmadapt (right of the line: vlmadapt is faster)")
     axes.set_title(title)
     handles = [axes.barh([0], [0], color=c, label=r) for r, c in known.items()]
-    axes.legend(handles=handles, fontsize=7, loc="lower right")
+    figure.legend(handles=handles, fontsize=7, loc="outside lower center", ncols=len(handles))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
 def curves(group: Group, path: Path) -> None:
-    """Time (and memory, where recorded) against x, with the theoretical slope as a dotted line."""
+    """Time (and memory, where recorded) against x; dotted: the slopes that theory says, ours at the largest x."""
     from matplotlib.figure import Figure
 
     series: dict[str, list[tuple[float, float, float | None]]] = defaultdict(list)
-    slopes: dict[str, float] = {}
     extra: dict[str, Any] = {}
     for entry in group.entries.values():
         extra = entry.extra
         series[extra["rival"]].append((extra["x"], 1000 * entry.median, extra.get("mib")))
-        if "slope" in extra:
-            slopes[extra["rival"]] = extra["slope"]
+    slopes = [extra.get("slope"), extra.get("memory_slope")]
     with_memory = any(m is not None for points in series.values() for _, _, m in points)
     figure = Figure(figsize=(10 if with_memory else 5.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2 if with_memory else 1, squeeze=False)[0]
@@ -68,15 +76,16 @@ def curves(group: Group, path: Path) -> None:
     for rival, points in series.items():
         points.sort()
         x = [p[0] for p in points]
-        for axes, values in zip(panels, ([p[1] for p in points], [p[2] for p in points]), strict=False):
+        for axes, values, slope in zip(panels, ([p[1] for p in points], [p[2] for p in points]), slopes, strict=False):
             axes.plot(x, values, "o-", color=colour(rival, known), label=rival, ms=4)
-            if rival == "ours" and rival in slopes and values[-1]:
-                line = [values[-1] * (v / x[-1]) ** slopes[rival] for v in x]
-                axes.plot(x, line, ":", color="black", lw=1, label=f"slope {slopes[rival]:g}")
+            if rival == "ours" and slope is not None and values[-1]:
+                line = [values[-1] * (v / x[-1]) ** slope for v in x]
+                axes.plot(x, line, ":", color="black", lw=1, label=f"slope {slope:g}")
     for axes, name in zip(panels, ("milliseconds", "extra memory, MiB"), strict=False):
         axes.set(xscale="log", yscale="log", xlabel=extra["x_name"], ylabel=name)
         axes.grid(alpha=0.3, which="both", lw=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=8)
+    for axes in panels:
+        axes.legend(fontsize=8)
     figure.suptitle(f"{group.operation}: {group.what}", fontsize=10)
     figure.savefig(path, dpi=130)

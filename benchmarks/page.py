@@ -94,6 +94,8 @@ def target_table(run: Run) -> Iterator[str]:
 
 def operation_section(name: str, groups: list[Group], folder: Path, prefix: str) -> Iterator[str]:
     yield f"\n## {name}\n"
+    order = list(dict.fromkeys(g.what for g in groups))
+    groups = sorted(groups, key=lambda g: order.index(g.what))
     races = [g for g in groups if not g.is_curve() and not g.is_memory() and g.ours()]
     if races:
         picture = f"{prefix}_{slug(name)}.png"

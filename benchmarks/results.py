@@ -78,7 +78,7 @@ class Run:
 
 
 def load(path: Path) -> Run:
-    """Reads what ``--benchmark-json`` wrote; where a benchmark kept times of its own, those stand for pytest-benchmark's."""
+    """Reads what ``--benchmark-json`` wrote; times a benchmark kept itself come before them."""
     data = json.loads(path.read_text())
     groups: dict[str, Group] = {}
     for one in data["benchmarks"]:
