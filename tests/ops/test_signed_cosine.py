@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -219,3 +221,22 @@ BAD_CALLS = [
 def test_bad_arguments_are_named(function: Any, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         function(**({"targets": torch.zeros(4, 3), "sources": torch.zeros(4, 3)} | change))
+
+
+LARGE = """
+import resource
+import torch
+from vlmadapt.ops import signed_cosine_aggregate
+
+nodes, features = torch.randn(2, 21_000, 512)
+out = signed_cosine_aggregate(nodes, nodes, features, diagonal="zero", target_scale=torch.rand(21_000))
+assert out.isfinite().all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_the_aggregate_of_21_000_classes_stays_below_2_gb() -> None:
+    """The whole process; the matrix alone would take 1.8 GB, and the dense form several of them."""
+    printed = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True).stdout
+    assert float(printed) < 2
