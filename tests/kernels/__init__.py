@@ -1,4 +1,4 @@
-"""Tests below torch; ``raw_kernels`` is the module that CMake builds from ``tests/kernels/module.cpp``."""
+"""Tests below torch; ``raw_kernels`` is the module that CMake builds from ``tests/kernels/module*.cpp``."""
 
 from __future__ import annotations
 
