@@ -9,10 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.errors import FileError
-from vlmadapt.files import read_json, write_csv, write_json
-
-FORMAT = 1
+from vlmadapt.reporting.cells import load_results, mean_and_deviation, save_results
 
 SELECTION = (
     "Few-shot protocol: every method sees the same sampled training and validation images. Hyper-parameters and the "
@@ -73,13 +70,13 @@ class ProtocolResults:
     def of(self, method: str, shots: int) -> Summary:
         """Mean and deviation over the seeds; fit time is the mean, memory the largest."""
         cells = [cell for cell in self.cells if cell.method == method and cell.shots == shots]
-        accuracies = [cell.test_accuracy for cell in cells]
+        mean, std = mean_and_deviation([cell.test_accuracy for cell in cells])
         return Summary(
             method=method,
             shots=shots,
             seeds=len(cells),
-            mean=statistics.fmean(accuracies),
-            std=statistics.stdev(accuracies) if len(cells) > 1 else None,
+            mean=mean,
+            std=std,
             trainable_parameters=cells[0].trainable_parameters,
             fit_seconds=statistics.fmean(cell.fit_seconds for cell in cells),
             peak_memory_mib=max(cell.peak_memory_mib for cell in cells),
@@ -90,11 +87,8 @@ class ProtocolResults:
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
-        json_path, csv_path = Path(folder) / "results.json", Path(folder) / "results.csv"
-        value = {"format": FORMAT, **asdict(self), "summary": [asdict(line) for line in self.summary()]}
-        write_json(json_path, value)
-        write_csv(csv_path, CSV_HEADER, [self._csv_row(cell) for cell in self.cells])
-        return json_path, csv_path
+        value = {**asdict(self), "summary": [asdict(line) for line in self.summary()]}
+        return save_results(folder, value, CSV_HEADER, [self._csv_row(cell) for cell in self.cells])
 
     def _csv_row(self, cell: Cell) -> list[Any]:
         return [
@@ -119,14 +113,12 @@ class ProtocolResults:
     @classmethod
     def load(cls, folder: str | Path) -> ProtocolResults:
         """Read ``results.json`` back. Raises :class:`FileError` naming the file when it is not one of ours."""
-        path = Path(folder) / "results.json"
-        value = read_json(path)
-        try:
-            cells = tuple(Cell(**cell) for cell in value["cells"])
+
+        def make(value: dict[str, Any]) -> ProtocolResults:
             parts = {name: value[name] for name in ("dataset", "encoder", "protocol", "versions", "methods")}
-        except (KeyError, TypeError) as error:
-            raise FileError(f"{path} is not a results file of vlmadapt: {error}.") from error
-        return cls(cells=cells, **parts)
+            return cls(cells=tuple(Cell(**cell) for cell in value["cells"]), **parts)
+
+        return load_results(folder, "vlmadapt", make)
 
 
 CSV_HEADER = (

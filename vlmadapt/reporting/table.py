@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmadapt.reporting.results import ProtocolResults, Summary
+from vlmadapt.reporting.cells import best_places, over_seeds, percent
+from vlmadapt.reporting.results import ProtocolResults
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,10 +40,7 @@ def protocol_table(results: ProtocolResults) -> Table:
     for method, line in lines.items():
         largest = line[-1]
         cost = [f"{largest.trainable_parameters:,}", f"{largest.fit_seconds:.1f}", f"{largest.peak_memory_mib:,.0f}"]
-        rows.append([method, *(percent(summary) for summary in line), *cost])
-    bold = {(row, column + 1) for column in range(len(shots)) for row in _best_rows(list(lines.values()), column)}
-    seeds = results.protocol["seeds"]
-    over = f"mean ± sample deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} only"
+        rows.append([method, *(percent(summary.mean, summary.std) for summary in line), *cost])
     most = f"{shots[-1]} shots"
     return Table(
         title=f"{results.dataset['name']} ({results.dataset['classes']} classes, {results.dataset['test']} test "
@@ -50,22 +48,13 @@ def protocol_table(results: ProtocolResults) -> Table:
         header=["method", *(f"{count} shot{'s' * (count > 1)}" for count in shots), "trained", "fit s", "peak MiB"],
         rows=rows,
         notes=[
-            f"Accuracy: {over}; hyper-parameters and epochs chosen on validation pictures only, test read once.",
+            f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
+            "pictures only, test read once.",
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
-        bold=frozenset(bold),
+        bold=best_places([summary.mean for summary in column] for column in zip(*lines.values(), strict=True)),
         split_at=1 + len(shots),
     )
-
-
-def _best_rows(lines: Sequence[Sequence[Summary]], column: int) -> list[int]:
-    top = max(line[column].mean for line in lines)
-    return [row for row, line in enumerate(lines) if line[column].mean == top]
-
-
-def percent(summary: Summary) -> str:
-    mean = f"{100 * summary.mean:.1f}"
-    return mean if summary.std is None else f"{mean} ± {100 * summary.std:.1f}"
 
 
 def to_markdown(table: Table) -> str:

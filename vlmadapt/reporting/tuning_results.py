@@ -9,11 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import read_json, write_csv, write_json
+from vlmadapt.errors import InputError
+from vlmadapt.reporting.cells import (
+    best_places,
+    load_results,
+    mean_and_deviation,
+    over_seeds,
+    percent,
+    save_results,
+)
 from vlmadapt.reporting.table import Table
 
-FORMAT = 1
 SELECTION = (
     "Every method sees the same training records of a seed, and the same validation and test records. The epoch is the "
     "best on validation (greedy decoding where texts are generated); the initial state takes part. The test split is "
@@ -61,19 +67,15 @@ class TuningResults:
 
     def mean(self, method: str, measure: str) -> tuple[float, float | None]:
         """Mean over the seeds and sample deviation (None with one seed)."""
-        values = [cell.test[measure] for cell in self.of(method)]
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        return mean_and_deviation([cell.test[measure] for cell in self.of(method)])
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
-        json_path, csv_path = Path(folder) / "results.json", Path(folder) / "results.csv"
-        write_json(json_path, {"format": FORMAT, **asdict(self)})
         measures = list(self.cells[0].test)
         header = ["task", "data", "model", "method", "seed", *(f"test_{name}" for name in measures), "validation"]
         header += ["best_epoch", "trainable_parameters", "seconds_per_step", "fit_seconds", "peak_memory_mib"]
         header += ["split_hash", "config", "selection_protocol", *self.versions]
-        write_csv(csv_path, header, [self._csv_row(cell, measures) for cell in self.cells])
-        return json_path, csv_path
+        return save_results(folder, asdict(self), header, [self._csv_row(cell, measures) for cell in self.cells])
 
     def _csv_row(self, cell: TuningCell, measures: Sequence[str]) -> list[Any]:
         return [
@@ -98,15 +100,11 @@ class TuningResults:
     @classmethod
     def load(cls, folder: str | Path) -> TuningResults:
         """Read ``results.json`` back. Raises :class:`FileError` naming the file when it is not one of ours."""
-        path = Path(folder) / "results.json"
-        value = read_json(path)
-        try:
-            if value.pop("format") != FORMAT:
-                raise KeyError("format")
-            cells = tuple(TuningCell(**cell) for cell in value.pop("cells"))
-            return cls(cells=cells, **value)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FileError(f"{path} is not a results file of vlmadapt tune: {error}.") from error
+        return load_results(
+            folder,
+            "vlmadapt tune",
+            lambda value: cls(**{**value, "cells": tuple(TuningCell(**cell) for cell in value["cells"])}),
+        )
 
 
 def merge_results(parts: Sequence[TuningResults]) -> TuningResults:
@@ -133,21 +131,13 @@ def tuning_table(results: TuningResults) -> Table:
         rows.append(
             [
                 method,
-                *(_percent(*results.mean(method, measure)) for measure in measures),
+                *(percent(*results.mean(method, measure)) for measure in measures),
                 f"{cells[0].trainable_parameters:,}",
                 f"{statistics.fmean(steps):.3f}" if steps else "-",
                 f"{statistics.fmean(cell.fit_seconds for cell in cells):.1f}" if steps else "-",
                 f"{max(cell.peak_memory_mib for cell in cells):,.0f}" if steps else "-",
             ]
         )
-    best = {
-        (row, column)
-        for column, measure in enumerate(measures, start=1)
-        for row, method in enumerate(results.methods)
-        if results.mean(method, measure)[0] == max(results.mean(other, measure)[0] for other in results.methods)
-    }
-    seeds = results.protocol["seeds"]
-    over = f"mean ± sample deviation over {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} only"
     counts = results.data["records"]
     titles = [TITLES.get(measure, measure) for measure in measures]
     return Table(
@@ -155,12 +145,9 @@ def tuning_table(results: TuningResults) -> Table:
         header=["method", *titles, "trained", "s a step", "fit s", "peak MiB"],
         rows=rows,
         notes=[
-            f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test records; {over}.",
+            f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test records; "
+            f"{over_seeds(results.protocol['seeds'])}.",
             results.protocol["selection"],
         ],
-        bold=frozenset(best),
+        bold=best_places([results.mean(method, measure)[0] for method in results.methods] for measure in measures),
     )
-
-
-def _percent(mean: float, deviation: float | None) -> str:
-    return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
