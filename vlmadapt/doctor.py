@@ -89,7 +89,7 @@ def operator_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("operators", f"CPU library: {library}")
         others = ", ".join(info.get("isa_available") or [])
         yield Finding("operators", f"instruction set in use: {info.get('isa')} (this processor runs {others})")
-    yield Finding("operators", f"stable ABI target: torch {info.get('stable_abi_target', 'unknown')}")
+    yield Finding("operators", f"stable ABI target: torch {info.get('stable_abi_target') or 'unknown'}")
     archs = ", ".join(info.get("cuda_archs") or [])
     if info.get("cuda_library_loaded"):
         yield Finding("operators", f"CUDA library: loaded, compiled for {archs}")

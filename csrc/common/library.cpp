@@ -2,7 +2,11 @@
 #include <string>
 
 #include "common/isa.h"
+#include "common/marker.h"
 #include "common/torch_binding.h"
+
+// The version that setup.py chose.
+VLMADAPT_MARKER(vlmadapt_stable_abi, "stable-abi", TORCH_TARGET_VERSION);
 
 namespace vlmadapt {
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,19 @@ def test_build_info_names_the_library() -> None:
     info = build_info()
     assert info["cpu_library"].startswith("_cpu") and info["error"] is None
     assert info["isa"] in info["isa_available"]
+
+
+def test_the_stable_abi_is_the_one_that_was_built_for() -> None:
+    setup = (Path(__file__).resolve().parents[2] / "setup.py").read_text(encoding="utf-8")
+    digits = re.search(r'^STABLE_ABI = "0x(\w\w)(\w\w)0+ULL"', setup, re.MULTILINE)
+    assert digits is not None
+    assert build_info()["stable_abi_target"] == f"{int(digits[1], 16)}.{int(digits[2], 16)}"
+
+
+def test_a_library_that_does_not_load_still_names_its_stable_abi(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = build_info()["stable_abi_target"]
+    monkeypatch.setattr(library, "_loaded", {})
+    assert target is not None and build_info()["stable_abi_target"] == target
 
 
 def test_a_missing_library_is_one_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

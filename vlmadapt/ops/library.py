@@ -11,7 +11,6 @@ import torch
 from vlmadapt.errors import MissingDependency
 
 PACKAGE = Path(__file__).resolve().parent.parent
-STABLE_ABI_TARGET = "2.10"
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
 
 _loaded: dict[str, Path] = {}
@@ -58,16 +57,24 @@ def build_info() -> dict[str, Any]:
         "cuda_archs": [],
         "isa": None,
         "isa_available": [],
-        "stable_abi_target": STABLE_ABI_TARGET,
+        "stable_abi_target": None,
         "error": _failure,
     }
     if "_cpu" in _loaded:
         info["isa"] = torch.ops.vlmadapt.active_isa()
         info["isa_available"] = levels[: levels.index(torch.ops.vlmadapt.best_isa()) + 1]
-    if found is not None:
-        marker = re.search(rb"vlmadapt-cuda-archs:([^\0]*)", found.read_bytes())
-        info["cuda_archs"] = re.split("[; ]+", marker[1].decode("ascii")) if marker else []
+    if (cpu := _find("_cpu")) is not None and (target := _marker(cpu, "stable-abi")):
+        version = int(target.rstrip("UL"), 16)  # TORCH_TARGET_VERSION: a byte each for major and minor, from the top
+        info["stable_abi_target"] = f"{version >> 56}.{version >> 48 & 0xFF}"
+    if found is not None and (archs := _marker(found, "cuda-archs")):
+        info["cuda_archs"] = re.split("[; ]+", archs)
     return info
+
+
+def _marker(path: Path, name: str) -> str | None:
+    """A text of ``csrc/common/marker.h``: readable even where the library does not load."""
+    found = re.search(rb"vlmadapt-%s:([^\0]*)" % name.encode("ascii"), path.read_bytes())
+    return found[1].decode("ascii") if found else None
 
 
 _load("_cpu")
