@@ -26,7 +26,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = json.loads((ROOT / "csrc" / "sources.json").read_text(encoding="utf-8"))
-STABLE_ABI = "0x020a000000000000ULL"  # torch 2.10: a byte each for major and minor; the library carries it for build_info()
+STABLE_ABI = "0x020a000000000000ULL"  # torch 2.10: a byte each for major and minor; build_info() reads it back
 DEFAULT_CUDA_ARCHS = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 
