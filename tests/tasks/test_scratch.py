@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("transformers")
 
 from vlmadapt.backbones.generative.small import SmallBlipConfig, WordTokenizer, build_small, split_words
 from vlmadapt.data import easy_vqa
+from vlmadapt.data.records import Record
 from vlmadapt.data.shapes import Facts, measure
 from vlmadapt.files import read_json
 from vlmadapt.tasks import scratch
@@ -54,6 +56,23 @@ def test_the_vocabulary_covers_every_text_of_the_three_tasks():
             texts += easy_vqa.captions_of(Facts("teal", "triangle", (left, left, left + side, left + side)))
     assert {word for text in texts for word in split_words(text)} <= words
     assert len(words) < 60
+
+
+def test_yes_no_questions_ask_for_what_is_there_every_other_time():
+    facts = Facts("red", "circle", (40, 2, 50, 12))
+    asked = {"is shape": "is there a triangle?", "is colour": "is a teal shape present?"}
+    there = {"is shape": "circle", "is colour": "red shape"}
+    torch.manual_seed(0)
+    for kind, question in asked.items():
+        record = Record("a", Path("a.png"), "pretrain", question, answers=(("no", 1),), kind=kind)
+        made = [scratch._evened(record, facts) for _ in range(200)]
+        answers = [each.answers[0][0] for each in made]
+        assert 70 < answers.count("yes") < 130
+        for each, answer in zip(made, answers, strict=True):
+            assert (there[kind] in each.prompt) == (answer == "yes")
+            assert easy_vqa.question_kind(each.prompt) == kind
+    which = Record("a", Path("a.png"), "pretrain", "what is the color of the shape?", answers=(("red", 1),))
+    assert scratch._evened(which, facts) is which
 
 
 def test_short_captions_never_tell_everything():
