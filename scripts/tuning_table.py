@@ -2,22 +2,27 @@
 
     python scripts/tuning_table.py
 
-Each method runs in a process of its own, so that its peak memory is its own. Interrupted, the same command goes on
-where it stopped; finished fits are kept below ``runs/tuning``.
+Each method runs in a process of its own, so that its peak memory is its own. Its learning rate is the best of ``RATES``
+on the validation records with seed 0. Interrupted, the same command goes on where it stopped; finished fits are kept
+below ``runs/tuning``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vlmadapt.adapters.generative.methods import METHODS
+from vlmadapt.backbones.generative.base import GenerativeModel
 from vlmadapt.data.generative import EASY_VQA, load_records
-from vlmadapt.data.records import TASKS
-from vlmadapt.files import write_text
+from vlmadapt.data.records import TASKS, RecordSet
+from vlmadapt.files import read_json, write_json, write_text
 from vlmadapt.reporting.table import to_markdown
 from vlmadapt.reporting.tuning import TuningPlan, predictions_of, run_tuning
 from vlmadapt.reporting.tuning_picture import choose_records, describe_records, draw_said
@@ -26,6 +31,8 @@ from vlmadapt.tasks.scratch import small_model
 from vlmadapt.training import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+SEARCHED = "learning_rates.json"
 PLANS = {
     "vqa": {"epochs": 4, "limits": (800, 300, 1000)},
     "entailment": {"epochs": 4, "limits": (800, 300, 1000)},
@@ -33,12 +40,13 @@ PLANS = {
 }
 
 
-def plan_of(task: str, method: str, seeds: int) -> TuningPlan:
+def plan_of(task: str, method: str, seeds: int, lr: float | None) -> TuningPlan:
     settings = PLANS[task]
     return TuningPlan(
         methods=(method,),
         seeds=tuple(range(seeds)),
         train=TrainConfig(epochs=settings["epochs"], batch_size=32),
+        lr=lr,
         limits=settings["limits"],
     )
 
@@ -48,15 +56,27 @@ def run_method(method: str, seeds: int, folder: Path) -> None:
     for task in TASKS:
         loaded = small_model("caption" if task == "caption" else "vqa", progress=True)
         records = load_records(EASY_VQA, task)
-        plan = plan_of(task, method, seeds)
-        results = run_tuning(
-            loaded,
-            records,
-            plan,
-            folder / task / method,
-            report=lambda line, task=task: print(f"{task} {line}", flush=True),
-        )
-        results.save(folder / task / method)
+        place = folder / task / method
+        say = functools.partial(print, task, flush=True)
+        lr = None if method == "frozen" else best_rate(loaded, records, task, method, place, say)
+        run_tuning(loaded, records, plan_of(task, method, seeds, lr), place, report=say).save(place)
+
+
+def best_rate(
+    loaded: GenerativeModel, records: RecordSet, task: str, method: str, folder: Path, say: Callable[[str], None]
+) -> float:
+    """The rate of the best validation score with seed 0."""
+    if not (folder / SEARCHED).exists():
+        # Tuning ends with a test: of one training record, set aside, so that the test records stay unread.
+        aside = records.train[-1]
+        unseen = replace(records, train=tuple(r for r in records.train if r.image != aside.image), test=(aside,))
+        found = {}
+        for rate in RATES:
+            results = run_tuning(loaded, unseen, plan_of(task, method, 1, rate), folder / f"lr-{rate:g}", report=say)
+            found[f"{rate:g}"] = results.cells[0].validation
+        write_json(folder / SEARCHED, found)
+    found = read_json(folder / SEARCHED)
+    return float(max(found, key=lambda rate: found[rate]))
 
 
 def report(methods: list[str], seeds: int, folder: Path) -> None:
@@ -66,6 +86,7 @@ def report(methods: list[str], seeds: int, folder: Path) -> None:
         merged = merge_results(parts)
         merged.save(folder / task)
         page = replaced(page, task, to_markdown(tuning_table(merged)))
+        page = replaced(page, f"{task}-rates", rates_line(folder / task, methods))
         if merged.cells[0].by_kind:
             page = replaced(page, f"{task}-kinds", kinds_table(merged))
         predictions = {method: predictions_of(folder / task / method, method, 0) for method in methods}
@@ -77,6 +98,16 @@ def report(methods: list[str], seeds: int, folder: Path) -> None:
         )
     write_text(PAGE, page)
     print(f"written: {PAGE}")
+
+
+def rates_line(folder: Path, methods: list[str]) -> str:
+    """The chosen learning rates."""
+    chosen = []
+    for method in methods:
+        if (folder / method / SEARCHED).exists():
+            found = read_json(folder / method / SEARCHED)
+            chosen.append(f"{method} {max(found, key=lambda rate: found[rate])}")
+    return f"Learning rates: {', '.join(chosen)}."
 
 
 def kinds_table(results: TuningResults) -> str:

@@ -23,7 +23,7 @@ from vlmadapt.files import read_json, write_json
 from vlmadapt.progress import track
 from vlmadapt.reporting.memory import PeakMemory
 from vlmadapt.reporting.methods import Method, parse_method, plain
-from vlmadapt.reporting.tuning_results import SELECTION, TuningCell, TuningResults
+from vlmadapt.reporting.tuning_results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.reporting.versions import public_name, versions
 from vlmadapt.tasks import TASK_CLASSES, Pictures, Task, TaskOptions
 from vlmadapt.tasks.models import task_model
@@ -178,9 +178,10 @@ class _Run:
             write_json(started, identity)
             self._fit(job, identity)
         found = read_json(job.folder / FITTED)
+        unit = " %" if self.metric == "accuracy" else ""
         self.report(
             f"{place} {job.method.label}, seed {job.seed}: {found['trainable_parameters']:,} parameters, "
-            f"{found['fit_seconds']:.1f} s, validation {self.metric} {100 * found['validation']:.1f} %"
+            f"{found['fit_seconds']:.1f} s, validation {TITLES[self.metric]} {100 * found['validation']:.1f}{unit}"
         )
 
     def _fit(self, job: _Job, identity: Mapping[str, Any]) -> None:
