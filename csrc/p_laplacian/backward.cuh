@@ -7,6 +7,7 @@
 #pragma once
 
 #include "p_laplacian/cuda.h"
+#include "p_laplacian/pair.cuh"
 #include "p_laplacian/tile.cuh"
 
 namespace vlmadapt::p_laplacian {
@@ -62,27 +63,6 @@ constexpr int backward_shared_bytes() {
   return (6 * kArray + 4 * kTile) * static_cast<int>(sizeof(T));
 }
 
-// to[row, :] += factor sum_j weights[row, j] other[first_other + j, :].
-template <class R, class T>
-__device__ __forceinline__ void add_gradient(T* to, int64_t first_own, int64_t num_own, const Work<T>& w,
-                                             const T* weights, const Matrix<R>& other, int64_t first_other, T factor) {
-  for (int64_t column = 0; column < other.width; column += kTile) {
-    __syncthreads();
-    load_chunk(w.right, other, first_other, column);
-    __syncthreads();
-    T sums[kShare];
-    gather(sums, w, weights);
-#pragma unroll
-    for (int m = 0; m < kShare; ++m) {
-      const int64_t c = column + w.column(m);
-      if (first_own + w.row < num_own && c < other.width) {
-        T* at = to + (first_own + w.row) * other.width + c;
-        *at += factor * sums[m];
-      }
-    }
-  }
-}
-
 // to[row, :] += sum_j e[row, j] (own[row, :] - other[j, :]) + constant.
 template <class E, class T>
 __device__ __forceinline__ void add_differences(T* to, const Work<T>& w, const T* e, const Matrix<E>& own,
@@ -133,62 +113,6 @@ __device__ __forceinline__ void load_terms(const QueryTerms<T>& to, const Backwa
   to.own[threadIdx.x] = inside ? scratch.own[row] : T(0);
   to.delta[threadIdx.x] = inside ? scratch.delta[row] : T(0);
 }
-
-// One pair, from its score or attention, squared distance, sum of differences (keep), grad_out . x_value and
-// grad_context . value.
-template <class T, bool from_scores>
-struct Pair {
-  T attention, weight, e, constant, grad, grad_p;
-
-  __device__ __forceinline__ Pair(const Problem& p, T exponent, bool exists, bool self, T score, T squared, T shift,
-                                  T upstream, T context, T lse, T a, T own, T delta)
-      : attention(0), weight(0), e(0), constant(0), grad(0), grad_p(0) {
-    if (!exists) return;
-    const T h = exponent / 2, g = h - 1;
-    const bool plain = exponent == T(2), near = !p.keep && squared < Limits<T>::coincidence;
-    const T safe = near ? T(1) : squared;
-    bool dropped = self || (near && !plain);
-    T q = safe, root = T(0), length;
-    if (from_scores) {
-      T x = score - lse;
-      x = x < T(-1e4) ? T(-1e4) : x;  // zero all the same, but finite
-      attention = exponential(x);
-      const T log_squared = logarithm(safe);
-      weight = plain ? attention : exponential(h * x + g * log_squared);
-      length = x + log_squared;
-    } else {
-      attention = score;
-      dropped = dropped || score == T(0);
-      q *= score;
-      if (p.keep) {
-        const T eps = static_cast<T>(p.eps);
-        root = score > T(0) ? sqrt(score) : T(0);
-        q += T(2) * eps * root * shift + static_cast<T>(p.features) * eps * eps;
-      }
-      q = q < Limits<T>::smallest ? Limits<T>::smallest : q;
-      length = logarithm(q);
-      weight = plain ? score : score * exponential(g * length);
-      if (score < T(0) && !plain) weight = static_cast<T>(NAN);
-    }
-    weight = dropped ? T(0) : weight;
-    const T u = weight * (a * upstream - own);
-    grad_p = near ? T(0) : u * length / 2;
-    if (from_scores) {
-      grad = h * u + attention * (context - delta);
-      e = 2 * g * u / safe;
-    } else if (dropped) {
-      return;
-    } else if (p.keep) {
-      const T through = g * u / q, eps = static_cast<T>(p.eps);
-      grad = u / score + through * (squared + eps * shift / root);
-      e = 2 * through * score;
-      constant = 2 * through * eps * root;
-    } else {
-      grad = h * u / score;
-      e = 2 * g * u / safe;
-    }
-  }
-};
 
 template <class E, bool from_scores, bool queries_own>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -292,8 +216,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     constant = row_sum(constant);
     __syncthreads();
+    const T scale = static_cast<T>(p.scale);
+    const auto add_scaled = [scale](T& to, T sum) { to += scale * sum; };
+    const auto add = [](T& to, T sum) { to += sum; };
     if (queries_own) {
-      if (want_own) add_gradient(grad_own, first, num_own, w, grads, keys, at, static_cast<T>(p.scale));
+      if (want_own) add_weighted(grad_own, first, num_own, w, grads, keys, at, add_scaled);
       add_differences(grad_x, w, e_tile, x_queries, first, x_values, at, constant);
       if (!from_scores && params.grad_attention) {
         T* to = static_cast<T*>(params.grad_attention) + head * p.num_queries * p.num_keys;
@@ -304,20 +231,15 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
     } else {
-      if (want_own) add_gradient(grad_own, first, num_own, w, grads, queries, at, static_cast<T>(p.scale));
-      if (want_value) add_gradient(grad_value, first, num_own, w, likely, context_upstream, at, T(1));
-      add_gradient(grad_x, first, num_own, w, weights, upstream, at, T(1));
+      if (want_own) add_weighted(grad_own, first, num_own, w, grads, queries, at, add_scaled);
+      if (want_value) add_weighted(grad_value, first, num_own, w, likely, context_upstream, at, add);
+      add_weighted(grad_x, first, num_own, w, weights, upstream, at, add);
       add_differences(grad_x, w, e_tile, x_values, first, x_queries, at, -constant);
     }
   }
   if (!queries_own) return;
-  __syncthreads();
-  shared[threadIdx.x] = grad_p;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) scratch.grad_p[blockIdx.x] = shared[0];
+  grad_p = block_sum(shared, grad_p);
+  if (threadIdx.x == 0) scratch.grad_p[blockIdx.x] = grad_p;
 }
 
 // A block a head number: grad_p and grad_pull over the batch.
@@ -332,18 +254,11 @@ __global__ void __launch_bounds__(kThreads) reduce_kernel(const BackwardParams p
     for (int64_t i = threadIdx.x; i < tiles; i += kThreads) grad_p += scratch.grad_p[head * tiles + i];
     for (int64_t i = threadIdx.x; i < p.num_queries; i += kThreads) grad_pull -= scratch.away[head * p.num_queries + i];
   }
-  shared[threadIdx.x] = grad_p;
-  shared[kThreads + threadIdx.x] = grad_pull;
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < half) {
-      shared[threadIdx.x] += shared[threadIdx.x + half];
-      shared[kThreads + threadIdx.x] += shared[kThreads + threadIdx.x + half];
-    }
-  }
+  grad_p = block_sum(shared, grad_p);
+  grad_pull = block_sum(shared, grad_pull);
   if (threadIdx.x != 0) return;
-  static_cast<T*>(params.grad_p)[blockIdx.x] = shared[0];
-  static_cast<T*>(params.grad_pull)[blockIdx.x] = shared[kThreads];
+  static_cast<T*>(params.grad_p)[blockIdx.x] = grad_p;
+  static_cast<T*>(params.grad_pull)[blockIdx.x] = grad_pull;
 }
 
 }  // namespace vlmadapt::p_laplacian

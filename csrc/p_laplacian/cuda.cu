@@ -46,7 +46,7 @@ cudaError_t backward(const BackwardParams& b, void* workspace, cudaStream_t stre
     if (cudaError_t e = launch_backward<E, from_scores, false>(b, workspace, stream)) return e;
   if (p.heads == 0) return cudaSuccess;
   CUDA_LAUNCH(reduce_kernel<T>, dim3(static_cast<unsigned>(p.heads)), dim3(kThreads),
-              2 * kThreads * static_cast<int>(sizeof(T)), stream, b, workspace, divide_up(p.num_queries, kTile));
+              kThreads * static_cast<int>(sizeof(T)), stream, b, workspace, divide_up(p.num_queries, kTile));
   return cudaGetLastError();
 }
 

@@ -19,28 +19,6 @@ constexpr int forward_shared_bytes() {
   return 4 * kArray * static_cast<int>(sizeof(T));
 }
 
-// to[row, :] = to[row, :] * scale + sum_j weights[row, j] other[first_other + j, :], overwriting at the first tile.
-template <class E, class T>
-__device__ __forceinline__ void add_weighted(T* to, int64_t first_own, int64_t num_own, const Work<T>& w,
-                                             const T* weights, const Matrix<E>& other, int64_t first_other, T scale,
-                                             bool overwrite) {
-  for (int64_t column = 0; column < other.width; column += kTile) {
-    __syncthreads();
-    load_chunk(w.right, other, first_other, column);
-    __syncthreads();
-    T sums[kShare];
-    gather(sums, w, weights);
-#pragma unroll
-    for (int m = 0; m < kShare; ++m) {
-      const int64_t c = column + w.column(m);
-      if (first_own + w.row < num_own && c < other.width) {
-        T* at = to + (first_own + w.row) * other.width + c;
-        *at = overwrite ? sums[m] : *at * scale + sums[m];
-      }
-    }
-  }
-}
-
 template <class E, bool from_scores>
 __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
@@ -132,9 +110,13 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
     }
     sum_p = sum_p * keep_p + row_sum(tile_p);
     sum_w = sum_w * keep_w + row_sum(tile_w);
-    // The tiles are there after the barrier that add_weighted begins with, and read before its last one.
-    add_weighted(out, first, p.num_queries, w, weights, x_values, at, keep_w, at == 0);
-    if (p.has_value) add_weighted(context, first, p.num_queries, w, likely, values, at, keep_p, at == 0);
+    // The tiles are there after the barrier that add_weighted begins with, and read before the one below. The results
+    // hold nothing before the first tile.
+    add_weighted(out, first, p.num_queries, w, weights, x_values, at,
+                 [&](T& to, T sum) { to = at == 0 ? sum : to * keep_w + sum; });
+    if (p.has_value)
+      add_weighted(context, first, p.num_queries, w, likely, values, at,
+                   [&](T& to, T sum) { to = at == 0 ? sum : to * keep_p + sum; });
     __syncthreads();
   }
 

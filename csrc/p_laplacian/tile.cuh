@@ -84,12 +84,11 @@ struct Work {
   __device__ int column(int m) const { return quad + 4 * m; }
 };
 
-// sums[m] = own[row] . other[column(m)] over the whole width. Ends with the arrays in use: a barrier must follow.
-template <class L, class R, class T>
-__device__ __forceinline__ void products(T (&sums)[kShare], const Work<T>& w, const Matrix<L>& own, int64_t first_own,
-                                         const Matrix<R>& other, int64_t first_other) {
-#pragma unroll
-  for (int m = 0; m < kShare; ++m) sums[m] = T(0);
+// Calls term(m, own[row, c], other[column(m), c]) for all columns c. Ends with the arrays in use: a barrier must
+// follow.
+template <class L, class R, class T, class Term>
+__device__ __forceinline__ void each_pair(const Work<T>& w, const Matrix<L>& own, int64_t first_own,
+                                          const Matrix<R>& other, int64_t first_other, const Term& term) {
   for (int64_t column = 0; column < own.width; column += kTile) {
     __syncthreads();
     load_chunk(w.left, own, first_own, column);
@@ -99,9 +98,18 @@ __device__ __forceinline__ void products(T (&sums)[kShare], const Work<T>& w, co
     for (int c = 0; c < kTile; ++c) {
       const T x = w.left[w.row * kStride + c];
 #pragma unroll
-      for (int m = 0; m < kShare; ++m) sums[m] += x * w.right[w.column(m) * kStride + c];
+      for (int m = 0; m < kShare; ++m) term(m, x, w.right[w.column(m) * kStride + c]);
     }
   }
+}
+
+// sums[m] = own[row] . other[column(m)] over the whole width.
+template <class L, class R, class T>
+__device__ __forceinline__ void products(T (&sums)[kShare], const Work<T>& w, const Matrix<L>& own, int64_t first_own,
+                                         const Matrix<R>& other, int64_t first_other) {
+#pragma unroll
+  for (int m = 0; m < kShare; ++m) sums[m] = T(0);
+  each_pair(w, own, first_own, other, first_other, [&](int m, T x, T y) { sums[m] += x * y; });
 }
 
 // Squared distances, and where `signed_sums` the sums of the signed differences own - other.
@@ -111,22 +119,11 @@ __device__ __forceinline__ void distances(T (&squares)[kShare], T (&differences)
                                           int64_t first_other) {
 #pragma unroll
   for (int m = 0; m < kShare; ++m) squares[m] = differences[m] = T(0);
-  for (int64_t column = 0; column < own.width; column += kTile) {
-    __syncthreads();
-    load_chunk(w.left, own, first_own, column);
-    load_chunk(w.right, other, first_other, column);
-    __syncthreads();
-#pragma unroll 4
-    for (int c = 0; c < kTile; ++c) {
-      const T x = w.left[w.row * kStride + c];
-#pragma unroll
-      for (int m = 0; m < kShare; ++m) {
-        const T difference = x - w.right[w.column(m) * kStride + c];
-        squares[m] += difference * difference;
-        if (signed_sums) differences[m] += difference;
-      }
-    }
-  }
+  each_pair(w, own, first_own, other, first_other, [&](int m, T x, T y) {
+    const T difference = x - y;
+    squares[m] += difference * difference;
+    if (signed_sums) differences[m] += difference;
+  });
 }
 
 // sums[m] = sum over the other rows j of weights[row, j] right[j, column(m)], the right array holding a chunk.
@@ -140,6 +137,38 @@ __device__ __forceinline__ void gather(T (&sums)[kShare], const Work<T>& w, cons
 #pragma unroll
     for (int m = 0; m < kShare; ++m) sums[m] += weight * w.right[j * kStride + w.column(m)];
   }
+}
+
+// Calls store(to[row, c], sum_j weights[row, j] other[first_other + j, c]) for the owned rows and all columns c.
+template <class E, class T, class Store>
+__device__ __forceinline__ void add_weighted(T* to, int64_t first_own, int64_t num_own, const Work<T>& w,
+                                             const T* weights, const Matrix<E>& other, int64_t first_other,
+                                             const Store& store) {
+  for (int64_t column = 0; column < other.width; column += kTile) {
+    __syncthreads();
+    load_chunk(w.right, other, first_other, column);
+    __syncthreads();
+    T sums[kShare];
+    gather(sums, w, weights);
+#pragma unroll
+    for (int m = 0; m < kShare; ++m) {
+      const int64_t c = column + w.column(m);
+      if (first_own + w.row < num_own && c < other.width) store(to[(first_own + w.row) * other.width + c], sums[m]);
+    }
+  }
+}
+
+// The sum over the block; `shared` has room for kThreads.
+template <class T>
+__device__ __forceinline__ T block_sum(T* shared, T x) {
+  __syncthreads();  // what was there has been read
+  shared[threadIdx.x] = x;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (static_cast<int>(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+    __syncthreads();
+  }
+  return shared[0];
 }
 
 // Of the four threads that share a row.

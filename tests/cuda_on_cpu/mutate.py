@@ -1,18 +1,22 @@
 """Mutation testing of our own CUDA kernels: does the suite notice when a line is broken?
 
-    python -m tests.cuda_on_cpu.mutate [--minutes 10] [--jobs 2] [--sample 40] [--out build/mutation]
+    python -m tests.cuda_on_cpu.mutate --operation p_laplacian [--minutes 10] [--jobs 2] [--sample 40]
+    python -m tests.cuda_on_cpu.mutate --page docs/cuda_mutants.md
 
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
-dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A without
-optimisation, then, where that notices nothing, through the race and the ASan build. Survivors are listed with their
-line and with what survivors.json says of them; results go to OUT.json and OUT.md after every mutant. A later run goes
-on from there: it makes unexplained survivors again, all others only with --fresh.
+dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A's plain build
+and, where that notices nothing, through the race and the ASan build, all without optimisation. The kernels as they are
+must pass first. Survivors are listed with their line and with what survivors.json says of them; results go to
+build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes unexplained survivors
+again, all others only with --fresh. --page makes no mutant: it writes the results of all operations to one page.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
+import functools
 import itertools
 import json
 import random
@@ -30,7 +34,7 @@ from vlmadapt.files import write_json
 
 from . import test_cache_retrieval, test_hetero_aggregate, test_p_laplacian
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
-from .harness.case import Kernel, compare
+from .harness.case import Kernel, Problem
 from .harness.process import KernelFault, Schedule, Worker
 
 SUITES = {
@@ -40,9 +44,16 @@ SUITES = {
 }
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
 
-BUILDS_IN_TURN = ("unoptimised", "race", "asan")  # a later one only for what the earlier ones let pass
+# A later one only for what the earlier ones let pass.
+BUILDS_IN_TURN = {"plain": "values, guards and emulated faults", "race": "the race checker", "asan": "ASan + UBSan"}
 
-# Mutants that nothing can notice, and why: file name, text of the mutated line, reason.
+PAGE = """# Mutants of the CUDA kernels
+
+Written by `python -m tests.cuda_on_cpu.mutate --page`. Each mutant changes one place of a kernel, and the suite must
+notice in one of three builds of route A: see [CUDA](cuda.md). Reasons are kept in `tests/cuda_on_cpu/survivors.json`.
+"""
+
+# Mutants that nothing can notice, and why: operation/file, text of the mutated line, reason; a rule where it matters.
 EXPLAINED: list[dict[str, str]] = json.loads((HERE / "survivors.json").read_text())
 
 # Rules: name, pattern, replacement. A match inside a comment is left alone.
@@ -75,24 +86,31 @@ class Mutant:
     rule: str
     before: str
     after: str
+    copy: int = 0  # of lines with the same text, which one
     verdict: str = "not run"  # killed, survived, does not compile, timeout
     by: str = ""
 
-    def key(self) -> tuple[str, str, str, str, int]:
+    def key(self) -> Key:
         """The same mutant in another run, wherever its line has moved to."""
-        return self.file, self.rule, self.before, self.after, self.column
+        return self.file, self.rule, self.before, self.after, self.column, self.copy
 
 
-def judged_before(out: Path) -> dict[tuple[str, str, str, str, int], Mutant]:
-    """Mutants of an earlier run that need not be made again: those killed, and survivors with a reason."""
-    path = out.with_suffix(".json")
-    if not path.exists():
-        return {}
-    found = [Mutant(**fields) for fields in json.loads(path.read_text())["done"]]
-    return {m.key(): m for m in found if m.verdict == "killed" or (m.verdict == "survived" and reason(m))}
+Key = tuple[str, str, str, str, int, int]
 
 
-def mutants(folder: Path) -> Iterator[Mutant]:
+def results(operation: str) -> Path:
+    return REPOSITORY / "build" / "mutation" / operation
+
+
+def judged_before(operation: str) -> dict[Key, Mutant]:
+    path = results(operation).with_suffix(".json")
+    found = json.loads(path.read_text())["done"] if path.exists() else []
+    return {m.key(): m for m in (Mutant(**fields) for fields in found)}
+
+
+def mutants(operation: str) -> Iterator[Mutant]:
+    folder = REPOSITORY / "csrc" / operation
+    copies: collections.Counter[Key] = collections.Counter()
     for file in sorted(folder.glob("*.cuh")):
         for number, text in enumerate(file.read_text().splitlines(), 1):
             code = text.split("//")[0]
@@ -104,7 +122,9 @@ def mutants(folder: Path) -> Iterator[Mutant]:
                     if after == text:  # a look-behind pattern: substitute by position
                         after = text[: m.start()] + replacement + text[m.end() :]
                     where = str(file.relative_to(REPOSITORY))
-                    yield Mutant(where, number, m.start(), name, text.strip(), after.strip())
+                    mutant = Mutant(where, number, m.start(), name, text.strip(), after.strip())
+                    yield replace(mutant, copy=copies[mutant.key()])
+                    copies[mutant.key()] += 1
 
 
 def runs(kernels: list[Kernel], dtypes: set[str]) -> Iterator[tuple[Kernel, int, str]]:
@@ -114,26 +134,38 @@ def runs(kernels: list[Kernel], dtypes: set[str]) -> Iterator[tuple[Kernel, int,
                 yield kernel, shape, dtype
 
 
+@functools.cache
+def problem_of(name: str, shape: int, dtype: str) -> Problem:
+    """Inputs and reference: the same for every mutant."""
+    kernel = next(k for kernels in SUITES.values() for k in kernels if k.name == name)
+    return kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))
+
+
 def first_difference(library_path: Path, kernels: list[Kernel], build: str) -> str:
     """The run that notices, or an empty string."""
     worker = Worker(library_path, asan=build == "asan", seconds=20)
-    schedules = [Schedule(0), Schedule(2, 3, True)] if build == "unoptimised" else [Schedule(0)]
-    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "unoptimised" else {"f32", "tf32", "bf16"}
+    schedules = [Schedule(0), Schedule(2, 3, True)] if build == "plain" else [Schedule(0)]
+    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "plain" else {"f32", "tf32", "bf16"}
     try:
         for kernel, shape, dtype in runs(kernels, dtypes):
-            problem = kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))
+            problem = problem_of(kernel.name, shape, dtype)
             for schedule in schedules:
                 label = f"{kernel.name} {dtype} {dict(kernel.shapes[shape])} {build} {schedule.label()}"
                 try:
-                    out = worker.call(kernel.function, problem.sizes, problem.buffers, schedule)
-                    for name, expected in problem.expected.items():
-                        got = problem.value(name, out[name])
-                        compare(name, got, expected, problem.rtol, problem.atol.get(name, 0.0))
+                    problem.check(worker.call(kernel.function, problem.sizes, problem.buffers, schedule))
                 except (KernelFault, AssertionError) as e:
                     return f"{label}: {str(e).splitlines()[0][:160]}"
         return ""
     finally:
         worker.stop()
+
+
+def check_unchanged(operation: str) -> None:
+    """A suite that complains about the kernels as they are would kill every mutant."""
+    for build in BUILDS_IN_TURN:
+        path = library(Target(HERE / "drivers" / DRIVERS[operation], build=f"{build}-fast"))
+        if problem := first_difference(path, SUITES[operation], build):
+            raise SystemExit(f"without a mutation: {problem}")
 
 
 def judge(mutant: Mutant, operation: str) -> Mutant:
@@ -147,7 +179,7 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
         file.write_text("".join(lines))
         driver = HERE / "drivers" / DRIVERS[operation]
         for build in BUILDS_IN_TURN:
-            target = Target(driver, build=build, root=root)
+            target = Target(driver, build=f"{build}-fast", root=root)
             try:
                 path = library(target)
             except BuildError:
@@ -162,25 +194,42 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
 
 def reason(mutant: Mutant) -> str:
     """Why nothing can notice the mutant, if survivors.json has it."""
-    name = Path(mutant.file).name
-    return next((r["why"] for r in EXPLAINED if r["file"] == name and r["mutant"] == mutant.after), "")
+    name = mutant.file.removeprefix("csrc/")
+    fitting = (r for r in EXPLAINED if r["file"] == name and r.get("rule", mutant.rule) == mutant.rule)
+    return next((r["why"] for r in fitting if r["mutant"] == mutant.after), "")
 
 
-def report(done: list[Mutant], total: int, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    counts = {v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}
-    tried = counts["killed"] + counts["survived"]
-    score = counts["killed"] / tried if tried else 0.0
-    write_json(
-        out.with_suffix(".json"), {"mutants": total, "score": score, **counts, "done": [asdict(m) for m in done]}
-    )
-    lines = [f"{counts['killed']} of {tried} mutants killed ({score:.0%}); {total} exist, {len(done)} were made.", ""]
+def markdown(done: list[Mutant], total: int) -> str:
+    count = collections.Counter(m.verdict for m in done)
+    tried = count["killed"] + count["survived"]
+    by = collections.Counter(next((b for b in BUILDS_IN_TURN if f" {b} " in m.by), "") for m in done)
+    builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS_IN_TURN.items())
+    made = "all were made" if len(done) == total else f"{len(done)} of them, drawn at random, were made"
+    compiled = f", {count['does not compile']} do not compile" if count["does not compile"] else ""
+    share = count["killed"] / tried if tried else 0.0
+    lines = [f"{count['killed']} of {tried} mutants killed ({share:.0%}): {builds}."]
+    lines += [f"{total} exist, {made}{compiled}.", ""]
     lines += ["| survivor | rule | mutant | why it survives |", "|---|---|---|---|"]
-    for m in done:
-        if m.verdict == "survived":
-            code = m.after.replace("|", "\\|")
-            lines.append(f"| {Path(m.file).name}:{m.line} | {m.rule} | `{code}` | {reason(m) or 'not explained'} |")
-    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    for m in sorted((m for m in done if m.verdict == "survived"), key=lambda m: (m.file, m.line)):
+        code = m.after.replace("|", "\\|")
+        lines.append(f"| {Path(m.file).name}:{m.line} | {m.rule} | `{code}` | {reason(m) or 'not explained'} |")
+    return "\n".join(lines) + "\n"
+
+
+def report(done: list[Mutant], total: int, operation: str) -> None:
+    out = results(operation)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out.with_suffix(".json"), {"mutants": total, "done": [asdict(m) for m in done]})
+    out.with_suffix(".md").write_text(markdown(done, total))
+
+
+def write_page(path: Path) -> None:
+    text = PAGE
+    for operation in SUITES:
+        everything, known = list(mutants(operation)), judged_before(operation)
+        done = [replace(known[m.key()], line=m.line) for m in everything if m.key() in known]
+        text += f"\n## {operation}\n\n{markdown(done, len(everything))}"
+    path.write_text(text)
 
 
 def main() -> None:
@@ -192,17 +241,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
     parser.add_argument("--fresh", action="store_true", help="make all mutants again")
-    parser.add_argument("--out", type=Path, help="build/mutation/OPERATION by default")
+    parser.add_argument("--page", type=Path, help="write the results so far of all operations to this file")
     options = parser.parse_args()
-    out = options.out or REPOSITORY / "build" / "mutation" / options.operation
+    if options.page:
+        write_page(options.page)
+        return
     CACHE.mkdir(parents=True, exist_ok=True)
-    everything = list(mutants(REPOSITORY / "csrc" / options.operation))
+    everything = list(mutants(options.operation))
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
-    known = {} if options.fresh else judged_before(out)
-    done = [replace(m, verdict=known[m.key()].verdict, by=known[m.key()].by) for m in chosen if m.key() in known]
+    known = {} if options.fresh else judged_before(options.operation)
+    known = {k: m for k, m in known.items() if m.verdict != "survived" or reason(m)}
+    done = [replace(known[m.key()], line=m.line) for m in everything if m.key() in known]
     chosen = [m for m in chosen if m.key() not in known]
+    check_unchanged(options.operation)
     end = time.monotonic() + 60 * options.minutes
 
     def one(mutant: Mutant) -> Mutant | None:
@@ -214,7 +267,7 @@ def main() -> None:
                 continue
             done.append(result)
             print(f"{result.verdict:9} {result.file}:{result.line} {result.rule}: {result.after}", flush=True)
-            report(done, len(everything), out)
+            report(done, len(everything), options.operation)
     print(json.dumps({v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}))
 
 

@@ -12,6 +12,7 @@ from .harness.numbers import DTYPE_CODE, EPSILON, accumulation, decode, encode, 
 
 DTYPES = ["f32", "bf16", "f16", "f64"]
 INDEX = {"i32": np.int32, "i64": np.int64}
+FAR_ROWS, FAR_EDGES = 2**28, 2**32 + 2**31  # of "far": places that no 32-bit offset reaches
 
 
 def tolerance(dtype: str) -> float:
@@ -24,6 +25,7 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
     rows, width, how = shape["rows"], shape["width"], shape["how"]
     t, index = accumulation(dtype), INDEX[shape["index"]]
     backward, stacked = "backward" in how, "stacked" in how
+    far_rows, far_edges = (FAR_ROWS, FAR_EDGES) if "far" in how else (0, 0)
     matrices = [encode(rng.standard_normal((n, width)), dtype) for n in shape["matrices"]]
     own = encode(rng.standard_normal((rows, width)), dtype) if backward else None
     exact_own = decode(own, dtype) if own is not None else None
@@ -40,14 +42,15 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
         columns = rng.integers(0, max(len(matrices[m]), 1), count).astype(index)
         edges = rng.permutation(count).astype(index) if backward else None
         weights = None if "ones" in how else rng.standard_normal(count).astype(t)
-        coefficient = rng.standard_normal(1).astype(t)
+        # A row without edges is zero, whatever the coefficient.
+        coefficient = (rng.standard_normal(1) if count else np.array([np.inf])).astype(t)
         place = np.arange(count) if edges is None else edges
         w = np.ones(count) if weights is None else weights.astype(np.float64)[place]
         read = decode(matrices[m], dtype)[columns]
         part, size = np.zeros((rows, width)), np.zeros((rows, width))
         np.add.at(part, owners, w[:, None] * read)
         np.add.at(size, owners, np.abs(w[:, None] * read))
-        c = float(coefficient[0])
+        c = float(coefficient[0]) if count else 0.0
         grads: dict[str, np.ndarray | None] = {f"grad_weights{r}": None, f"grad_coefficient{r}": None}
         if exact_own is not None and "weights" in how:
             name = f"grad_weights{r}"
@@ -62,7 +65,8 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
             expected[name] = np.array([(exact_own * part).sum()])
             atol[name] = tolerance(dtype) * (np.abs(exact_own) * size).sum()
         relations |= {
-            f"offsets{r}": offsets, f"columns{r}": columns, f"edges{r}": edges, f"weights{r}": weights,
+            f"offsets{r}": offsets + far_edges, f"columns{r}": columns + index(far_rows),
+            f"edges{r}": None if edges is None else edges + index(far_edges), f"weights{r}": weights,
             f"coefficient{r}": coefficient, **grads,
         }  # fmt: skip
         parts.append(c * part)
@@ -81,7 +85,8 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
     buffers |= {"own": own, **relations}
     buffers |= {f"matrix{m}": matrix for m, matrix in enumerate(matrices)}
     header = [DTYPE_CODE[dtype], list(INDEX).index(shape["index"]), rows, width, len(numbers), len(matrices)]
-    return Problem([*header, int(stacked), *numbers, *map(len, matrices)], buffers, expected, 0.0, atol, {"out": dtype})
+    sizes = [*header, int(stacked), far_rows, far_edges, *numbers, *map(len, matrices)]
+    return Problem(sizes, buffers, expected, 0.0, atol, {"out": dtype})
 
 
 def a_shape(
@@ -105,6 +110,7 @@ FORWARD = Kernel(
         a_shape(9, 520, [4], [20, 7], "forward stacked"),  # wider than the registers of a warp
         a_shape(6, 261, [5, 2], [13, 8], "forward stacked ones", "i64"),
         a_shape(2, 16, [3], [2] * 19, "forward"),  # more relations than one launch describes
+        a_shape(3, 40, [5], [50], "forward far", "i32"),
     ],
     dtypes=DTYPES,
     problem=problem,
@@ -124,6 +130,7 @@ BACKWARD = Kernel(
         a_shape(0, 8, [4], [0], "backward weights coefficients"),
         a_shape(4, 0, [3], [6], "backward weights coefficients"),
         a_shape(6, 24, [5], [30], "backward"),
+        a_shape(3, 20, [5, 4], [50, 7], "backward weights coefficients far", "i64"),
     ],
     dtypes=DTYPES,
     problem=problem,

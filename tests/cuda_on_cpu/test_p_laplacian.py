@@ -15,13 +15,16 @@ from .harness.numbers import DTYPE_CODE, accumulation, decode, encode, poison
 
 DTYPES = ["f32", "bf16", "f16", "f64"]
 EPS = 1e-3  # of "keep": large enough to be seen in float
+FAR = 2**31 + 11  # elements: no 32-bit offset gets there
 
 
 def shape(b: int, h: int, q: int, k: int, e: int, v: int, d: int, how: str) -> dict[str, Any]:
     return {"b": b, "h": h, "q": q, "k": k, "e": e, "v": v, "d": d, "how": how}
 
 
-# one, odd, empty on either side, a tile and one more, wider than a chunk, every switch.
+# One, odd, empty on either side, a tile and one more, wider than a chunk, every switch. Words that need one:
+# "alone": the first head has no pull, and a row of it no weight; "negative": an attention below zero, which is NaN;
+# "steep": p above 2, and 1; "far": rows of the mask more than 2^31 elements apart.
 SHAPES = [
     shape(1, 1, 1, 1, 1, 1, 1, "scores value"),
     shape(1, 2, 3, 5, 7, 0, 3, "scores"),
@@ -30,12 +33,16 @@ SHAPES = [
     shape(1, 1, 32, 32, 32, 32, 32, "scores value causal diagonal"),
     shape(1, 2, 33, 65, 34, 5, 8, "scores value boolean lse"),
     shape(1, 2, 7, 9, 4, 3, 5, "scores value boolean causal"),  # fully masked rows
+    shape(1, 2, 7, 4, 3, 2, 5, "scores value boolean causal alone"),
+    shape(2, 2, 3, 6, 4, 0, 2, "scores boolean lse far steep"),
     shape(2, 1, 9, 40, 8, 33, 35, "scores value additive causal lengths lse none"),
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
     shape(1, 1, 1, 1, 0, 0, 1, "attention"),
     shape(2, 2, 33, 34, 0, 0, 9, "attention coincident"),
     shape(1, 2, 5, 40, 0, 0, 33, "attention keep none"),
-    shape(1, 2, 6, 6, 0, 0, 4, "attention diagonal"),
+    shape(1, 2, 4, 6, 0, 0, 4, "attention diagonal steep"),
+    shape(1, 2, 5, 6, 0, 0, 4, "attention alone"),
+    shape(1, 1, 3, 6, 0, 0, 4, "attention negative"),
     shape(1, 2, 3, 0, 0, 0, 4, "attention"),
 ]
 
@@ -55,6 +62,10 @@ class Inputs:
         logits = rng.standard_normal((b, h, q, k))
         attention = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         attention[..., ::4] = 0
+        if "alone" in self.how:
+            attention[:, :, 1] = 0
+        if "negative" in self.how:
+            attention[:, :, 1, 2] *= -1
         stored = {
             "attention": None if self.scores else encode(attention, dtype),
             "query": draw(b, h, q, e) if self.scores else None,
@@ -65,8 +76,10 @@ class Inputs:
         }
         if "coincident" in self.how:
             stored["x_value"][:, :, 1] = stored["x_query"][:, :, 2]
-        p = np.array([1.25, 2.0])[:h].astype(t)
+        p = np.array([2.75, 1.0] if "steep" in self.how else [1.25, 2.0])[:h].astype(t)
         pull = rng.uniform(0.1, 0.4, h).astype(t)
+        if "alone" in self.how:
+            pull[0] = 0
         boolean = rng.random((b, 1, q, k)) > 0.4
         if "lse" in self.how:  # its gradient needs it finite
             boolean[..., :2] = True
@@ -83,7 +96,7 @@ class Inputs:
         keep, none = "keep" in self.how, "none" in self.how
         switches = ["causal" in self.how, not none, "diagonal" in self.how, keep]
         sizes = [DTYPE_CODE[dtype], b, h, q, k, e, v, d, self.scores, self.with_value, kind, *strides, *switches]
-        self.sizes = [int(x) for x in (*sizes, 500_000, EPS * 1e6)]
+        self.sizes = [int(x) for x in (*sizes, 500_000, EPS * 1e6, FAR if "far" in self.how else 0)]
         self.tensors = {n: torch.from_numpy(decode(x, dtype)) for n, x in stored.items() if x is not None}
         self.tensors |= {"p": torch.from_numpy(p.astype(np.float64))}
         self.tensors |= {"mu": torch.from_numpy(pull.astype(np.float64)) * self.tensors["p"] / 2}

@@ -4,32 +4,43 @@
 
 #include "hetero_aggregate/cuda.cu"
 
-// sizes: dtype, index type, rows, width, relations, matrices, stacked, then a relation: its matrix, then a matrix: its
-//        rows
+namespace {
+template <class T>
+T* moved_back(T* p, int64_t bytes) {
+  return p ? reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) - static_cast<uintptr_t>(bytes)) : nullptr;
+}
+}  // namespace
+
+// sizes: dtype, index type, rows, width, relations, matrices, stacked, far rows, far edges, then a relation: its
+//        matrix, then a matrix: its rows. Far: how many rows or edges lie before those that are given, nowhere. Indices
+//        and offsets count them, and the pointers are moved back by as much: only a 64-bit offset finds the memory.
 // pointers: out, own, then a relation: offsets, columns, edges, weights, coefficient, grad weights, grad coefficient,
 //           then the matrices
 extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
   using namespace vlmadapt::hetero_aggregate;
-  const int64_t num_relations = n[4], num_matrices = n[5];
-  auto* relations = static_cast<Relation*>(calloc(num_relations, sizeof(Relation)));
-  auto* matrices = static_cast<Matrix*>(calloc(num_matrices, sizeof(Matrix)));
-  for (int64_t r = 0; r < num_relations; ++r) {
-    void* const* q = p + 2 + 7 * r;
-    relations[r].offsets = static_cast<const int64_t*>(q[0]);
-    relations[r].columns = q[1];
-    relations[r].edges = q[2];
-    relations[r].weights = q[3];
-    relations[r].coefficient = q[4];
-    relations[r].grad_weights = q[5];
-    relations[r].grad_coefficient = q[6];
-    relations[r].matrix = n[7 + r];
-  }
-  for (int64_t m = 0; m < num_matrices; ++m) matrices[m] = {p[2 + 7 * num_relations + m], n[7 + num_relations + m]};
   Job job{};
   job.dtype = static_cast<vlmadapt::Dtype>(n[0]);
   job.index = static_cast<Index>(n[1]);
   job.num_rows = n[2];
   job.width = n[3];
+  const int64_t num_relations = n[4], num_matrices = n[5], far_rows = n[7], far_edges = n[8];
+  const int64_t index_bytes = job.index == Index::i64 ? 8 : 4;
+  auto* relations = static_cast<Relation*>(calloc(num_relations, sizeof(Relation)));
+  auto* matrices = static_cast<Matrix*>(calloc(num_matrices, sizeof(Matrix)));
+  for (int64_t r = 0; r < num_relations; ++r) {
+    void* const* q = p + 2 + 7 * r;
+    relations[r].offsets = static_cast<const int64_t*>(q[0]);
+    relations[r].columns = moved_back(q[1], far_edges * index_bytes);
+    relations[r].edges = moved_back(q[2], far_edges * index_bytes);
+    relations[r].weights = moved_back(q[3], far_edges * accum_bytes(job.dtype));
+    relations[r].coefficient = q[4];
+    relations[r].grad_weights = moved_back(q[5], far_edges * accum_bytes(job.dtype));
+    relations[r].grad_coefficient = q[6];
+    relations[r].matrix = n[9 + r];
+  }
+  for (int64_t m = 0; m < num_matrices; ++m)
+    matrices[m] = {moved_back(p[2 + 7 * num_relations + m], far_rows * job.width * element_bytes(job.dtype)),
+                   far_rows + n[9 + num_relations + m]};
   job.num_matrices = num_matrices;
   job.matrices = matrices;
   job.num_relations = num_relations;

@@ -1,4 +1,6 @@
 // The launchers of p_laplacian for Python. Workspaces are allocated here, poisoned and of the exact size.
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -9,7 +11,7 @@ using namespace vlmadapt;
 using namespace vlmadapt::p_laplacian;
 
 // sizes: dtype, batch, heads, queries, keys, width, value width, features, from scores, with value, mask kind, mask
-//        strides (4), causal, residual, drop diagonal, keep, scale and eps in millionths
+//        strides (4), causal, residual, drop diagonal, keep, scale and eps in millionths, far
 // pointers: attention, query, key, value, x query, x value, p, pull, mask, key lengths
 Problem problem_of(const int64_t* n, void* const* p) {
   Problem q{};
@@ -43,6 +45,31 @@ Problem problem_of(const int64_t* n, void* const* p) {
   q.key_lengths = static_cast<const int64_t*>(p[9]);
   return q;
 }
+
+// A copy of a byte mask whose rows are `far` elements apart. Only the pages that are written take memory.
+class FarMask {
+ public:
+  FarMask(Problem& p, int64_t far) {
+    if (far == 0) return;
+    bytes_ = static_cast<size_t>(far * p.batch * p.num_queries);
+    memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory_ == MAP_FAILED) abort();
+    for (int64_t row = 0; row < p.batch * p.num_queries; ++row)
+      memcpy(static_cast<char*>(memory_) + row * far, static_cast<const char*>(p.mask) + row * p.num_keys, p.num_keys);
+    p.mask = memory_;
+    p.mask_strides[0] = far * p.num_queries;
+    p.mask_strides[2] = far;
+  }
+  FarMask(const FarMask&) = delete;
+  FarMask& operator=(const FarMask&) = delete;
+  ~FarMask() {
+    if (bytes_ > 0) munmap(memory_, bytes_);
+  }
+
+ private:
+  void* memory_ = nullptr;
+  size_t bytes_ = 0;
+};
 }  // namespace
 
 extern "C" {
@@ -51,6 +78,7 @@ extern "C" {
 int p_laplacian_forward(const int64_t* n, void* const* p) {
   ForwardParams f{};
   f.problem = problem_of(n, p);
+  const FarMask mask(f.problem, n[21]);
   f.out = p[10];
   f.row_sum = p[11];
   f.lse = p[12];
@@ -64,8 +92,9 @@ int p_laplacian_forward(const int64_t* n, void* const* p) {
 int p_laplacian_backward(const int64_t* n, void* const* p) {
   BackwardParams b{};
   b.problem = problem_of(n, p);
-  b.want_p = n[21] != 0;
-  b.with_context = n[22] != 0;
+  const FarMask mask(b.problem, n[21]);
+  b.want_p = n[22] != 0;
+  b.with_context = n[23] != 0;
   b.out = p[10];
   b.row_sum = p[11];
   b.lse = p[12];

@@ -27,13 +27,14 @@ RUNTIME = ("scheduler.cpp", "fibers.cpp", "copies.cpp", "race.cpp", "cudart.cpp"
 # functions that -fsanitize=thread calls; ThreadSanitizer itself is not linked.
 BUILDS: dict[str, tuple[list[str], list[str]]] = {
     "plain": (["-O2"], ["-O2"]),
-    "unoptimised": (["-O0", "-g0"], ["-O2"]),  # compiles fastest: for mutation testing
     "asan": (
         ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
         ["-O1", "-fsanitize=address"],
     ),
     "race": (["-O1", "-fsanitize=thread"], ["-O2", "-DSIMT_RACE"]),
 }
+# The same three for mutation testing: a kernel compiles in a fifth of the time.
+BUILDS |= {f"{name}-fast": ([*kernel, "-O0", "-g0"], runtime) for name, (kernel, runtime) in BUILDS.items()}
 
 
 class BuildError(Exception):

@@ -41,6 +41,13 @@ class Problem:
         """An output as numbers."""
         return decode(got, self.stored[name]) if name in self.stored else got
 
+    def check(self, out: Mapping[str, np.ndarray]) -> None:
+        for name, given in self.buffers.items():
+            if given is not None and name not in self.expected:
+                assert out[name].tobytes() == given.tobytes(), f"input {name} was written to"
+        for name, expected in self.expected.items():
+            compare(name, self.value(name, out[name]), expected, self.rtol, self.atol.get(name, 0.0))
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -107,21 +114,18 @@ class Case:
         rng = np.random.default_rng([self.shape_index, len(self.dtype)])
         problem = self.kernel.problem(shape, self.dtype, rng)
         out = worker(self.target).call(self.kernel.function, problem.sizes, problem.buffers, self.schedule)
-        for name, given in problem.buffers.items():
-            if given is not None and name not in problem.expected:
-                assert out[name].tobytes() == given.tobytes(), f"input {name} was written to"
-        for name, expected in problem.expected.items():
-            compare(name, problem.value(name, out[name]), expected, problem.rtol, problem.atol.get(name, 0.0))
+        problem.check(out)
 
 
 def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol: Any) -> None:
-    """Names the worst element; a NaN is worse than any number."""
+    """Names the worst element; a NaN is worse than any number, and right where the reference has one."""
     assert got.shape == expected.shape, f"{name}: shape {got.shape}, expected {expected.shape}"
     if got.size == 0:
         return
     with np.errstate(invalid="ignore"):
         excess = np.abs(got.astype(np.float64) - expected) - (rtol * np.abs(expected) + atol)
-    excess = np.where(got == expected, 0.0, np.where(np.isnan(excess), np.inf, excess))  # infinities may be meant
+    meant = (got == expected) | (np.isnan(got) & np.isnan(expected))  # infinities too
+    excess = np.where(meant, 0.0, np.where(np.isnan(excess), np.inf, excess))
     if excess.max() > 0:
         at = np.unravel_index(int(excess.argmax()), excess.shape)
         at_text = ", ".join(str(int(i)) for i in at)

@@ -9,7 +9,6 @@ import select
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +34,19 @@ class Schedule:
         return f"{('sequential', 'reverse', 'random')[self.order]}-{'eager' if self.eager else 'lazy'}"
 
 
+def state_and_seconds(pid: int) -> tuple[str, float]:
+    """Linux: R (runs or waits for a processor), S (sleeps), T (stopped), Z (has ended); processor time used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Worker:
+    """`seconds` of processor time a call: one that waits for a busy machine, or is paused, is not one that hangs."""
+
     def __init__(self, library: Path, asan: bool, seconds: float = 120) -> None:
         self.library, self.asan, self.seconds = library, asan, seconds
         self.process: subprocess.Popen[bytes] | None = None
+        self.end = 0.0  # processor time of the process at which the call under way has failed
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -79,18 +87,18 @@ class Worker:
             "buffers": [None if a is None else a.nbytes for a in arrays.values()],
             "schedule": [schedule.order, schedule.seed, int(schedule.eager)],
         }
-        deadline = time.monotonic() + self.seconds
+        self.end = state_and_seconds(process.pid)[1] + self.seconds
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             for a in arrays.values():
                 if a is not None:
                     process.stdin.write(a.tobytes())
             process.stdin.flush()
-            answer = json.loads(self._read_line(deadline))
+            answer = json.loads(self._read_line())
             out = {}
             for name, a in arrays.items():
                 if a is not None:
-                    out[name] = np.frombuffer(self._read(a.nbytes, deadline), dtype=a.dtype).reshape(a.shape)
+                    out[name] = np.frombuffer(self._read(a.nbytes), dtype=a.dtype).reshape(a.shape)
         except (EOFError, BrokenPipeError):
             raise KernelFault(self._last_words()) from None
         if answer["code"] or answer["fault"]:
@@ -100,11 +108,11 @@ class Worker:
             raise KernelFault(f"wrote outside of {', '.join(names)}")
         return out
 
-    def _read(self, count: int, deadline: float) -> bytes:
+    def _read(self, count: int) -> bytes:
         assert self.process and self.process.stdout
         stream, parts = self.process.stdout, []
         while count:
-            self._wait(deadline)
+            self._wait()
             part = os.read(stream.fileno(), count)
             if not part:
                 raise EOFError
@@ -112,18 +120,21 @@ class Worker:
             count -= len(part)
         return b"".join(parts)
 
-    def _read_line(self, deadline: float) -> bytes:
+    def _read_line(self) -> bytes:
         line = b""
         while not line.endswith(b"\n"):
-            line += self._read(1, deadline)
+            line += self._read(1)
         return line
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self) -> None:
         assert self.process and self.process.stdout
-        ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            self.stop()
-            raise KernelFault(f"no answer after {self.seconds:.0f} s: the kernel does not end")
+        asleep = 0  # seconds without a computation: a deadlock, since a call waits for nothing
+        while not select.select([self.process.stdout], [], [], 1.0)[0]:
+            state, used = state_and_seconds(self.process.pid)
+            asleep = asleep + 1 if state == "S" else 0
+            if used > self.end or asleep > self.seconds:
+                self.stop()
+                raise KernelFault(f"no answer after {self.seconds:.0f} s: the kernel does not end")
 
     def _last_words(self) -> str:
         assert self.process
