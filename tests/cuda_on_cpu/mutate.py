@@ -35,6 +35,7 @@ from vlmadapt.files import write_json
 from . import test_cache_retrieval, test_hetero_aggregate, test_p_laplacian
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, Problem
+from .harness.numbers import DTYPE_CODE
 from .harness.process import KernelFault, Schedule, Worker
 
 SUITES = {
@@ -44,8 +45,7 @@ SUITES = {
 }
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
 
-# A later one only for what the earlier ones let pass.
-BUILDS_IN_TURN = {"plain": "values, guards and emulated faults", "race": "the race checker", "asan": "ASan + UBSan"}
+BUILDS = {"plain": "values, guards and emulated faults", "race": "the race checker", "asan": "ASan + UBSan"}
 
 PAGE = """# Mutants of the CUDA kernels
 
@@ -127,11 +127,40 @@ def mutants(operation: str) -> Iterator[Mutant]:
                     copies[mutant.key()] += 1
 
 
-def runs(kernels: list[Kernel], dtypes: set[str]) -> Iterator[tuple[Kernel, int, str]]:
-    for kernel in kernels:
-        for shape, dtype in itertools.product(range(len(kernel.shapes)), kernel.dtypes):
-            if dtype in dtypes:
-                yield kernel, shape, dtype
+@dataclass(frozen=True)
+class Stage:
+    build: str
+    dtypes: tuple[str, ...]
+    schedules: tuple[Schedule, ...] = (Schedule(0),)
+
+
+FLOAT = ("f32", "tf32")
+
+
+def stages(operation: str) -> list[Stage]:
+    """In turn, each for what the earlier ones let pass; float first, where few instantiations have to be compiled.
+
+    The sanitizers see float alone where a kernel only widens what it loads; cache_retrieval has products in 16 bits.
+    """
+    sanitized = (*FLOAT, "bf16") if operation == "cache_retrieval" else FLOAT
+    return [
+        Stage("plain", FLOAT),
+        Stage("plain", (*FLOAT, "bf16", "f64"), (Schedule(0), Schedule(2, 3, True))),
+        Stage("race", sanitized),
+        Stage("asan", sanitized),
+    ]
+
+
+def keep_instantiations(launcher: Path, dtypes: tuple[str, ...]) -> None:
+    """Leaves only these cases in the launcher's switches."""
+    others = "|".join(sorted(set(DTYPE_CODE) - set(dtypes)))
+    launcher.write_text(re.sub(rf"case Dtype::(?:{others}):\s[^;]*;(?:\s*break;)?", "", launcher.read_text()))
+
+
+def runs(kernels: list[Kernel], stage: Stage) -> Iterator[tuple[Kernel, int, str, Schedule]]:
+    for dtype, schedule, kernel in itertools.product(stage.dtypes, stage.schedules, kernels):
+        if dtype in kernel.dtypes:
+            yield from ((kernel, shape, dtype, schedule) for shape in range(len(kernel.shapes)))
 
 
 @functools.cache
@@ -141,31 +170,28 @@ def problem_of(name: str, shape: int, dtype: str) -> Problem:
     return kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))
 
 
-def first_difference(library_path: Path, kernels: list[Kernel], build: str) -> str:
+def first_difference(library_path: Path, kernels: list[Kernel], stage: Stage) -> str:
     """The run that notices, or an empty string."""
-    worker = Worker(library_path, asan=build == "asan", seconds=20)
-    schedules = [Schedule(0), Schedule(2, 3, True)] if build == "plain" else [Schedule(0)]
-    dtypes = {"f32", "tf32", "bf16", "f64"} if build == "plain" else {"f32", "tf32", "bf16"}
+    worker = Worker(library_path, asan=stage.build == "asan", seconds=10)
     try:
-        for kernel, shape, dtype in runs(kernels, dtypes):
+        for kernel, shape, dtype, schedule in runs(kernels, stage):
             problem = problem_of(kernel.name, shape, dtype)
-            for schedule in schedules:
-                label = f"{kernel.name} {dtype} {dict(kernel.shapes[shape])} {build} {schedule.label()}"
-                try:
-                    problem.check(worker.call(kernel.function, problem.sizes, problem.buffers, schedule))
-                except (KernelFault, AssertionError) as e:
-                    return f"{label}: {str(e).splitlines()[0][:160]}"
+            try:
+                problem.check(worker.call(kernel.function, problem.sizes, problem.buffers, schedule))
+            except (KernelFault, AssertionError) as e:
+                label = f"{kernel.name} {dtype} {dict(kernel.shapes[shape])} {stage.build} {schedule.label()}"
+                return f"{label}: {str(e).splitlines()[0][:160]}"
         return ""
     finally:
         worker.stop()
 
 
-def check_unchanged(operation: str) -> None:
+@functools.cache
+def check_unchanged(operation: str, stage: Stage) -> None:
     """A suite that complains about the kernels as they are would kill every mutant."""
-    for build in BUILDS_IN_TURN:
-        path = library(Target(HERE / "drivers" / DRIVERS[operation], build=f"{build}-fast"))
-        if problem := first_difference(path, SUITES[operation], build):
-            raise SystemExit(f"without a mutation: {problem}")
+    path = library(Target(HERE / "drivers" / DRIVERS[operation], build=f"{stage.build}-fast"))
+    if problem := first_difference(path, SUITES[operation], stage):
+        raise SystemExit(f"without a mutation: {problem}")
 
 
 def judge(mutant: Mutant, operation: str) -> Mutant:
@@ -178,13 +204,18 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
         lines[mutant.line - 1] = f"{indent}{mutant.after}\n"
         file.write_text("".join(lines))
         driver = HERE / "drivers" / DRIVERS[operation]
-        for build in BUILDS_IN_TURN:
-            target = Target(driver, build=f"{build}-fast", root=root)
+        launcher = root / "csrc" / operation / "cuda.cu"
+        every_type = launcher.read_text()
+        for stage in stages(operation):
+            check_unchanged(operation, stage)
+            launcher.write_text(every_type)
+            keep_instantiations(launcher, stage.dtypes)
+            target = Target(driver, build=f"{stage.build}-fast", root=root)
             try:
                 path = library(target)
             except BuildError:
                 return replace(mutant, verdict="does not compile")
-            by = first_difference(path, SUITES[operation], build)
+            by = first_difference(path, SUITES[operation], stage)
             path.unlink()  # a mutant's library is of no use to a later run
             path.with_suffix(path.suffix + ".lock").unlink(missing_ok=True)
             if by:
@@ -202,8 +233,8 @@ def reason(mutant: Mutant) -> str:
 def markdown(done: list[Mutant], total: int) -> str:
     count = collections.Counter(m.verdict for m in done)
     tried = count["killed"] + count["survived"]
-    by = collections.Counter(next((b for b in BUILDS_IN_TURN if f" {b} " in m.by), "") for m in done)
-    builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS_IN_TURN.items())
+    by = collections.Counter(next((b for b in BUILDS if f" {b} " in m.by), "") for m in done)
+    builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS.items())
     made = "all were made" if len(done) == total else f"{len(done)} of them, drawn at random, were made"
     compiled = f", {count['does not compile']} do not compile" if count["does not compile"] else ""
     share = count["killed"] / tried if tried else 0.0
@@ -255,7 +286,6 @@ def main() -> None:
     known = {k: m for k, m in known.items() if m.verdict != "survived" or reason(m)}
     done = [replace(known[m.key()], line=m.line) for m in everything if m.key() in known]
     chosen = [m for m in chosen if m.key() not in known]
-    check_unchanged(options.operation)
     end = time.monotonic() + 60 * options.minutes
 
     def one(mutant: Mutant) -> Mutant | None:

@@ -126,6 +126,7 @@ BACKWARD = Kernel(
         a_shape(3, 7, [5], [9, 40], "backward weights coefficients", "i64"),
         a_shape(4, 520, [6], [37, 5], "backward weights coefficients"),
         a_shape(3, 265, [6], [37, 5], "backward weights ones", "i64"),
+        a_shape(2, 256, [5], [64], "backward weights coefficients"),  # whole passes over columns, and over edges
         a_shape(140, 8, [6], [300], "backward coefficients no out"),  # more rows than threads that add them up
         a_shape(0, 8, [4], [0], "backward weights coefficients"),
         a_shape(4, 0, [3], [6], "backward weights coefficients"),

@@ -37,6 +37,7 @@ SHAPES = [
     shape(2, 2, 3, 6, 4, 0, 2, "scores boolean lse far steep"),
     shape(2, 1, 9, 40, 8, 33, 35, "scores value additive causal lengths lse none"),
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
+    shape(1, 2, 33, 40, 0, 3, 2, "scores value"),  # no product of queries and keys brings barriers
     shape(1, 1, 1, 1, 0, 0, 1, "attention"),
     shape(2, 2, 33, 34, 0, 0, 9, "attention coincident"),
     shape(1, 2, 5, 40, 0, 0, 33, "attention keep none"),
