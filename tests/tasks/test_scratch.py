@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("easy_vqa")
 pytest.importorskip("transformers")
@@ -119,3 +120,24 @@ def test_what_is_saved_sees_pictures_as_training_did(cache):
     path = easy_vqa.pictures("val")[0]
     image = open_image(path)
     torch.testing.assert_close(small_model("vqa", TINY).transform(image), scratch._to_pixels(np.asarray(image)))
+
+
+def test_interrupted_among_the_words_it_goes_on_to_the_same_model(tmp_path, monkeypatch):
+    whole = scratch.train_small(tmp_path / "whole", TINY)
+    score, calls = scratch._Course.score, []
+
+    def interrupted(course):
+        calls.append(course)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(course)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scratch._Course, "score", interrupted)
+        scratch.train_small(tmp_path / "parts", TINY)
+    parts = scratch.train_small(tmp_path / "parts", TINY)
+    assert read_json(parts / MARKER)["seconds"] is None  # it does not claim the time of one part
+    for file in ("vqa/model.safetensors", "caption/model.safetensors"):
+        expected, found = load_file(whole / file), load_file(parts / file)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
