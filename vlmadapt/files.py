@@ -63,7 +63,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise FileError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}.") from error
+        raise FileError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}: correct it or remove it."
+        ) from error
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

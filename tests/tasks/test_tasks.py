@@ -167,12 +167,15 @@ def test_features_of_a_frozen_tower_are_computed_once_and_equal(tmp_path):
 
 
 def test_models_and_tasks_must_fit(tmp_path):
-    made = TASK_CLASSES["vqa"](task_model(world.model("caption")), world.records("vqa", tmp_path))
-    with pytest.raises(InputError, match="does not answer questions"):
-        made.loss(torch.arange(2))
-    made = TASK_CLASSES["caption"](task_model(world.model("vqa")), world.records("caption", tmp_path))
+    for task in ("vqa", "entailment"):
+        with pytest.raises(InputError, match="does not answer questions"):
+            TASK_CLASSES[task](task_model(world.model("caption")), world.records(task, tmp_path))
+    captions = world.records("caption", tmp_path)
     with pytest.raises(InputError, match="does not describe pictures"):
-        made.predict(made.data.test)
+        TASK_CLASSES["caption"](task_model(world.model("vqa")), captions)
+    for limits in ((None, 1, None), (None, None, 1)):
+        with pytest.raises(InputError, match="captions need at least 2"):
+            TASK_CLASSES["caption"](task_model(world.model("caption")), captions.limited(*limits))
     with pytest.raises(InputError, match="answering is 'guess'"):
         TaskOptions(answering="guess")
     with pytest.raises(InputError, match="'beam' is no option"):

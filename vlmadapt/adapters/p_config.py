@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmadapt.adapters.config import AdapterConfig, check_choice
 from vlmadapt.errors import InputError
+from vlmadapt.training import check_range
 
 # Initial p and mu0 by task: arXiv 2312.10613 and its released configurations.
 INITIAL_P = {"caption": 1.75, "vqa": 1.25, "entailment": 1.5}
@@ -58,12 +59,12 @@ class PAdapterConfig(AdapterConfig):
         check_choice(self, "key_pooling", ("none", "sum", "mean"))
         check_choice(self, "attentions", ("both", "self", "cross"))
         for name in ("reduction", "pooled_keys"):
-            if getattr(self, name) < 1:
-                raise InputError(f"PAdapterConfig.{name} is {getattr(self, name)}: pass a whole number above 0.")
-        if self.mu0 is not None and not 0 < self.mu0 < math.inf:
-            raise InputError(f"PAdapterConfig.mu0 is {self.mu0}: pass a number above 0.")
-        if not self.eps > 0:
-            raise InputError(f"PAdapterConfig.eps is {self.eps}: pass a number above 0, such as 1e-8.")
+            check_range(self, name, low=1)
+        check_range(self, "eps", low=0.0, low_allowed=False)
+        if self.mu0 is not None:
+            check_range(self, "mu0", low=0.0, low_allowed=False)
+        if self.p is not None:
+            check_range(self, "p")
         low, high = self.initial_p, 2.0 if self.p_range == "one-to-two" else math.inf
         strictly = self.learn_p and self.p_range != "free"
         if not (1 < low < high if strictly else 1 <= low < math.inf):

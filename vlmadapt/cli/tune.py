@@ -67,7 +67,7 @@ def tune(
     """
     from vlmadapt.data.generative import load_records
     from vlmadapt.reporting.methods import parse_settings
-    from vlmadapt.reporting.tuning import TuningPlan, run_tuning
+    from vlmadapt.reporting.tuning import TuningPlan, check_plan, run_tuning
     from vlmadapt.tasks import TaskOptions
     from vlmadapt.training import TrainConfig
 
@@ -80,11 +80,22 @@ def tune(
         options=TaskOptions.make(parse_settings(set_ or [])),
         limits=(train_limit, val_limit, test_limit),
     )
+    check_plan(plan, records)
+    check_model(model)
     note(describe(records))
     loaded = open_model(model, task, device, download)
     folder = out or Path("runs") / f"tune-{data}-{task}"
     results = run_tuning(loaded, records, plan, folder, report=note, progress=True)
     report_tuning(results, records.limited(*plan.limits), folder)
+
+
+def check_model(name: str) -> None:
+    """Whether ``name`` looks like a model, before anything is loaded or trained."""
+    from vlmadapt.errors import InputError
+
+    family, _, place = name.partition(":")
+    if name != SMALL and (family not in ("blip", "coca") or not place):
+        raise InputError(f"--model is {name!r}: use {SMALL}, blip:FOLDER, coca:ARCH@CHECKPOINT or coca:ARCH/TAG.")
 
 
 def open_model(name: str, task: str, device: str, download: bool) -> GenerativeModel:

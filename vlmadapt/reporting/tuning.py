@@ -98,6 +98,36 @@ def run_tuning(
     )
 
 
+def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[_Job]:
+    """The fits of ``plan``, below ``root``; needs no model, and raises :class:`InputError` for a bad plan."""
+    if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        raise InputError(
+            f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
+        )
+    if len(set(plan.methods)) < len(plan.methods):
+        raise InputError(f"methods is {list(plan.methods)}: name each once.")
+    data.limited(*plan.limits)
+    return list(_jobs(plan, data, root))
+
+
+def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[_Job]:
+    for text in plan.methods:
+        method = parse_method(text)
+        names = {entry.name for entry in fields(TrainConfig)}
+        own = {name: value for name, value in method.settings.items() if name in names}
+        settings = {name: value for name, value in method.settings.items() if name not in names}
+        lr = method_named(method.adapter).lr if plan.lr is None else plan.lr
+        train = replace(plan.train, **{"lr": lr, **own})
+        config = make_config(method.adapter, data.task, settings)
+        # Nothing about a frozen model depends on a seed.
+        for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
+            yield _Job(method, seed, config, train, root / _folder_name(method.label) / f"seed-{seed}")
+
+
+def _folder_name(label: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", label)
+
+
 class _Run:
     """A model, its pictures and the jobs of one plan."""
 
@@ -110,34 +140,13 @@ class _Run:
         report: Callable[[str], None],
         progress: bool,
     ) -> None:
-        if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
-            raise InputError(
-                f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
-            )
+        self.jobs = check_plan(plan, data, root)
         self.data, self.plan, self.report, self.progress = data, plan, report, progress
         self.model = task_model(loaded)
         self.pictures = Pictures(self.model, open_image)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
-        self.jobs = list(self._jobs(root))
-        labels = [(job.method.label, job.seed) for job in self.jobs]
-        if len(set(labels)) < len(labels):
-            raise InputError(f"methods is {list(plan.methods)}: name each once.")
         self.fingerprint = fingerprint_tensors(**self.model.module.state_dict())
-
-    def _jobs(self, root: Path) -> Iterator[_Job]:
-        for text in self.plan.methods:
-            method = parse_method(text)
-            names = {entry.name for entry in fields(TrainConfig)}
-            own = {name: value for name, value in method.settings.items() if name in names}
-            settings = {name: value for name, value in method.settings.items() if name not in names}
-            lr = method_named(method.adapter).lr if self.plan.lr is None else self.plan.lr
-            train = replace(self.plan.train, **{"lr": lr, **own})
-            config = make_config(method.adapter, self.data.task, settings)
-            # Nothing about a frozen model depends on a seed.
-            for seed in self.plan.seeds[:1] if method.adapter == "frozen" else self.plan.seeds:
-                label = re.sub(r"[^\w.=-]+", "-", method.label)
-                yield _Job(method, seed, config, train, root / label / f"seed-{seed}")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -173,6 +182,7 @@ class _Run:
     def fit(self, job: _Job, place: str) -> None:
         identity, started = self.identity(job), job.folder / IDENTITY
         if started.exists() and read_json(started) != identity:
+            self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
             shutil.rmtree(job.folder)
         if not (job.folder / FITTED).exists():
             write_json(started, identity)
@@ -272,8 +282,7 @@ def by_kind(task: Task, said: Sequence[str]) -> dict[str, float]:
 
 def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
     """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
-    name = re.sub(r"[^\w.=-]+", "-", label)
-    return read_json(folder / "fits" / name / f"seed-{seed}" / TESTED)["predictions"]
+    return read_json(folder / "fits" / _folder_name(label) / f"seed-{seed}" / TESTED)["predictions"]
 
 
 class _Watch:

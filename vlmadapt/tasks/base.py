@@ -46,6 +46,8 @@ class TaskOptions:
         check_range(self, "label_smoothing", low=0.0, high=1.0)
         for name in ("beams", "longest", "candidates", "ranked", "batch"):
             check_range(self, name, low=1)
+        if not isinstance(self.prompt, str):
+            raise InputError(f"TaskOptions.prompt is {self.prompt!r}: give words, or --set 'prompt=\"{self.prompt}\"'.")
         if self.answering not in ("rank", "generate"):
             raise InputError(f"TaskOptions.answering is {self.answering!r}: use rank or generate.")
 
@@ -66,7 +68,7 @@ class Task(ABC):
     """One task on one model and one set of records.
 
     ``metric`` names the measure that chooses epochs; :meth:`measure` may give more. Pictures are shared by all methods
-    tried on the same model object.
+    tried on the same model object. Raises :class:`InputError` for a model or data that do not serve the task.
     """
 
     metric: str
@@ -77,6 +79,11 @@ class Task(ABC):
         self.model, self.data = model, data
         self.options = options or TaskOptions()
         self.pictures = pictures or Pictures(model, open_image)
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise :class:`InputError` where the model or the records do not serve the task."""
 
     def loss(self, indices: Tensor) -> Tensor:
         """Mean loss over ``data.train[i]`` for ``i`` in ``indices`` int64 [B]; random choices use torch's generator."""

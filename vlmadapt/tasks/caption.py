@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.data.records import Record
+from vlmadapt.errors import InputError
 from vlmadapt.tasks.base import Task, token_losses
 from vlmadapt.tasks.captions import caption_scores
 from vlmadapt.tasks.models import as_captioner
@@ -18,6 +19,15 @@ class CaptionTask(Task):
     """Mean token loss of one reference a picture, drawn anew each time; label smoothing as in arXiv 2201.12086."""
 
     metric = "cider"
+
+    def check(self) -> None:
+        as_captioner(self.model)
+        for split in ("val", "test"):
+            if len(self.data.split(split)) < 2:
+                raise InputError(
+                    f"{self.data.name} has 1 {split} record here: captions need at least 2, since CIDEr compares "
+                    f"pictures (see --{split}-limit)."
+                )
 
     def loss_of(self, records: Sequence[Record]) -> Tensor:
         chosen = [record.captions[int(torch.randint(len(record.captions), ()))] for record in records]

@@ -21,6 +21,9 @@ class VQATask(Task):
 
     metric = "accuracy"
 
+    def check(self) -> None:
+        as_answerer(self.model)
+
     def loss_of(self, records: Sequence[Record]) -> Tensor:
         model = as_answerer(self.model)
         states, mask = model.read(self.features(records), [record.prompt for record in records])

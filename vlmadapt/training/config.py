@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from vlmadapt.errors import InputError
 
@@ -44,12 +45,18 @@ class TrainConfig:
 
 
 def check_range(
-    config: object, name: str, *, low: float = -math.inf, high: float = math.inf, low_allowed: bool = True
+    config: Any, name: str, *, low: float = -math.inf, high: float = math.inf, low_allowed: bool = True
 ) -> None:
-    """Raise :class:`InputError` unless ``low <= config.name <= high`` (``low < ...`` without ``low_allowed``)."""
+    """Raise :class:`InputError` unless ``low <= config.name <= high`` (``low < ...`` without ``low_allowed``).
+
+    A field of the dataclass ``config`` that is annotated ``int`` must be whole.
+    """
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(f"{type(config).__name__}.{name} is {value!r}: give a number.")
+    kind = next(str(entry.type) for entry in fields(config) if entry.name == name)
+    if kind.startswith("int") and not isinstance(value, int):
+        raise InputError(f"{type(config).__name__}.{name} is {value!r}: give a whole number.")
     inside = (low <= value if low_allowed else low < value) and value <= high and math.isfinite(value)
     if inside:
         return

@@ -18,6 +18,7 @@ from vlmadapt.adapters.generative.attached import Attached
 from vlmadapt.adapters.generative.protocol import find_sites
 from vlmadapt.adapters.layers import empty_linear, set_uniform
 from vlmadapt.errors import InputError, MissingDependency
+from vlmadapt.training import check_range
 
 TOWERS = ("vision_model.", "visual.")  # image towers of BLIP and CoCa
 BOTTLENECK = "bottleneck"
@@ -63,6 +64,8 @@ class LoRAConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         _check_size(self, "rank")
+        if self.alpha is not None:
+            check_range(self, "alpha", low=0.0, low_allowed=False)
 
 
 def _check_size(config: AdapterConfig, name: str) -> None:
