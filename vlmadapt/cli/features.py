@@ -46,8 +46,8 @@ def features(
 ) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
-    It holds train, val and test [n, D], train_labels ... [n], text and negative_text [C, D], all
-    normalised; names, paths and the encoder are in its metadata.
+    It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
+    negative_text (a normalised row a class); names, paths and the encoder are in its metadata.
     """
     import torch
 
