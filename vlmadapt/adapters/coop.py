@@ -14,12 +14,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples, normalize
 from vlmadapt.adapters.config import AdapterConfig
-from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.errors import InputError
 from vlmadapt.training import TrainConfig, check_range
 
@@ -49,7 +48,7 @@ class CoOpConfig(TrainConfig, AdapterConfig):
         check_range(self, "deviation", low=0.0, low_allowed=False)
 
 
-class CoOp(TrainedAdapter):
+class CoOp(TrainedClassifier):
     """``text_features`` are not used: the classifier is the text features of the learned prompts, kept after ``fit``.
 
     ``fit`` needs ``encoder`` with a differentiable text tower (``token_inputs`` and ``encode_tokens``) and the real
@@ -60,12 +59,10 @@ class CoOp(TrainedAdapter):
     name = "coop"
     config_class = CoOpConfig
     needs_encoder = True
-    classifier: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_parameter("context", None)
-        self.register_buffer("classifier", None)
         self.__dict__["_prompts"] = None  # the encoder's tokens, no part of the state
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
@@ -79,7 +76,7 @@ class CoOp(TrainedAdapter):
         start = start.expand(self.num_classes, -1, -1).clone() if self.config.per_class else start
         self.context = nn.Parameter(start)
         self._train(support, validation, options)
-        self.classifier = self._encode().detach()
+        self.classifier = self.adapted_text().detach()
         self.__dict__["_prompts"] = None
 
     def _tokenized(self) -> Tokens:
@@ -101,7 +98,7 @@ class CoOp(TrainedAdapter):
             )
         return prompts
 
-    def _encode(self) -> Tensor:
+    def adapted_text(self) -> Tensor:
         """Normalised text features of the prompts ``[C, D]`` in the adapter's dtype; differentiable in ``context``."""
         prompts: Tokens = self.__dict__["_prompts"]
         count = self.config.context_tokens
@@ -118,18 +115,6 @@ class CoOp(TrainedAdapter):
         rows = rows.to(embeddings.device)
         part = replace(prompts, embeddings=embeddings[rows], tokens=prompts.tokens[rows], mask=prompts.mask[rows])
         return self.encoder.encode_tokens(part)  # type: ignore[union-attr]
-
-    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
-        logits = self.logit_scale * support.features[indices] @ self._encode().T
-        return cross_entropy(logits, support.labels[indices])
-
-    @torch.no_grad()
-    def _score(self, samples: Samples) -> tuple[float, ...]:
-        self.classifier = self._encode()
-        return super()._score(samples)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.logit_scale * features @ self.classifier.T
 
     def _more_inputs(self) -> dict[str, Tensor]:
         prompts: Tokens = self.__dict__["_prompts"]

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.graph import prototypes
 from vlmadapt.adapters.layers import empty_linear
-from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.training import TrainConfig, check_range, choose
 
 CLASSES_AT_ONCE = 512
@@ -50,21 +50,20 @@ class GraphAdapterConfig(TrainConfig, AdapterConfig):
         check_range(self, "beta", low=0.0, high=1.0)
 
 
-class GraphAdapter(TrainedAdapter):
+class GraphAdapter(TrainedClassifier):
     """Any number of classes and any width; a class without samples keeps its text feature as its image node."""
 
     name = "graph-adapter"
     config_class = GraphAdapterConfig
     text_input: Tensor
     image_input: Tensor
-    classifier: Tensor
     alpha: Tensor
     beta: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         dtype = self.text_features.dtype
-        for name in ("text_input", "image_input", "classifier"):
+        for name in ("text_input", "image_input"):
             self.register_buffer(name, None)
         self.text_map = empty_linear(self.width, self.width, dtype, bias=False)
         self.image_map = empty_linear(self.width, self.width, dtype, bias=False)
@@ -110,18 +109,6 @@ class GraphAdapter(TrainedAdapter):
         image = torch.tanh(self.image_map(self.image_input) + self.image_bias)
         read = beta * text + (1 - beta) * image
         return normalize(alpha * self.text_features + (1 - alpha) * read.to(self.text_features.dtype), dim=-1)
-
-    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
-        logits = self.logit_scale * support.features[indices] @ self.adapted_text().T
-        return cross_entropy(logits, support.labels[indices])
-
-    @torch.no_grad()
-    def _score(self, samples: Samples) -> tuple[float, ...]:
-        self.classifier = self.adapted_text()
-        return super()._score(samples)
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.logit_scale * features @ self.classifier.T
 
     def hyperparameters(self) -> dict[str, float]:
         return {"alpha": float(self.alpha), "beta": float(self.beta)}

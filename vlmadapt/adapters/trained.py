@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,3 +71,29 @@ class TrainedAdapter(Adapter):
             return self._score(validation)
 
         scalar.fill_(choose(candidates, score))
+
+
+class TrainedClassifier(TrainedAdapter):
+    """An adapter that trains class vectors; ``classifier`` holds those that were last scored, or the fitted ones."""
+
+    classifier: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("classifier", None)
+
+    @abstractmethod
+    def adapted_text(self) -> Tensor:
+        """Normalised class vectors ``[C, D]`` of the weights as they are; differentiable in them."""
+
+    def _loss(self, support: Samples, indices: Tensor) -> Tensor:
+        logits = self.logit_scale * support.features[indices] @ self.adapted_text().T
+        return torch.nn.functional.cross_entropy(logits, support.labels[indices])
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, ...]:
+        self.classifier = self.adapted_text()
+        return super()._score(samples)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.logit_scale * features @ self.classifier.T
