@@ -1,15 +1,16 @@
-// Backward on the CPU, compiled once per instruction set. One stream; the affinities are recomputed.
+// Backward on the CPU, compiled once per instruction set. One stream.
 //
-// Work is cut into (1,024 queries) x (a block of keys). For each, phase 1 recomputes the products and leaves
-// W[k, q] = weight scale G[q, k] in a buffer of a few MB; phase 2 adds W^T keys to the query gradients and phase 3
-// W queries to the key gradients. Every phase splits by size alone and each output is owned by one task, so there
-// are neither atomics nor a copy of the gradients per thread, and results do not depend on the thread count.
+// Work is cut into (1,024 queries) x (a block of keys). For each, phase 1 takes the similarities that the forward
+// kept, or computes them again, and leaves W[k, q] = weight scale G[q, k] in a buffer of a few MB; phase 2 adds
+// W^T keys to the query gradients and phase 3 W queries to the key gradients. Every phase splits by size alone and
+// each output is owned by one task, so there are neither atomics nor a copy of the gradients per thread, and results
+// do not depend on the thread count.
 //
 // W is stored in panels of queries, [panel][key][lanes]: phase 1 writes it straight from its tiles, phase 2 reads a
 // panel as the packed side and phase 3 reads rows of it as the broadcast side.
 #pragma once
 
-#include "cache_retrieval/cpu_forward.h"
+#include "cache_retrieval/cpu_stream.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
@@ -38,10 +39,11 @@ class Backward {
         parallel_(parallel),
         width_(p.stream.width),
         few_(p.num_queries > 0 && p.num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
+        packed_(!few_ && p.similarities == nullptr),
         most_queries_(round_up(min_of(backward_queries, p.num_queries), S::panel)),
         most_keys_(round_up(min_of(key_block, p.num_keys), tile_rows)),
         width_tiles_((width_ + tile_rows - 1) / tile_rows),
-        by_query_(few_ ? 0 : most_queries_ * width_),
+        by_query_(packed_ ? most_queries_ * width_ : 0),
         by_width_(p.grad_keys != nullptr && !few_ ? round_up(width_, S::panel) * most_queries_ : 0),
         grad_by_class_(p.num_classes * most_queries_),
         weights_(most_queries_ * most_keys_),
@@ -63,7 +65,7 @@ class Backward {
     if (count > 0) prepare_queries();
     for (int64_t k0 = 0; k0 < p_.num_keys; k0 += key_block) {
       const int64_t keys = min_of(key_block, p_.num_keys - k0);
-      recompute_weights(k0, keys);
+      compute_weights(k0, keys);
       if (few_) {
         add_few_gradients(keys);
         continue;
@@ -76,7 +78,7 @@ class Backward {
 
   void prepare_queries() {
     const int64_t count = columns_.columns;
-    if (!few_) pack_queries<T>(p_.stream, first_, count, by_query_.data(), parallel_);
+    if (packed_) pack_queries<T>(p_.stream, first_, count, by_query_.data(), parallel_);
     auto by_class = [&](int64_t begin, int64_t end) {
       const A* grad = static_cast<const A*>(p_.grad_scores) + first_ * p_.num_classes;
       constexpr int64_t block = 16;
@@ -114,15 +116,15 @@ class Backward {
   A* grad_of(void* output) const { return static_cast<A*>(output) + first_; }
 
   // Phase 1. A task is a group of keys and a block of queries.
-  void recompute_weights(int64_t k0, int64_t keys) {
+  void compute_weights(int64_t k0, int64_t keys) {
     const int64_t block = query_block<A>(width_);
     const int64_t blocks = (columns_.columns + block - 1) / block;
     const int64_t groups = (keys + key_group - 1) / key_group;
     auto tasks = [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t group = task / blocks, start = task % blocks * block;
-        recompute_group(k0, group * key_group, min_of((group + 1) * key_group, keys), start,
-                        min_of(block, columns_.columns - start), group_sums_.data() + group * 2 * most_queries_);
+        weigh_group(k0, group * key_group, min_of((group + 1) * key_group, keys), start,
+                    min_of(block, columns_.columns - start), group_sums_.data() + group * 2 * most_queries_);
         if (few_) few_gradients(k0, group);
       }
     };
@@ -140,14 +142,15 @@ class Backward {
     }
   }
 
-  void recompute_group(int64_t k0, int64_t begin, int64_t end, int64_t start, int64_t count, A* sums) {
+  void weigh_group(int64_t k0, int64_t begin, int64_t end, int64_t start, int64_t count, A* sums) {
     const Panels<A> columns{count};
     const int64_t padded = columns.padded();
-    StreamTiles<T> stream(p_.stream, few_ ? nullptr : by_query_.data() + start * width_, first_ + start, columns);
+    StreamTiles<T> stream(p_.stream, packed_ ? by_query_.data() + start * width_ : nullptr, first_ + start, columns);
     QueryValues<A> scale(p_.stream.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.stream.center, first_ + start, count, padded);
     Buffer<A> shares(padded), tile(tile_rows * padded);
     Buffer<Mask> own_row(padded);
+    std::memset(tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
     const A* weight = static_cast<const A*>(p_.weight);
     for (int64_t q = 0; q < padded; ++q) {
       const bool real = q < count;
@@ -158,7 +161,10 @@ class Backward {
     }
     for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
       const int64_t rows = min_of(tile_rows, end - row0);
-      stream.product([&](int64_t r) { return k0 + row0 + r; }, rows, tile.data(), padded);
+      if (p_.similarities == nullptr)
+        stream.product([&](int64_t r) { return k0 + row0 + r; }, rows, tile.data(), padded);
+      else
+        load_similarities(k0 + row0, rows, first_ + start, count, tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t key = k0 + row0 + r;
         const A* grad = grad_by_class_.data() + p_.labels[key] * padded_ + start;
@@ -183,6 +189,12 @@ class Backward {
         }
       }
     }
+  }
+
+  void load_similarities(int64_t key, int64_t rows, int64_t query, int64_t count, A* tile, int64_t padded) {
+    const A* kept = static_cast<const A*>(p_.similarities) + key * p_.num_queries + query;
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(tile + r * padded, kept + r * p_.num_queries, static_cast<size_t>(count) * sizeof(A));
   }
 
   // With few queries both gradients of a group of keys are sums of rows, taken while its keys are still in cache.
@@ -333,7 +345,8 @@ class Backward {
   const BackwardParams& p_;
   const Parallel& parallel_;
   const int64_t width_;
-  const bool few_;  // at most max_dot_queries: one pass over the keys, no packing
+  const bool few_;     // at most max_dot_queries: one pass over the keys, no packing
+  const bool packed_;  // the product of phase 1 needs packed queries
   const int64_t most_queries_, most_keys_, width_tiles_;
   Buffer<A> by_query_, by_width_, grad_by_class_, weights_, packed_keys_, grad_queries_, group_sums_, few_partials_;
   int64_t first_ = 0, padded_ = 0;

@@ -6,7 +6,7 @@
 // search of the released Tip-Adapter (arXiv 2111.03930) repeats the products for each pair.
 #pragma once
 
-#include "cache_retrieval/cpu_forward.h"
+#include "cache_retrieval/cpu_stream.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {

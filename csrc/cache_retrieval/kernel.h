@@ -6,7 +6,8 @@
 //
 // scale = beta and center = 1 give Tip-Adapter's exp(-beta (1 - q.k)) (arXiv 2111.03930); a standardised
 // similarity (s - mean) / std has scale = beta / std and center = mean + std. The products, the exponential and
-// the class sum are fused: no [queries, entries] matrix is stored beyond a tile.
+// the class sum are fused: no [queries, entries] matrix is stored beyond a tile, unless a caller wants to keep the
+// similarities for the backward, which is then spared their product.
 //
 // All matrices are row-major and contiguous; sizes and offsets count elements and are 64-bit.
 // "accum" marks pointers of the accumulation type: double for f64, float for every other dtype.
@@ -43,6 +44,8 @@ struct ForwardParams {
   bool mask_own_scores;      // leave the own entry out of the scores (it never counts in the disagreement)
   void* scores;              // accum [num_queries, num_classes], written whole
   void* disagreement;        // accum [num_queries]: mean |A_image - A_text|; nullptr: not wanted
+  void* similarities;        // accum [num_entries, num_queries]: those of image; nullptr or on CUDA: not kept
+  void* text_similarities;   // the same of text; nullptr with text_per_class
 };
 
 // One stream. A key stands for `multiplicity` entries of its class; `own_key` counts one entry less.
@@ -58,13 +61,14 @@ struct BackwardParams {
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
   Stream stream;
-  const void* weight;       // accum [num_queries]: the stream's share; nullptr: all one
-  const void* grad_scores;  // accum [num_queries, num_classes]
-  void* grad_queries;       // accum [num_queries, width]; nullptr: not wanted
-  void* grad_keys;          // accum [num_keys, width]; nullptr: not wanted
-  void* grad_scale;         // accum [num_queries]
-  void* grad_center;        // accum [num_queries]
-  void* grad_weight;        // accum [num_queries]
+  const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
+  const void* grad_scores;   // accum [num_queries, num_classes]
+  const void* similarities;  // accum [num_keys, num_queries] as the forward kept them; nullptr: recompute (CUDA always)
+  void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
+  void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
+  void* grad_scale;          // accum [num_queries]
+  void* grad_center;         // accum [num_queries]
+  void* grad_weight;         // accum [num_queries]
 };
 
 // One stream under many betas (center = 1), each product computed once. Either or both of:

@@ -6,6 +6,7 @@ namespace vlmadapt::cache_retrieval {
 namespace {
 
 struct Cpu {
+  static constexpr bool keeps_similarities = true;
   static void forward(const ForwardParams& p, const Tensor&, bool) { forward_cpu(p, torch_parallel(), active_isa()); }
   static void backward(const BackwardParams& p, const Tensor&, bool) {
     backward_cpu(p, torch_parallel(), active_isa());
@@ -30,12 +31,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
   m.def(
       "cache_retrieval(Tensor queries, Tensor keys, Tensor scale, Tensor center, Tensor? text_queries, "
       "Tensor? text_keys, Tensor? text_scale, Tensor? text_center, Tensor? ratio, Tensor order, Tensor offsets, "
-      "Tensor labels, Tensor? own_entry, bool text_keys_per_class, bool mask_own_scores, bool allow_tf32) "
-      "-> (Tensor scores, Tensor disagreement)");
+      "Tensor labels, Tensor? own_entry, bool text_keys_per_class, bool mask_own_scores, bool keep, bool allow_tf32) "
+      "-> (Tensor scores, Tensor disagreement, Tensor similarities)");
   m.def(
       "cache_retrieval_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor scale, Tensor center, "
-      "Tensor? weight, Tensor labels, Tensor? multiplicity, Tensor? own_key, bool want_queries, bool want_keys, "
-      "bool allow_tf32) "
+      "Tensor? weight, Tensor labels, Tensor? multiplicity, Tensor? own_key, Tensor? similarities, bool want_queries, "
+      "bool want_keys, bool allow_tf32) "
       "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_scale, Tensor grad_center, Tensor grad_weight)");
   m.def(
       "cache_retrieval_grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas, "

@@ -15,6 +15,8 @@ constexpr int64_t largest_grid_scores = 256 << 20;  // bytes of class scores hel
 Precision precision_of(bool allow_tf32) { return allow_tf32 ? Precision::tf32 : Precision::exact; }
 
 struct Cuda {
+  static constexpr bool keeps_similarities = false;
+
   static void forward(const ForwardParams& p, const Tensor& like, bool allow_tf32) {
     CudaCall call(like);
     void* workspace = call.workspace(forward_workspace(p));

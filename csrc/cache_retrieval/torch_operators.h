@@ -1,5 +1,6 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
-// A Backend has static members forward, backward and grid taking (params, a tensor of the right device, allow_tf32).
+// A Backend has static members forward, backward and grid taking (params, a tensor of the right device, allow_tf32),
+// and keeps_similarities: whether its forward can write them and its backward read them.
 #pragma once
 
 #include <tuple>
@@ -19,12 +20,13 @@ inline Stream stream_of(const Tensor& queries, const Tensor& keys, const Tensor&
 
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
-                                            OptionalTensor text_queries, OptionalTensor text_keys,
-                                            OptionalTensor text_scale, OptionalTensor text_center, OptionalTensor ratio,
-                                            Tensor order, Tensor offsets, Tensor /*labels: for the backward*/,
-                                            OptionalTensor own_entry, bool text_keys_per_class, bool mask_own_scores,
-                                            bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
+                                                    OptionalTensor text_queries, OptionalTensor text_keys,
+                                                    OptionalTensor text_scale, OptionalTensor text_center,
+                                                    OptionalTensor ratio, Tensor order, Tensor offsets,
+                                                    Tensor /*labels: for the backward*/, OptionalTensor own_entry,
+                                                    bool text_keys_per_class, bool mask_own_scores, bool keep,
+                                                    bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -45,14 +47,20 @@ struct Operators {
     Tensor disagreement = new_tensor(queries, {p.num_queries}, accum);
     p.scores = scores.mutable_data_ptr();
     p.disagreement = disagreement.mutable_data_ptr();
+    const bool keep_image = keep && Backend::keeps_similarities;
+    const bool keep_text = keep_image && text_queries.has_value() && !text_keys_per_class;
+    Tensor similarities = new_tensor(queries, {keep_image + keep_text, p.num_entries, p.num_queries}, accum);
+    if (keep_image) p.similarities = similarities.mutable_data_ptr();
+    if (keep_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
     Backend::forward(p, queries, allow_tf32);
-    return {scores, disagreement};
+    return {scores, disagreement, similarities};
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
                                                                      Tensor scale, Tensor center, OptionalTensor weight,
                                                                      Tensor labels, OptionalTensor multiplicity,
-                                                                     OptionalTensor own_key, bool want_queries,
+                                                                     OptionalTensor own_key,
+                                                                     OptionalTensor similarities, bool want_queries,
                                                                      bool want_keys, bool allow_tf32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
@@ -66,6 +74,7 @@ struct Operators {
     p.stream = stream_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
     p.weight = checked(weight, "weight", accum, {p.num_queries});
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes});
+    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries});
     Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.stream.width}, accum);
     Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.stream.width}, accum);
     Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);

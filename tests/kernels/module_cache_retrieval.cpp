@@ -12,7 +12,7 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
                   const py::array& scale, const py::array& center, const Indices& order, const Indices& offsets,
                   const std::optional<py::array>& text_queries, const std::optional<py::array>& text_keys,
                   const std::optional<py::array>& ratio, bool text_per_class, const std::optional<Indices>& own_entry,
-                  bool mask_own_scores) {
+                  bool mask_own_scores, bool keep) {
   cache_retrieval::ForwardParams p{};
   p.dtype = dtype_of(queries, half);
   p.num_queries = queries.shape(0);
@@ -30,14 +30,20 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   py::array disagreement = new_array(p.dtype, {queries.shape(0)});
   p.scores = scores.mutable_data();
   p.disagreement = disagreement.mutable_data();
+  const bool keep_text = keep && text_queries && !text_per_class;
+  py::array similarities = new_array(p.dtype, {keep ? keys.shape(0) : 0, queries.shape(0)});
+  py::array text_similarities = new_array(p.dtype, {keep_text ? keys.shape(0) : 0, queries.shape(0)});
+  if (keep) p.similarities = similarities.mutable_data();
+  if (keep_text) p.text_similarities = text_similarities.mutable_data();
   cache_retrieval::forward_cpu(p, std_parallel(), isa_of(isa));
-  return py::make_tuple(scores, disagreement);
+  return py::make_tuple(scores, disagreement, similarities, text_similarities);
 }
 
 py::tuple backward(const std::string& isa, const std::string& half, const py::array& grad_scores,
                    const py::array& queries, const py::array& keys, const py::array& scale, const py::array& center,
                    const Indices& labels, const std::optional<py::array>& weight,
-                   const std::optional<py::array>& multiplicity, const std::optional<Indices>& own_key) {
+                   const std::optional<py::array>& multiplicity, const std::optional<Indices>& own_key,
+                   const std::optional<py::array>& similarities) {
   cache_retrieval::BackwardParams p{};
   p.dtype = dtype_of(queries, half);
   p.num_queries = queries.shape(0);
@@ -49,6 +55,7 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   p.stream = stream_of(queries, keys, scale, center);
   p.weight = pointer(weight);
   p.grad_scores = grad_scores.data();
+  p.similarities = pointer(similarities);
   py::array results[] = {new_array(p.dtype, {queries.shape(0), queries.shape(1)}),
                          new_array(p.dtype, {keys.shape(0), queries.shape(1)}), new_array(p.dtype, {queries.shape(0)}),
                          new_array(p.dtype, {queries.shape(0)}), new_array(p.dtype, {queries.shape(0)})};
@@ -87,9 +94,10 @@ void bind_cache_retrieval(py::module_& m) {
   using namespace py::literals;
   m.def("cache_retrieval", &forward, "isa"_a, "half"_a, "queries"_a, "keys"_a, "scale"_a, "center"_a, "order"_a,
         "offsets"_a, "text_queries"_a = py::none(), "text_keys"_a = py::none(), "ratio"_a = py::none(),
-        "text_per_class"_a = false, "own_entry"_a = py::none(), "mask_own_scores"_a = false);
+        "text_per_class"_a = false, "own_entry"_a = py::none(), "mask_own_scores"_a = false, "keep"_a = false);
   m.def("cache_retrieval_backward", &backward, "isa"_a, "half"_a, "grad_scores"_a, "queries"_a, "keys"_a, "scale"_a,
-        "center"_a, "labels"_a, "weight"_a = py::none(), "multiplicity"_a = py::none(), "own_key"_a = py::none());
+        "center"_a, "labels"_a, "weight"_a = py::none(), "multiplicity"_a = py::none(), "own_key"_a = py::none(),
+        "similarities"_a = py::none());
   m.def("cache_retrieval_multi_beta", &scores_of_betas, "isa"_a, "half"_a, "queries"_a, "keys"_a, "order"_a,
         "offsets"_a, "betas"_a);
 }

@@ -71,7 +71,7 @@ shaped = pytest.mark.parametrize("shape", SHAPES, ids=str)
 @shaped
 def test_two_streams(level: str, storage: str, shape: tuple[int, ...]) -> None:
     case = Case(storage, *shape)
-    scores, disagreement = raw_kernels.cache_retrieval(
+    scores, disagreement, *_ = raw_kernels.cache_retrieval(
         level,
         case.half,
         case.queries,
@@ -132,6 +132,27 @@ def test_backward(level: str, storage: str, shape: tuple[int, ...]) -> None:
     for ours, truth in zip(results, expected, strict=True):
         size = max(np.abs(truth).max(), 1)
         np.testing.assert_allclose(ours, truth, rtol=case.tolerance, atol=case.tolerance * size)
+
+
+@every
+@stored
+@shaped
+def test_kept_similarities_serve_the_backward(level: str, storage: str, shape: tuple[int, ...]) -> None:
+    case = Case(storage, *shape)
+    streams = (case.queries, case.keys, case.scale, case.center)
+    text = (case.queries, case.keys[::-1].copy(), case.ratio)
+    *_, image, reverse = raw_kernels.cache_retrieval(
+        level, case.half, *streams, case.order, case.offsets, *text, own_entry=case.own, keep=True
+    )
+    expected = case.exact_keys @ case.exact_queries.T
+    np.testing.assert_allclose(image, expected, rtol=case.tolerance, atol=case.tolerance)
+    np.testing.assert_allclose(reverse, expected[::-1], rtol=case.tolerance, atol=case.tolerance)
+    grad = np.random.default_rng(1).standard_normal((shape[0], shape[2])).astype(case.accum)
+    arguments = (level, case.half, grad, *streams, case.labels, case.ratio, None, case.own)
+    kept = raw_kernels.cache_retrieval_backward(*arguments, image)
+    recomputed = raw_kernels.cache_retrieval_backward(*arguments)
+    for ours, truth in zip(kept, recomputed, strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=1e-12, atol=1e-12)  # dot products or tiles: f64 may differ
 
 
 @every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 
 import pytest
@@ -17,6 +18,8 @@ from vlmadapt.ops import (
     cache_retrieval_multi_beta,
     cache_retrieval_reference,
 )
+
+MODULE = importlib.import_module("vlmadapt.ops.cache_retrieval")  # the package's attribute is the function
 
 # queries, entries, classes, width: one, odd, empty, a full tile and one more, dot-product path, several chunks.
 SHAPES = [
@@ -150,7 +153,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(function, [tensor.requires_grad_() for tensor in inputs])
 
 
-def raw_arguments(per_class: bool | None) -> tuple[object, ...]:
+def raw_arguments(per_class: bool | None, keep: bool) -> tuple[object, ...]:
     queries, keys, labels = make((6, 20, 4, 5), torch.float32)
     cache = PreparedCache(labels, 4)
     ones = torch.ones(6)
@@ -161,12 +164,13 @@ def raw_arguments(per_class: bool | None) -> tuple[object, ...]:
     floats = [queries, keys, ones * 3, ones.clone(), *text]
     floats = [None if tensor is None else tensor.requires_grad_() for tensor in floats]
     own = torch.tensor([0, -1, 3, 19, 7, 7])
-    return (*floats, cache.order, cache.offsets, cache.labels, own, bool(per_class), True, False)
+    return (*floats, cache.order, cache.offsets, cache.labels, own, bool(per_class), True, keep, False)
 
 
 @pytest.mark.parametrize("per_class", [None, False, True])
-def test_opcheck(per_class: bool | None) -> None:
-    torch.library.opcheck(torch.ops.vlmadapt.cache_retrieval.default, raw_arguments(per_class))
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck(per_class: bool | None, keep: bool) -> None:
+    torch.library.opcheck(torch.ops.vlmadapt.cache_retrieval.default, raw_arguments(per_class, keep))
 
 
 def test_opcheck_of_the_helpers() -> None:
@@ -186,7 +190,7 @@ def test_opcheck_of_the_helpers() -> None:
     ones = torch.ones(6)
     torch.library.opcheck(
         ops.cache_retrieval_backward.default,
-        (grad, queries, keys, ones, ones.clone(), None, labels, None, None, True, True, False),
+        (grad, queries, keys, ones, ones.clone(), None, labels, None, None, None, True, True, False),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -221,7 +225,9 @@ def test_autocast_computes_in_float32() -> None:
     torch.testing.assert_close(mixed, expected, rtol=2e-2, atol=2e-2)
 
 
-def test_results_are_bit_identical_at_every_thread_count() -> None:
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 24], ids=["recomputed", "kept"])
+def test_results_are_bit_identical_at_every_thread_count(kept_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "KEPT_BYTES", kept_bytes)
     shape = (300, 1700, 40, 70)
     queries, keys, labels = make(shape, torch.float32)
     queries.requires_grad_(), keys.requires_grad_()

@@ -6,22 +6,25 @@
     S[b, c]     = sum of A[b, k] over the entries k with labels[k] = c
 
 :func:`cache_retrieval_reference` states this in plain PyTorch and is the truth of the tests; :func:`cache_retrieval`
-runs the fused kernels, which hold neither the ``[B, n]`` affinities nor a one-hot matrix, forward or backward.
+runs the fused kernels, which hold neither the ``[B, n]`` affinities nor a one-hot matrix. The one exception: on the
+CPU, where a gradient is wanted and they fit into ``KEPT_BYTES``, the forward keeps the similarities for the backward.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops import library
+from vlmadapt.ops import cache_retrieval_autograd, library  # noqa: F401  (registers gradients)
 from vlmadapt.ops.checks import accumulation_dtype, allow_tf32, check_indices, check_matrix, check_same, per_row
 
 # Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
 SMALLEST_DEVIATION = 1e-6
+
+# Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
+# the fourth product, large ones are why [B, n] must not be stored.
+KEPT_BYTES = 16 << 20
 
 
 class PreparedCache:
@@ -141,7 +144,7 @@ def cache_retrieval(
         mix = per_row("ratio", ratio, queries)
     elif return_disagreement:
         raise InputError("return_disagreement needs two streams: pass text_queries, text_keys, text_beta and ratio.")
-    scores, disagreement = torch.ops.vlmadapt.cache_retrieval(
+    scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
         queries.contiguous(),
         keys.contiguous(),
         scale,
@@ -154,9 +157,10 @@ def cache_retrieval(
         own_entry,
         text_keys_per_class,
         mask_own_scores,
+        _keep_similarities(queries, keys, scale, center, *text, mix, per_class=text_keys_per_class),
         allow_tf32(queries),
     )
-    return (scores, disagreement.detach()) if return_disagreement else scores
+    return (scores, disagreement) if return_disagreement else scores
 
 
 def cache_retrieval_multi_beta(
@@ -329,6 +333,16 @@ def _exponent(
     return beta / deviation, mean + deviation
 
 
+def _keep_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, per_class: bool) -> bool:
+    """Whether the forward stores the similarities of the streams with one key an entry for the backward."""
+    if queries.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return False  # an exported program should not depend on whether its example was small
+    if not any(tensor is not None and tensor.requires_grad for tensor in (queries, keys, *others)):
+        return False
+    matrices = 1 if per_class or others[2] is None else 2
+    return matrices * len(queries) * len(keys) * accumulation_dtype(queries.dtype).itemsize <= KEPT_BYTES
+
+
 def _moments(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [B] of each query's similarities to the cache, without a [B, n] matrix.
 
@@ -348,90 +362,3 @@ def _moments(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[Tens
         covariance = (centered * weights.unsqueeze(-1)).T @ centered
         variance = ((queries @ covariance) * queries).sum(-1)
     return queries @ middle, variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
-
-
-if "_cpu" in library._loaded:
-
-    @torch.library.register_fake("vlmadapt::class_order")
-    def _class_order_fake(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(labels), labels.new_empty(num_classes + 1)
-
-    @torch.library.register_fake("vlmadapt::cache_retrieval")
-    def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        offsets = rest[8]
-        dtype = accumulation_dtype(queries.dtype)
-        scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
-        return scores, queries.new_empty(queries.shape[0], dtype=dtype)
-
-    @torch.library.register_fake("vlmadapt::cache_retrieval_backward")
-    def _backward_fake(
-        grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        want_queries, want_keys, _allow_tf32 = rest[-3:]
-        rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
-        matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
-        vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
-        return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
-
-    @torch.library.register_fake("vlmadapt::cache_retrieval_multi_beta")
-    def _multi_beta_fake(
-        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, allow_tf32: bool
-    ) -> Tensor:
-        return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
-
-    @torch.library.register_fake("vlmadapt::cache_retrieval_grid")
-    def _grid_fake(
-        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, alphas: Tensor, *rest: Any
-    ) -> Tensor:
-        return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
-
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, ctx.allow_tf32 = inputs
-        ctx.save_for_backward(*tensors)
-
-    def _backward(ctx: Any, grad_scores: Tensor, _grad_disagreement: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, scale, center, *text, ratio, _order, offsets, labels, own_entry = ctx.saved_tensors
-        grad_scores = grad_scores.contiguous()
-        own = own_entry if ctx.mask_own_scores else None
-        needs = ctx.needs_input_grad
-        image = torch.ops.vlmadapt.cache_retrieval_backward(
-            grad_scores, queries, keys, scale, center, ratio, labels, None, own, needs[0], needs[1], ctx.allow_tf32
-        )
-        grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[0], needs[1]), None, None, None, None, None]
-        text_queries, text_keys, text_scale, text_center = text
-        if text_queries is not None:
-            text_labels, counts, text_own = labels, None, own
-            if ctx.text_keys_per_class:
-                text_labels = torch.arange(len(text_keys), device=labels.device)
-                counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
-                text_own = None if own is None else torch.where(own < 0, -1, labels[own.clamp(min=0)])
-            result = torch.ops.vlmadapt.cache_retrieval_backward(
-                grad_scores,
-                text_queries,
-                text_keys,
-                text_scale,
-                text_center,
-                1 - ratio,
-                text_labels,
-                counts,
-                text_own,
-                needs[4],
-                needs[5],
-                ctx.allow_tf32,
-            )
-            grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
-        return (*grads, *(None,) * 7)
-
-    def _as_inputs(
-        result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool
-    ) -> list[Tensor | None]:
-        """Gradients of queries, keys, scale and center, in the dtypes of those inputs."""
-        grad_queries = result[0].to(like.dtype) if want_queries else None
-        grad_keys = result[1].to(like.dtype) if want_keys else None
-        return [grad_queries, grad_keys, result[2], result[3]]
-
-    def _twice(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
-
-    torch.library.register_autograd("vlmadapt::cache_retrieval", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("vlmadapt::cache_retrieval_backward", _twice)

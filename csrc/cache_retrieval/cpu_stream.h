@@ -1,0 +1,118 @@
+// The products of a stream of queries and keys, for forward, backward and grid; compiled once per instruction set.
+// Up to max_dot_queries queries there is nothing to reuse and the time is that of reading the keys: plain dot products,
+// lanes over the width. More queries are packed into panels, lanes over queries.
+#pragma once
+
+#include "cache_retrieval/kernel.h"
+#include "common/buffer.h"
+#include "common/product.h"
+
+namespace vlmadapt {
+namespace VLMADAPT_ISA {
+namespace cache_retrieval {
+
+using vlmadapt::cache_retrieval::Stream;
+
+constexpr int64_t max_dot_queries = 4;
+constexpr int64_t query_block_bytes = 512 * 1024;  // packed queries of a task: half of a typical L2
+constexpr int64_t max_query_block = 256;
+
+template <class A>
+inline int64_t query_block(int64_t width) {
+  const int64_t fitting = query_block_bytes / (max_of(width, 1) * static_cast<int64_t>(sizeof(A)));
+  return max_of(Simd<A>::panel, min_of(max_query_block, fitting) / Simd<A>::panel * Simd<A>::panel);
+}
+
+// The products of one stream for tile_rows rows of keys against a block of queries.
+template <class T>
+class StreamTiles {
+  using A = Accum<T>;
+
+ public:
+  StreamTiles(const Stream& stream, const A* packed, int64_t first_query, Panels<A> columns)
+      : keys_(static_cast<const T*>(stream.keys)),
+        queries_(static_cast<const T*>(stream.queries) + first_query * stream.width),
+        packed_(packed),
+        width_(stream.width),
+        columns_(columns),
+        staged_(staged_size(stream.width)) {}
+
+  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
+  template <class RowKey>
+  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc) {
+    const auto row_pointer = [&](int64_t r) { return keys_ + row_key(r) * width_; };
+    if (packed_ == nullptr) {
+      dot_products(row_pointer, rows, tile, ldc);
+    } else {
+      stage_rows<T>(row_pointer, rows, width_, staged_.data());
+      staged_product<A>(staged_.data(), packed_, width_, columns_, tile, ldc);
+    }
+  }
+
+ private:
+  template <class RowPointer>
+  void dot_products(RowPointer row_pointer, int64_t rows, A* tile, int64_t ldc) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t q = 0; q < columns_.columns; ++q)
+        tile[r * ldc + q] = dot(row_pointer(r), queries_ + q * width_, width_);
+  }
+
+  static A dot(const T* x, const T* y, int64_t width) {
+    using S = Simd<A>;
+    constexpr int chains = 4;  // independent sums hide the latency of the additions
+    typename S::V sums[chains] = {};
+    int64_t k = 0;
+    for (; k + chains * S::lanes <= width; k += chains * S::lanes)
+#pragma GCC unroll 4
+      for (int i = 0; i < chains; ++i) sums[i] += load(x + k + i * S::lanes) * load(y + k + i * S::lanes);
+    A total = S::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; k < width; ++k) total += to_accum(x[k]) * to_accum(y[k]);
+    return total;
+  }
+
+  static VLMADAPT_INLINE typename Simd<A>::V load(const T* p) {
+    A values[Simd<A>::lanes];
+    for (int i = 0; i < Simd<A>::lanes; ++i) values[i] = to_accum(p[i]);
+    return Simd<A>::load(values);
+  }
+
+  const T* keys_;
+  const T* queries_;
+  const A* packed_;  // nullptr: few queries, dot products
+  int64_t width_;
+  Panels<A> columns_;
+  Buffer<A> staged_;
+};
+
+// Per-query values of a block, padded with harmless zeros to whole vectors.
+template <class A>
+class QueryValues {
+ public:
+  QueryValues(const void* values, int64_t first, int64_t count, int64_t padded) : padded_values_(padded) {
+    for (int64_t q = 0; q < padded; ++q)
+      padded_values_[q] = q < count && values != nullptr ? static_cast<const A*>(values)[first + q] : A(0);
+  }
+  typename Simd<A>::V operator[](int64_t q) { return Simd<A>::load(padded_values_.data() + q); }
+
+ private:
+  Buffer<A> padded_values_;
+};
+
+// Packs queries [first, first + count) into panels, in parallel.
+template <class T>
+inline void pack_queries(const Stream& stream, int64_t first, int64_t count, Accum<T>* packed,
+                         const Parallel& parallel) {
+  using S = Simd<Accum<T>>;
+  const Panels<Accum<T>> columns{count};
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel_transposed(static_cast<const T*>(stream.queries), first + p * S::panel,
+                            min_of(S::panel, count - p * S::panel), stream.width, columns.vectors(p) * S::lanes,
+                            packed + p * S::panel * stream.width);
+  };
+  parallel_ranges(parallel, columns.count(), body);
+}
+
+}  // namespace cache_retrieval
+}  // namespace VLMADAPT_ISA
+}  // namespace vlmadapt

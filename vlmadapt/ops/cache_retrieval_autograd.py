@@ -1,0 +1,126 @@
+"""What torch must know of the compiled cache-retrieval operators: shapes of results, and gradients.
+
+The compiled operators take ``scale`` and ``center`` as [B] vectors; :mod:`vlmadapt.ops.cache_retrieval` is what users
+call. With ``keep`` the forward on the CPU also returns the similarities [S, n, B], transposed, of the S streams that
+have one key an entry; the backward then need not compute them again. Otherwise, and on CUDA, S is 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import accumulation_dtype
+
+if "_cpu" in library._loaded:
+
+    @torch.library.register_fake("vlmadapt::class_order")
+    def _class_order_fake(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(labels), labels.new_empty(num_classes + 1)
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval")
+    def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        text_queries, offsets = rest[2], rest[8]
+        text_keys_per_class, _mask_own_scores, keep, _allow_tf32 = rest[-4:]
+        dtype = accumulation_dtype(queries.dtype)
+        scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
+        matrices = 0
+        if keep and queries.device.type == "cpu":
+            matrices = 1 if text_queries is None or text_keys_per_class else 2
+        similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
+        return scores, queries.new_empty(queries.shape[0], dtype=dtype), similarities
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_backward")
+    def _backward_fake(
+        grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        want_queries, want_keys, _allow_tf32 = rest[-3:]
+        rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
+        matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
+        vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
+        return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_multi_beta")
+    def _multi_beta_fake(
+        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, allow_tf32: bool
+    ) -> Tensor:
+        return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
+
+    @torch.library.register_fake("vlmadapt::cache_retrieval_grid")
+    def _grid_fake(
+        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, alphas: Tensor, *rest: Any
+    ) -> Tensor:
+        return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
+
+    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, _keep, ctx.allow_tf32 = inputs
+        _scores, disagreement, similarities = output
+        ctx.mark_non_differentiable(disagreement, similarities)
+        ctx.set_materialize_grads(False)  # no zeros for what has no gradient
+        ctx.save_for_backward(*tensors, similarities)
+
+    def _backward(ctx: Any, grad_scores: Tensor | None, *_nothing: None) -> tuple[Tensor | None, ...]:
+        if grad_scores is None:
+            return (None,) * len(ctx.needs_input_grad)
+        queries, keys, scale, center, *text, ratio, _order, offsets, labels, own_entry, kept = ctx.saved_tensors
+        similarities, text_similarities = [*kept, None, None][:2]
+        grad_scores = grad_scores.contiguous()
+        own = own_entry if ctx.mask_own_scores else None
+        needs = ctx.needs_input_grad
+        image = torch.ops.vlmadapt.cache_retrieval_backward(
+            grad_scores,
+            queries,
+            keys,
+            scale,
+            center,
+            ratio,
+            labels,
+            None,
+            own,
+            similarities,
+            needs[0],
+            needs[1],
+            ctx.allow_tf32,
+        )
+        grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[0], needs[1]), None, None, None, None, None]
+        text_queries, text_keys, text_scale, text_center = text
+        if text_queries is not None:
+            text_labels, counts, text_own = labels, None, own
+            if ctx.text_keys_per_class:
+                text_labels = torch.arange(len(text_keys), device=labels.device)
+                counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
+                text_own = None if own is None else torch.where(own < 0, -1, labels[own.clamp(min=0)])
+            result = torch.ops.vlmadapt.cache_retrieval_backward(
+                grad_scores,
+                text_queries,
+                text_keys,
+                text_scale,
+                text_center,
+                1 - ratio,
+                text_labels,
+                counts,
+                text_own,
+                text_similarities,
+                needs[4],
+                needs[5],
+                ctx.allow_tf32,
+            )
+            grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
+        return (*grads, *(None,) * 8)
+
+    def _as_inputs(
+        result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool
+    ) -> list[Tensor | None]:
+        """Gradients of queries, keys, scale and center, in the dtypes of those inputs."""
+        grad_queries = result[0].to(like.dtype) if want_queries else None
+        grad_keys = result[1].to(like.dtype) if want_keys else None
+        return [grad_queries, grad_keys, result[2], result[3]]
+
+    def _twice(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
+
+    torch.library.register_autograd("vlmadapt::cache_retrieval", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("vlmadapt::cache_retrieval_backward", _twice)
