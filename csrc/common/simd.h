@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "common/dtype.h"
 
 #ifndef VLMADAPT_ISA
@@ -79,6 +83,42 @@ struct Simd {
     return v;
   }
   static VLMADAPT_INLINE void store(T* p, V v) { std::memcpy(p, &v, sizeof(v)); }
+  // The first `count` lanes, fewer than all; the others are zero, or left alone, and their memory is not touched.
+  static VLMADAPT_INLINE V load_first(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+    else
+      return (V)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
+#else
+    V v{};
+    for (int lane = 0; lane < lanes; ++lane)
+      if (lane < count) v[lane] = p[lane];
+    return v;
+#endif
+  }
+  static VLMADAPT_INLINE void store_first(T* p, V v, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+    else
+      _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), (__m512d)v);
+#else
+    for (int lane = 0; lane < lanes; ++lane)
+      if (lane < count) p[lane] = v[lane];
+#endif
+  }
+  // max(x, least), NaN where x is.
+  static VLMADAPT_INLINE V at_least(T least, V x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+      return (V)_mm512_maskz_max_ps(static_cast<__mmask16>(-1), (__m512)broadcast(least), (__m512)x);
+    else
+      return (V)_mm512_maskz_max_pd(static_cast<__mmask8>(-1), (__m512d)broadcast(least), (__m512d)x);
+#else
+    return x < least ? broadcast(least) : x;
+#endif
+  }
   static VLMADAPT_INLINE V broadcast(T x) { return x - V{}; }
   static VLMADAPT_INLINE T sum(V v) { return sum_of_vector<T, vector_bytes>(v); }
 };
@@ -176,6 +216,59 @@ VLMADAPT_INLINE Simd<double>::V log(Simd<double>::V x) {
   result = x < 2.2250738585072014e-308 ? (S::V)(x < 0 ? S::I{} - 1 : S::I{} - 0x0010000000000000) : result;
   return x < __builtin_inf() ? result : x;
 }
+
+// log2 and exp2 for powers, q^g = exp2(g log2 q): log2 is accurate to 1e-7 absolutely rather than relatively, which is
+// all that a power asks for. log2(0) is minus infinity, that of a negative number NaN. exp2 overflows to infinity.
+#if defined(__AVX512F__)
+constexpr __mmask16 every = 0xffff;  // the forms without a mask warn of uninitialised values in GCC 12
+
+// 1 / c and -log2(1 / c) for the centres c of the sixteenths of [1, 2): x = 2^n m, log2 x = n - log2(1 / c) + log2(m /
+// c).
+alignas(64) constexpr float log2_inverse[16] = {
+    0.9696969985961914f, 0.9142857193946838f, 0.8648648858070374f, 0.8205128312110901f,
+    0.7804877758026123f, 0.7441860437393188f, 0.7111111283302307f, 0.6808510422706604f,
+    0.6530612111091614f, 0.6274510025978088f, 0.6037735939025879f, 0.581818163394928f,
+    0.5614035129547119f, 0.5423728823661804f, 0.5245901346206665f, 0.5079365372657776f};
+alignas(64) constexpr float log2_centre[16] = {
+    0.044394075870513916f, 0.12928301095962524f, 0.20945332944393158f, 0.28540220856666565f,
+    0.35755205154418945f,  0.42626476287841797f, 0.4918530583381653f,  0.5545889139175415f,
+    0.6147098541259766f,   0.6724252700805664f,  0.727920413017273f,   0.7813597321510315f,
+    0.832889974117279f,    0.8826430439949036f,  0.9307374358177185f,  0.9772798418998718f};
+
+VLMADAPT_INLINE Simd<float>::V log2(Simd<float>::V x) {
+  using S = Simd<float>;
+  const S::V exponent = (S::V)_mm512_maskz_getexp_ps(every, (__m512)x);
+  const S::V mantissa = (S::V)_mm512_maskz_getmant_ps(every, (__m512)x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan);
+  const __m512i sixteenth =
+      _mm512_maskz_srli_epi32(every, (__m512i)x, 19);  // the permutations look at the low four bits
+  const S::V inverse = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_inverse));
+  const S::V centre = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_centre));
+  const S::V z = mantissa * inverse - 1.0f;
+  S::V p = S::broadcast(-0.36104100942611694f);
+  p = p * z + 0.481231153011322f;
+  p = p * z - 0.7213473916053772f;
+  p = p * z + 1.4426950216293335f;
+  return p * z + centre + exponent;
+}
+
+VLMADAPT_INLINE Simd<float>::V exp2(Simd<float>::V x) {
+  using S = Simd<float>;
+  const S::V r = (S::V)_mm512_maskz_reduce_ps(every, (__m512)x, 8);  // to the nearest integer; zero at infinity
+  S::V p = S::broadcast(0.00015353361959569156f);
+  p = p * r + 0.0013398875016719103f;
+  p = p * r + 0.00961843691766262f;
+  p = p * r + 0.055503323674201965f;
+  p = p * r + 0.24022647738456726f;
+  p = p * r + 0.6931471824645996f;
+  p = p * r + 1.0f;
+  return (S::V)_mm512_maskz_scalef_ps(every, (__m512)p, (__m512)(x - r));
+}
+#else
+VLMADAPT_INLINE Simd<float>::V log2(Simd<float>::V x) { return log(x) * 1.44269504088896341f; }
+VLMADAPT_INLINE Simd<float>::V exp2(Simd<float>::V x) { return exp(x * 0.693147180559945309f); }
+#endif
+VLMADAPT_INLINE Simd<double>::V log2(Simd<double>::V x) { return log(x) * 1.44269504088896340736; }
+VLMADAPT_INLINE Simd<double>::V exp2(Simd<double>::V x) { return exp(x * 0.693147180559945309417); }
 
 // Storage types of half width; converted on the way in.
 struct bf16 {

@@ -1,54 +1,17 @@
-// What forward and backward share: one block of queries of one head against tiles of its keys.
+// What forward and backward from scores share: one block of queries of one head against tiles of its keys.
 //
 // Lanes run over queries, so that running maxima, sums and every per-query quantity are vertical. A block has NV
 // vectors of queries, transposed once to [width][lanes]; keys come in tiles of key_tile rows, read where they lie
 // (converted first for 16-bit types).
 #pragma once
 
-#include "common/buffer.h"
-#include "p_laplacian/cpu_tiles.h"
-#include "p_laplacian/kernel.h"
+#include "p_laplacian/cpu_rows.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace p_laplacian {
 
-using vlmadapt::p_laplacian::BackwardParams;
-using vlmadapt::p_laplacian::ForwardParams;
-using vlmadapt::p_laplacian::MaskKind;
-using vlmadapt::p_laplacian::Problem;
-
 constexpr int64_t key_tile = 32;
-
-constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-template <class A>
-constexpr int64_t padded(int64_t columns) {
-  return divide_up(columns, Simd<A>::lanes) * Simd<A>::lanes;
-}
-
-template <class A>
-constexpr A coincidence();
-template <>
-constexpr float coincidence<float>() {
-  return static_cast<float>(vlmadapt::p_laplacian::coincidence_f32);
-}
-template <>
-constexpr double coincidence<double>() {
-  return vlmadapt::p_laplacian::coincidence_f64;
-}
-
-template <class A>
-constexpr A smallest_normal();
-template <>
-constexpr float smallest_normal<float>() {
-  return 1.17549435e-38f;
-}
-template <>
-constexpr double smallest_normal<double>() {
-  return 2.2250738585072014e-308;
-}
 
 // Queries are cut into blocks of block_queries<A>() and a last shorter one; block_vectors is its NV.
 template <class A>
@@ -83,54 +46,48 @@ struct Sums {
 };
 
 // Rows [row0, row0 + rows) of a head's matrix in the accumulation type; 16-bit types are converted into a buffer.
-template <class T>
+template <class A>
 class TileRows {
-  using A = Accum<T>;
-
  public:
-  TileRows(const void* matrix, int64_t head, int64_t rows, int64_t width)
-      : matrix_(matrix == nullptr ? nullptr : static_cast<const T*>(matrix) + head * rows * width),
+  TileRows(Dtype dtype, const void* matrix, int64_t head, int64_t rows, int64_t width)
+      : dtype_(dtype),
+        matrix_(matrix),
+        start_(head * rows * width),
         width_(width),
-        converted_(sizeof(T) == sizeof(A) || matrix == nullptr ? 0 : key_tile * width) {}
+        converted_(matrix == nullptr ? 0 : converted_count<A>(dtype, key_tile * width)) {}
 
   const A* load(int64_t row0, int64_t rows) {
-    const T* from = matrix_ + row0 * width_;
-    if constexpr (sizeof(T) == sizeof(A)) {
-      return from;
-    } else {
-      for (int64_t i = 0; i < rows * width_; ++i) converted_[i] = to_accum(from[i]);
-      return converted_.data();
-    }
+    return read<A>(dtype_, matrix_, start_ + row0 * width_, rows * width_, converted_.data());
   }
 
  private:
-  const T* matrix_;
-  int64_t width_;
+  Dtype dtype_;
+  const void* matrix_;
+  int64_t start_, width_;
   Buffer<A> converted_;
 };
 
 // to[c * ld + i] = factor * from[i, c] for `count` rows, zero for the lanes beyond.
-template <class A, class T>
-inline void transpose_rows(const T* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
+template <class A>
+inline void transpose_rows(const A* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
   for (int64_t c = 0; c < width; ++c) {
-    for (int64_t i = 0; i < count; ++i) to[c * ld + i] = factor * to_accum(from[i * width + c]);
+    for (int64_t i = 0; i < count; ++i) to[c * ld + i] = factor * from[i * width + c];
     for (int64_t i = count; i < ld; ++i) to[c * ld + i] = 0;
   }
 }
 
 // to[i * ld + c] = factor * from[i, c] for `count` rows, zero in the columns beyond.
-template <class A, class T>
-inline void pad_rows(const T* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
+template <class A>
+inline void pad_rows(const A* from, int64_t width, int64_t count, int64_t ld, A factor, A* to) {
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t c = 0; c < width; ++c) to[i * ld + c] = factor * to_accum(from[i * width + c]);
+    for (int64_t c = 0; c < width; ++c) to[i * ld + c] = factor * from[i * width + c];
     for (int64_t c = width; c < ld; ++c) to[i * ld + c] = 0;
   }
 }
 
-template <class T, int NV>
+template <class A, int NV>
 class Block {
  public:
-  using A = Accum<T>;
   using S = Simd<A>;
   using V = typename S::V;
   static constexpr int64_t ld = NV * S::lanes;
@@ -144,13 +101,14 @@ class Block {
         exponent(static_cast<const A*>(p.p)[head % p.heads]),
         pull(static_cast<const A*>(p.pull)[head % p.heads]),
         plain(exponent == 2),
-        query(p.from_scores ? p.width * ld : 0),
+        query(p.width * ld),
         x(p.features * ld) {
     const int64_t row = head * p.num_queries + first;
-    if (p.from_scores)
-      transpose_rows<A>(static_cast<const T*>(p.query) + row * p.width, p.width, count, ld, static_cast<A>(p.scale),
-                        query.data());
-    transpose_rows<A>(static_cast<const T*>(p.x_query) + row * p.features, p.features, count, ld, A(1), x.data());
+    Buffer<A> rows(converted_count<A>(p.dtype, count * max_of(p.width, p.features)));
+    transpose_rows(read<A>(p.dtype, p.query, row * p.width, count * p.width, rows.data()), p.width, count, ld,
+                   static_cast<A>(p.scale), query.data());
+    transpose_rows(read<A>(p.dtype, p.x_query, row * p.features, count * p.features, rows.data()), p.features, count,
+                   ld, A(1), x.data());
   }
 
   // Keys from here on are seen by no query of the block.
@@ -167,31 +125,6 @@ class Block {
     if (problem.causal)
       for (int64_t r = max_of(first + offset + 1 - j0, 0); r < rows; ++r)
         for (int64_t i = 0; i < min_of(j0 + r - offset - first, ld); ++i) tile[r * ld + i] = -__builtin_inff();
-  }
-
-  // tile[r, lane] = attention of the keys j0, j0 + 1, ...; zero in the lanes beyond the last query.
-  void attention(int64_t j0, int64_t rows, A* tile) {
-    const int64_t keys = problem.num_keys;
-    const T* from = static_cast<const T*>(problem.attention) + (head * problem.num_queries + first) * keys + j0;
-    const int64_t next = min_of(2 * key_tile, keys - j0);  // the rows lie far apart: no processor guesses the next tile
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t k = key_tile; k < next; k += 64 / static_cast<int64_t>(sizeof(T)))
-        __builtin_prefetch(from + i * keys + k);
-    for (int64_t i = 0; i < ld; i += S::lanes)
-      for (int64_t r = 0; r < rows; r += S::lanes) {
-        const int64_t columns = min_of(S::lanes, rows - r), lanes = max_of(min_of(S::lanes, count - i), 0);
-        if constexpr (sizeof(T) == sizeof(A)) {
-          if (columns == S::lanes && lanes == S::lanes) {
-            transpose_block(from + i * keys + r, keys, tile + r * ld + i, ld);
-            continue;
-          }
-        }
-        for (int64_t c = 0; c < columns; ++c) {
-          A* to = tile + (r + c) * ld + i;
-          for (int64_t lane = 0; lane < lanes; ++lane) to[lane] = to_accum(from[(i + lane) * keys + r + c]);
-          for (int64_t lane = lanes; lane < S::lanes; ++lane) to[lane] = 0;
-        }
-      }
   }
 
   // Marks pairs of a node with itself by a negative squared distance.

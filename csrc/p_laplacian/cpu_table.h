@@ -1,17 +1,30 @@
-// The function table of one instruction-set level, in dtype order.
+// The function table of one instruction-set level. Kernels are compiled for two accumulation types; a tensor of another
+// storage type is converted as it is read.
 #pragma once
 
-#include "p_laplacian/cpu_backward.h"
-#include "p_laplacian/cpu_forward.h"
+#include "p_laplacian/cpu_attention_backward.h"
+#include "p_laplacian/cpu_attention_forward.h"
 #include "p_laplacian/cpu_kernels.h"
+#include "p_laplacian/cpu_scores_backward.h"
+#include "p_laplacian/cpu_scores_forward.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace p_laplacian {
 
+template <class A>
+inline void forward(const ForwardParams& params, const Parallel& parallel) {
+  params.problem.from_scores ? forward_scores<A>(params, parallel) : forward_attention<A>(params, parallel);
+}
+
+template <class A>
+inline void backward(const BackwardParams& params, const Parallel& parallel) {
+  params.problem.from_scores ? backward_scores<A>(params, parallel) : backward_attention<A>(params, parallel);
+}
+
 constexpr vlmadapt::p_laplacian::CpuKernels cpu_kernels = {
-    {forward<float>, forward<double>, forward<bf16>, forward<f16>},
-    {backward<float>, backward<double>, backward<bf16>, backward<f16>},
+    {forward<float>, forward<double>, forward<float>, forward<float>},
+    {backward<float>, backward<double>, backward<float>, backward<float>},
 };
 
 }  // namespace p_laplacian

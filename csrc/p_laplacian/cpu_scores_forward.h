@@ -1,10 +1,10 @@
-// Forward on the CPU: one pass over the keys for each block of queries, tasks are (head, block).
+// Forward from queries and keys: one pass over the keys for each block of queries, tasks are (head, block).
 //
-// From queries and keys, with h = p/2 and g = p/2 - 1, a running maximum m and
+// With h = p/2 and g = p/2 - 1, a running maximum m and
 //   P = exp(s - m),  W = exp(h (s - m) + g log |x_i - x_j|^2),
 // the sums of P, W, W x_value and P value give everything at the end: lse = m + log(sum P) and M = W (sum P)^-h, since
 // exp(-h lse) leaves both row sums as a factor. When m rises, what has been summed is scaled by exp(m - m') or its
-// power h. From given probabilities P is A and W is M: A exp(g log(A |x_i - x_j|^2)).
+// power h.
 #pragma once
 
 #include "p_laplacian/cpu_block.h"
@@ -13,22 +13,21 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace p_laplacian {
 
-template <class T, int NV>
-class ForwardBlock {
-  using A = Accum<T>;
+template <class A, int NV>
+class ScoresForward {
   using S = Simd<A>;
   using V = typename S::V;
   using I = typename S::I;
-  static constexpr int64_t ld = Block<T, NV>::ld;
+  static constexpr int64_t ld = Block<A, NV>::ld;
 
  public:
-  ForwardBlock(const ForwardParams& p, int64_t head, int64_t first, int64_t count)
+  ScoresForward(const ForwardParams& p, int64_t head, int64_t first, int64_t count)
       : params_(p),
         p_(p.problem),
         block_(p.problem, head, first, count),
-        keys_(p_.from_scores ? p_.key : nullptr, head, p_.num_keys, p_.width),
-        x_values_(p_.x_value, head, p_.num_keys, p_.features),
-        values_(p_.value, head, p_.num_keys, p_.value_width),
+        keys_(p_.dtype, p_.key, head, p_.num_keys, p_.width),
+        x_values_(p_.dtype, p_.x_value, head, p_.num_keys, p_.features),
+        values_(p_.dtype, p_.value, head, p_.num_keys, p_.value_width),
         moved_(p_.features * ld),
         context_(p_.has_value ? p_.value_width * ld : 0) {
     for (int64_t i = 0; i < p_.features * ld; ++i) moved_[i] = 0;
@@ -49,26 +48,17 @@ class ForwardBlock {
  private:
   void add_tile(int64_t j0, int64_t rows) {
     const A* x_values = x_values_.load(j0, rows);
-    if (p_.from_scores) {
-      block_.scores(keys_.load(j0, rows), j0, rows, tile_);
-      raise_maximum(rows);
-    } else {
-      block_.attention(j0, rows, tile_);
-    }
+    block_.scores(keys_.load(j0, rows), j0, rows, tile_);
+    raise_maximum(rows);
     const A* weights = weights_;
-    if (!block_.plain) {
-      if (p_.keep) {
-        kept_squares(x_values, rows);
-        log_products<true>(rows);
-      } else {
-        distances<A, NV>(x_values, p_.features, block_.x.data(), ld, rows, p_.features, weights_, ld);
-        block_.mark_diagonal(j0, rows, weights_);
-        p_.from_scores ? log_distances(rows) : log_products<false>(rows);
-      }
-      p_.from_scores ? weigh_scores(rows) : weigh_attention(rows);
-    } else {
-      if (p_.from_scores) exponentiate(rows);
+    if (block_.plain) {
+      exponentiate(rows);
       weights = plain_weights(j0, rows);
+    } else {
+      distances<A, NV>(x_values, p_.features, block_.x.data(), ld, rows, p_.features, weights_, ld);
+      block_.mark_diagonal(j0, rows, weights_);
+      log_distances(rows);
+      weigh_scores(rows);
     }
     multiply<A, NV>(x_values, 1, p_.features, weights, ld, p_.features, rows, moved_.data(), ld, true);
     if (p_.has_value)
@@ -136,50 +126,6 @@ class ForwardBlock {
       }
   }
 
-  // weights_: squared distances (Q itself in keep mode) to g log Q.
-  template <bool keep>
-  void log_products(int64_t rows) {
-    const A g = block_.exponent * A(0.5) - 1;
-    for (int64_t at = 0; at < rows * ld; at += S::lanes) {
-      const V a = S::load(tile_ + at), squared = S::load(weights_ + at);
-      const I none = keep ? a == 0 : (a == 0) | (squared < coincidence<A>());
-      V q = keep ? squared : a * squared;
-      q = q < smallest_normal<A>() ? S::broadcast(smallest_normal<A>()) : q;
-      V power = g * log(q);
-      power = a < 0 ? S::broadcast(__builtin_nanf("")) : power;
-      S::store(weights_ + at, none ? S::broadcast(-__builtin_inff()) : power);
-    }
-  }
-
-  // weights_: logarithms to M.
-  void weigh_attention(int64_t rows) {
-    Sums<V, NV> sum_w(sum_w_);
-    for (int64_t r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        A* power = weights_ + r * ld + v * S::lanes;
-        const V weight = S::load(tile_ + r * ld + v * S::lanes) * exp(S::load(power));
-        sum_w.at[v] += weight;
-        S::store(power, weight);
-      }
-  }
-
-  // weights_ = |sqrt(A) (x_query - x_value) + eps|^2, the released arithmetic.
-  void kept_squares(const A* x_values, int64_t rows) {
-    for (int64_t r = 0; r < rows; ++r)
-      for (int v = 0; v < NV; ++v) {
-        const V a = S::load(tile_ + r * ld + v * S::lanes);
-        const V root = a == 0 ? V{} : exp(A(0.5) * log(a));
-        V sum{};
-        for (int64_t c = 0; c < p_.features; ++c) {
-          const V x = S::load(block_.x.data() + c * ld + v * S::lanes) - x_values[r * p_.features + c];
-          const V shifted = root * x + static_cast<A>(p_.eps);
-          sum += shifted * shifted;
-        }
-        S::store(weights_ + r * ld + v * S::lanes, sum);
-      }
-  }
-
   void exponentiate(int64_t rows) {
     Sums<V, NV> sum_p(sum_p_);
     for (int64_t r = 0; r < rows; ++r)
@@ -210,14 +156,10 @@ class ForwardBlock {
 
   void finish() {
     for (int v = 0; v < NV; ++v) {
-      V factor = S::broadcast(1);
-      V lse{};
-      if (p_.from_scores) {
-        const V size = log(sum_p_[v]);  // minus infinity in a fully masked row, whose sums are zero
-        lse = most_[v] + size;
-        // (sum P)^-h, exact at p = 2
-        factor = sum_p_[v] == 0 ? V{} : exp((A(1) - block_.exponent * A(0.5)) * size) / sum_p_[v];
-      }
+      const V size = log(sum_p_[v]);  // minus infinity in a fully masked row, whose sums are zero
+      const V lse = most_[v] + size;
+      // (sum P)^-h, exact at p = 2
+      const V factor = sum_p_[v] == 0 ? V{} : exp((A(1) - block_.exponent * A(0.5)) * size) / sum_p_[v];
       for (int lane = 0; lane < S::lanes; ++lane) {
         const int64_t i = v * S::lanes + lane;
         if (i < block_.count) write_row(i, factor[lane], sum_w_[v][lane] * factor[lane], lse[lane], sum_p_[v][lane]);
@@ -234,7 +176,7 @@ class ForwardBlock {
       out[c] = total == 0 ? home : (moved_[c * ld + i] * factor + pull * home) / total;
     }
     static_cast<A*>(params_.row_sum)[row] = row_sum;
-    if (p_.from_scores) static_cast<A*>(params_.lse)[row] = lse;
+    static_cast<A*>(params_.lse)[row] = lse;
     if (!p_.has_value) return;
     A* context = static_cast<A*>(params_.context) + row * p_.value_width;
     for (int64_t c = 0; c < p_.value_width; ++c) context[c] = sum_p == 0 ? A(0) : context_[c * ld + i] / sum_p;
@@ -242,16 +184,15 @@ class ForwardBlock {
 
   const ForwardParams& params_;
   const Problem& p_;
-  Block<T, NV> block_;
-  TileRows<T> keys_, x_values_, values_;
+  Block<A, NV> block_;
+  TileRows<A> keys_, x_values_, values_;
   Buffer<A> moved_, context_;
   V most_[NV], base_[NV] = {}, sum_p_[NV], sum_w_[NV];
   alignas(64) A tile_[key_tile * ld], weights_[key_tile * ld];
 };
 
-template <class T>
-inline void forward(const ForwardParams& params, const Parallel& parallel) {
-  using A = Accum<T>;
+template <class A>
+inline void forward_scores(const ForwardParams& params, const Parallel& parallel) {
   const Problem& p = params.problem;
   const int64_t blocks = divide_up(p.num_queries, block_queries<A>());
   auto tasks = [&](int64_t begin, int64_t end) {
@@ -259,7 +200,7 @@ inline void forward(const ForwardParams& params, const Parallel& parallel) {
       const int64_t head = task / blocks, first = task % blocks * block_queries<A>();
       const int64_t count = min_of(block_queries<A>(), p.num_queries - first);
       with_vectors<A>(
-          count, [&](auto vectors) { ForwardBlock<T, decltype(vectors)::count>(params, head, first, count).run(); });
+          count, [&](auto vectors) { ScoresForward<A, decltype(vectors)::count>(params, head, first, count).run(); });
     }
   };
   parallel_ranges(parallel, p.batch * p.heads * blocks, tasks);
