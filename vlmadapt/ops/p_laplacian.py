@@ -82,13 +82,13 @@ def p_laplacian(
     _check_shape("x_query", x_query, [*attention.shape[:3], x_query.shape[-1]])
     _check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
     _check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
-    p, mu = _per_head("p", p, 1, attention), _per_head("mu", mu, 0, attention)
+    p, pull = _power_and_pull(p, mu, attention)
     out, _row_sum = torch.ops.vlmadapt.p_laplacian(
         attention.contiguous(),
         x_query.contiguous(),
         x_value.contiguous(),
         p,
-        2 * mu / p,
+        pull,
         residual == "query",
         self_loops == "keep",
         homogeneous and self_loops == "drop",
@@ -159,13 +159,13 @@ def p_laplacian_attention(
         mask = _checked_mask(mask, wide, (batch, heads, queries, keys))
     if key_lengths is not None and (key_lengths.shape != (batch,) or key_lengths.is_floating_point()):
         raise InputError(f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample.")
-    p, mu = _per_head("p", p, 1, query), _per_head("mu", mu, 0, query)
     if self_loops == "keep":
         probabilities, lse = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, key_lengths, scale)
         nodes = (x_query.to(wide), x_value.to(wide))
         out = p_laplacian(probabilities, *nodes, p, mu, residual=residual, self_loops="keep", eps=eps)
         context = None if value is None else probabilities @ value.to(wide)
     else:
+        p, pull = _power_and_pull(p, mu, query)
         out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
             query.contiguous(),
             key.contiguous(),
@@ -173,7 +173,7 @@ def p_laplacian_attention(
             x_query.contiguous(),
             x_value.contiguous(),
             p,
-            2 * mu / p,
+            pull,
             mask,
             None if key_lengths is None else key_lengths.to(torch.int64).contiguous(),
             max(width, 1) ** -0.5 if scale is None else float(scale),
@@ -228,10 +228,24 @@ def _check_options(residual: str, self_loops: str, homogeneous: bool, eps: float
         )
 
 
+def _power_and_pull(p: Tensor | float, mu: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """p and 2 mu / p as contiguous vectors [H] of the accumulation type."""
+    if isinstance(p, Tensor) or isinstance(mu, Tensor):
+        p, mu = _per_head("p", p, 1, like), _per_head("mu", mu, 0, like)
+        return p, 2 * mu / p
+    _check_range("p", p, 1)
+    _check_range("mu", mu, 0)
+    dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
+    return like.new_full((heads,), p, dtype=dtype), like.new_full((heads,), 2 * mu / p, dtype=dtype)
+
+
 def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Tensor:
     """A number, a 0-d tensor or one value a head as a contiguous vector [H] of the accumulation type."""
     dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
-    tensor = value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
+    if not isinstance(value, Tensor):
+        _check_range(name, value, low)
+        return like.new_full((heads,), value, dtype=dtype)
+    tensor = value.to(dtype)
     if tensor.device != like.device or tensor.shape not in ((), (heads,)):
         raise InputError(
             f"{name} is {shape_of(tensor)} on {tensor.device} but must be a number or one value for each of the "
@@ -239,8 +253,13 @@ def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Ten
         )
     # A look at a GPU's values would wait for it.
     if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and not bool((tensor >= low).all()):
-        raise InputError(f"{name} is {tensor.min().item():g}: pass at least {low:g}.")
+        _check_range(name, tensor.min().item(), low)
     return tensor.expand(heads).contiguous()
+
+
+def _check_range(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise InputError(f"{name} is {value:g}: pass at least {low:g}.")
 
 
 def _checked_mask(mask: Tensor, wide: torch.dtype, shape: tuple[int, int, int, int]) -> Tensor:
