@@ -2,31 +2,20 @@
 
 #include "cache_retrieval/cpu_kernels.h"
 #include "cache_retrieval/kernel.h"
+#include "common/cpu_dispatch.h"
 
 namespace vlmadapt::cache_retrieval {
 
-namespace {
-
-const CpuKernels& kernels_of(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::avx512) return cpu_kernels_avx512;
-  if (isa == Isa::avx2) return cpu_kernels_avx2;
-#endif
-  return cpu_kernels_baseline;
-}
-
-}  // namespace
-
 void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of(isa).forward[static_cast<int>(params.dtype)](params, parallel);
+  kernels_of<CpuKernels>(isa).forward[static_cast<int>(params.dtype)](params, parallel);
 }
 
 void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of(isa).backward[static_cast<int>(params.dtype)](params, parallel);
+  kernels_of<CpuKernels>(isa).backward[static_cast<int>(params.dtype)](params, parallel);
 }
 
 void grid_cpu(const GridParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of(isa).grid[static_cast<int>(params.dtype)](params, parallel);
+  kernels_of<CpuKernels>(isa).grid[static_cast<int>(params.dtype)](params, parallel);
 }
 
 int64_t class_order(const int64_t* labels, int64_t num_entries, int64_t num_classes, int64_t* order, int64_t* offsets) {

@@ -18,4 +18,8 @@ constexpr vlmadapt::cache_retrieval::CpuKernels cpu_kernels = {
 
 }  // namespace cache_retrieval
 }  // namespace VLMADAPT_ISA
+
+namespace cache_retrieval {
+const CpuKernels& CpuKernels::VLMADAPT_ISA() { return vlmadapt::VLMADAPT_ISA::cache_retrieval::cpu_kernels; }
+}  // namespace cache_retrieval
 }  // namespace vlmadapt

@@ -1,19 +1,12 @@
 #include <cstring>
 
+#include "common/cpu_dispatch.h"
 #include "hetero_aggregate/cpu_kernels.h"
 #include "hetero_aggregate/kernel.h"
 
 namespace vlmadapt::hetero_aggregate {
 
 namespace {
-
-const CpuKernels& kernels_of(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::avx512) return cpu_kernels_avx512;
-  if (isa == Isa::avx2) return cpu_kernels_avx2;
-#endif
-  return cpu_kernels_baseline;
-}
 
 template <class I>
 void transpose(const int64_t* row_offsets, int64_t num_rows, const I* columns, int64_t num_columns, int64_t* offsets,
@@ -36,7 +29,7 @@ void transpose(const int64_t* row_offsets, int64_t num_rows, const I* columns, i
 }  // namespace
 
 void aggregate_cpu(const Job& job, const Parallel& parallel, Isa isa) {
-  kernels_of(isa).aggregate[static_cast<int>(job.dtype)][static_cast<int>(job.index)](job, parallel);
+  kernels_of<CpuKernels>(isa).aggregate[static_cast<int>(job.dtype)][static_cast<int>(job.index)](job, parallel);
 }
 
 void transpose_cpu(const int64_t* row_offsets, int64_t num_rows, const void* columns, int64_t num_columns, Index index,

@@ -7,12 +7,8 @@ namespace vlmadapt::hetero_aggregate {
 
 struct CpuKernels {
   void (*aggregate[num_dtypes][num_indices])(const Job&, const Parallel&);
-};
 
-extern const CpuKernels cpu_kernels_baseline;
-#if defined(__x86_64__)
-extern const CpuKernels cpu_kernels_avx2;
-extern const CpuKernels cpu_kernels_avx512;
-#endif
+  static const CpuKernels &baseline(), &avx2(), &avx512();
+};
 
 }  // namespace vlmadapt::hetero_aggregate

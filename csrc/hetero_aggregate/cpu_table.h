@@ -17,4 +17,8 @@ constexpr vlmadapt::hetero_aggregate::CpuKernels cpu_kernels = {{
 
 }  // namespace hetero_aggregate
 }  // namespace VLMADAPT_ISA
+
+namespace hetero_aggregate {
+const CpuKernels& CpuKernels::VLMADAPT_ISA() { return vlmadapt::VLMADAPT_ISA::hetero_aggregate::cpu_kernels; }
+}  // namespace hetero_aggregate
 }  // namespace vlmadapt

@@ -9,7 +9,7 @@
 //   columns:  grad x_value, sums over the block's queries in registers
 #pragma once
 
-#include "p_laplacian/cpu_panel.h"
+#include "p_laplacian/cpu_panel_steps.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
@@ -57,7 +57,7 @@ class AttentionBackward {
   void add_block(int64_t first, int64_t count) {
     const int64_t row = head_ * p_.num_queries + first;
     prepare_rows(row, count);
-    const bool by_distance = exponent_ != 2 || p_.keep;
+    const bool by_distance = !plain_ && (exponent_ != 2 || p_.keep);
     for (int64_t j0 = 0; j0 == 0 || j0 < p_.num_keys; j0 += tile_.keys) {
       const int64_t keys = min_of(tile_.keys, p_.num_keys - j0);
       const RowEnd<A> end(keys);
@@ -68,7 +68,7 @@ class AttentionBackward {
         constexpr int R = decltype(rows)::count;
         const int64_t at = i * keys, c = i * panel_.width;
         if (!plain_) row_squares<A, R>(x_ + c, panel_, j0, keys, end, weights_.data() + at);
-        row_products<R>(upstream_.data() + c, own_ + i, j0, keys, end, spread_.data() + at);
+        row_products<A, R>(upstream_.data() + c, own_ + i, panel_, j0, keys, end, spread_.data() + at);
       });
       mark_self_pairs(p_, first, count, j0, keys, weights_.data());
       if (plain_)
@@ -77,9 +77,7 @@ class AttentionBackward {
         differentiate_kept(row, count, j0, keys);
       else
         differentiate(row, count, j0, keys);
-      if (by_distance)
-        for (int64_t i = 0; i < count; ++i) add_query(i, j0, keys, end);
-      by_distance ? add_keys<true>(count, j0, keys, end) : add_keys<false>(count, j0, keys, end);
+      add_sums(count, j0, keys, end, by_distance);
     }
     grad_p_ += static_cast<double>(S::sum(sum_p_));
     sum_p_ = V{};
@@ -109,31 +107,17 @@ class AttentionBackward {
     }
   }
 
-  // spread[r, :] = upstream[r] . panel - own[r].
-  template <int R>
-  VLMADAPT_INLINE void row_products(const A* upstream, const A* own, int64_t j0, int64_t keys, const RowEnd<A>& end,
-                                    A* spread) {
-    for (int64_t c0 = 0; c0 < panel_.width; c0 += features_step) {
-      const A* columns = panel_.column(c0) + j0;
-      V factor[R][features_step];
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int c = 0; c < features_step; ++c) factor[r][c] = S::broadcast(upstream[r * panel_.width + c0 + c]);
-      for (int64_t j = 0; j < keys; j += S::lanes) {
-        V sums[R];
-#pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) sums[r] = c0 > 0 ? S::load(spread + r * keys + j) : S::broadcast(-own[r]);
-#pragma GCC unroll 8
-        for (int c = 0; c < features_step; ++c) {
-          const V other = S::load(columns + c * panel_.ld + j);
-#pragma GCC unroll 2
-          for (int r = 0; r < R; ++r) sums[r] += factor[r][c] * other;
-        }
-#pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) end.store(j, spread + r * keys + j, sums[r]);
-      }
+  // grad x_query and grad x_value of these pairs, from M, E and the shifts.
+  void add_sums(int64_t count, int64_t j0, int64_t keys, const RowEnd<A>& end, bool by_distance) {
+    const A *weights = weights_.data(), *spread = spread_.data(), *shifts = p_.keep ? powers_.data() : nullptr;
+    if (!by_distance) {
+      add_keys<A, false>(x_, upstream_.data(), weights, nullptr, nullptr, count, panel_, grads_, j0, keys, end);
+      return;
     }
+    for (int64_t i = 0; i < count; ++i)
+      add_query<A>(x_ + i * panel_.width, spread + i * keys, shifts == nullptr ? nullptr : shifts + i * keys, panel_,
+                   j0, keys, end, grad_x_.data() + i * panel_.width * S::lanes);
+    add_keys<A, true>(x_, upstream_.data(), weights, spread, shifts, count, panel_, grads_, j0, keys, end);
   }
 
   // Where grad A of these pairs goes: body(offset, attention, its place, lanes that count).
@@ -212,64 +196,6 @@ class AttentionBackward {
         store_row<A>(spread + j, (through + through) * root * root, left);
         store_row<A>(shifts + j, (through + through) * root * eps, left);
       });
-    }
-  }
-
-  // grad_x_[i] += sum_j E (x_query - x_value), and the shifts of keep mode.
-  void add_query(int64_t i, int64_t j0, int64_t keys, const RowEnd<A>& end) {
-    const A* factors = spread_.data() + i * keys;
-    V shift{};
-    if (p_.keep)
-      for (int64_t j = 0; j < keys; j += S::lanes) shift += end.load(j, powers_.data() + i * keys + j);
-    for (int64_t c0 = 0; c0 < panel_.width; c0 += features_step) {
-      const A* columns = panel_.column(c0) + j0;
-      V own[features_step], sums[features_step];
-#pragma GCC unroll 8
-      for (int c = 0; c < features_step; ++c) {
-        own[c] = S::broadcast(x_[i * panel_.width + c0 + c]);
-        sums[c] = shift;
-      }
-      for (int64_t j = 0; j < keys; j += S::lanes) {
-        const V factor = end.load(j, factors + j);
-#pragma GCC unroll 8
-        for (int c = 0; c < features_step; ++c) sums[c] += factor * (own[c] - S::load(columns + c * panel_.ld + j));
-      }
-#pragma GCC unroll 8
-      for (int c = 0; c < features_step; ++c) {
-        A* to = grad_x_.data() + (i * panel_.width + c0 + c) * S::lanes;
-        S::store(to, j0 > 0 ? S::load(to) + sums[c] : sums[c]);
-      }
-    }
-  }
-
-  // grads_[:, j] += sum_i M a grad_out - E (x_query - x_value).
-  template <bool by_distance>
-  void add_keys(int64_t count, int64_t j0, int64_t keys, const RowEnd<A>& end) {
-    for (int64_t j = 0; j < keys; j += S::lanes) {
-      V shift{};
-      if (p_.keep)
-        for (int64_t i = 0; i < count; ++i) shift += end.load(j, powers_.data() + i * keys + j);
-      for (int64_t c0 = 0; c0 < panel_.width; c0 += features_step) {
-        V own[features_step], sums[features_step];
-#pragma GCC unroll 8
-        for (int c = 0; c < features_step; ++c) {
-          own[c] = S::load(panel_.column(c0 + c) + j0 + j);
-          sums[c] = S::load(grads_.column(c0 + c) + j0 + j) - shift;
-        }
-        const A* upstream = upstream_.data() + c0;
-        const A* x = x_ + c0;
-        for (int64_t i = 0; i < count; ++i, upstream += panel_.width, x += panel_.width) {
-          const V weight = end.load(j, weights_.data() + i * keys + j);
-#pragma GCC unroll 8
-          for (int c = 0; c < features_step; ++c) sums[c] += weight * upstream[c];
-          if constexpr (!by_distance) continue;
-          const V factor = end.load(j, spread_.data() + i * keys + j);
-#pragma GCC unroll 8
-          for (int c = 0; c < features_step; ++c) sums[c] += factor * (own[c] - x[c]);
-        }
-#pragma GCC unroll 8
-        for (int c = 0; c < features_step; ++c) S::store(grads_.column(c0 + c) + j0 + j, sums[c]);
-      }
     }
   }
 

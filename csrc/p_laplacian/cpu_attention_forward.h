@@ -1,7 +1,7 @@
 // Forward from given probabilities. A task is a head and a run of its queries.
 #pragma once
 
-#include "p_laplacian/cpu_panel.h"
+#include "p_laplacian/cpu_panel_steps.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {

@@ -8,12 +8,8 @@ namespace vlmadapt::p_laplacian {
 struct CpuKernels {
   void (*forward[num_dtypes])(const ForwardParams&, const Parallel&);
   void (*backward[num_dtypes])(const BackwardParams&, const Parallel&);
-};
 
-extern const CpuKernels cpu_kernels_baseline;
-#if defined(__x86_64__)
-extern const CpuKernels cpu_kernels_avx2;
-extern const CpuKernels cpu_kernels_avx512;
-#endif
+  static const CpuKernels &baseline(), &avx2(), &avx512();
+};
 
 }  // namespace vlmadapt::p_laplacian

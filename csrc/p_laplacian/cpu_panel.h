@@ -171,38 +171,6 @@ VLMADAPT_INLINE void lane_sums(const A* vectors, A* sums) {
   }
 }
 
-// squares[r, j] = sum_c (x[r, c] - panel[c, j])^2, by differences: the Gram form would cancel. `x` are rows of
-// panel.width, squares rows of `keys`.
-template <class A, int R>
-VLMADAPT_INLINE void row_squares(const A* x, KeyPanel<A>& panel, int64_t j0, int64_t keys, const RowEnd<A>& end,
-                                 A* squares) {
-  using S = Simd<A>;
-  for (int64_t c0 = 0; c0 < panel.width; c0 += features_step) {
-    const A* columns = panel.column(c0) + j0;
-    typename S::V own[R][features_step];
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < features_step; ++c) own[r][c] = S::broadcast(x[r * panel.width + c0 + c]);
-    for (int64_t j = 0; j < keys; j += S::lanes) {
-      typename S::V sums[R] = {};
-      if (c0 > 0)
-        for (int r = 0; r < R; ++r) sums[r] = S::load(squares + r * keys + j);
-#pragma GCC unroll 8
-      for (int c = 0; c < features_step; ++c) {
-        const typename S::V other = S::load(columns + c * panel.ld + j);
-#pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) {
-          const typename S::V difference = own[r][c] - other;
-          sums[r] += difference * difference;
-        }
-      }
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) end.store(j, squares + r * keys + j, sums[r]);
-    }
-  }
-}
-
 }  // namespace p_laplacian
 }  // namespace VLMADAPT_ISA
 }  // namespace vlmadapt

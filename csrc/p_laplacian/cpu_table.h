@@ -29,4 +29,8 @@ constexpr vlmadapt::p_laplacian::CpuKernels cpu_kernels = {
 
 }  // namespace p_laplacian
 }  // namespace VLMADAPT_ISA
+
+namespace p_laplacian {
+const CpuKernels& CpuKernels::VLMADAPT_ISA() { return vlmadapt::VLMADAPT_ISA::p_laplacian::cpu_kernels; }
+}  // namespace p_laplacian
 }  // namespace vlmadapt
