@@ -58,8 +58,9 @@ class AttentionBackward {
     const int64_t row = head_ * p_.num_queries + first;
     prepare_rows(row, count);
     const bool by_distance = !plain_ && (exponent_ != 2 || p_.keep);
-    for (int64_t j0 = 0; j0 == 0 || j0 < p_.num_keys; j0 += tile_.keys) {
-      const int64_t keys = min_of(tile_.keys, p_.num_keys - j0);
+    const int64_t seen = keys_seen(p_, head_);
+    for (int64_t j0 = 0; j0 == 0 || j0 < seen; j0 += tile_.keys) {
+      const int64_t keys = min_of(tile_.keys, seen - j0);
       const RowEnd<A> end(keys);
       prefetch_attention<A>(p_, row + count, min_of(count, p_.num_queries - first - count), j0, keys);
       if (plain_)
@@ -79,8 +80,6 @@ class AttentionBackward {
         differentiate(row, count, j0, keys);
       add_sums(count, j0, keys, end, by_distance);
     }
-    grad_p_ += static_cast<double>(S::sum(sum_p_));
-    sum_p_ = V{};
     if (params_.grad_x_query != nullptr) write_rows(row, count, by_distance);
   }
 
@@ -140,20 +139,23 @@ class AttentionBackward {
                 store_row<A>(powers + at, bounded_log2<A>(a * S::load(weights + at)), left);
               });
     const A h = exponent_ * A(0.5), g = h - 1, threshold = exponent_ == 2 ? A(0) : coincidence<A>();
-    V sum_p{};
-    for_gradients(row, count, j0, keys,
-                  [=, &sum_p](int64_t at, V a, A* grad, int64_t left) __attribute__((always_inline)) {
-                    const V squared = S::load(weights + at), length = S::load(powers + at);
-                    const I near = squared < coincidence<A>(), none = (a == 0) | (squared < threshold);
-                    // M / A times grad_out . (x_value - out), which is U / A.
-                    const V power = none ? V{} : exp2(g * length), ratio = power * S::load(spread + at), u = a * ratio;
-                    const V part = near ? V{} : u * length;
-                    sum_p += left < S::lanes ? first_lanes(part, left) : part;
-                    store_row<A>(grad, h * ratio, left);
-                    store_row<A>(weights + at, a * power, left);
-                    store_row<A>(spread + at, near ? V{} : (g + g) * u / squared, left);
-                  });
-    sum_p_ += sum_p;
+    for_gradients(row, count, j0, keys, [=](int64_t at, V a, A* grad, int64_t left) __attribute__((always_inline)) {
+      const V squared = S::load(weights + at), length = S::load(powers + at);
+      const I near = squared < coincidence<A>(), none = (a == 0) | (squared < threshold);
+      // M / A times grad_out . (x_value - out), which is U / A.
+      const V power = none ? V{} : exp2(g * length), ratio = power * S::load(spread + at), u = a * ratio;
+      store_row<A>(powers + at, near ? V{} : u * length, left);
+      store_row<A>(grad, h * ratio, left);
+      store_row<A>(weights + at, a * power, left);
+      store_row<A>(spread + at, near ? V{} : (g + g) * u / squared, left);
+    });
+    if (!params_.want_p) return;
+    const RowEnd<A> end(keys);
+    for (int64_t i = 0; i < count; ++i) {  // row by row, whether or not rows of attention are joined
+      V sum{};
+      for (int64_t j = 0; j < keys; j += S::lanes) sum += end.load(j, powers + i * keys + j);
+      grad_p_ += static_cast<double>(S::sum(sum));
+    }
   }
 
   void differentiate_plain(int64_t row, int64_t count, int64_t j0, int64_t keys) {
@@ -177,6 +179,7 @@ class AttentionBackward {
     for (int64_t i = 0; i < count; ++i) {
       const A* x = x_ + i * panel_.width;
       A *weights = weights_.data() + i * keys, *spread = spread_.data() + i * keys, *shifts = powers_.data() + i * keys;
+      V sum_p{};
       for_gradients(row + i, 1, j0, keys, [&](int64_t j, V a, A* grad, int64_t left) {
         const I none = a == 0;
         const V root = none ? S::broadcast(1) : exp2(A(0.5) * log2(none ? S::broadcast(1) : a));
@@ -190,12 +193,13 @@ class AttentionBackward {
         q = S::at_least(smallest_normal<A>(), q);
         const V length = log2(q), power = none ? V{} : exp2(g * length), ratio = power * S::load(spread + j);
         const V u = a * ratio, through = g * u / q;
-        sum_p_ += first_lanes(u * length, left);
+        sum_p += first_lanes(u * length, left);
         store_row<A>(grad, none ? V{} : ratio + through * (squared + eps * shift / root), left);
         store_row<A>(weights + j, a * power, left);
         store_row<A>(spread + j, (through + through) * root * root, left);
         store_row<A>(shifts + j, (through + through) * root * eps, left);
       });
+      grad_p_ += static_cast<double>(S::sum(sum_p));
     }
   }
 
@@ -227,7 +231,6 @@ class AttentionBackward {
   Buffer<A> read_, x_rows_, upstream_, grad_x_;
   Buffer<A> weights_, spread_, powers_, unwanted_;  // [queries, keys of the tile]
   double grad_p_ = 0, grad_pull_ = 0;
-  V sum_p_{};
   A own_[PairTile::max_queries], home_share_[PairTile::max_queries];
 };
 

@@ -39,8 +39,9 @@ class AttentionForward {
   void add_block(int64_t first, int64_t count) {
     const int64_t row = head_ * p_.num_queries + first;
     const A* x = padded_rows(p_, p_.x_query, row, count, x_.data());
-    for (int64_t j0 = 0; j0 == 0 || j0 < p_.num_keys; j0 += tile_.keys) {
-      const int64_t keys = min_of(tile_.keys, p_.num_keys - j0);
+    const int64_t seen = keys_seen(p_, head_);
+    for (int64_t j0 = 0; j0 == 0 || j0 < seen; j0 += tile_.keys) {
+      const int64_t keys = min_of(tile_.keys, seen - j0);
       const RowEnd<A> end(keys);
       prefetch_attention<A>(p_, row + count, min_of(count, p_.num_queries - first - count), j0, keys);
       A* weights = weights_.data();

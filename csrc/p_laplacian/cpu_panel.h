@@ -75,6 +75,11 @@ class KeyPanel {
   Buffer<A> columns_;
 };
 
+// Keys from here on have no edge.
+inline int64_t keys_seen(const Problem& p, int64_t head) {
+  return p.key_lengths == nullptr ? p.num_keys : min_of(max_of(p.key_lengths[head / p.heads], 0), p.num_keys);
+}
+
 // Calls body(offset in the scratch matrix, attention there) for all pairs of the queries [row, row + count) and the
 // keys [j0, j0 + keys), vector by vector; the third argument is the number of lanes that count.
 template <class A, class Body>
