@@ -46,8 +46,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
     if (from_scores) {
       products(score, w, queries, first, keys, at);
     } else {
-      __syncthreads();
-      load_chunk(w.left, attention, first, at);
+      load_chunk(w.left, attention, first, at);  // free since the barrier that ends the loop
       __syncthreads();
 #pragma unroll
       for (int m = 0; m < kShare; ++m) score[m] = w.left[w.row * kStride + w.column(m)];

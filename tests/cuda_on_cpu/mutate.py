@@ -236,7 +236,7 @@ def markdown(done: list[Mutant], total: int) -> str:
     by = collections.Counter(next((b for b in BUILDS if f" {b} " in m.by), "") for m in done)
     builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS.items())
     made = "all were made" if len(done) == total else f"{len(done)} of them, drawn at random, were made"
-    compiled = f", {count['does not compile']} do not compile" if count["does not compile"] else ""
+    compiled = f"; {count['does not compile']} did not compile" if count["does not compile"] else ""
     share = count["killed"] / tried if tried else 0.0
     lines = [f"{count['killed']} of {tried} mutants killed ({share:.0%}): {builds}."]
     lines += [f"{total} exist, {made}{compiled}.", ""]

@@ -24,7 +24,8 @@ def shape(b: int, h: int, q: int, k: int, e: int, v: int, d: int, how: str) -> d
 
 # One, odd, empty on either side, a tile and one more, wider than a chunk, every switch. Words that need one:
 # "alone": the first head has no pull, and a row of it no weight; "negative": an attention below zero, which is NaN;
-# "steep": p above 2, and 1; "far": rows of the mask more than 2^31 elements apart.
+# "steep": p above 2, and 1; "far": rows of the mask more than 2^31 elements apart; "unwanted": only the gradients that
+# are always written; "blind": a context that the loss does not use; "each": a mask a head.
 SHAPES = [
     shape(1, 1, 1, 1, 1, 1, 1, "scores value"),
     shape(1, 2, 3, 5, 7, 0, 3, "scores"),
@@ -35,6 +36,7 @@ SHAPES = [
     shape(1, 2, 7, 9, 4, 3, 5, "scores value boolean causal"),  # fully masked rows
     shape(1, 2, 7, 4, 3, 2, 5, "scores value boolean causal alone"),
     shape(2, 2, 3, 6, 4, 0, 2, "scores boolean lse far steep"),
+    shape(2, 2, 5, 6, 4, 0, 2, "scores boolean each"),
     shape(2, 1, 9, 40, 8, 33, 35, "scores value additive causal lengths lse none"),
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
     shape(1, 2, 33, 40, 0, 3, 2, "scores value"),  # no product of queries and keys brings barriers
@@ -44,6 +46,9 @@ SHAPES = [
     shape(1, 2, 4, 6, 0, 0, 4, "attention diagonal steep"),
     shape(1, 2, 5, 6, 0, 0, 4, "attention alone"),
     shape(1, 1, 3, 6, 0, 0, 4, "attention negative"),
+    shape(1, 1, 3, 5, 0, 0, 2, "attention unwanted"),
+    shape(1, 2, 3, 5, 4, 3, 2, "scores value unwanted"),
+    shape(1, 2, 5, 3, 4, 3, 2, "scores value blind"),
     shape(1, 2, 3, 0, 0, 0, 4, "attention"),
 ]
 
@@ -81,7 +86,8 @@ class Inputs:
         pull = rng.uniform(0.1, 0.4, h).astype(t)
         if "alone" in self.how:
             pull[0] = 0
-        boolean = rng.random((b, 1, q, k)) > 0.4
+        masks = h if "each" in self.how else 1
+        boolean = rng.random((b, masks, q, k)) > 0.4
         if "lse" in self.how:  # its gradient needs it finite
             boolean[..., :2] = True
         else:
@@ -89,7 +95,7 @@ class Inputs:
         additive = np.where(boolean[:1], rng.standard_normal((1, 1, q, k)), -np.inf)
         mask, kind, strides = None, 0, [0, 0, 0, 0]
         if "boolean" in self.how:
-            mask, kind, strides = boolean.view(np.uint8), 1, [q * k, 0, k, 1]
+            mask, kind, strides = boolean.view(np.uint8), 1, [masks * q * k, q * k * (masks > 1), k, 1]
         if "additive" in self.how:
             mask, kind, strides = additive.astype(t), 2, [0, 0, k, 1]
         lengths = np.arange(2, 2 + b).astype(np.int64) if "lengths" in self.how else None
@@ -195,25 +201,31 @@ def backward_problem(s: Mapping[str, Any], dtype: str, rng: np.random.Generator)
     upstream = {n: rng.standard_normal(x.shape).astype(t) for n, x in results.items()}
     if "lse" not in inputs.how:
         upstream["lse"] = None
+    with_context = inputs.with_value and "blind" not in inputs.how
+    if not with_context:
+        upstream["context"] = None
     loss = sum(
         (results[n] * torch.from_numpy(g.astype(np.float64))).sum() for n, g in upstream.items() if g is not None
     )
     wanted = {n: x for n, x in inputs.tensors.items() if n != "mu"} | {"pull": pull}
     # mu = pull p / 2 reaches p too; with pull as the input the two ways cancel.
     grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    unwanted = {"attention", "query", "key", "value"} if "unwanted" in inputs.how else set()
+    unwanted |= set() if with_context else {"value"}
     expected = {
         f"grad_{n}": np.zeros(x.shape) if g is None else g.numpy()
         for (n, x), g in zip(wanted.items(), grads, strict=True)
+        if n not in unwanted
     }
     outputs = {
-        f"grad_{n}": poison(tuple(wanted[n].shape), t) if n in wanted else None
+        f"grad_{n}": poison(tuple(wanted[n].shape), t) if n in wanted and n not in unwanted else None
         for n in ("attention", "query", "key", "value", "x_query", "x_value", "p", "pull")
     }
     names = ("out", "row_sum", "lse", "context")
     buffers = {**inputs.buffers, **{n: saved.get(n) for n in names}}
     buffers |= {"upstream": upstream["out"], "upstream_context": upstream.get("context")}
     buffers |= {"upstream_lse": upstream.get("lse"), **outputs}
-    sizes = [*inputs.sizes, 1, int(inputs.with_value)]
+    sizes = [*inputs.sizes, 1, int(with_context)]
     return Problem(sizes, buffers, expected, 0.0, scaled(expected, dtype))
 
 
