@@ -66,7 +66,7 @@ class ScratchConfig:
     epochs: int = 14  # then the words, the tower frozen
     batch_size: int = 32  # pictures
     asked: int = 4  # questions a picture and step, so that the image tower runs once for all of them
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.05
     pictures: int = easy_vqa.PRETRAIN
     seed: int = 0
