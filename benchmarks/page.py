@@ -2,7 +2,8 @@
 
     python -m benchmarks.page build/benchmarks.json docs/benchmarks.md
 
-Tables of every race, figures beside the page, targets met and missed, and where we lose.
+More than one JSON is taken where a run was made in parts. Tables of every race, figures beside the page, targets met
+and missed, and where we lose.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vlmadapt.files import atomic_path
 
 INTRO = """# Benchmarks
 
-Written by `make {command}` ({date}); every number on this page comes from that one run. Compare within a row: a
+Written by `make {command}` ({date}); {origin}. Compare within a row: a
 ratio is the rival's median time over ours (above 1 we are faster), with the quartiles of the rounds in brackets.
 
 | | |
@@ -127,13 +128,16 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def page(run: Run, folder: Path, prefix: str = "benchmarks") -> str:
+def page(run: Run, folder: Path, prefix: str = "benchmarks", parts: int = 1) -> str:
     """The Markdown; figures, named by ``prefix``, are written into ``folder``."""
     facts = run.machine
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     command, note = ("bench", CPU_NOTE) if facts["device"] == "cpu" else ("gpu", GPU_NOTE)
     fields = {k: facts[k] for k in ("cpu", "threads", "isa", "device", "load")}
-    lines = [INTRO.format(date=run.date, versions=versions, note=note, command=command, **fields)]
+    origin = "every number on this page comes from that one run"
+    if parts > 1:
+        origin = f"made in {parts} parts on the same machine and day, each row in one"
+    lines = [INTRO.format(date=run.date, versions=versions, note=note, command=command, origin=origin, **fields)]
     lines += ["## Targets\n", *target_table(run), "\n## Where we lose\n", *losses(run)]
     names = list(dict.fromkeys(g.operation for g in run.groups))
     for name in names:
@@ -141,12 +145,21 @@ def page(run: Run, folder: Path, prefix: str = "benchmarks") -> str:
     return "\n".join(lines) + "\n"
 
 
+def merged(runs: list[Run]) -> Run:
+    """The first run, with the groups that it lacks."""
+    first, *others = runs
+    for run in others:
+        known = {group.name for group in first.groups}
+        first.groups += [group for group in run.groups if group.name not in known]
+    return first
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="what pytest --benchmark-json wrote")
+    parser.add_argument("runs", type=Path, nargs="+", help="what pytest --benchmark-json wrote")
     parser.add_argument("page", type=Path, help="the Markdown file; figures go beside it")
     options = parser.parse_args()
-    text = page(load(options.run), options.page.parent)
+    text = page(merged([load(path) for path in options.runs]), options.page.parent, parts=len(options.runs))
     with atomic_path(options.page) as path:
         path.write_text(text)
     print(f"{options.page} written")

@@ -62,6 +62,16 @@ def test_the_page_lists_losses_targets_memory_and_figures(measured: Path, tmp_pa
         assert picture in text and (tmp_path / picture).stat().st_size > 1000
 
 
+def test_a_run_made_in_parts_keeps_the_first_of_each_group(measured: Path, tmp_path: Path) -> None:
+    data = json.loads(measured.read_text())
+    data["benchmarks"] = [entry(FORWARD, "ours", [9.0]), entry("other | forward | x", "ours", [1.0])]
+    (tmp_path / "more.json").write_text(json.dumps(data))
+    run = page.merged([load(measured), load(tmp_path / "more.json")])
+    groups = {group.name: group for group in run.groups}
+    assert groups[FORWARD].entries["ours"].median == 2.0 and "other | forward | x" in groups
+    assert "in 2 parts" in page.page(run, tmp_path, parts=2) and "that one run" in page.page(run, tmp_path)
+
+
 def test_the_guard_names_what_fell_behind(measured: Path) -> None:
     now = check.ratios(load(measured))
     assert now[f"{FORWARD} | eager"] == 2.0
