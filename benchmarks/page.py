@@ -77,12 +77,15 @@ def error_lines(groups: list[Group]) -> Iterator[str]:
 
 
 def losses(run: Run) -> Iterator[str]:
-    yield "| race | rival | its time over ours |"
-    yield "|---|---|---|"
+    """Rivals faster than ours in the median, or in some quarter of the rounds."""
+    yield "Faster than ours in the median, or (level) with quartiles that reach below 1:\n"
+    yield "| race | rival | its time over ours | |"
+    yield "|---|---|---|---|"
     for group in run.races():
         for rival, ratio in group.ratios().items():
-            if ratio[0] < 1 and rival not in CEILINGS:
-                yield f"| {group.name.replace(' | ', ', ')} | {rival} | {short(ratio)} |"
+            if ratio[1] < 1 and rival not in CEILINGS:
+                verdict = "lost" if ratio[0] < 1 else "level"
+                yield f"| {group.name.replace(' | ', ', ')} | {rival} | {short(ratio)} | {verdict} |"
 
 
 def target_table(run: Run) -> Iterator[str]:
