@@ -43,6 +43,10 @@ def milliseconds(seconds: float) -> str:
     return f"{ms:.3g} ms" if ms < 1000 else f"{seconds:.3g} s"
 
 
+def mebibytes(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 10 else f"{amount:.1f}"
+
+
 def short(ratio: tuple[float, float, float]) -> str:
     value, low, high = ratio
     digits = 0 if value >= 20 else (1 if value >= 2 else 2)
@@ -64,7 +68,7 @@ def memory_table(groups: list[Group]) -> Iterator[str]:
     yield "| extra memory, MiB | " + " | ".join(g.what.removeprefix("memory, ") for g in groups) + " |"
     yield "|---|" + "---|" * len(groups)
     for rival in dict.fromkeys(r for g in groups for r in g.entries):
-        cells = [f"{g.entries[rival].extra['extra_mib']:.0f}" if rival in g.entries else "-" for g in groups]
+        cells = [mebibytes(g.entries[rival].extra["extra_mib"]) if rival in g.entries else "-" for g in groups]
         yield f"| {rival} | " + " | ".join(cells) + " |"
 
 
