@@ -51,12 +51,22 @@ def speedups(groups: list[Group], title: str, path: Path) -> None:
     axes.set_yticks(ticks, labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    plain_ticks(axes)
     axes.set_xlabel("time of the rival / time of vlmadapt (right of the line: vlmadapt is faster)")
     axes.set_title(title)
     handles = [axes.barh([0], [0], color=c, label=r) for r, c in known.items()]
     figure.legend(handles=handles, fontsize=7, loc="outside lower center", ncols=len(handles))
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
+
+
+def plain_ticks(axes: Any) -> None:
+    """1, 2, 3, 10 in place of powers; between powers of ten only where there is room."""
+    from matplotlib.ticker import NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
 
 
 def curves(group: Group, path: Path) -> None:
@@ -85,7 +95,7 @@ def curves(group: Group, path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel=extra["x_name"], ylabel=name)
         axes.grid(alpha=0.3, which="both", lw=0.4)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels:
-        axes.legend(fontsize=8)
+    handles = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{group.operation}: {group.what}", fontsize=10)
     figure.savefig(path, dpi=130)
