@@ -15,7 +15,7 @@ from vlmadapt.reporting.evidence import AGREES, DISAGREES
 
 # Inches.
 SIDE, GAP, MARGIN, HEADER, LINE = 1.7, 0.25, 0.25, 0.75, 0.19
-COLUMNS = 4
+COLUMNS, WIDE_COLUMNS = 4, 2  # wide: captions
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,12 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(told))
+    wide = any(each.record.captions for each in told)
+    columns = min(WIDE_COLUMNS if wide else COLUMNS, len(told))
     rows = -(-len(told) // columns)
     names = list(told[0].texts)
-    wide = any(each.record.captions for each in told)
-    cell_width = SIDE + (2.3 if wide else 1.0)
+    cell_width = SIDE + (3.9 if wide else 1.0)
+    longest = 94 if wide else 40
     cell_height = SIDE + LINE * (len(names) + 3.2) + GAP
     width, height = 2 * MARGIN + columns * cell_width, HEADER + rows * cell_height + MARGIN
     with mpl.rc_context({"font.family": ["DejaVu Sans"]}), warnings.catch_warnings():
@@ -88,8 +89,8 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
             axes.set_xticks([])
             axes.set_yticks([])
             y = top + SIDE + 0.07
-            write(left, y, _short(each.record.prompt or "caption", 60 if wide else 44), fontsize=7.5, fontweight="bold")
-            write(left, y + LINE, _short(f"truth: {each.truth}", 62 if wide else 40), fontsize=8, color="0.35")
+            write(left, y, _short(each.record.prompt or "caption", longest), fontsize=7.5, fontweight="bold")
+            write(left, y + LINE, _short(f"truth: {each.truth}", longest), fontsize=8, color="0.35")
             for line, name in enumerate(names, start=2):
                 text, right = each.texts[name]
                 colour = "0.1" if right is None else AGREES if right else DISAGREES
@@ -97,7 +98,7 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
                 write(
                     left,
                     y + line * LINE,
-                    _short(f"{name}: {text}", 62 if wide else 40) + mark,
+                    _short(f"{name}: {text}", longest) + mark,
                     fontsize=8,
                     color=colour,
                 )

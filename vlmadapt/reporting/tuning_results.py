@@ -140,8 +140,9 @@ def tuning_table(results: TuningResults) -> Table:
         )
     counts = results.data["records"]
     titles = [TITLES.get(measure, measure) for measure in measures]
+    unit = "in %" if results.metric == "accuracy" else "x 100"
     return Table(
-        title=f"{results.data['name']}, {results.task}, model {results.model['name']}: test {titles[0]} in %",
+        title=f"{results.data['name']}, {results.task}, model {results.model['name']}: test {titles[0]} {unit}",
         header=["method", *titles, "trained", "s a step", "fit s", "peak MiB"],
         rows=rows,
         notes=[

@@ -53,7 +53,7 @@ ATTRIBUTES: dict[str, list[str]] = {
     "size": list(SIZES),
     "place": [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right")],
 }
-MINUTES = 3
+MINUTES = 8
 
 
 @dataclass(frozen=True)
