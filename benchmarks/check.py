@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.results import Run, load
+from benchmarks.results import Run, load, merged
 from vlmadapt.files import write_json
 
 COMMITTED = Path(__file__).with_name("ratios.json")
@@ -36,11 +36,11 @@ def slower(now: dict[str, float], before: dict[str, float], tolerance: float = T
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="one JSON, or the parts of a run")
     parser.add_argument("--keep", action="store_true", help="commit this run's ratios")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     options = parser.parse_args()
-    now = ratios(load(options.run))
+    now = ratios(merged([load(path) for path in options.runs]))
     if options.keep:
         write_json(COMMITTED, now)
         return 0

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from benchmarks import figures
-from benchmarks.results import CEILINGS, Group, Run, load
+from benchmarks.results import CEILINGS, Group, Run, load, merged
 from benchmarks.targets import outcomes
 from vlmadapt.files import atomic_path
 
@@ -150,15 +150,6 @@ def page(run: Run, folder: Path, prefix: str = "benchmarks", parts: int = 1) -> 
     for name in names:
         lines += operation_section(name, [g for g in run.groups if g.operation == name], folder, prefix)
     return "\n".join(lines) + "\n"
-
-
-def merged(runs: list[Run]) -> Run:
-    """The first run, with the groups that it lacks."""
-    first, *others = runs
-    for run in others:
-        known = {group.name for group in first.groups}
-        first.groups += [group for group in run.groups if group.name not in known]
-    return first
 
 
 def main() -> None:

@@ -94,3 +94,12 @@ def load(path: Path) -> Run:
     machine = data["machine_info"]
     facts = {**machine["vlmadapt"], "cpu": machine.get("cpu", {}).get("brand_raw", "unknown")}
     return Run(facts, re.split("[T ]", data["datetime"])[0], list(groups.values()))
+
+
+def merged(runs: list[Run]) -> Run:
+    """The first run, with the groups that it lacks."""
+    first, *others = runs
+    for run in others:
+        known = {group.name for group in first.groups}
+        first.groups += [group for group in run.groups if group.name not in known]
+    return first

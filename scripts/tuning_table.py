@@ -77,8 +77,12 @@ def best_rate(
             results = run_tuning(loaded, unseen, plan_of(task, method, 1, rate), folder / f"lr-{rate:g}", report=say)
             found[f"{rate:g}"] = results.cells[0].validation
         write_json(folder / SEARCHED, found)
+    return float(chosen_rate(folder))
+
+
+def chosen_rate(folder: Path) -> str:
     found = read_json(folder / SEARCHED)
-    return float(max(found, key=lambda rate: found[rate]))
+    return max(found, key=lambda rate: found[rate])
 
 
 def report(methods: list[str], seeds: int, folder: Path) -> None:
@@ -104,12 +108,8 @@ def report(methods: list[str], seeds: int, folder: Path) -> None:
 
 def rates_line(folder: Path, methods: list[str]) -> str:
     """The chosen learning rates."""
-    chosen = []
-    for method in methods:
-        if (folder / method / SEARCHED).exists():
-            found = read_json(folder / method / SEARCHED)
-            chosen.append(f"{method} {max(found, key=lambda rate: found[rate])}")
-    return f"Learning rates: {', '.join(chosen)}."
+    searched = [method for method in methods if (folder / method / SEARCHED).exists()]
+    return f"Learning rates: {', '.join(f'{method} {chosen_rate(folder / method)}' for method in searched)}."
 
 
 def kinds_table(results: TuningResults) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import check, gpu, page
-from benchmarks.results import load
+from benchmarks.results import load, merged
 from benchmarks.targets import outcomes
 
 
@@ -66,7 +66,7 @@ def test_a_run_made_in_parts_keeps_the_first_of_each_group(measured: Path, tmp_p
     data = json.loads(measured.read_text())
     data["benchmarks"] = [entry(FORWARD, "ours", [9.0]), entry("other | forward | x", "ours", [1.0])]
     (tmp_path / "more.json").write_text(json.dumps(data))
-    run = page.merged([load(measured), load(tmp_path / "more.json")])
+    run = merged([load(measured), load(tmp_path / "more.json")])
     groups = {group.name: group for group in run.groups}
     assert groups[FORWARD].entries["ours"].median == 2.0 and "other | forward | x" in groups
     assert "in 2 parts" in page.page(run, tmp_path, parts=2) and "that one run" in page.page(run, tmp_path)
