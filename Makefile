@@ -1,15 +1,24 @@
 # `make help` lists every target. All of them make the virtual environment and the build they need, once.
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Exact versions of everything; `make lock` makes them anew.
+LOCKED := -c constraints.txt
+# What the lock holds torch to: its CUDA is that of the toolkits people have, 13.0.
+LOCK_TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 # Without an NVIDIA driver the CUDA kernels could not run: do not spend minutes on compiling them. `make cuda` does.
 FORCE_CUDA ?= $(if $(shell command -v nvidia-smi),,0)
 export FORCE_CUDA
 BIN := $(VENV)/bin
 
-BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmake>=3.20"
+BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
 RIVALS := faiss-cpu pykeops torch_geometric
+EXTRAS := embedded open-clip generative data test
+# What reaches into other libraries: see docs/compatibility.md.
+VERSION_TESTS := tests/backbones tests/adapters/generative tests/tasks tests/ops tests/test_doors.py
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+COMMA := ,
 NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
 
 # The shortest of the runs in docs/tuning.md.
@@ -23,14 +32,14 @@ help: ## list the targets
 
 setup: $(VENV)/.built ## virtual environment, dependencies and compiled operators
 
-$(VENV)/.packages: pyproject.toml
+$(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet $(BUILD_TOOLS)
+	$(BIN)/python -m pip install --quiet $(LOCKED) torch torchvision
+	$(BIN)/python -m pip install --quiet $(LOCKED) $(BUILD_TOOLS)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,generative,data,test]'
+	$(BIN)/python -m pip install --quiet $(LOCKED) --no-build-isolation --editable '.[$(subst $(SPACE),$(COMMA),$(EXTRAS))]'
 	touch $@
 
 cuda: $(VENV)/.packages ## compile the CUDA library too (needs nvcc, no GPU)
@@ -69,11 +78,34 @@ test-abi: setup $(VENV)-abi/.packages ## the same built library under another to
 	$(VENV)-abi/bin/python -c "import torch, vlmadapt.ops as ops; print('torch', torch.__version__, ops.build_info())"
 	$(VENV)-abi/bin/python -m pytest tests/ops
 
+test-latest: ## newest version of everything: tests of backbones, generative models and operators
+	$(call test-versions,latest,highest)
+
+test-oldest: ## oldest version of every direct dependency: the same tests
+	$(call test-versions,oldest,lowest-direct)
+
+# Without the data extra, whose packages ask for newer ones. A tree and an environment of their own, so that what setup built stays as it is.
+define test-versions
+	test -x $(VENV)-$(1)/bin/uv || { $(PYTHON) -m venv $(VENV)-$(1) && $(VENV)-$(1)/bin/python -m pip install --quiet uv; }
+	$(VENV)-$(1)/bin/uv pip install --quiet --python $(VENV)-$(1)/bin/python --upgrade --resolution $(2) \
+	    -r pyproject.toml $(addprefix --extra ,$(filter-out data,$(EXTRAS)) build)
+	rm -rf build/$(1) && mkdir -p build/$(1)
+	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory=build/$(1)
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python setup.py -q build_ext --inplace
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python scripts/versions.py
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m pytest $(VERSION_TESTS)
+endef
+
+lock: ## constraints.txt: the newest versions of everything, exact, for Python 3.11 to 3.13
+	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv
+	printf '%s\n' $(LOCK_TORCH) | build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+	    --upgrade --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt - pyproject.toml
+
 test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
 	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
 
 $(VENV)/.rivals: $(VENV)/.packages
-	$(BIN)/python -m pip install --quiet $(RIVALS)
+	$(BIN)/python -m pip install --quiet $(LOCKED) $(RIVALS)
 	touch $@
 
 bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md
@@ -100,4 +132,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest lock test-cuda bench bench-check gpu lint clean

@@ -60,7 +60,7 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
     given = sequences(options.get("batch_first", False), 16, options.get("kdim", 16), options.get("vdim", 16))
     masks = {"need_weights": False, **masks}
     expected, weights = module(*given, **masks)
-    result, ours = multihead_forward(module, *given, **masks)
+    result, ours = multihead_forward()(module, *given, **masks)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
     assert (ours is None) == (weights is None)
     if ours is not None:
@@ -70,7 +70,7 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
 def test_without_a_batch() -> None:
     module = attention()
     given = [x[0] for x in sequences()]
-    for result, expected in zip(multihead_forward(module, *given), module(*given), strict=True):
+    for result, expected in zip(multihead_forward()(module, *given), module(*given), strict=True):
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 
 
