@@ -84,15 +84,17 @@ test-latest: ## newest version of everything: tests of backbones, generative mod
 test-oldest: ## oldest version of every direct dependency: the same tests
 	$(call test-versions,oldest,lowest-direct)
 
-# Without the data extra, whose packages ask for newer ones. A tree and an environment of their own, so that what setup built stays as it is.
+# Without upper bounds, to see what is beyond them, and without the data extra, whose packages ask for newer ones than we
+# do. A tree and an environment of their own, so that what setup built stays as it is.
 define test-versions
 	test -x $(VENV)-$(1)/bin/uv || { $(PYTHON) -m venv $(VENV)-$(1) && $(VENV)-$(1)/bin/python -m pip install --quiet uv; }
+	rm -rf build/$(1) && mkdir -p build/$(1)/ranges
+	sed -E 's/,<[0-9.]+//g' pyproject.toml > build/$(1)/ranges/pyproject.toml
 	$(VENV)-$(1)/bin/uv pip install --quiet --python $(VENV)-$(1)/bin/python --upgrade --resolution $(2) \
-	    -r pyproject.toml $(addprefix --extra ,$(filter-out data,$(EXTRAS)) build)
-	rm -rf build/$(1) && mkdir -p build/$(1)
+	    -r build/$(1)/ranges/pyproject.toml $(addprefix --extra ,$(filter-out data,$(EXTRAS)) build)
 	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory=build/$(1)
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python setup.py -q build_ext --inplace
-	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python scripts/versions.py
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m scripts.versions
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m pytest $(VERSION_TESTS)
 endef
 
