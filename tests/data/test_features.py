@@ -255,3 +255,8 @@ class TestCache:
         monkeypatch.setattr(features_module, "_hash_file", lambda path: "0" * 64)
         with pytest.raises(FileError, match=r"0\.png changed while features were computed"):
             extract(FakeEncoder(), paths[:1], cache=cache)
+
+
+def test_opened_pictures_are_refused_in_words(paths):
+    with pytest.raises(InputError, match=r"^paths holds a PngImageFile: give paths"):
+        extract(FakeEncoder(), [paths[0], Image.open(paths[1])])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 HEIGHT, WIDTH = 6, 9  # no symmetry: a turn or a mirror image shows
 ORIENTATION = 0x0112
@@ -22,7 +25,7 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
-XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Kind:
     seen: np.ndarray
     within: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    content: bytes = b""  # what Pillow's oldest supported version cannot write
 
     def write(self, folder: Path) -> Path:
         path = folder / f"picture.{self.suffix}"
-        self.image.save(path, **self.options)
+        if self.content:
+            path.write_bytes(self.content)
+        else:
+            self.image.save(path, **self.options)
         return path
 
 
@@ -65,6 +72,16 @@ def wide(dtype: str = "<u2") -> np.ndarray:
 
 def wide_image(mode: str) -> Image.Image:
     return Image.frombytes(mode, (WIDTH, HEIGHT), wide(">u2" if mode.endswith("B") else "<u2").tobytes())
+
+
+def with_clear_grey(image: Image.Image, value: int) -> bytes:
+    """A PNG whose tRNS chunk makes one 16-bit grey transparent."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    head, mark, rest = stream.getvalue().partition(b"IDAT")
+    chunk = b"tRNS" + value.to_bytes(2, "big")
+    length, sum_ = (2).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
+    return head[:-4] + length + chunk + sum_ + head[-4:] + mark + rest
 
 
 def palette() -> tuple[Image.Image, np.ndarray, np.ndarray]:
@@ -121,17 +138,21 @@ def kinds() -> dict[str, Kind]:
         "16-bit PNG": Kind("png", wide_image("I;16"), grey(narrow)),
         "16-bit PNG, big-endian": Kind("png", wide_image("I;16B"), grey(narrow)),
         "16-bit PNG, one grey transparent": Kind(
-            "png", wide_image("I;16"), grey(keyed), 0, {"transparency": int(wide()[2, 2])}
+            "png", wide_image("I;16"), grey(keyed), content=with_clear_grey(wide_image("I;16"), int(wide()[2, 2]))
         ),
         "16-bit TIFF": Kind("tif", wide_image("I;16"), grey(narrow)),
         "16-bit TIFF, big-endian": Kind("tif", wide_image("I;16B"), grey(narrow)),
-        "16-bit PGM": Kind("pgm", wide_image("I;16"), grey(narrow)),
+        "16-bit PGM": Kind(
+            "pgm",
+            wide_image("I;16"),
+            grey(narrow),
+            content=b"P5 %d %d 65535\n" % (WIDTH, HEIGHT) + wide(">u2").tobytes(),
+        ),
         "32-bit TIFF": Kind("tif", Image.fromarray(wide().astype(np.int32)), grey(narrow)),
         "float TIFF": Kind("tif", Image.fromarray(shares), grey(np.rint(shares * 255).astype(np.uint8))),
         # Pillow writes Adobe's marker and inverted inks, as Photoshop does.
         "CMYK JPEG": Kind("jpg", cmyk, flat, 3, {"quality": 95}),
         "CMYK TIFF": Kind("tif", cmyk, flat),
-        "YCbCr TIFF": Kind("tif", Image.fromarray(flat).convert("YCbCr"), flat, 3),
         "LAB TIFF": Kind("tif", Image.new("LAB", (WIDTH, HEIGHT), (255, 128, 128)), flat * 0 + 255, 2),
         "animated GIF": Kind("gif", frames[0], flat, 3, several),
         "animated WebP": Kind("webp", frames[0], flat, 3, {**several, "lossless": True}),
@@ -143,9 +164,9 @@ def kinds() -> dict[str, Kind]:
         found[f"EXIF {orientation}, PNG"] = turned("png", orientation)
         found[f"EXIF {orientation}, TIFF"] = turned("tif", orientation)
         found[f"EXIF {orientation}, WebP"] = turned("webp", orientation, lossless=True)
-    sideways = turned("jpg", 6, 4, quality=95, subsampling=0)
-    options = {key: value for key, value in sideways.options.items() if key != "exif"}
-    found["orientation in XMP"] = Kind("jpg", sideways.image, sideways.seen, 4, {**options, "xmp": XMP % 6})
+    sideways, xmp = turned("png", 6), PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", XMP % 6)
+    found["orientation in XMP"] = Kind("png", sideways.image, sideways.seen, 0, {"pnginfo": xmp})
     return found
 
 

@@ -119,6 +119,12 @@ def test_modes_without_a_file(mode):
     assert np.abs(seen - wanted).max() <= 2 and (wanted.max(-1) > wanted.min(-1)).all() == (mode == "RGBa")
 
 
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "CMYK", "RGBX"])
+def test_other_colour_modes_keep_the_colour(mode):
+    seen = np.asarray(read(Image.new("RGB", (2, 2), (200, 60, 20)).convert(mode))).astype(int)
+    assert np.abs(seen - (200, 60, 20)).max() <= 3
+
+
 def test_palette_with_alpha_of_its_own():
     image = Image.new("P", (1, 1))
     image.putpalette([255, 0, 0, 0], "RGBA")
