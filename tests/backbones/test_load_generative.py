@@ -24,6 +24,7 @@ from vlmadapt.backbones.generative import load_generative
 from vlmadapt.backbones.generative.blip import mask_cross_attention
 from vlmadapt.backbones.generative.small import WordTokenizer
 from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.pictures import read
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,9 @@ def test_coca(tiny_architecture: str, tmp_path: Path) -> None:
         assert torch.equal(tensor, again[name]) and tensor.isfinite().all(), name
     view = random.transform(picture())
     assert view.shape == (3, 32, 32)
+    covered = picture().convert("RGBA")
+    covered.putalpha(60)
+    assert torch.equal(random.transform(covered), random.transform(read(covered)))
     changed = {name: tensor + 0.1 for name, tensor in random.model.state_dict().items()}
     save_file(changed, tmp_path / "weights.safetensors")
     torch.save(changed, tmp_path / "weights.pt")

@@ -16,7 +16,6 @@ from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.generative.attached import Attached
 from vlmadapt.adapters.generative.methods import attach, make_config, method_named
 from vlmadapt.backbones.generative.base import GenerativeModel
-from vlmadapt.data.image import open_image
 from vlmadapt.data.records import Record, RecordSet
 from vlmadapt.errors import InputError
 from vlmadapt.files import read_json, write_json
@@ -143,7 +142,7 @@ class _Run:
         self.jobs = check_plan(plan, data, root)
         self.data, self.plan, self.report, self.progress = data, plan, report, progress
         self.model = task_model(loaded)
-        self.pictures = Pictures(self.model, open_image)
+        self.pictures = Pictures(self.model)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
         self.fingerprint = fingerprint_tensors(**self.model.module.state_dict())

@@ -19,10 +19,11 @@ from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
 from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer
 from vlmadapt.backbones.generative.small import PREPROCESSOR, VOCABULARY, WordTokenizer
-from vlmadapt.backbones.views import to_rgb, to_tensor
 from vlmadapt.doors import Door
 from vlmadapt.errors import FileError, InputError, MissingDependency, VlmadaptError
 from vlmadapt.files import read_json
+from vlmadapt.pictures import read
+from vlmadapt.pictures.views import to_tensor
 
 INSTALL = "pip install 'vlmadapt[generative]'"
 CLASSES = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
@@ -181,7 +182,7 @@ class PictureTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         height, width = self.size
-        resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+        resized = read(image).resize((width, height), Image.Resampling.BICUBIC)
         return (to_tensor(resized).float() / 255 - self._mean) / self._std
 
 
