@@ -28,7 +28,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(data: bytes, path: Path) -> Image.Image:
-    """:func:`open_image` of bytes already read; ``path`` is for the error message."""
+    """:func:`open_image` of bytes already read; ``path`` is for the message of its :class:`FileError`."""
     if not data:
         raise FileError(f"{path} is an empty file: replace it with a picture or remove it.")
     try:
