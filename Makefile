@@ -123,11 +123,14 @@ build/benchmarks.json: FORCE
 gpu: setup ## operator tests, compute-sanitizer and benchmarks on a GPU (says so where there is none)
 	$(BIN)/python -m benchmarks.gpu
 
-lint: setup ## ruff, mypy, clang-format
-	$(BIN)/python -m pip install --quiet ruff mypy clang-format
+$(VENV)/.dev: $(VENV)/.packages
+	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
+	touch $@
+
+lint: setup $(VENV)/.dev ## ruff, mypy, clang-format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests/kernels -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 clean: ## remove builds, keep the virtual environments
 	rm -rf build dist *.egg-info vlmadapt/*.so $(VENV)/.built

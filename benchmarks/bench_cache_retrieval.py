@@ -7,6 +7,7 @@ search for the nearest key) and KeOps. Ceiling: a bare sgemm of the same product
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -83,8 +84,7 @@ class Case:
         if timing.device().type == "cuda":
             if not hasattr(faiss, "StandardGpuResources"):
                 pytest.skip("this FAISS has no GPU support")
-            import faiss.contrib.torch_utils  # lets knn_gpu take torch tensors
-
+            importlib.import_module("faiss.contrib.torch_utils")  # lets knn_gpu take torch tensors
             metric = faiss.METRIC_INNER_PRODUCT
             return faiss.knn_gpu(faiss.StandardGpuResources(), queries, keys, 1, metric=metric)[1]
         return faiss.knn(queries.numpy(), keys.numpy(), 1, metric=faiss.METRIC_INNER_PRODUCT)[1]

@@ -86,7 +86,8 @@ def curves(group: Group, path: Path) -> None:
     for rival, points in series.items():
         points.sort()
         x = [p[0] for p in points]
-        for axes, values, slope in zip(panels, ([p[1] for p in points], [p[2] for p in points]), slopes, strict=False):
+        columns: list[list[Any]] = [[p[1] for p in points], [p[2] for p in points]]
+        for axes, values, slope in zip(panels, columns, slopes, strict=False):
             axes.plot(x, values, "o-", color=colour(rival, known), label=rival, ms=4)
             if rival == "ours" and slope is not None and values[-1]:
                 line = [values[-1] * (v / x[-1]) ** slope for v in x]

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vlmadapt.adapters.generative.methods import METHODS
 from vlmadapt.backbones.generative.base import GenerativeModel
@@ -34,7 +35,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
 RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
 SEARCHED = "learning_rates.json"
-PLANS = {
+PLANS: dict[str, dict[str, Any]] = {
     "vqa": {"epochs": 4, "limits": (800, 300, 1000)},
     "entailment": {"epochs": 4, "limits": (800, 300, 1000)},
     "caption": {"epochs": 6, "limits": (416, 150, 500)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -14,7 +15,7 @@ from vlmadapt.cli import app
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
-def leaves(command, name: str = "") -> Iterator[tuple[str, object]]:
+def leaves(command, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every command that does something, by its words."""
     if not hasattr(command, "commands"):
         yield name, command

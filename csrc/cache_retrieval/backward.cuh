@@ -22,9 +22,9 @@ constexpr int kWeightStride = kTile + 4;  // a multiple of four off a multiple o
 
 struct BackwardJob {
   BackwardParams params;
-  void* gradient;           // accum [splits, rows of the owner, width]; nullptr: only the row sums are wanted
-  void* row_sums;           // accum [splits, 2, num_queries], when queries own
-  int64_t tiles_a_split;    // blockIdx.y walks over this many tiles of the other side
+  void* gradient;         // accum [splits, rows of the owner, width]; nullptr: only the row sums are wanted
+  void* row_sums;         // accum [splits, 2, num_queries], when queries own
+  int64_t tiles_a_split;  // blockIdx.y walks over this many tiles of the other side
   bool aligned;
 };
 
@@ -71,8 +71,15 @@ struct BackwardLoader {
 
   __device__ BackwardLoader(const E* owner_, const E* other_, int64_t width_, int64_t num_owner, int64_t num_other_,
                             int64_t first_owner, int64_t begin_, int64_t end_, bool second, bool aligned_)
-      : owner(owner_), other(other_), width(width_), num_other(num_other_), begin(begin_), end(end_),
-        steps(steps_of(width_, kStepWidth<E>)), total(second ? 2 * steps : steps), aligned(aligned_) {
+      : owner(owner_),
+        other(other_),
+        width(width_),
+        num_other(num_other_),
+        begin(begin_),
+        end(end_),
+        steps(steps_of(width_, kStepWidth<E>)),
+        total(second ? 2 * steps : steps),
+        aligned(aligned_) {
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       const int64_t row = first_owner + piece_row(i);

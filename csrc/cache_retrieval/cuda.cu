@@ -1,7 +1,6 @@
 // Chooses tiles, splits and instantiations for the kernels of forward.cuh and backward.cuh, and launches them.
-#include "cache_retrieval/cuda.h"
-
 #include "cache_retrieval/backward.cuh"
+#include "cache_retrieval/cuda.h"
 #include "cache_retrieval/forward.cuh"
 
 namespace vlmadapt::cache_retrieval {
@@ -12,9 +11,7 @@ constexpr int64_t kLargestSplit = 64, kLargestGradientSplit = 8;
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
-int64_t element_bytes(Dtype dtype) {
-  return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-}
+int64_t element_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 int64_t accumulator_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 
 bool aligned(const Stream& s, Dtype dtype) {
@@ -154,7 +151,12 @@ cudaError_t forward_cuda(const ForwardParams& p, Precision precision, void* work
   const int64_t splits = forward_splits(p.num_queries, p.num_entries);
   const int64_t share = divide_up(divide_up(p.num_entries, kTile), splits) * kTile;
   const bool gaps = two_streams && p.disagreement;
-  const ForwardJob job{p,    nullptr, 1, share, gaps ? workspace : nullptr, aligned(p.image, p.dtype),
+  const ForwardJob job{p,
+                       nullptr,
+                       1,
+                       share,
+                       gaps ? workspace : nullptr,
+                       aligned(p.image, p.dtype),
                        two_streams && aligned(p.text, p.dtype)};
   if (cudaError_t e = two_streams ? launch_forward<true>(job, precision, splits, stream)
                                   : launch_forward<false>(job, precision, splits, stream))

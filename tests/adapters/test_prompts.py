@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.adapters.problem import TokenEncoder, make_problem
@@ -74,6 +76,7 @@ def test_class_names_are_left_as_they_are(name):
             return super().encode_texts(texts, normalize)
 
     seen: list[str] = []
-    features = class_text_features(Texts(make_problem().text), [name, "dog"], negative_templates(["a photo of a {}."]))
+    encoder: Any = Texts(make_problem().text)
+    features = class_text_features(encoder, [name, "dog"], negative_templates(["a photo of a {}."]))
     assert seen == [f"a photo of no {name}.", "a photo of no dog."]
     assert features.shape == (2, 24)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from vlmadapt.adapters import CLIPAdapter, LinearProbe, TaskRes, TipAdapter, Tip
 from vlmadapt.adapters.xm_adapter import hard_sample_weights
 from vlmadapt.training import accuracy, log_grid
 
-EXACT = {"rtol": 0.0, "atol": 1e-10}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,7 @@ def test_linear_probe_is_at_the_minimum_of_its_objective(classes):
     # scikit-learn penalises the one row of a two-class problem: the difference of our two.
     penalty = (weight[1] - weight[0]).square().sum() if classes == 2 else weight.square().sum()
     (losses + penalty / 10.0).backward()
+    assert weight.grad is not None and bias.grad is not None
     assert float(weight.grad.abs().max()) < 1e-4
     assert float(bias.grad.abs().max()) < 1e-4
 

@@ -87,7 +87,7 @@ def test_beams_find_at_least_as_probable_texts() -> None:
         return logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1).sum(-1)
 
     # Texts of one length, so that scores compare.
-    asked = {"max_length": 7, "min_length": 7}
+    asked: dict[str, Any] = {"max_length": 7, "min_length": 7}
     greedy, beam = written(model, **asked), written(model, num_beams=WORDS, **asked)
     assert bool((score(beam) >= score(greedy) - 1e-9).all()) and not torch.equal(beam, greedy)
 

@@ -129,7 +129,7 @@ def test_blip_folders_that_cannot_be_read(blip_folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_an_answer_does_not_depend_on_the_padding_of_its_question(adapted: bool) -> None:
-    model = mask_cross_attention(tiny_blip("BlipForQuestionAnswering").double())
+    model: Any = mask_cross_attention(tiny_blip("BlipForQuestionAnswering").double())
     if adapted:
         in_training(attach_p_adapter(model, {"reduction": 4}))
     decoder = model.text_decoder

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vlmadapt.backbones import class_text_features, load_encoder
+from vlmadapt.backbones.open_clip import OpenClipEncoder
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.pictures import read
 
@@ -78,6 +79,7 @@ def test_local_checkpoint_gives_the_saved_weights(tmp_path, weights, suffix):
     else:
         torch.save({"state_dict": weights}, path)
     encoder = load_encoder(f"open_clip:{ARCH}@{path}")
+    assert isinstance(encoder, OpenClipEncoder)
     for name, value in encoder.model.state_dict().items():
         assert torch.equal(value, weights[name]), name
 

@@ -49,6 +49,7 @@ def test_a_saved_model_is_loaded_as_it_was(kind, tmp_path):
     save_small(model, tokenizer, tmp_path)
     loaded = load_generative(f"blip:{tmp_path}")
     assert type(loaded.model) is type(model) and loaded.image_size == (16, 16)
+    assert isinstance(loaded.tokenizer, WordTokenizer)
     assert loaded.tokenizer.tokens == tokenizer.tokens
     theirs = loaded.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
@@ -60,4 +61,4 @@ def test_default_sizes():
     count = {kind: sum(p.numel() for p in build_small(kind, 46).parameters()) for kind in ("vqa", "caption")}
     assert count["vqa"] == pytest.approx(1.9e6, rel=0.05) and count["caption"] == pytest.approx(1.4e6, rel=0.05)
     with pytest.raises(InputError, match="kind is 'retrieval'"):
-        build_small("retrieval", 46)
+        build_small("retrieval", 46)  # type: ignore[arg-type]

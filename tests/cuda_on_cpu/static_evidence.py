@@ -131,8 +131,8 @@ def dynamic_shared(name: str) -> int:
         sizes = worker(target).call("p_laplacian_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule())
         return int(sizes["out"][int("<double" in name), int(name.startswith("backward"))])
     target = Target(HERE / "drivers" / "cache_retrieval.cu")
-    sizes = worker(target).call("cache_shared_bytes", [], {"out": np.zeros((5, 2), np.int64)}, Schedule())["out"]
-    return int(sizes[index, int(name.startswith("backward"))])
+    sizes = worker(target).call("cache_shared_bytes", [], {"out": np.zeros((5, 2), np.int64)}, Schedule())
+    return int(sizes["out"][index, int(name.startswith("backward"))])
 
 
 def occupancy(arch: str, rows: list[tuple[int, int, int, int]]) -> list[tuple[int, int]]:

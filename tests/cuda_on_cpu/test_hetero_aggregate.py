@@ -85,8 +85,8 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
     buffers |= {"own": own, **relations}
     buffers |= {f"matrix{m}": matrix for m, matrix in enumerate(matrices)}
     header = [DTYPE_CODE[dtype], list(INDEX).index(shape["index"]), rows, width, len(numbers), len(matrices)]
-    sizes = [*header, int(stacked), far_rows, far_edges, *numbers, *map(len, matrices)]
-    return Problem(sizes, buffers, expected, 0.0, atol, {"out": dtype})
+    header += [int(stacked), far_rows, far_edges, *numbers, *map(len, matrices)]
+    return Problem(header, buffers, expected, 0.0, atol, {"out": dtype})
 
 
 def a_shape(

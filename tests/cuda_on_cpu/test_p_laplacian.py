@@ -77,11 +77,11 @@ class Inputs:
             "query": draw(b, h, q, e) if self.scores else None,
             "key": draw(b, h, k, e) if self.scores else None,
             "value": draw(b, h, k, v) if self.with_value else None,
-            "x_query": draw(b, h, q, d),
-            "x_value": draw(b, h, k, d),
         }
+        x_query, x_value = draw(b, h, q, d), draw(b, h, k, d)
+        stored |= {"x_query": x_query, "x_value": x_value}
         if "coincident" in self.how:
-            stored["x_value"][:, :, 1] = stored["x_query"][:, :, 2]
+            x_value[:, :, 1] = x_query[:, :, 2]
         p = np.array([2.75, 1.0] if "steep" in self.how else [1.25, 2.0])[:h].astype(t)
         pull = rng.uniform(0.1, 0.4, h).astype(t)
         if "alone" in self.how:
@@ -121,7 +121,7 @@ class Inputs:
 
     def run(self, pull: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """out, and with scores context and lse."""
-        tensors = dict(self.tensors)
+        tensors: dict[str, Any] = dict(self.tensors)
         if pull is not None:  # as an input of its own: no gradient of p through it
             tensors["mu"] = pull * tensors["p"] / 2
         if not self.scores:
@@ -198,15 +198,16 @@ def backward_problem(s: Mapping[str, Any], dtype: str, rng: np.random.Generator)
     # As torch would hand them over: the forward's results, rounded to the accumulation type.
     saved = {n: x.detach().numpy().astype(t) for n, x in results.items()}
     saved["row_sum"] = weights_of(inputs).detach().numpy().astype(t)
-    upstream = {n: rng.standard_normal(x.shape).astype(t) for n, x in results.items()}
+    upstream: dict[str, np.ndarray | None] = {n: rng.standard_normal(x.shape).astype(t) for n, x in results.items()}
     if "lse" not in inputs.how:
         upstream["lse"] = None
     with_context = inputs.with_value and "blind" not in inputs.how
     if not with_context:
         upstream["context"] = None
-    loss = sum(
-        (results[n] * torch.from_numpy(g.astype(np.float64))).sum() for n, g in upstream.items() if g is not None
-    )
+    loss = torch.zeros((), dtype=torch.float64)
+    for n, g in upstream.items():
+        if g is not None:
+            loss = loss + (results[n] * torch.from_numpy(g.astype(np.float64))).sum()
     wanted = {n: x for n, x in inputs.tensors.items() if n != "mu"} | {"pull": pull}
     # mu = pull p / 2 reaches p too; with pull as the input the two ways cancel.
     grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)

@@ -35,7 +35,7 @@ from .harness.process import Schedule, Worker
 from .ptx import Unsupported, translate
 
 WIDTH = {"pred": 1} | {f"{k}{w}": w for k in "busf" for w in (16, 32, 64)}
-FLOAT = {"f32": np.float32, "f64": np.float64}
+FLOAT: dict[str, Any] = {"f32": np.float32, "f64": np.float64}
 EDGES = [0, 1, 2, 3, 7, 31, 32, 33, 63, 100, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40 + 5, 2**63 - 1,
          2**63, 2**64 - 1, 2**64 - 7, 12345678901]  # fmt: skip
 REALS = [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 3.14159274, -2.71828175, 1e-30, 1e30, -7.25, 100.0, math.inf, -math.inf,

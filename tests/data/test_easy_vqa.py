@@ -35,7 +35,8 @@ def test_measured_facts_agree_with_the_published_answers():
     for record in asked:
         found, answer = facts[record.image], record.answers[0][0]
         if answer in ("yes", "no"):
-            assert says(found, easy_vqa.statement_of(record.prompt)) == (answer == "yes"), record
+            statement = easy_vqa.statement_of(record.prompt)
+            assert statement is not None and says(found, statement) == (answer == "yes"), record
         else:
             assert answer in (found.colour, found.shape), record
 

@@ -241,9 +241,9 @@ def test_no_picture_is_in_two_splits(tmp_path):
     ("caption", "no captions"), ("vqa", "no answers"), ("entailment", "the label ''"),
 ])  # fmt: skip
 def test_records_must_hold_what_their_task_needs(task, said, tmp_path):
-    records = [(Record(split, tmp_path / split, split, "why?"),) for split in ("train", "val", "test")]
+    train, val, test = ((Record(split, tmp_path / split, split, "why?"),) for split in ("train", "val", "test"))
     with pytest.raises(InputError, match=said):
-        RecordSet("x", task, tmp_path, *records, check_files=False)
+        RecordSet("x", task, tmp_path, train, val, test, check_files=False)
 
 
 def test_limits_draw_training_by_seed_and_keep_the_other_splits(tmp_path):

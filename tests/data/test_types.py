@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from vlmadapt.errors import InputError
 
 def dataset(**changes):
     root = Path("/data")
-    values = {
+    values: dict[str, Any] = {
         "name": "pets",
         "class_names": ("cat", "dog"),
         "templates": ("a photo of a {}.",),

@@ -27,6 +27,8 @@ class Head:
         lengths = given.get("key_lengths")
         self.length = self.keys if lengths is None else int(lengths[batch])
         self.coincidence = switches["coincidence"]
+        self.attention: np.ndarray
+        self.lse: np.ndarray | None
         self.attention, self.lse = self._probabilities() if "query" in given else (self.rows["attention"], None)
 
     def _probabilities(self) -> tuple[np.ndarray, np.ndarray]:

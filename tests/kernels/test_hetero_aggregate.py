@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,9 +21,11 @@ SHAPES = [
     (300, [1200], [20000], 500),
 ]
 
+Index = type[np.signedinteger[Any]]
+
 
 class Case:
-    def __init__(self, storage: str, shape: tuple, index: type, permuted: bool) -> None:
+    def __init__(self, storage: str, shape: tuple, index: Index, permuted: bool) -> None:
         rows, sizes, edges, width = shape
         random = np.random.default_rng(0)
         store, self.load = STORAGE[storage]
@@ -62,7 +66,9 @@ class Case:
 @pytest.mark.parametrize("storage", list(STORAGE))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("index", "permuted", "stacked"), [(np.int32, True, False), (np.int64, False, True)])
-def test_sums_and_gradients(level: str, storage: str, shape: tuple, index: type, permuted: bool, stacked: bool) -> None:
+def test_sums_and_gradients(
+    level: str, storage: str, shape: tuple, index: Index, permuted: bool, stacked: bool
+) -> None:
     case = Case(storage, shape, index, permuted)
     out, gradients = raw_kernels.hetero_aggregate(level, storage, case.matrices, case.relations, stacked, case.own)
     expected = [case.expected(r) for r in range(len(case.relations))]

@@ -74,7 +74,7 @@ def test_matrices_of_the_keys(large: str) -> None:
         array[:, :, :SEEN] = few[name]
     same = vectors() | {"query": rows(1, widths["key"]), "x_query": rows(1, widths["x_value"])}
     same["key_lengths"] = np.full(batch, SEEN)
-    sizes = {name: (batch, 1, 1) for name in ("row_sum", "lse")}
+    sizes: dict[str, tuple[int, ...]] = {name: (batch, 1, 1) for name in ("row_sum", "lse")}
     sizes |= {"out": (batch, 1, 1, widths["x_value"]), "context": (batch, 1, 1, widths["value"])}
     results = []
     for arrays in (many, few):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +49,7 @@ def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int =
     return unit_rows(source, queries, width, dtype), unit_rows(source, entries, width, dtype), labels
 
 
-def two_streams(shape: tuple[int, ...], per_class: bool, dtype: torch.dtype = torch.float64) -> dict[str, object]:
+def two_streams(shape: tuple[int, ...], per_class: bool, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     queries, entries, classes, _ = shape
     source = generator(7)
     return {
@@ -59,10 +61,17 @@ def two_streams(shape: tuple[int, ...], per_class: bool, dtype: torch.dtype = to
     }
 
 
+def scores_of(function: Callable[..., Any], *args: Any, **options: Any) -> Tensor:
+    """The scores, which come alone where the disagreement is not asked for."""
+    scores = function(*args, **options)
+    assert isinstance(scores, Tensor)
+    return scores
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_scores_equal_the_formula(shape: tuple[int, ...]) -> None:
     queries, keys, labels = make(shape)
-    scores = cache_retrieval(queries, keys, labels, 5.5, num_classes=shape[2])
+    scores = scores_of(cache_retrieval, queries, keys, labels, 5.5, num_classes=shape[2])
     expected = torch.zeros_like(scores)
     for k in range(shape[1]):
         expected[:, labels[k]] += torch.exp(-5.5 * (1 - queries @ keys[k]))
@@ -84,7 +93,12 @@ def test_two_streams_and_gradients_equal_the_reference(
         options["own_entry"] = (torch.arange(shape[0]) * 7) % (shape[1] + 1) - 1
         options["mask_own_scores"] = own == "scores"
     beta = torch.linspace(1, 3, shape[0], dtype=torch.float64)
-    inputs = {"queries": queries, "keys": keys, "beta": beta, "text_beta": torch.tensor(1.7, dtype=torch.float64)}
+    inputs: dict[str, Any] = {
+        "queries": queries,
+        "keys": keys,
+        "beta": beta,
+        "text_beta": torch.tensor(1.7, dtype=torch.float64),
+    }
     inputs |= {name: options[name] for name in ("text_queries", "text_keys", "ratio")}
     for tensor in inputs.values():
         tensor.requires_grad_()
@@ -105,7 +119,7 @@ def test_two_streams_and_gradients_equal_the_reference(
 def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     queries, keys, labels = make(shape, dtype)
     exact_inputs = [queries.double().requires_grad_(), keys.double().requires_grad_()]
-    exact = cache_retrieval_reference(*exact_inputs, labels, 5.5, num_classes=shape[2])
+    exact = scores_of(cache_retrieval_reference, *exact_inputs, labels, 5.5, num_classes=shape[2])
     grad = torch.randn(exact.shape, generator=generator(3), dtype=torch.float64)
     exact_grads = torch.autograd.grad((exact * grad).sum(), exact_inputs)
     # Half-precision eager accumulates in half precision; the fair rival computes in float32 from the same inputs.
@@ -113,7 +127,7 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[i
     results = []
     for function, cast in ((cache_retrieval, dtype), (cache_retrieval_reference, wide)):
         inputs = [queries.to(cast).requires_grad_(), keys.to(cast).requires_grad_()]
-        scores = function(*inputs, labels, 5.5, num_classes=shape[2])
+        scores = scores_of(function, *inputs, labels, 5.5, num_classes=shape[2])
         assert scores.dtype == wide
         results.append([scores, *torch.autograd.grad((scores * grad.to(wide)).sum(), inputs)])
     if dtype == torch.float64:
@@ -216,10 +230,10 @@ def test_compiles_into_one_graph(prepared: bool) -> None:
 
 def test_autocast_computes_in_float32() -> None:
     queries, keys, labels = make((6, 20, 4, 64), torch.float32)
-    expected = cache_retrieval(queries, keys, labels, 3.0, num_classes=4)
+    expected = scores_of(cache_retrieval, queries, keys, labels, 3.0, num_classes=4)
     with torch.autocast("cpu", torch.bfloat16):
-        scores = cache_retrieval(queries, keys, labels, 3.0, num_classes=4)
-        mixed = cache_retrieval(queries.bfloat16(), keys, labels, 3.0, num_classes=4)
+        scores = scores_of(cache_retrieval, queries, keys, labels, 3.0, num_classes=4)
+        mixed = scores_of(cache_retrieval, queries.bfloat16(), keys, labels, 3.0, num_classes=4)
     assert torch.equal(scores, expected)
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, expected, rtol=2e-2, atol=2e-2)
@@ -236,7 +250,7 @@ def test_results_are_bit_identical_at_every_thread_count(kept_bytes: int, monkey
     try:
         for count in (1, 2, 3, threads, threads):
             torch.set_num_threads(count)
-            scores = cache_retrieval(queries, keys, labels, 5.5, num_classes=shape[2])
+            scores = scores_of(cache_retrieval, queries, keys, labels, 5.5, num_classes=shape[2])
             results.append([scores, *torch.autograd.grad(scores.square().sum(), [queries, keys])])
     finally:
         torch.set_num_threads(threads)
@@ -246,13 +260,18 @@ def test_results_are_bit_identical_at_every_thread_count(kept_bytes: int, monkey
 
 def test_non_contiguous_inputs() -> None:
     queries, keys, labels = make((20, 50, 6, 33))
-    expected = cache_retrieval(queries, keys, labels, 2.0, num_classes=6)
-    strided = cache_retrieval(
-        queries.T.contiguous().T, torch.stack([keys, keys], -1)[..., 0], labels.repeat(2)[:50], 2.0, num_classes=6
+    expected = scores_of(cache_retrieval, queries, keys, labels, 2.0, num_classes=6)
+    strided = scores_of(
+        cache_retrieval,
+        queries.T.contiguous().T,
+        torch.stack([keys, keys], -1)[..., 0],
+        labels.repeat(2)[:50],
+        2.0,
+        num_classes=6,
     )
     assert torch.equal(strided, expected)
     queries.requires_grad_()
-    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=6)
+    scores = scores_of(cache_retrieval, queries, keys, labels, 2.0, num_classes=6)
     grad = torch.randn(6, 20, dtype=torch.float64).T
     from_strided = torch.autograd.grad(scores, queries, grad, retain_graph=True)[0]
     assert torch.equal(from_strided, torch.autograd.grad(scores, queries, grad.contiguous())[0])
@@ -263,7 +282,7 @@ def test_nan_and_infinity_do_not_pass_silently(rows: int) -> None:
     queries, keys, labels = make((rows, 30, 4, 9), torch.float32)
     queries[1, 3] = float("nan")
     keys[5, 0] = float("nan")
-    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=4)
+    scores = scores_of(cache_retrieval, queries, keys, labels, 2.0, num_classes=4)
     assert scores[1, labels.unique()].isnan().all()
     assert scores[:, labels[5]].isnan().all()
     untouched = [c for c in labels.unique().tolist() if c != labels[5]]
@@ -272,15 +291,15 @@ def test_nan_and_infinity_do_not_pass_silently(rows: int) -> None:
 
 def test_extreme_exponents() -> None:
     one = torch.ones(1, 1)
-    low = cache_retrieval(one, -one, torch.tensor([0]), 1e4, num_classes=1)
-    high = cache_retrieval(one, 2 * one, torch.tensor([0]), 1e4, num_classes=1)
+    low = scores_of(cache_retrieval, one, -one, torch.tensor([0]), 1e4, num_classes=1)
+    high = scores_of(cache_retrieval, one, 2 * one, torch.tensor([0]), 1e4, num_classes=1)
     assert low.item() == 0 and high.item() == float("inf")
 
 
 def test_second_derivative_is_refused() -> None:
     queries, keys, labels = make((6, 20, 4, 5))
     queries.requires_grad_()
-    scores = cache_retrieval(queries, keys, labels, 2.0, num_classes=4)
+    scores = scores_of(cache_retrieval, queries, keys, labels, 2.0, num_classes=4)
     grad = torch.autograd.grad(scores.sum(), queries, create_graph=True)[0]
     with pytest.raises(RuntimeError, match="differentiable once"):
         grad.sum().backward()
@@ -297,7 +316,7 @@ def test_grid_equals_the_exhaustive_search(dtype: torch.dtype, shape: tuple[int,
     accuracy = cache_retrieval_grid(queries, keys, labels, betas, alphas, base, targets, num_classes=shape[2])
     scores = cache_retrieval_multi_beta(queries, keys, labels, betas, num_classes=shape[2])
     for g, a in itertools.product(range(7), range(5)):
-        one = cache_retrieval_reference(queries, keys, labels, betas[g], num_classes=shape[2])
+        one = scores_of(cache_retrieval_reference, queries, keys, labels, betas[g], num_classes=shape[2])
         torch.testing.assert_close(scores[g], one, rtol=1e-5, atol=1e-6)
         logits = base + alphas[a] * one
         assert accuracy[g, a] == (logits.argmax(-1) == targets).double().mean()
@@ -305,7 +324,7 @@ def test_grid_equals_the_exhaustive_search(dtype: torch.dtype, shape: tuple[int,
 
 def test_grid_breaks_ties_towards_the_lowest_class() -> None:
     queries, keys = torch.ones(1, 2), torch.ones(2, 2)
-    grid = [torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2)]
+    grid = (torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2))
     first = cache_retrieval_grid(queries, keys, torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2)
     second = cache_retrieval_grid(queries, keys, torch.tensor([0, 1]), *grid, torch.tensor([1]), num_classes=2)
     assert first.item() == 1 and second.item() == 0
@@ -313,7 +332,7 @@ def test_grid_breaks_ties_towards_the_lowest_class() -> None:
 
 def test_grid_counts_nan_as_wrong() -> None:
     queries = torch.full((1, 2), float("nan"))
-    grid = [torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2)]
+    grid = (torch.tensor([1.0]), torch.tensor([1.0]), torch.zeros(1, 2))
     accuracy = cache_retrieval_grid(
         queries, torch.ones(2, 2), torch.tensor([0, 1]), *grid, torch.tensor([0]), num_classes=2
     )
@@ -352,8 +371,8 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_CALLS, ids=[message[:40] for _, message in BAD_CALLS])
-def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
-    arguments = {
+def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
         "queries": torch.zeros(3, 6),
         "keys": torch.zeros(5, 6),
         "labels": torch.tensor([0, 1, 2, 3, 1]),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.ops.cases import generator
-from tests.ops.test_cache_retrieval import MODULE, SHAPES, make, two_streams
+from tests.ops.test_cache_retrieval import MODULE, SHAPES, make, scores_of, two_streams
 from vlmadapt.ops import cache_retrieval
 
 needs_cpu = pytest.mark.skipif("config.getoption('--device') != 'cpu'", reason="similarities are kept on the CPU only")
@@ -51,7 +51,7 @@ def test_kept_and_recomputed_similarities_give_the_same_gradients(
     for limit, kept in ((size, matrices), (size - 1, 0)):  # on either side of the threshold
         monkeypatch.setattr(MODULE, "KEPT_BYTES", limit)
         with Kept() as mode:
-            scores = cache_retrieval(labels=labels, num_classes=shape[2], **inputs, **fixed)
+            scores = scores_of(cache_retrieval, labels=labels, num_classes=shape[2], **inputs, **fixed)
         assert mode.shape == (kept, shape[1], shape[0])
         results.append([scores, *torch.autograd.grad(scores.square().sum(), list(inputs.values()))])
     # Bit for bit, but where two lanes make the backward multiply tiles and the forward takes dot products.

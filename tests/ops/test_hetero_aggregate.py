@@ -163,7 +163,7 @@ def test_gradcheck(output: Any, reduction: Any) -> None:
     def function(*leaves: Tensor) -> Tensor:
         sources = [leaves[0], leaves[1], leaves[0]]
         weights = [leaves[count], None, leaves[count + 2]]
-        relations = [graph.relations[0], leaves[count + 4], graph.relations[2]]
+        relations: list[Any] = [graph.relations[0], leaves[count + 4], graph.relations[2]]
         return hetero_aggregate(sources, relations, weights, leaves[count + 3], output=output, reduction=reduction)
 
     dense = torch.randn(4, 3, generator=graph.generator, dtype=torch.float64).requires_grad_()

@@ -49,7 +49,7 @@ class Data:
         self.p = torch.linspace(1.25, 3, heads, dtype=wide)
         self.mu = torch.linspace(0.1, 0.4, heads, dtype=wide)
 
-    def inputs(self, names: str, grad: bool = True) -> dict[str, Tensor]:
+    def inputs(self, names: str, grad: bool = True) -> dict[str, Any]:
         return {name: getattr(self, name).detach().clone().requires_grad_(grad) for name in names.split()}
 
 
@@ -154,7 +154,7 @@ def mask_options(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
         boolean[:, :, 1] = False  # a fully masked row
     additive = torch.randn(1, heads, queries, keys, generator=source).masked_fill(~boolean[:1], -torch.inf)
     lengths = (torch.arange(batch) * 3 + 2).clamp(max=keys)
-    return {
+    options: dict[str, dict[str, Any]] = {
         "none": {},
         "causal": {"is_causal": True},
         "boolean": {"mask": boolean},
@@ -163,7 +163,8 @@ def mask_options(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
         "lengths": {"key_lengths": lengths},
         "everything": {"mask": additive[:, :1], "is_causal": True, "key_lengths": lengths, "scale": 0.3},
         "homogeneous": {"homogeneous": keys >= queries, "is_causal": True},
-    }[kind]
+    }
+    return options[kind]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -176,6 +177,7 @@ def test_scores_and_gradients_equal_the_reference(shape: tuple[int, ...], kind: 
     for function in (p_laplacian_attention, p_laplacian_attention_reference):
         inputs = Data(shape).inputs(SCORES)
         out, context, lse = function(**inputs, return_lse=True, **options)
+        assert context is not None and lse is not None
         seen = torch.where(lse.isinf(), 0, lse)
         results.append([out, context, lse, *gradients(inputs, out, context, seen)])
     for ours, expected in zip(*results, strict=True):
@@ -209,7 +211,7 @@ def gradients(inputs: dict[str, Tensor], *outputs: Tensor, rounded: torch.dtype 
 
 @pytest.mark.parametrize("residual", ["query", "none"])
 @pytest.mark.parametrize("self_loops", ["drop", "keep"])
-def test_gradcheck_of_probabilities(residual: str, self_loops: str) -> None:
+def test_gradcheck_of_probabilities(residual: Any, self_loops: Any) -> None:
     def function(*tensors: Tensor) -> Tensor:
         return p_laplacian(*tensors, residual=residual, self_loops=self_loops)
 
@@ -223,6 +225,7 @@ def test_gradcheck_of_scores(kind: str) -> None:
 
     def function(query, key, x_query, x_value, p, mu, value):
         result = p_laplacian_attention(query, key, x_query, x_value, p, mu, value=value, return_lse=True, **options)
+        assert result.lse is not None
         return result.out, result.context, torch.where(result.lse.isinf(), 0, result.lse)
 
     assert torch.autograd.gradcheck(function, list(Data(shape).inputs(SCORES).values()))
@@ -250,6 +253,7 @@ def test_fully_masked_rows_give_the_residual_and_finite_gradients() -> None:
             inputs = data.inputs(SCORES)
             inputs["mu"] = torch.tensor(mu, requires_grad=True)
             out, context, lse = p_laplacian_attention(**inputs, mask=mask, residual=residual, return_lse=True)
+            assert context is not None and lse is not None
             home = data.x_query[:, :, 2] if residual == "query" else torch.zeros(1, 2, 6)
             assert torch.equal(out[:, :, 2], home) and (context[:, :, 2] == 0).all() and lse[:, :, 2].isinf().all()
             grads = torch.autograd.grad(out[:, :, 2].sum() + context[:, :, 2].sum(), list(inputs.values()))
@@ -263,7 +267,7 @@ def test_fully_masked_rows_give_the_residual_and_finite_gradients() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("p", [1.0, 1.25, 2.0, 2.5])
 @pytest.mark.parametrize("self_loops", ["drop", "keep"])
-def test_coincident_features_and_zero_attention_are_finite(dtype: torch.dtype, p: float, self_loops: str) -> None:
+def test_coincident_features_and_zero_attention_are_finite(dtype: torch.dtype, p: float, self_loops: Any) -> None:
     data = Data((1, 2, 40, 40, 4, 3, 8), dtype)
     data.x_value = data.x_query.clone()
     data.x_value[:, :, 5:9] = data.x_query[:, :, :1]
@@ -337,13 +341,14 @@ def test_opcheck_of_probabilities() -> None:
 @pytest.mark.parametrize("entry", ["probabilities", "scores"])
 def test_compiles_into_one_graph(entry: str) -> None:
     inputs = Data((2, 2, 5, 7, 4, 3, 6), torch.float32).inputs(PROBABILITIES if entry == "probabilities" else SCORES)
-    options = {} if entry == "probabilities" else {"key_lengths": torch.tensor([7, 4]), "return_lse": True}
-    function = p_laplacian if entry == "probabilities" else p_laplacian_attention
+    lengths: dict[str, Any] = {"key_lengths": torch.tensor([7, 4]), "return_lse": True}
+    options = {} if entry == "probabilities" else lengths
+    function: Any = p_laplacian if entry == "probabilities" else p_laplacian_attention
 
     def loss(**inputs: Tensor) -> Tensor:
         result = function(**inputs, **options)
         outputs = [result] if isinstance(result, Tensor) else list(result)
-        return sum((x * 2).square().sum() for x in outputs)
+        return torch.stack([(x * 2).square().sum() for x in outputs]).sum()
 
     expected = loss(**inputs)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(**inputs)
@@ -369,6 +374,7 @@ def test_results_are_bit_identical_at_every_thread_count() -> None:
     def run() -> list[Tensor]:
         inputs = data.inputs(SCORES)
         out, context, _lse = p_laplacian_attention(**inputs, is_causal=True, return_lse=True)
+        assert context is not None
         return [out, context, *gradients(inputs, out, context)]
 
     identical_at_thread_counts(run)
@@ -413,9 +419,10 @@ def test_second_derivative_is_refused() -> None:
 def test_decoding_step_by_step_equals_the_whole() -> None:
     """The queries are the last of the keys: causal and homogeneous mean the same with a cache of keys."""
     data = Data((1, 2, 9, 9, 4, 3, 6))
-    options = {"is_causal": True, "homogeneous": True}
+    options: dict[str, Any] = {"is_causal": True, "homogeneous": True}
     x = data.x_query
     whole = p_laplacian_attention(data.query, data.key, x, x, 1.5, 0.1, value=data.value, **options)
+    assert whole.context is not None
     for i in range(9):
         one, seen = slice(i, i + 1), slice(0, i + 1)
         step = p_laplacian_attention(
@@ -457,7 +464,7 @@ ENTRY_2 = [
 
 @pytest.mark.parametrize(("change", "message"), ENTRY_1, ids=[message[:40] for _, message in ENTRY_1])
 def test_bad_arguments_of_probabilities_are_named(change: dict[str, Any], message: str) -> None:
-    arguments = {"attention": torch.zeros(2, 2, 3, 4), "x_query": torch.zeros(2, 2, 3, 6)}
+    arguments: dict[str, Any] = {"attention": torch.zeros(2, 2, 3, 4), "x_query": torch.zeros(2, 2, 3, 6)}
     arguments |= {"x_value": torch.zeros(2, 2, 4, 6), "p": 1.5, "mu": 0.1}
     with pytest.raises(InputError, match=message):
         p_laplacian(**(arguments | change))
@@ -465,7 +472,7 @@ def test_bad_arguments_of_probabilities_are_named(change: dict[str, Any], messag
 
 @pytest.mark.parametrize(("change", "message"), ENTRY_2, ids=[message[:40] for _, message in ENTRY_2])
 def test_bad_arguments_of_scores_are_named(change: dict[str, Any], message: str) -> None:
-    arguments = {"query": torch.zeros(2, 2, 3, 5), "key": torch.zeros(2, 2, 4, 5), "p": 1.5, "mu": 0.1}
+    arguments: dict[str, Any] = {"query": torch.zeros(2, 2, 3, 5), "key": torch.zeros(2, 2, 4, 5), "p": 1.5, "mu": 0.1}
     arguments |= {"x_query": torch.zeros(2, 2, 3, 6), "x_value": torch.zeros(2, 2, 4, 6)}
     with pytest.raises(InputError, match=message):
         p_laplacian_attention(**(arguments | change))

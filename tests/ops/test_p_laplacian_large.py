@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,11 +15,12 @@ from vlmadapt.ops import p_laplacian_attention
 LONG, SEEN = 2**31, 3
 
 
-def results_and_gradients(inputs: dict[str, Tensor], fixed: dict[str, Tensor]) -> list[Tensor]:
+def results_and_gradients(inputs: dict[str, Any], fixed: dict[str, Any]) -> list[Tensor]:
     inputs = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
     result = p_laplacian_attention(**inputs, **fixed, mu=0.2, return_lse=True)
     outputs = [x for x in result if x is not None]
-    loss = sum((x.float() * torch.randn(x.shape, generator=generator(1))).sum() for x in outputs)
+    terms = [(x.float() * torch.randn(x.shape, generator=generator(1))).sum() for x in outputs]
+    loss = torch.stack(terms).sum()
     return [*outputs, *torch.autograd.grad(loss, list(inputs.values()))]
 
 

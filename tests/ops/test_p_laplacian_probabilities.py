@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -36,7 +37,9 @@ def test_tiles_and_blocks_equal_the_reference(shape: tuple[int, ...], options: d
         results_of(f, data.inputs(PROBABILITIES), **options) for f in (p_laplacian, p_laplacian_reference)
     )
     for name in expected:
-        torch.testing.assert_close(ours[name], expected[name], rtol=1e-8, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            ours[name], expected[name], rtol=1e-8, atol=1e-8, msg=functools.partial("{}: {}".format, name)
+        )
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=str)

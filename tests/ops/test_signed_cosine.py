@@ -29,7 +29,8 @@ DIAGONALS: list[Any] = ["keep", "negate", "zero"]
 def make(shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     source = generator(0)
     rows, columns, width = shape
-    return tuple(torch.randn(n, width, generator=source, dtype=torch.float64).to(dtype) for n in (rows, columns))
+    targets, sources = (torch.randn(n, width, generator=source, dtype=torch.float64) for n in (rows, columns))
+    return targets.to(dtype), sources.to(dtype)
 
 
 def written_out(targets: Tensor, sources: Tensor, diagonal: str) -> Tensor:

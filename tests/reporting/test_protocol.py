@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Recorder:
     """Notes, in order, what is extracted and what each fit is given."""
 
     def __init__(self, monkeypatch):
-        self.events: list[tuple[str, object]] = []
+        self.events: list[tuple[str, Any]] = []
         extract, fit = Extraction.extract, Adapter.fit
 
         def recording_extract(extraction, encoder, paths, views=1):

@@ -174,14 +174,14 @@ def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch
     monkeypatch.setattr(generative, "load_records", lambda name, task, root: captions)
     monkeypatch.setattr(CaptionTask, "score_validation", lambda self: (0.0,))
     loaded = world.model("caption")
-    save_small(loaded.model, loaded.tokenizer, tmp_path / "model")
+    save_small(loaded.model, world.tokenizer(), tmp_path / "model")
     arguments = ["tune", "--task", "caption", "--method", "frozen,bitfit", "--model", f"blip:{tmp_path / 'model'}"]
     arguments += ["--epochs", "1", "--set", "longest=4", "--test-limit", "4", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output + str(result.exception)
     assert "CIDEr" in result.output and "bitfit" in result.output and "said.png" in result.output
     with Image.open(tmp_path / "out" / "said.png") as picture:
-        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24)) > 50
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
     value = json.loads((tmp_path / "out" / "results.json").read_text())
     assert value["data"]["records"]["test"] == 4 and value["protocol"]["options"]["longest"] == 4
     bad = CliRunner().invoke(app, ["tune", "--task", "caption", "--set", "beam=2", "--out", str(tmp_path / "bad")])

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("mistakes")
     for kind in ("caption", "vqa"):
         loaded = world.model(kind)
-        save_small(loaded.model, loaded.tokenizer, root / kind)
+        save_small(loaded.model, world.tokenizer(), root / kind)
     write_captions(root / "good")
     entries = write_captions(root / "field")
     del entries[2]["sentences"]

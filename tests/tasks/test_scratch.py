@@ -99,14 +99,14 @@ def test_moved_pictures_show_what_their_facts_say(course):
 
 
 def test_it_is_trained_once_kept_and_loaded(cache):
-    said = []
+    said: list[str] = []
     first = small_model("vqa", TINY, report=said.append)
     again = small_model("caption", TINY, report=said.append)
     assert len(said) == 1 and "once" in said[0]
     assert type(first.model).__name__ == "BlipForQuestionAnswering"
     assert type(again.model).__name__ == "BlipForConditionalGeneration"
-    tower = first.model.vision_model.state_dict()
-    assert all(torch.equal(tensor, tower[name]) for name, tensor in again.model.vision_model.state_dict().items())
+    tower, same = (model.get_submodule("vision_model").state_dict() for model in (first.model, again.model))
+    assert all(torch.equal(tensor, tower[name]) for name, tensor in same.items())
     folder = cache / f"small-blip-{TINY.key}"
     assert sorted(path.name for path in cache.iterdir()) == [folder.name]  # no half-written rest
     facts = read_json(folder / MARKER)

@@ -124,11 +124,12 @@ def test_caption_loss_smooths_labels_and_leaves_the_prompt_out(tmp_path):
 def test_validation_is_greedy_and_test_searches(tmp_path, monkeypatch):
     made = make("caption", tmp_path, beams=4)
     asked = []
-    monkeypatch.setattr(
-        type(made.model),
-        "describe",
-        lambda self, features, prompt, beams, longest: asked.append(beams) or ["a"] * len(features),
-    )
+
+    def describe(self, features, prompt, beams, longest):
+        asked.append(beams)
+        return ["a"] * len(features)
+
+    monkeypatch.setattr(type(made.model), "describe", describe)
     made.score_validation()
     made.predict(made.data.test)
     assert asked == [1, 4]
@@ -152,13 +153,18 @@ def test_features_of_a_frozen_tower_are_computed_once_and_equal(tmp_path):
     fresh = model.features(torch.stack([world.to_pixels(read(path)) for path in paths])).detach()
     model.module.requires_grad_(False)
     calls = []
-    pictures = Pictures(model, lambda path: calls.append(path) or read(path))
+
+    def counted(path):
+        calls.append(path)
+        return read(path)
+
+    pictures = Pictures(model, counted)
     torch.testing.assert_close(pictures.features(paths + paths[:1]), torch.cat([fresh, fresh[:1]]))
     pictures.features(paths)
     assert len(calls) == len(paths)
     model.module.vision_model.requires_grad_(True)  # a training tower is asked again, with a graph
     assert pictures.features(paths[:2]).requires_grad
-    none = Pictures(model, lambda path: calls.append(path) or read(path), budget_mib=0)
+    none = Pictures(model, counted, budget_mib=0)
     model.module.requires_grad_(False)
     before = len(calls)
     none.features(paths[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -40,7 +41,7 @@ def records(task: TaskName, root: Path) -> RecordSet:
         for number, (name, colour) in enumerate([*COLOURS.items()] * 2):
             image = root / f"{split}{number}.png"
             Image.new("RGB", (16, 16), colour).save(image)
-            common = {"id": f"{split}-{number}", "image": image, "split": split}
+            common: dict[str, Any] = {"id": f"{split}-{number}", "image": image, "split": split}
             if task == "caption":
                 made.append(Record(**common, captions=(f"a plain {name} picture", f"the picture is all {name}")))
             elif task == "vqa":
@@ -52,4 +53,4 @@ def records(task: TaskName, root: Path) -> RecordSet:
                 said = {"entailment": f"it is {name}", "contradiction": f"it is not {name}", "neutral": "a plain maybe"}
                 made.append(Record(**common, prompt=said[label], label=label))
         parts[split] = tuple(made)
-    return RecordSet("tiny world", task, root, **parts)
+    return RecordSet("tiny world", task, root, parts["train"], parts["val"], parts["test"])

@@ -83,10 +83,12 @@ class Adapter(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """C."""
         return len(self.text_features)
 
     @property
     def width(self) -> int:
+        """D."""
         return self.text_features.shape[1]
 
     def fit(
@@ -104,7 +106,10 @@ class Adapter(nn.Module):
 
         Without validation samples the documented defaults stand. A class may have no samples. The result depends on
         the set of samples and the seed, not on the order of the samples. ``checkpoint_dir`` makes an interrupted
-        fit go on where it stopped, to the same result.
+        fit go on where it stopped, to the same result; ``progress`` shows a bar.
+
+        Raises :class:`InputError` for one of ``val_features [m, D]`` and ``val_labels [m]`` without the other, and for
+        shapes, types or labels that do not fit.
         """
         if (val_features is None) != (val_labels is None):
             raise InputError("val_features and val_labels belong together: give both or neither.")
@@ -138,7 +143,10 @@ class Adapter(nn.Module):
         return self.logits(features).argmax(-1)
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
-        """The ``top`` cached samples that weighed most for each query. Only cache methods have any."""
+        """The ``top`` cached samples that weighed most for each query.
+
+        Raises :class:`InputError` where the method keeps no cache, or ``top`` is below 1.
+        """
         from vlmadapt.adapters.registry import explaining_adapters
 
         raise InputError(f"{self.name} keeps no cache to explain by: use {', '.join(explaining_adapters())}.")
@@ -158,7 +166,7 @@ class Adapter(nn.Module):
 
     @classmethod
     def load(cls: type[AnyAdapter], folder: str | Path, encoder: ImageEncoder | None = None) -> AnyAdapter:
-        """Read what :meth:`save` wrote; on ``Adapter`` itself, an adapter of any kind.
+        """Read what :meth:`save` wrote into ``folder``; on ``Adapter`` itself, an adapter of any kind.
 
         Raises :class:`FileError` naming a file that is missing or damaged, :class:`InputError` when ``encoder`` is
         not the one the adapter was fitted with, or the adapter is of another kind.

@@ -73,7 +73,7 @@ def check_labels(name: str, value: object, rows: int, num_classes: int) -> Tenso
 
 
 def check_text_features(value: object) -> Tensor:
-    """Class text features ``[C, D]`` with at least two classes, normalised."""
+    """Class text features ``[C, D]``, normalised. Raises :class:`InputError` for fewer than two classes."""
     matrix = check_matrix("text_features", value)
     if len(matrix) < 2:
         raise InputError(f"text_features is {shape_of(matrix)}: a classifier needs at least two classes.")
@@ -81,6 +81,7 @@ def check_text_features(value: object) -> Tensor:
 
 
 def check_logit_scale(value: object) -> float:
+    """The scale as a number. Raises :class:`InputError` unless it is finite and positive."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
@@ -89,6 +90,7 @@ def check_logit_scale(value: object) -> float:
 
 
 def check_class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...]:
+    """One name a class. Raises :class:`InputError` for another number of names."""
     if value is None:
         return tuple(f"class {number}" for number in range(num_classes))
     if isinstance(value, str) or len(value) != num_classes:

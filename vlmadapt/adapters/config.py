@@ -17,7 +17,10 @@ class AdapterConfig:
 
     @classmethod
     def make(cls: type[Config], value: Config | Mapping[str, Any] | None) -> Config:
-        """``None`` gives the defaults; a mapping may name any field. Raises :class:`InputError` on unknown fields."""
+        """``value``: ``None`` for the defaults, or a mapping that may name any field.
+
+        Raises :class:`InputError` on unknown fields.
+        """
         if value is None:
             return cls()
         if isinstance(value, cls):
@@ -32,6 +35,7 @@ class AdapterConfig:
         return cls(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()})
 
     def as_dict(self) -> dict[str, Any]:
+        """Every field by name."""
         return asdict(self)
 
     @classmethod
@@ -44,7 +48,7 @@ class AdapterConfig:
 
 
 def check_grid(config: AdapterConfig, name: str) -> None:
-    """A search range is ``(low, high, steps)`` with ``0 < low <= high`` and at least one step."""
+    """Raise :class:`InputError` unless the field is ``(low, high, steps)``, ``0 < low <= high``, at least one step."""
     value = getattr(config, name)
     good = isinstance(value, tuple) and len(value) == 3 and 0 < value[0] <= value[1] and value[2] >= 1
     if not good:
@@ -52,5 +56,6 @@ def check_grid(config: AdapterConfig, name: str) -> None:
 
 
 def check_choice(config: AdapterConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise :class:`InputError` unless the field is one of ``choices``."""
     if getattr(config, name) not in choices:
         raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}: use {', '.join(choices)}.")

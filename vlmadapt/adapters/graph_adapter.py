@@ -88,6 +88,7 @@ class GraphAdapter(TrainedClassifier):
 
     @torch.no_grad()
     def set_shares(self, alpha: float, beta: float) -> None:
+        """What validation searches: shares ``alpha`` of a class's own text feature and ``beta`` of the text graph."""
         self.alpha.fill_(alpha)
         self.beta.fill_(beta)
 

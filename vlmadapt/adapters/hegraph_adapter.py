@@ -124,12 +124,14 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
 
     @torch.no_grad()
     def set_scalars(self, fusion: Fusion, text_scale: float, negative_scale: float) -> None:
-        """``text_scale`` multiplies the messages m_pp and m_vp, ``negative_scale`` is a_np."""
+        """What validation searches: ``fusion`` of the two scores; ``text_scale`` multiplies the messages m_pp and m_vp,
+        ``negative_scale`` is a_np."""
         values = [float(fusion.probability), fusion.beta, fusion.weight, text_scale, negative_scale]
         self.scalars.copy_(torch.tensor(values, dtype=torch.float64))
 
     @property
     def fusion(self) -> Fusion:
+        """How the two scores are joined, now."""
         probability, beta, weight = self.scalars[:3].tolist()
         return Fusion(bool(probability), beta, weight)
 
@@ -155,7 +157,8 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         return Updates(fixed, negative, total(self.to_visual, {"vv": 1.0}))
 
     def adapted_text(self, updates: Updates, text_scale: float, negative_scale: float) -> Tensor:
-        """Positive nodes ``P' [C, D]``, not normalised."""
+        """Positive nodes ``P' [C, D]`` of ``updates``, not normalised; ``text_scale`` and ``negative_scale`` as in
+        :meth:`set_scalars`."""
         nodes = self.text_features
         if updates.fixed is not None:
             nodes = nodes + text_scale * updates.fixed
@@ -164,7 +167,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         return nodes
 
     def adapted_keys(self, updates: Updates) -> Tensor:
-        """Cached features with their class's bias ``x' [n, D]``, normalised."""
+        """Cached features with their class's bias in ``updates``: ``x' [n, D]``, normalised."""
         if updates.bias is None:
             return self.support_features
         return normalize(self.support_features + self.config.visual_bias * updates.bias[self.labels], dim=-1)
@@ -175,6 +178,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
 
     @property
     def visual_scale(self) -> float:
+        """Temperature tau_v of the visual classifier."""
         return self.logit_scale if self.config.visual_scale is None else self.config.visual_scale
 
     @torch.no_grad()

@@ -93,6 +93,7 @@ class HeGraphAdapterConfig(TrainConfig, AdapterConfig):
 
     @property
     def graph_form(self) -> GraphForm:
+        """The graph options as one value."""
         return GraphForm(self.graph, self.top_k, self.degree, self.diagonal)
 
     @property

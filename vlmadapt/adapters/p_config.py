@@ -17,7 +17,10 @@ INITIAL_MU = {"caption": 0.1, "vqa": 0.1, "entailment": 10.0}
 
 @dataclass(frozen=True)
 class PAdapterConfig(AdapterConfig):
-    """Options of the p-adapter; see ``docs/p_adapter.md`` for what is the paper's, the released code's and ours."""
+    """Options of the p-adapter; see ``docs/p_adapter.md`` for what is the paper's, the released code's and ours.
+
+    Raises :class:`InputError` for a value out of range and for switches that do not go together.
+    """
 
     task: str = field(default="caption", metadata={"help": "caption, vqa or entailment: chooses the initial p and mu0"})
     reduction: int = field(default=8, metadata={"help": "D / bottleneck width, of attention and FFN adapters"})

@@ -24,5 +24,5 @@ def negative_template(template: str) -> str:
 
 
 def negative_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """:func:`negative_template` of each."""
+    """:func:`negative_template` of each of ``templates``."""
     return tuple(negative_template(template) for template in templates)

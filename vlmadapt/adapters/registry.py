@@ -51,9 +51,11 @@ def create_adapter(
     encoder: ImageEncoder | None = None,
     negative_text_features: Tensor | None = None,
 ) -> Adapter:
-    """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor.
+    """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor:
+    ``text_features [C, D]``, ``logit_scale``, ``config``, ``class_names`` and ``encoder`` as in :class:`Adapter`.
 
     ``negative_text_features`` goes to the adapters that need it (``needs_negatives``); the others do without.
+    Raises :class:`InputError` for an unknown name and for what the constructor refuses.
     """
     if name not in ADAPTERS:
         raise InputError(f"there is no adapter {name!r}: use one of {', '.join(ADAPTERS)}.")
@@ -63,7 +65,7 @@ def create_adapter(
 
 
 def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Adapter:
-    """The adapter saved in ``folder``, of whatever kind; see :meth:`Adapter.load`."""
+    """The adapter saved in ``folder``, of whatever kind, with its ``encoder``; see :meth:`Adapter.load`."""
     return Adapter.load(folder, encoder)
 
 

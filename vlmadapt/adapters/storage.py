@@ -37,7 +37,10 @@ def save(adapter: Adapter, folder: Path) -> Path:
 
 
 def write_pair(folder: Path, state: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
-    """Both files are written in full beside the old ones before either is renamed over them."""
+    """Both files are written in full beside the old ones before either is renamed over them.
+
+    Raises :class:`FileError` where that fails.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / DESCRIPTION) as description, atomic_path(folder / TENSORS) as tensors:
         try:
@@ -67,6 +70,7 @@ def read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def load(folder: Path, encoder: ImageEncoder | None) -> Adapter:
+    """The adapter in ``folder``. Raises :class:`FileError` for missing or damaged files."""
     from vlmadapt.adapters.registry import create_adapter
 
     header, state = read_pair(folder)

@@ -15,7 +15,7 @@ from vlmadapt.errors import InputError
 class Vote:
     """One cached sample's part in the scores of one query.
 
-    support_index: row of the sample in the features that ``fit`` was given.
+    support_index: row of the sample in the features that ``fit`` was given; label, class_name: its class.
     affinity: its entry of ``A [B, n]``, both streams fused where there are two.
     share: ``affinity`` over the class score ``S[b, label]``, in [0, 1].
     stream: ``"image"`` or ``"text"``, whichever contributed more to ``affinity``.
@@ -40,6 +40,7 @@ def top_votes(
     """The ``top`` largest affinities of each query; equal ones in the order of ``support_index``.
 
     affinity, text_part: ``[B, n]``; ``text_part`` is what the text stream contributed. labels, support_index: ``[n]``.
+    Raises :class:`InputError` for a ``top`` below 1.
     """
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise InputError(f"top is {top!r}: give the number of votes to list, at least 1.")

@@ -91,6 +91,8 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
 
     @torch.no_grad()
     def set_scalars(self, beta_image: float, beta_text: float, alpha: float, gamma: float) -> None:
+        """What validation searches: sharpness ``beta_image`` and ``beta_text``, weight ``alpha`` of the cache's scores,
+        share ``gamma`` of the image stream."""
         self.log_beta_image.fill_(math.log(beta_image))
         self.log_beta_text.fill_(math.log(beta_text))
         self.log_alpha.fill_(math.log(alpha))
@@ -119,7 +121,7 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         return text_queries.to(features.dtype), text_keys.to(features.dtype)
 
     def gamma(self, features: Tensor, text_queries: Tensor) -> Tensor:
-        """Share of the image cache: a scalar tensor, or ``[B]`` per sample."""
+        """Share of the image cache: a scalar tensor, or ``[B]`` per sample, of ``text_queries [B, H]``."""
         if self.gate is None:
             return self.gamma_logit.sigmoid()
         gate = self.gate(torch.cat([features, text_queries], dim=-1)).squeeze(-1).to(features.dtype)

@@ -39,7 +39,8 @@ def hub_access(allowed: bool) -> Iterator[None]:
 
 
 def find_source(spec: str, allow_download: bool) -> Source:
-    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises what ``load_encoder`` says."""
+    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises what ``load_encoder`` says, :class:`InputError`
+    for an architecture or tag that open_clip does not know."""
     import open_clip
 
     architecture, at, place = spec.partition("@")

@@ -23,7 +23,10 @@ RANDOM_SEED = 0
 
 
 class OpenClipEncoder(Encoder):
-    """``load_encoder("open_clip:...")``; width, logit scale, transform and tokenizer are the model's own."""
+    """``load_encoder("open_clip:...")``; width, logit scale, transform and tokenizer are the model's own.
+
+    Raises :class:`MissingDependency` without open_clip, and what :func:`build_model` raises.
+    """
 
     def __init__(self, spec: str, device: str | torch.device = "cpu", allow_download: bool = False) -> None:
         try:
@@ -92,6 +95,8 @@ class OpenClipEncoder(Encoder):
 
 
 def build_model(spec: str, source: Source, allow_download: bool) -> Any:
+    """The model of ``source``. Raises :class:`FileError` for a damaged or other checkpoint, :class:`MissingDependency`
+    where weights would have to be downloaded."""
     import open_clip
 
     keys = ("mean", "std", "interpolation", "resize_mode", "fill_color", "size")
@@ -119,6 +124,7 @@ def build_model(spec: str, source: Source, allow_download: bool) -> Any:
 
 
 def build_tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
+    """The architecture's tokenizer. Raises :class:`MissingDependency` where its files would have to be downloaded."""
     import open_clip
 
     config = open_clip.get_model_config(architecture)

@@ -28,7 +28,7 @@ def missing(package: str) -> MissingDependency:
 
 
 def check_sha256(path: Path, expected: str, package: str) -> None:
-    """Refuse a third-party weight file that is not the one the heads were trained on."""
+    """Raise :class:`FileError` for a third-party weight file that is not the one the heads were trained on."""
     found = sha256_of_file(path)
     if found != expected:
         raise FileError(

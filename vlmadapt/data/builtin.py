@@ -78,7 +78,8 @@ def load_textile3() -> Dataset:
 
 
 def load_tuxphotos() -> Dataset:
-    """Cut-out photos in 15 classes from Tux Paint's stamps, where the Debian package is installed."""
+    """Cut-out photos in 15 classes from Tux Paint's stamps, where the Debian package is installed,
+    else :class:`MissingDependency`."""
     if not STAMPS.is_dir():
         raise MissingDependency(f"tuxphotos needs {STAMPS}: run `apt-get install tuxpaint-stamps-default`.")
     classes = {title: [STAMPS / folder for folder in folders] for title, folders in TUX_CLASSES.items()}
@@ -122,7 +123,7 @@ def builtin_status() -> list[BuiltinStatus]:
 
 
 def package_folder(module: str, requirement: str) -> Path:
-    """Folder of an installed package, found without importing it."""
+    """Folder of an installed package, found without importing it; else :class:`MissingDependency`."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependency(f"package {module} is not installed: run `pip install '{requirement}'`.")

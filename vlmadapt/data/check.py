@@ -31,6 +31,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
+        """Whether there is no finding."""
         return not (self.problems or self.missing or self.unreadable or self.duplicates)
 
     def lines(self) -> list[str]:

@@ -100,7 +100,7 @@ def pictures(part: str) -> list[Path]:
 
 
 def questions(part: str, kinds: Sequence[str]) -> list[Record]:
-    """Questions of ``kinds`` about the :func:`pictures` of ``part``."""
+    """Questions of ``kinds`` about the :func:`pictures` of ``part``. Raises :class:`FileError` for a malformed list."""
     chosen = {path: None for path in pictures(part)}
     folder = package_root() / ("test" if part == "test" else "train")
     listing = find_file(folder, ["questions.json"], "easy-VQA questions")

@@ -62,7 +62,7 @@ def find_splits(root: Path) -> dict[str, Path]:
     """The train/val/test folders below ``root``; empty where its folders are classes.
 
     ``train`` must have class folders inside and, unless it is alone, ``val`` or ``test`` beside it: a class that
-    happens to be called "train" is still a class.
+    happens to be called "train" is still a class. Raises :class:`InputError` for two folders of one split.
     """
     found: dict[str, Path] = {}
     folders = _subfolders(root)

@@ -91,7 +91,10 @@ class RecordSet:
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def limited(self, train: int | None, val: int | None, test: int | None, seed: int = 0) -> RecordSet:
-        """At most so many records a split (``None``: all), drawn by ``seed``; validation and test by seed 0 always."""
+        """At most so many records a split (``None``: all), drawn by ``seed``; validation and test by seed 0 always.
+
+        Raises :class:`InputError` for a limit below 1.
+        """
         parts: dict[str, Any] = {}
         for split, count, drawn_by in (("train", train, seed), ("val", val, 0), ("test", test, 0)):
             if count is not None and count < 1:
@@ -165,7 +168,10 @@ class Entry:
         self.content = content
 
     def text(self, *keys: str) -> str:
-        """The first of ``keys`` that is there, as text with its white space tidied; numbers are accepted."""
+        """The first of ``keys`` that is there, as text with its white space tidied; numbers are accepted.
+
+        Raises :class:`FileError` where none is there.
+        """
         for key in keys:
             value = self.content.get(key)
             if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
@@ -175,12 +181,14 @@ class Entry:
         raise FileError(f"{self.path}: {self.place} has no text {' or '.join(map(repr, keys))}: correct the file.")
 
     def number(self, key: str) -> int:
+        """The whole number under ``key``, else :class:`FileError`."""
         value = self.content.get(key)
         if isinstance(value, bool) or not isinstance(value, int):
             raise FileError(f"{self.path}: {self.place} has no whole number {key!r}: correct the file.")
         return value
 
     def entries(self, key: str) -> Iterator[Entry]:
+        """The entries of the list under ``key``, else :class:`FileError`."""
         value = self.content.get(key)
         if not isinstance(value, list):
             raise FileError(f"{self.path}: {self.place} has no list {key!r}: correct the file.")

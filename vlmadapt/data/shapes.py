@@ -58,7 +58,7 @@ class Facts:
 
 
 def measure(picture: np.ndarray, name: str | Path) -> Facts:
-    """Facts of ``picture`` uint8 ``[64, 64, 3]``; ``name`` is for the error when it holds no shape we know.
+    """Facts of ``picture`` uint8 ``[64, 64, 3]``; :class:`FileError` with its ``name`` when it holds no shape we know.
 
     The colour is the commonest one that is not the background's; the shape follows from how much of its box is filled:
     a rectangle all of it, a circle pi / 4, a triangle half (ours; the tests compare it with published answers).

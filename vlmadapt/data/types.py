@@ -66,7 +66,7 @@ class Dataset:
                     )
 
     def split(self, name: str) -> tuple[Sample, ...]:
-        """``train``, ``val`` or ``test`` by name."""
+        """``train``, ``val`` or ``test`` by name; :class:`InputError` for another."""
         if name not in SPLITS:
             raise InputError(f"split is {name!r}: it must be one of {', '.join(SPLITS)}.")
         return {"train": self.train, "val": self.val, "test": self.test}[name]

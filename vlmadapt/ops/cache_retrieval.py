@@ -171,7 +171,10 @@ def cache_retrieval_multi_beta(
     *,
     num_classes: int | None = None,
 ) -> Tensor:
-    """Scores ``[G, B, C]`` for every beta of ``betas [G]``; each product is computed once. No gradient."""
+    """Scores ``[G, B, C]`` for every beta of ``betas [G]``; each product is computed once. No gradient.
+
+    queries, keys, labels, num_classes: as in :func:`cache_retrieval`, whose errors it raises.
+    """
     queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
     betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
@@ -201,6 +204,9 @@ def cache_retrieval_grid(
 
     Returns:
         float64 ``[G, A]`` in [0, 1]; among equal logits the lowest class wins.
+
+    Raises:
+        InputError: shapes, dtypes or devices disagree, or a label is out of range.
 
     Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
     """

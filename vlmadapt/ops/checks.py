@@ -11,6 +11,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_matrix(name: str, tensor: Tensor) -> None:
+    """Raise :class:`InputError` unless ``tensor`` is a floating matrix."""
     if tensor.dim() != 2 or tensor.dtype not in FLOATS:
         raise InputError(
             f"{name} must be a float32, float64, bfloat16 or float16 matrix but is {shape_of(tensor)}: "
@@ -19,7 +20,7 @@ def check_matrix(name: str, tensor: Tensor) -> None:
 
 
 def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor, width: bool = True) -> None:
-    """Same dtype, device and (by default) last size."""
+    """Raise :class:`InputError` unless dtype, device and (by default) last size are the same."""
     if tensor.dtype != other.dtype or tensor.device != other.device:
         raise InputError(
             f"{name} is {shape_of(tensor)} on {tensor.device} but {other_name} is {shape_of(other)} on {other.device}: "
@@ -33,7 +34,7 @@ def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor, width:
 
 
 def check_indices(name: str, tensor: Tensor, count: int) -> Tensor:
-    """An int64 vector of ``count`` elements; other integer types are converted."""
+    """An int64 vector of ``count`` elements, else :class:`InputError`; other integer types are converted."""
     if tensor.dim() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"{name} must be a vector of integers but is {shape_of(tensor)}: pass int64 indices.")
     if len(tensor) != count:
@@ -47,7 +48,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A number, a 0-d tensor or one value a row of ``like`` as a contiguous vector of the accumulation type."""
+    """A number, a 0-d tensor or one value a row of ``like`` as a contiguous vector of the accumulation type;
+    :class:`InputError` for another shape or device."""
     dtype = accumulation_dtype(like.dtype)
     tensor = value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
     if tensor.device != like.device or tensor.shape not in ((), (like.shape[0],)):

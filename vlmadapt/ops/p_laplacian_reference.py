@@ -1,7 +1,7 @@
 """The p-Laplacian operators in plain PyTorch: readable, slow, the truth of the tests.
 
 They hold the ``[B, H, Lq, Lk, d]`` differences. Arguments and results are those of
-:mod:`vlmadapt.ops.p_laplacian`, where they are described.
+:mod:`vlmadapt.ops.p_laplacian`, where they and the sources (arXiv 2312.10613 and 2111.07337) are described.
 """
 
 from __future__ import annotations

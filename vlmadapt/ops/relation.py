@@ -64,6 +64,9 @@ class Relation:
 
         Returns:
             The relation, its edges sorted by target, then source, and int64 ``[E]``: pass ``weights[permutation]``.
+
+        Raises:
+            InputError: the two differ in length, or an index is out of range.
         """
         _check_vector("target_index", target_index)
         _check_vector("source_index", source_index)
@@ -85,10 +88,12 @@ class Relation:
 
     @property
     def num_targets(self) -> int:
+        """``n_t``."""
         return len(self.row_offsets) - 1
 
     @property
     def num_edges(self) -> int:
+        """``E``."""
         return len(self.columns)
 
     def row_counts(self) -> Tensor:
@@ -101,7 +106,7 @@ class Relation:
         return targets.repeat_interleave(self.row_counts(), output_size=self.num_edges)
 
     def shares(self, dtype: torch.dtype) -> Tensor:
-        """``[E]``: one over the number of edges of each edge's target, the weights of a mean. Kept."""
+        """``[E]``: one over the number of edges of each edge's target, the weights of a mean, in ``dtype``. Kept."""
         if dtype not in self._shares:
             self._shares[dtype] = self.row_counts().to(dtype).reciprocal()[self.target_index()]
         return self._shares[dtype]

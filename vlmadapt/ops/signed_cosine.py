@@ -138,7 +138,10 @@ def signed_cosine_aggregate(
 
 
 def signed_cosine_reference(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> Tensor:
-    """The dense ``[n_t, n_s]`` matrix ``r`` in plain PyTorch: the truth of the tests."""
+    """The dense ``[n_t, n_s]`` matrix ``r`` in plain PyTorch: the truth of the tests.
+
+    targets ``[n_t, D]``, sources ``[n_s, D]``, diagonal: as in :func:`signed_cosine_degrees`.
+    """
     dtype = accumulation_dtype(targets.dtype)
     dense = normalize(targets.to(dtype), dim=-1) @ normalize(sources.to(dtype), dim=-1).T
     if diagonal == "keep":

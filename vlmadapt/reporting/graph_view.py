@@ -85,6 +85,7 @@ def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -
     """The ``top`` relations of largest |r| between two of ``classes``, of each kind, and all within one class.
 
     Relations np are those of pn read backwards, so that only pn is listed; a pair of nodes is listed once.
+    Raises :class:`InputError` for a ``top`` below 1.
     """
     if top < 1:
         raise InputError(f"top is {top}: ask for at least 1 relation of each kind.")

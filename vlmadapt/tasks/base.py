@@ -22,7 +22,7 @@ from vlmadapt.training import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """Options of the three tasks; each task reads its own."""
+    """Options of the three tasks; each task reads its own. Raises :class:`InputError` for a value out of range."""
 
     prompt: str = field(
         default="", metadata={"help": "caption: words every caption starts with, such as 'a picture of'"}
@@ -51,6 +51,7 @@ class TaskOptions:
             raise InputError(f"TaskOptions.answering is {self.answering!r}: use rank or generate.")
 
     def as_dict(self) -> dict[str, Any]:
+        """Every option by name."""
         return asdict(self)
 
     @classmethod
@@ -117,6 +118,7 @@ class Task(ABC):
         return (measures[self.metric], *(value for name, value in measures.items() if name != self.metric))
 
     def features(self, records: Sequence[Record]) -> Tensor:
+        """Picture features ``[n, tokens, width]`` of ``records``."""
         return self.pictures.features([record.image for record in records])
 
 

@@ -21,6 +21,7 @@ class CaptionTask(Task):
     metric = "cider"
 
     def check(self) -> None:
+        """Raise :class:`InputError` for a model that describes nothing, or a split of one record."""
         as_captioner(self.model)
         for split in ("val", "test"):
             if len(self.data.split(split)) < 2:

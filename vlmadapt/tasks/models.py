@@ -30,6 +30,7 @@ class TaskModel(ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.module.parameters()).device
 
     @property
@@ -42,13 +43,16 @@ class TaskModel(ABC):
         """[B, 3, H, W] -> what the text side attends to, [B, N, D]."""
 
     def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token numbers and mask ``[n, length]`` of ``texts``, as an encoder reads them."""
         numbers, mask = encode_prompts(self.tokenizer, texts, self.longest)
         return numbers.to(self.device), mask.to(self.device)
 
     def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:
+        """What a decoder reads and is to say for ``texts``, after ``prompt``."""
         return encode_targets(self.tokenizer, texts, self.longest, prompt).to(self.device)
 
     def decode(self, numbers: Tensor) -> list[str]:
+        """Token numbers ``[n, length]`` as texts."""
         return [self.tokenizer.decode(row) for row in numbers.tolist()]
 
 
@@ -200,12 +204,14 @@ def task_model(loaded: GenerativeModel) -> TaskModel:
 
 
 def as_captioner(model: TaskModel) -> Captioner:
+    """``model`` itself. Raises :class:`InputError` where it does not describe pictures."""
     if not isinstance(model, Captioner):
         raise InputError(f"model {model.name} does not describe pictures: give a captioning model, or another --task.")
     return model
 
 
 def as_answerer(model: TaskModel) -> Answerer:
+    """``model`` itself. Raises :class:`InputError` where it does not answer questions."""
     if not isinstance(model, Answerer):
         raise InputError(f"model {model.name} does not answer questions: give one trained for VQA, or --task caption.")
     return model

@@ -51,6 +51,7 @@ class VQATask(Task):
 
     @property
     def candidates(self) -> list[str]:
+        """The most frequent answers of the training records, the most frequent first; equal ones by the alphabet."""
         counted: Counter[str] = Counter()
         for record in self.data.train:
             counted.update(dict(record.answers))

@@ -48,7 +48,11 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, identity: Mapping[str, Any]) -> Checkpoint:
-        """Read ``path``; raises :class:`InputError` when it belongs to another run than ``identity``."""
+        """Read ``path``.
+
+        Raises :class:`FileError` when it is no checkpoint of this version, :class:`InputError` when it is of
+        another run than ``identity``.
+        """
         tensors, metadata = read_tensors(path)
         try:
             header = json.loads(metadata["vlmadapt"])
@@ -73,6 +77,7 @@ class Checkpoint:
 
 
 def refuse_other_run(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` that names the first difference between the two runs."""
     before, now = dict(_flatten(stored)), dict(_flatten(wanted))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):

@@ -25,6 +25,7 @@ class ParameterGroup:
     weight_decay: float | None = None
 
     def covers(self, parameter_name: str) -> bool:
+        """Whether the parameter is one of the group's, or lies below one of its modules."""
         return any(parameter_name == name or parameter_name.startswith(f"{name}.") for name in self.names)
 
 

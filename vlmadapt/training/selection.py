@@ -38,7 +38,7 @@ def score_logits(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def choose(candidates: Sequence[Candidate], score: Callable[[Candidate], tuple[float, ...]]) -> Candidate:
-    """The candidate with the largest score; ties go to the earlier one."""
+    """The candidate with the largest score; ties go to the earlier one. :class:`InputError` without candidates."""
     if not candidates:
         raise InputError("candidates is empty: give at least one value to choose from.")
     return max(candidates, key=score)  # max() keeps the first of equals.
@@ -53,6 +53,7 @@ def smoothed_hits(grid_accuracy: Tensor, samples: int) -> Tensor:
     """Sum of right answers over each cell's 3 x 3 neighbourhood in ``grid_accuracy [G, A]``: float64 ``[G, A]``.
 
     ``samples`` is the number of validation samples behind each accuracy: counts are summed, so that ties are exact.
+    Raises :class:`InputError` unless it is a matrix that is not empty.
     """
     if grid_accuracy.dim() != 2 or grid_accuracy.numel() == 0:
         raise InputError(f"grid_accuracy has shape {list(grid_accuracy.shape)}: give a non-empty matrix.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def pooled(
 ) -> tuple[list[float], list[list[float]]]:
     keys = len(x)
     if how == "mean":
-        groups = [range(g * keys // number, -(-(g + 1) * keys // number)) for g in range(number)]
+        groups: list[Sequence[int]] = [range(g * keys // number, -(-(g + 1) * keys // number)) for g in range(number)]
     else:
         number = min(number, keys)
         groups = [[j for j in range(keys) if j * number // keys == g] for g in range(number)]

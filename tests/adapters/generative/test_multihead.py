@@ -60,7 +60,8 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
     given = sequences(options.get("batch_first", False), 16, options.get("kdim", 16), options.get("vdim", 16))
     masks = {"need_weights": False, **masks}
     expected, weights = module(*given, **masks)
-    result, ours = multihead_forward()(module, *given, **masks)
+    query, key, value = given
+    result, ours = multihead_forward()(module, query, key, value, **masks)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
     assert (ours is None) == (weights is None)
     if ours is not None:
@@ -69,16 +70,18 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
 
 def test_without_a_batch() -> None:
     module = attention()
-    given = [x[0] for x in sequences()]
-    for result, expected in zip(multihead_forward()(module, *given), module(*given), strict=True):
+    query, key, value = (x[0] for x in sequences())
+    ours, theirs = multihead_forward()(module, query, key, value), module(query, key, value)
+    for result, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 
 
 def test_attached_to_one_attention() -> None:
-    module = nn.ModuleDict({"attn": attention(batch_first=True)})
+    attn = attention(batch_first=True)
+    module = nn.ModuleDict({"attn": attn})
     given = sequences()
     before, _ = module["attn"](*given)
-    sites = Sites([multihead_site("attn", module["attn"], "cross")])
+    sites = Sites([multihead_site("attn", attn, "cross")])
     attached = attach_p_adapter(module, SETTINGS, sites=sites)
     torch.testing.assert_close(module["attn"](*given)[0], before, rtol=0, atol=1e-12)
     in_training(attached)
@@ -165,10 +168,11 @@ def own_forward(self: Any, x: Tensor) -> Tensor:
 
 def test_a_module_of_the_users_own() -> None:
     """As docs/p_adapter.md shows it."""
-    model = nn.Sequential(Own(), Own())
+    owns = [Own(), Own()]
+    model = nn.Sequential(*owns)
     x = torch.randn(2, 5, 16)
     before = model(x)
-    sites = Sites([AttentionSite(str(i), "self", own, 4, own.out, [(own, own_forward)]) for i, own in enumerate(model)])
+    sites = Sites([AttentionSite(str(i), "self", own, 4, own.out, [(own, own_forward)]) for i, own in enumerate(owns)])
     attached = attach_p_adapter(model, SETTINGS, sites=sites)
     torch.testing.assert_close(model(x), before)
     in_training(attached)

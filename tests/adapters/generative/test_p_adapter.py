@@ -181,7 +181,8 @@ def test_sum_pooling_keeps_the_sums_of_rows() -> None:
 
 def test_packed_values_give_the_same() -> None:
     """What goes into a KV cache carries its features."""
-    for kind, fields in (("self", {}), ("self", {"self_attention": "homogeneous"}), ("cross", {})):
+    cases: list[tuple[str, dict[str, Any]]] = [("self", {}), ("self", {"self_attention": "homogeneous"}), ("cross", {})]
+    for kind, fields in cases:
         adapter, given = made(kind, **fields), inputs(kind)
         packed = {**given, "value": adapter.pack(given["value"], given["output"])}
         torch.testing.assert_close(adapter(**packed), adapter(**given), rtol=0, atol=1e-12)
@@ -205,7 +206,7 @@ def test_bfloat16(kind: str, fields: dict[str, Any]) -> None:
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.double(), wide, rtol=0.1, atol=0.1)
     result.float().square().sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in adapter.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in adapter.parameters())
 
 
 def test_autocast() -> None:
@@ -214,7 +215,7 @@ def test_autocast() -> None:
         result = adapter(**given)
     torch.testing.assert_close(result.float(), adapter(**given), rtol=0.1, atol=0.1)
     result.float().square().sum().backward()
-    assert all(torch.isfinite(parameter.grad).all() for parameter in adapter.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in adapter.parameters())
 
 
 @pytest.mark.parametrize(

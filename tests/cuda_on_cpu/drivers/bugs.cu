@@ -1,11 +1,11 @@
 // Every planted bug runs as one block of 64 threads; pointers: in[64], out[64].
 #include "kernels/bugs.cuh"
 
-#define BUG(name, shared_bytes)                                                                          \
-  extern "C" int bug_##name(const int64_t*, void* const* p) {                                            \
-    CUDA_LAUNCH(bugs::name, dim3(1), dim3(64), shared_bytes, 0, static_cast<const float*>(p[0]),         \
-                static_cast<float*>(p[1]));                                                              \
-    return cudaGetLastError();                                                                           \
+#define BUG(name, shared_bytes)                                                                  \
+  extern "C" int bug_##name(const int64_t*, void* const* p) {                                    \
+    CUDA_LAUNCH(bugs::name, dim3(1), dim3(64), shared_bytes, 0, static_cast<const float*>(p[0]), \
+                static_cast<float*>(p[1]));                                                      \
+    return cudaGetLastError();                                                                   \
   }
 
 BUG(uninitialised_shared, 0)

@@ -93,12 +93,16 @@ int cache_grid(const int64_t* n, void* const* p) {
 
 // pointers: out [5, 2]: dynamic shared bytes of the forward and backward kernels of each product
 extern "C" int cache_shared_bytes(const int64_t*, void* const* p) {
-  const int64_t bytes[] = {
-      forward_shared_bytes<FmaProduct<float>>(),           backward_shared_bytes<FmaProduct<float>>(),
-      forward_shared_bytes<FmaProduct<double>>(),          backward_shared_bytes<FmaProduct<double>>(),
-      forward_shared_bytes<TensorProduct<float>>(),        backward_shared_bytes<TensorProduct<float>>(),
-      forward_shared_bytes<TensorProduct<__nv_bfloat16>>(), backward_shared_bytes<TensorProduct<__nv_bfloat16>>(),
-      forward_shared_bytes<TensorProduct<__half>>(),       backward_shared_bytes<TensorProduct<__half>>()};
+  const int64_t bytes[] = {forward_shared_bytes<FmaProduct<float>>(),
+                           backward_shared_bytes<FmaProduct<float>>(),
+                           forward_shared_bytes<FmaProduct<double>>(),
+                           backward_shared_bytes<FmaProduct<double>>(),
+                           forward_shared_bytes<TensorProduct<float>>(),
+                           backward_shared_bytes<TensorProduct<float>>(),
+                           forward_shared_bytes<TensorProduct<__nv_bfloat16>>(),
+                           backward_shared_bytes<TensorProduct<__nv_bfloat16>>(),
+                           forward_shared_bytes<TensorProduct<__half>>(),
+                           backward_shared_bytes<TensorProduct<__half>>()};
   memcpy(p[0], bytes, sizeof bytes);
   return cudaSuccess;
 }

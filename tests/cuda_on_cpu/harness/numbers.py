@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 DTYPE_CODE = {"f32": 0, "f64": 1, "bf16": 2, "f16": 3}  # csrc/common/dtype.h
 EPSILON = {"f32": 2.0**-23, "f64": 2.0**-52, "bf16": 2.0**-7, "f16": 2.0**-10, "tf32": 2.0**-10}
@@ -20,7 +23,7 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.asarray(values, {"f32": np.float32, "f64": np.float64, "f16": np.float16}[dtype])
 
 
-def round_tf32(values: np.ndarray) -> np.ndarray:
+def round_tf32(values: ArrayLike) -> np.ndarray:
     """float32 to ten bits of mantissa, nearest, ties away from zero (cvt.rna)."""
     bits = np.asarray(values, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
@@ -35,7 +38,7 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
     return stored.astype(np.float64)
 
 
-def accumulation(dtype: str) -> type:
+def accumulation(dtype: str) -> type[np.floating[Any]]:
     return np.float64 if dtype == "f64" else np.float32
 
 

@@ -128,8 +128,8 @@ _DIRECTED = {"rz": "FE_TOWARDZERO", "rm": "FE_DOWNWARD", "rp": "FE_UPWARD"}
 def _float(f: Function, i: Instruction) -> str:
     if i.opcode in ("neg", "abs"):  # on the bits, as hardware does: a NaN keeps its payload
         sign = f"(u{BYTES[i.type] * 8})1 << {BYTES[i.type] * 8 - 1}"
-        x = f"(u{BYTES[i.type] * 8}){f.raw(i.operands[1], i.type)}"
-        return f.write_bits(i.operands[0], f"{x} ^ ({sign})" if i.opcode == "neg" else f"{x} & ~({sign})")
+        bits = f"(u{BYTES[i.type] * 8}){f.raw(i.operands[1], i.type)}"
+        return f.write_bits(i.operands[0], f"{bits} ^ ({sign})" if i.opcode == "neg" else f"{bits} & ~({sign})")
     x = [f.read(o, i.type) for o in i.operands[1:]]
     if i.has("ftz") and i.type == "f32":
         x = [f"flush({o})" for o in x]

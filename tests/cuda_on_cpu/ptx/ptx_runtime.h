@@ -40,7 +40,9 @@ inline u16 bits_f16(double x) { return simt::bits<u16>(__double2half(x)); }
 inline u16 bits_bf16(float x) { return simt::bits<u16>(__float2bfloat16_rn(x)); }
 inline float flush(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x; }
 template <class T>
-T saturate(T x) { return !(x > 0) ? 0 : x > 1 ? 1 : x; }
+T saturate(T x) {
+  return !(x > 0) ? 0 : x > 1 ? 1 : x;
+}
 
 // ---- memory ----
 inline char* shared_at(u64 address, size_t bytes, simt::Site site) {
@@ -60,7 +62,9 @@ T load(const char* p) {
   return x;
 }
 template <class T>
-void store(char* p, T x) { memcpy(p, &x, sizeof x); }
+void store(char* p, T x) {
+  memcpy(p, &x, sizeof x);
+}
 inline u64 shared_to_generic(u64 offset) {
   return reinterpret_cast<u64>(simt::g.dynamic_shared) + static_cast<u32>(offset);
 }
@@ -83,9 +87,13 @@ T integer_rem(T a, T b) {
   return std::is_signed<T>::value && b == static_cast<T>(-1) ? 0 : a % b;
 }
 template <class T>
-T shift_shl(T a, u32 n) { return n >= sizeof(T) * 8 ? 0 : static_cast<T>(a << n); }
+T shift_shl(T a, u32 n) {
+  return n >= sizeof(T) * 8 ? 0 : static_cast<T>(a << n);
+}
 template <class T>
-T shift_shr(T a, u32 n) { return n >= sizeof(T) * 8 ? static_cast<T>(a < 0 ? -1 : 0) : static_cast<T>(a >> n); }
+T shift_shr(T a, u32 n) {
+  return n >= sizeof(T) * 8 ? static_cast<T>(a < 0 ? -1 : 0) : static_cast<T>(a >> n);
+}
 // Bit k of the table is the result for (a, b, c) = the binary digits of k.
 inline u32 lop3(u32 a, u32 b, u32 c, u32 table) {
   u32 out = 0;
@@ -104,7 +112,9 @@ inline u32 prmt(u32 a, u32 b, u32 selector) {
   }
   return out;
 }
-inline u32 shf_l_wrap(u32 a, u32 b, u32 n) { return static_cast<u32>(((static_cast<u64>(b) << 32 | a) << (n & 31)) >> 32); }
+inline u32 shf_l_wrap(u32 a, u32 b, u32 n) {
+  return static_cast<u32>(((static_cast<u64>(b) << 32 | a) << (n & 31)) >> 32);
+}
 inline u32 shf_r_wrap(u32 a, u32 b, u32 n) { return static_cast<u32>((static_cast<u64>(b) << 32 | a) >> (n & 31)); }
 inline u32 shf_l_clamp(u32 a, u32 b, u32 n) { return n >= 32 ? a : shf_l_wrap(a, b, n); }
 inline u32 shf_r_clamp(u32 a, u32 b, u32 n) { return n >= 32 ? b : shf_r_wrap(a, b, n); }
@@ -133,9 +143,13 @@ T bfi(T a, T b, u64 position, u64 length) {
   return out;
 }
 template <class T>
-u32 bit_popc(T x) { return __builtin_popcountll(x); }
+u32 bit_popc(T x) {
+  return __builtin_popcountll(x);
+}
 template <class T>
-u32 bit_clz(T x) { return x == 0 ? sizeof(T) * 8 : sizeof(T) == 8 ? __builtin_clzll(x) : __builtin_clz(x); }
+u32 bit_clz(T x) {
+  return x == 0 ? sizeof(T) * 8 : sizeof(T) == 8 ? __builtin_clzll(x) : __builtin_clz(x);
+}
 template <class T>
 T bit_brev(T x) {
   T out = 0;
@@ -153,13 +167,21 @@ I float_to_integer(Float x) {
   return static_cast<I>(x);
 }
 template <class T>
-T float_min(T a, T b) { return a != a ? b : b != b ? a : a == b ? (std::signbit(a) ? a : b) : std::min(a, b); }
+T float_min(T a, T b) {
+  return a != a ? b : b != b ? a : a == b ? (std::signbit(a) ? a : b) : std::min(a, b);
+}
 template <class T>
-T float_max(T a, T b) { return a != a ? b : b != b ? a : a == b ? (std::signbit(a) ? b : a) : std::max(a, b); }
+T float_max(T a, T b) {
+  return a != a ? b : b != b ? a : a == b ? (std::signbit(a) ? b : a) : std::max(a, b);
+}
 template <class T>
-T float_min_nan(T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_min(a, b); }
+T float_min_nan(T a, T b) {
+  return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_min(a, b);
+}
 template <class T>
-T float_max_nan(T a, T b) { return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_max(a, b); }
+T float_max_nan(T a, T b) {
+  return a != a || b != b ? std::numeric_limits<T>::quiet_NaN() : float_max(a, b);
+}
 
 // An operation under a rounding mode of its own; volatile operands keep it between the two mode changes.
 template <class T, class Rule>

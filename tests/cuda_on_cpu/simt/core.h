@@ -37,7 +37,7 @@ enum Order { kSequential = 0, kReverse = 1, kRandom = 2 };
 struct Config {
   int order = kSequential;
   uint64_t seed = 1;
-  bool eager_copies = false;  // true: cp.async lands at once, false: only at the wait; hardware may do either
+  bool eager_copies = false;       // true: cp.async lands at once, false: only at the wait; hardware may do either
   size_t stack_bytes = 256 << 10;  // unoptimised translated kernels keep every PTX register there
   int max_reports = 20;
 };

@@ -5,15 +5,25 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 template <class T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+  return *p;
+}
 template <class T>
-T __ldcs(const T* p) { return *p; }
+T __ldcs(const T* p) {
+  return *p;
+}
 template <class T>
-T __ldcg(const T* p) { return *p; }
+T __ldcg(const T* p) {
+  return *p;
+}
 template <class T>
-void __stcs(T* p, T v) { *p = v; }
+void __stcs(T* p, T v) {
+  *p = v;
+}
 template <class T>
-void __stcg(T* p, T v) { *p = v; }
+void __stcg(T* p, T v) {
+  *p = v;
+}
 
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
@@ -47,6 +57,10 @@ inline int __ffs(int x) { return __builtin_ffs(x); }
 #define __trap() simt::trap("__trap", {__FILE__, __LINE__})
 
 template <class A, class B>
-std::common_type_t<A, B> min(A a, B b) { return b < a ? b : a; }
+std::common_type_t<A, B> min(A a, B b) {
+  return b < a ? b : a;
+}
 template <class A, class B>
-std::common_type_t<A, B> max(A a, B b) { return a < b ? b : a; }
+std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}

@@ -98,8 +98,7 @@ void access(uintptr_t address, size_t bytes, bool write, bool atomic, void* pc, 
   if (address - reinterpret_cast<uintptr_t>(&g) < sizeof g || address - reinterpret_cast<uintptr_t>(me) < sizeof(Lane))
     return;
   const bool dynamic = address - reinterpret_cast<uintptr_t>(g.dynamic_shared) < g.dynamic_bytes;
-  const bool fixed =
-      address >= reinterpret_cast<uintptr_t>(__bss_start) && address < reinterpret_cast<uintptr_t>(_end);
+  const bool fixed = address >= reinterpret_cast<uintptr_t>(__bss_start) && address < reinterpret_cast<uintptr_t>(_end);
   const bool shared = dynamic || fixed;
   const Access now{machine.epoch, machine.warps[me->warp].epoch, me->linear | (atomic ? kAtomicBit : 0),
                    static_cast<uint32_t>(reinterpret_cast<uintptr_t>(pc) - library_base)};
@@ -133,13 +132,11 @@ void note_read(const void* p, size_t n) { access(reinterpret_cast<uintptr_t>(p),
 
 }  // namespace simt
 
-#define SIMT_TSAN(name, bytes, write)                                                             \
-  void name(void* p) {                                                                            \
-    simt::access(reinterpret_cast<uintptr_t>(p), bytes, write, false, __builtin_return_address(0)); \
-  }
-#define SIMT_TSAN_SIZE(bytes)                          \
-  SIMT_TSAN(__tsan_read##bytes, bytes, false)          \
-  SIMT_TSAN(__tsan_write##bytes, bytes, true)          \
+#define SIMT_TSAN(name, bytes, write) \
+  void name(void* p) { simt::access(reinterpret_cast<uintptr_t>(p), bytes, write, false, __builtin_return_address(0)); }
+#define SIMT_TSAN_SIZE(bytes)                           \
+  SIMT_TSAN(__tsan_read##bytes, bytes, false)           \
+  SIMT_TSAN(__tsan_write##bytes, bytes, true)           \
   SIMT_TSAN(__tsan_unaligned_read##bytes, bytes, false) \
   SIMT_TSAN(__tsan_unaligned_write##bytes, bytes, true)
 extern "C" {

@@ -31,8 +31,8 @@ struct Fiber : Lane {
   State state = State::kReady;
   Site site{};
   void* payload = nullptr;
-  std::vector<Copy> open_copies;                // issued, not yet committed
-  std::vector<std::vector<Copy>> copy_groups;   // committed, not yet waited for
+  std::vector<Copy> open_copies;               // issued, not yet committed
+  std::vector<std::vector<Copy>> copy_groups;  // committed, not yet waited for
   ucontext_t* context = nullptr;
 };
 
@@ -69,7 +69,7 @@ inline Fiber* self() { return static_cast<Fiber*>(g.current); }
 
 // fibers.cpp
 void reserve_fibers(int threads);
-void arm(Fiber*);  // next switch to it starts the kernel's body
+void arm(Fiber*);                                            // next switch to it starts the kernel's body
 void switch_to(Fiber* from, Fiber* to, bool dying = false);  // null: the scheduler's own stack
 bool in_fiber_memory(uintptr_t address);
 void finish_fiber();  // scheduler.cpp: what a thread does when its body has returned

@@ -187,8 +187,7 @@ void warp_collective(unsigned mask, int op, Finish finish, void* payload, const 
   Warp& warp = machine.warps[me->warp];
   me->site = s;
   me->payload = payload;
-  if (!(mask >> me->lane & 1))
-    report("%s:%d: lane %u is not in its own mask %08x", s.file, s.line, me->lane, mask);
+  if (!(mask >> me->lane & 1)) report("%s:%d: lane %u is not in its own mask %08x", s.file, s.line, me->lane, mask);
   if (mask & ~warp.live)
     report("%s:%d: mask %08x names lanes that have exited or do not exist (live %08x)", s.file, s.line, mask,
            warp.live);
@@ -250,7 +249,7 @@ void finish_fiber() {
 }
 
 const char* check_launch(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel);  // cudart.cpp
-void record_launch_error();                                                               // cudart.cpp
+void record_launch_error();                                                                // cudart.cpp
 
 void launch_raw(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context,
                 const char* name, size_t static_bytes) {

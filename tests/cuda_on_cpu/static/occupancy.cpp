@@ -1,7 +1,7 @@
 // Occupancy by NVIDIA's own stand-alone header. Reads "arch registers threads static_shared dynamic_shared" a line,
 // prints the active blocks of a multiprocessor and its thread limit. No GPU and no runtime library.
-#include <cuda_runtime_api.h>
 #include <cuda_occupancy.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdio>
 

@@ -61,7 +61,10 @@ class Attached:
             raise
 
     def add_module(self, owner: nn.Module, name: str, module: nn.Module) -> None:
-        """Register ``module``, whose parameters train, as the child ``name`` of a module of the model."""
+        """Register ``module``, whose parameters train, as the child ``name`` of ``owner``, a module of the model.
+
+        Raises :class:`InputError` where ``owner`` has such an attribute already.
+        """
         if hasattr(owner, name):
             raise InputError(f"{type(owner).__name__} already has an attribute {name!r}: attach to an unchanged model.")
         owner.add_module(name, module)
@@ -83,7 +86,7 @@ class Attached:
         self.on_detach(undo)
 
     def train_backbone(self, names: Iterable[str]) -> None:
-        """Unfreeze parameters of the model by name; their values come back on detach, at the cost of a copy."""
+        """Unfreeze the parameters ``names`` of the model; their values come back on detach, at the cost of a copy."""
         parameters = dict(self.model.named_parameters())
         for name in names:
             parameter = parameters[name]
@@ -120,7 +123,10 @@ class Attached:
         )
 
     def detach(self) -> nn.Module:
-        """Take the method off; the model's weights, forwards and ``requires_grad`` flags are as before attaching."""
+        """Take the method off; the model's weights, forwards and ``requires_grad`` flags are as before attaching.
+
+        Raises :class:`InputError` where it is off already.
+        """
         if not self._attached:
             raise InputError(f"this {self.method} is not attached any more: attach it again first.")
         while self._undo:
@@ -170,7 +176,7 @@ class Attached:
 
     @torch.no_grad()
     def load(self, folder: str | Path, check_backbone: bool = True, check: bool = True) -> None:
-        """Put in place what :meth:`save` wrote for the same method and configuration, after a :meth:`check`.
+        """Put in place what :meth:`save` wrote into ``folder`` for the same method and configuration, after a :meth:`check`.
 
         Raises :class:`FileError` for a missing or damaged file; :class:`InputError` where it was saved for another
         method, configuration or (unless ``check_backbone`` is false) frozen weights; what :meth:`check` raises (unless

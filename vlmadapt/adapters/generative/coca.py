@@ -18,7 +18,10 @@ FEED_FORWARD = Door("torch", "nn.Sequential.forward", ("input",))
 
 
 def find_sites(model: nn.Module) -> Sites | None:
-    """Both halves of CoCa's text decoder, the unimodal ``text`` (where it is open_clip's own) and ``text_decoder``."""
+    """Both halves of CoCa's text decoder, the unimodal ``text`` (where it is open_clip's own) and ``text_decoder``.
+
+    Raises :class:`InputError` for attentions of another class than torch's.
+    """
     code = sys.modules.get(MODULE)
     if code is None:  # Then no such model can have been made.
         return None
@@ -50,7 +53,10 @@ def find_sites(model: nn.Module) -> Sites | None:
 
 
 def multihead_site(name: str, module: nn.MultiheadAttention, kind: AttentionKind) -> AttentionSite:
-    """The site of one ``nn.MultiheadAttention``. Raises :class:`InputError` for add_bias_kv and add_zero_attn."""
+    """The site of one attention: ``module`` is the model's ``name``, ``kind`` is ``"self"`` or ``"cross"``.
+
+    Raises :class:`InputError` for add_bias_kv and add_zero_attn.
+    """
     option = unsupported(module)
     if option is not None:
         raise InputError(f"{name} was made with {option}, which the p-adapter does not know: leave it out of sites.")

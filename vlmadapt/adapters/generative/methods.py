@@ -52,6 +52,7 @@ METHODS: dict[str, GenerativeMethod] = {
 
 
 def method_named(name: str) -> GenerativeMethod:
+    """A method of ``METHODS``. Raises :class:`InputError` for another name."""
     if name not in METHODS:
         raise InputError(f"method is {name!r}: use {', '.join(METHODS)}.")
     return METHODS[name]

@@ -26,12 +26,12 @@ BOTTLENECK = "bottleneck"
 
 @dataclass(frozen=True)
 class FrozenConfig(AdapterConfig):
-    """Nothing trains: what the model does before it is adapted."""
+    """Nothing trains: what the model does before it is adapted. No paper's, ours."""
 
 
 @dataclass(frozen=True)
 class FullConfig(AdapterConfig):
-    """Full fine-tuning."""
+    """Full fine-tuning; no paper's, ours."""
 
     tower: bool = field(default=True, metadata={"help": "train the image tower too"})
 

@@ -26,7 +26,8 @@ SUPPORTED = (
 class AttentionSite:
     """One attention.
 
-    name: of ``owner`` within the model, dotted. output: the frozen output projection ``W_o``, D wide.
+    name: of ``owner`` within the model, dotted. kind: ``"self"`` or ``"cross"``. heads: their number.
+    output: the frozen output projection ``W_o``, D wide.
     owner: the module the adapter becomes a child of.
     forwards: ``(module, forward)`` pairs: calling ``module`` is to run ``forward(owner, ...)`` while the adapter is
         attached. ``forward`` computes projected queries, keys and values per head as ``module`` would, and leaves the
@@ -43,6 +44,7 @@ class AttentionSite:
     setup: Callable[[Attached, nn.Module], None] | None = None
 
     def attach(self, attached: Attached, child: str, adapter: nn.Module) -> None:
+        """Make ``adapter`` the owner's module ``child`` and replace the forwards, until ``attached`` is detached."""
         _attach(attached, self.owner, child, adapter, self.forwards)
         if self.setup is not None:
             self.setup(attached, self.owner)
@@ -53,7 +55,7 @@ class FeedForwardSite:
     """One feed-forward layer of width D.
 
     name, owner and forwards as in :class:`AttentionSite`; ``forward`` adds ``owner.ffn_adapter(x)`` to the layer's
-    output. weight: a weight of the layer, which tells dtype and device.
+    output. weight: a weight of the layer ``[rows, columns]``, which tells dtype and device.
     """
 
     name: str
@@ -63,12 +65,13 @@ class FeedForwardSite:
     forwards: Sequence[tuple[nn.Module, Forward]]
 
     def attach(self, attached: Attached, child: str, adapter: nn.Module) -> None:
+        """Make ``adapter`` the owner's module ``child`` and replace the forwards, until ``attached`` is detached."""
         _attach(attached, self.owner, child, adapter, self.forwards)
 
 
 @dataclass(frozen=True)
 class Sites:
-    """All places of one model."""
+    """All places of one model: its ``attentions`` and ``feed_forwards``."""
 
     attentions: Sequence[AttentionSite]
     feed_forwards: Sequence[FeedForwardSite] = ()

@@ -33,7 +33,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_blip(place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
-    """``load_generative("blip:...")``."""
+    """``load_generative("blip:...")``.
+
+    Raises :class:`MissingDependency` without transformers, :class:`FileError` for files that are missing or damaged,
+    :class:`InputError` for another architecture.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -165,7 +169,10 @@ class PictureTransform:
 
     @classmethod
     def read(cls, path: Path, side: int) -> PictureTransform:
-        """From a ``preprocessor_config.json``; without one, the published models' numbers at the model's size."""
+        """From a ``preprocessor_config.json``; without one, the published models' numbers at the model's size.
+
+        Raises :class:`FileError` where it lacks a number.
+        """
         if not path.is_file():
             return cls((side, side))
         content = read_json(path)

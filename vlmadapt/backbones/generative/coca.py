@@ -18,7 +18,10 @@ from vlmadapt.pictures import read
 
 
 def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
-    """``load_generative("coca:...")``."""
+    """``load_generative("coca:...")``.
+
+    Raises :class:`MissingDependency` without open_clip, :class:`InputError` for an architecture that is no CoCa.
+    """
     try:
         import open_clip
         from open_clip.transform import PreprocessCfg, image_transform_v2

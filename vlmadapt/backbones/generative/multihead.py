@@ -76,6 +76,7 @@ def _forward(
     """What ``module(query, key, value, ...)`` returns, through its cache slot and adapter where it has them.
 
     ``is_causal`` is a hint only: as in torch, ``attn_mask`` decides. Weights are computed apart when asked for.
+    Raises :class:`InputError` for nested tensors.
     """
     if query.is_nested:
         raise InputError("query is a nested tensor: set use_nested_tensor = False on the nn.TransformerEncoder.")

@@ -84,7 +84,8 @@ class SmallBlipConfig:
 def build_small(kind: Kind, vocabulary: int, config: SmallBlipConfig | None = None) -> nn.Module:
     """An untrained ``BlipForQuestionAnswering`` (``vqa``) or ``BlipForConditionalGeneration`` (``caption``).
 
-    Weights are drawn from torch's global generator. Raises :class:`MissingDependency` without transformers.
+    Weights are drawn from torch's global generator. Raises :class:`MissingDependency` without transformers,
+    :class:`InputError` for another ``kind``.
     """
     config = config or SmallBlipConfig()
     if kind not in ("vqa", "caption"):
