@@ -14,17 +14,21 @@ import pytest
 from tests.kernels import BUILD
 
 LEVELS = ("avx2", "avx512")
-FOLDER = BUILD / "CMakeFiles" / "kernels.dir" / "csrc"
-OBJECTS = sorted(path for level in LEVELS for path in FOLDER.rglob(f"cpu_{level}.cpp.o"))
+FOLDER = BUILD / "CMakeFiles"
+OBJECTS = [
+    (level, path)
+    for level in LEVELS
+    for pattern in (f"kernels.dir/csrc/*/cpu_{level}.cpp.o", f"unit_simd_{level}.dir/**/unit_simd_level.cpp.o")
+    for path in sorted(FOLDER.glob(pattern))
+]
 
 
 @pytest.mark.skipif(not OBJECTS, reason="no object files for newer instruction sets on this architecture")
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_shared_symbols_stay_in_the_namespace_of_their_level() -> None:
-    for path in OBJECTS:
-        level = next(level for level in LEVELS if path.name == f"cpu_{level}.cpp.o")
+    for level, path in OBJECTS:
         listing = subprocess.run(["nm", "--defined-only", str(path)], capture_output=True, text=True, check=True).stdout
         shared = [line.split()[-1] for line in listing.splitlines() if line.split()[-2] in "WVu"]
         assert any(f"vlmadapt{len(level)}{level}" in name for name in shared), "no kernel symbols found in the object"
         strays = [name for name in shared if f"{len(level)}{level}" not in name and not name.startswith("DW.ref.")]
-        assert not strays, f"{path.name} shares {strays}"
+        assert not strays, f"{path.relative_to(FOLDER)} shares {strays}"
