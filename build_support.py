@@ -45,9 +45,10 @@ FAST_MATH = (
     "-prec-sqrt=false",
     "--prec-sqrt=false",
 )
-FLAG_VARIABLES = ("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CC", "CXX", "LDSHARED", "LDCXXSHARED") + (
-    "NVCC_PREPEND_FLAGS",
-    "NVCC_APPEND_FLAGS",
+FLAG_VARIABLES = (
+    *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS"),
+    *("CC", "CXX", "LDSHARED", "LDCXXSHARED"),
+    *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"),
 )
 
 
@@ -186,7 +187,9 @@ def settle_archs(environ: Environment, default: str, toolkit: Toolkit, flags_of:
     try:
         flags = flags_of()
     except (ValueError, IndexError):  # an unknown word; "native" without a GPU
-        raise NoCuda(f"TORCH_CUDA_ARCH_LIST is {archs!r}, which torch cannot read (write numbers as in '{default}')") from None
+        raise NoCuda(
+            f"TORCH_CUDA_ARCH_LIST is {archs!r}, which torch cannot read here (write numbers as in {default!r})"
+        ) from None
     asked = sorted({int(number) for flag in flags for number in re.findall(r"compute_(\d+)", flag)})
     for arch in asked:
         if arch < OLDEST_CUDA_ARCH or (toolkit.archs and arch not in toolkit.archs):

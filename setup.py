@@ -89,7 +89,9 @@ class Build(cpp_extension.BuildExtension):
 
     def build_extensions(self) -> None:
         if problem := support.compiler_refuses(COMPILER, compile_flags()):
-            raise SystemExit(f"vlmadapt: {COMPILER[0]} does not compile C++17 ({problem}): install g++, or correct CXX.")
+            raise SystemExit(
+                f"vlmadapt: {COMPILER[0]} does not compile C++17 ({problem}): install g++, or correct CXX."
+            )
         levels = self.levels()
         macros = [("VLMADAPT_ISA_LEVELS", ";".join(["baseline", *levels]))]
         macros += [(f"VLMADAPT_WITHOUT_{level.upper()}", None) for level in support.LEVELS if level not in levels]
