@@ -140,7 +140,7 @@ def find_toolkit(environ: Environment) -> Toolkit:
         home, said = _home_of_nvcc(environ)
     nvcc = str(Path(home) / "bin" / "nvcc")
     if not Path(nvcc).is_file():
-        raise NoCuda(f"{said} but there is no {nvcc} (correct CUDA_HOME, or unset it and put nvcc on the PATH)")
+        raise NoCuda(f"{said}, where there is no bin/nvcc (correct CUDA_HOME, or unset it and put nvcc on the PATH)")
     version = _run([nvcc, "--version"])
     if isinstance(version, str):
         raise NoCuda(f"{nvcc} cannot be run: {version} (install the CUDA toolkit again)")

@@ -167,7 +167,7 @@ def test_a_wrapper_on_the_path_tells_where_the_toolkit_is(toolkit: Callable[...,
 
 def test_a_stale_cuda_home_is_one_sentence(tmp_path: Path) -> None:
     text = reason({"CUDA_HOME": str(tmp_path)})
-    assert f"CUDA_HOME is {tmp_path} but there is no {tmp_path}/bin/nvcc" in text and "unset it" in text
+    assert f"CUDA_HOME is {tmp_path}, where there is no bin/nvcc" in text and "unset it" in text
 
 
 def test_no_nvcc_at_all_is_one_sentence(tmp_path: Path) -> None:
