@@ -45,6 +45,8 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     folder = Path(place).expanduser()
     if not folder.is_dir() and not allow_download:
         raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileError(f"{folder} could not be loaded: it has no config.json, give one that save_pretrained wrote.")
     options: dict[str, Any] = {"local_files_only": not allow_download}
     source: Any = folder if folder.is_dir() else place
     target = resolve_device(device)
