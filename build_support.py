@@ -61,9 +61,9 @@ def default_jobs() -> int:
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
-        kilobytes = int(re.search(r"MemAvailable:\s+(\d+)", meminfo)[1])
-        jobs = min(jobs, kilobytes // 2_000_000)
-    except (OSError, TypeError):
+        if available := re.search(r"MemAvailable:\s+(\d+)", meminfo):
+            jobs = min(jobs, int(available[1]) // 2_000_000)
+    except OSError:
         pass
     return max(jobs, 1)
 

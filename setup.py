@@ -20,6 +20,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import setup
 
@@ -50,7 +51,8 @@ def find_toolkit() -> support.Toolkit | None:
     try:
         toolkit = support.find_toolkit(os.environ)
     except support.NoCuda as problem:
-        return without_cuda(problem)
+        without_cuda(problem)
+        return None
     os.environ["CUDA_HOME"] = toolkit.home
     return toolkit
 
@@ -77,7 +79,8 @@ def cuda_archs() -> str | None:
         support.check_torch(TOOLKIT, torch.version.cuda)
         return support.settle_archs(os.environ, DEFAULT_CUDA_ARCHS, TOOLKIT, cpp_extension._get_cuda_arch_flags)
     except support.NoCuda as problem:
-        return without_cuda(problem)
+        without_cuda(problem)
+        return None
 
 
 def compile_flags() -> list[str]:
@@ -93,7 +96,7 @@ class Build(cpp_extension.BuildExtension):
                 f"vlmadapt: {COMPILER[0]} does not compile C++17 ({problem}): install g++, or correct CXX."
             )
         levels = self.levels()
-        macros = [("VLMADAPT_ISA_LEVELS", ";".join(["baseline", *levels]))]
+        macros: list[tuple[str, str | None]] = [("VLMADAPT_ISA_LEVELS", ";".join(["baseline", *levels]))]
         macros += [(f"VLMADAPT_WITHOUT_{level.upper()}", None) for level in support.LEVELS if level not in levels]
         for extension in self.extensions:
             extension.define_macros = [*extension.define_macros, *macros]
@@ -129,7 +132,7 @@ class Build(cpp_extension.BuildExtension):
 
 
 def extensions() -> list:
-    common = {
+    common: dict[str, Any] = {
         "include_dirs": [str(ROOT / "csrc")],
         "define_macros": [("TORCH_TARGET_VERSION", STABLE_ABI)],
         "py_limited_api": True,

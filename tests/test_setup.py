@@ -89,9 +89,7 @@ def test_flags_that_keep_nan_are_left_alone() -> None:
 
 def test_our_flags_outrank_a_compiler_that_is_fast_by_itself(tmp_path: Path) -> None:
     """As icpx is, or a wrapper: our flags come after the compiler's."""
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
     source = tmp_path / "nan.cpp"
     source.write_text(
         "#include <cstdio>\n#include <cstdlib>\n"
