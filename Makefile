@@ -68,10 +68,11 @@ kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels 
 	@rm -f build-cmake.log
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
 
-$(VENV)-abi/.packages: pyproject.toml
+$(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
-	$(VENV)-abi/bin/python -m pip install --quiet $(ABI_TORCH)
-	$(VENV)-abi/bin/python -m pip install --quiet numpy safetensors tqdm pytest pytest-benchmark pytest-timeout
+	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
+	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt $(ABI_TORCH)
+	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt numpy safetensors tqdm pytest pytest-benchmark pytest-timeout hypothesis
 	touch $@
 
 test-abi: setup $(VENV)-abi/.packages ## the same built library under another torch: operator tests
@@ -97,6 +98,10 @@ define test-versions
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m scripts.versions
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m pytest $(VERSION_TESTS)
 endef
+
+test-headers: ## the bindings against the headers and symbols of torch 2.11 and 2.12 (fetches their wheels, 1 GB)
+	$(PYTHON) scripts/old_torch.py 2.11.0
+	$(PYTHON) scripts/old_torch.py 2.12.1
 
 lock: ## constraints.txt: the newest versions of everything, exact, for Python 3.11 to 3.13
 	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv
@@ -124,7 +129,7 @@ gpu: setup ## operator tests, compute-sanitizer and benchmarks on a GPU (says so
 	$(BIN)/python -m benchmarks.gpu
 
 $(VENV)/.dev: $(VENV)/.packages
-	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
+	$(BIN)/python -m pip install --quiet $(LOCKED) ruff mypy clang-format resvg-py
 	touch $@
 
 lint: setup $(VENV)/.dev ## ruff, mypy, clang-format
@@ -137,4 +142,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest lock test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest test-headers lock test-cuda bench bench-check gpu lint clean

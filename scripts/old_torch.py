@@ -82,7 +82,9 @@ def main() -> None:
         SYMBOLS.write_text("\n".join(names) + "\n", encoding="ascii")
     else:
         absent = sorted(set(SYMBOLS.read_text(encoding="ascii").split()) - set(names))
-        print(f"torch {given.version} exports {len(names)} stable functions, {len(absent)} of the list are absent: {absent}")
+        print(
+            f"torch {given.version} exports {len(names)} stable functions, {len(absent)} of the list are absent: {absent}"
+        )
     print(f"torch {given.version}: {compile_bindings(target)} bindings compile")
 
 

@@ -6,12 +6,15 @@ template, an older processor could be handed that copy. Every such symbol must l
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.kernels import BUILD
+from vlmadapt.ops.library import PACKAGE
 
 LEVELS = ("avx2", "avx512")
 FOLDER = BUILD / "CMakeFiles"
@@ -32,3 +35,20 @@ def test_shared_symbols_stay_in_the_namespace_of_their_level() -> None:
         assert any(f"vlmadapt{len(level)}{level}" in name for name in shared), "no kernel symbols found in the object"
         strays = [name for name in shared if f"{len(level)}{level}" not in name and not name.startswith("DW.ref.")]
         assert not strays, f"{path.relative_to(FOLDER)} shares {strays}"
+
+
+@pytest.mark.parametrize("library", ["_cpu", "_cuda"])
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
+def test_libraries_need_nothing_that_an_older_torch_lacks(library: str) -> None:
+    """``scripts/old_torch.py`` makes the list: every function of the stable ABI that torch 2.11 exports."""
+    path = next(iter(PACKAGE.glob(f"{library}*.so")), None)
+    if path is None:
+        pytest.skip(f"the library {library} was not built")
+    known = set((Path(__file__).parent / "torch_2_11_symbols.txt").read_text(encoding="ascii").split())
+    listing = subprocess.run(["nm", "-D", "--undefined-only", str(path)], capture_output=True, text=True, check=True)
+    needed = {line.split()[-1] for line in listing.stdout.splitlines()}
+    torchs = {name for name in needed if re.match(r"(aoti_)?torch_", name)}
+    assert "torch_call_dispatcher" in torchs
+    assert torchs <= known, f"torch 2.11 has no {sorted(torchs - known)}"
+    # A C++ name of torch would bind the library to one version.
+    assert not {name for name in needed if re.search(r"_ZN\w*(2at|3c10|5torch)", name)}

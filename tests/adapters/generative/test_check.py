@@ -51,7 +51,9 @@ def test_an_adapter_that_is_passed_by_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("double", [False, True])
 def test_a_cache_that_is_not_read_is_found(monkeypatch: pytest.MonkeyPatch, double: bool) -> None:
     original = blip._keys_and_values
-    monkeypatch.setattr(blip, "_keys_and_values", lambda owner, states, cross, *_: original(owner, states, cross, None, None))
+    monkeypatch.setattr(
+        blip, "_keys_and_values", lambda owner, states, cross, *_: original(owner, states, cross, None, None)
+    )
     model = tiny_blip(CAPTION)
     attached = attach_p_adapter(model.double() if double else model, SETTINGS)
     # Where the mask of all tokens meets the keys of one, older versions of transformers fail before texts are compared.

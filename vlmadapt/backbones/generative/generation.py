@@ -74,8 +74,8 @@ def generate(
 
     Returns int64 ``[B, L']``, prompt included, padded with the model's own padding token; what ``transformers``
     returns where ``return_dict_in_generate`` is passed. Raises :class:`InputError` when ``model`` is no CoCa, or
-    more tokens are asked for than it has positions; :class:`IncompatibleLibrary` where the installed transformers is not
-    one of those known.
+    more tokens are asked for than it has positions; :class:`IncompatibleLibrary` where the installed transformers is
+    not one of those known.
     """
     for name in ("visual", "text", "text_decoder", "context_length", "pad_id"):
         if not hasattr(model, name):
