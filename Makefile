@@ -19,7 +19,7 @@ VERSION_TESTS := tests/backbones tests/adapters/generative tests/tasks tests/ops
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,
-NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+NATIVE := setup.py build_support.py pyproject.toml $(shell find csrc -type f)
 
 # The shortest of the runs in docs/tuning.md.
 TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
