@@ -83,8 +83,8 @@ def test_epochs(benchmark: Any, adapter: str, rival: str) -> None:
 def test_p_adapter_step(benchmark: Any, rival: str) -> None:
     """Forward and backward of a caption loss; both tower and decoder are small, the picture is not."""
     pytest.importorskip("transformers", reason="transformers is not installed: pip install 'vlmadapt[generative]'")
-    from vlmadapt.adapters.p_adapter import attach_p_adapter
-    from vlmadapt.backbones.generative.small import SmallBlipConfig, build_small
+    from vlmadapt.generative.methods.p_adapter import attach_p_adapter
+    from vlmadapt.generative.models.small import SmallBlipConfig, build_small
 
     benchmark.group = "end to end | a step of the p-adapter on a small BLIP, B8, 30 text tokens | 577 image tokens"
     torch.manual_seed(0)

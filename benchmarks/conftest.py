@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vlmadapt.ops import build_info
-from vlmadapt.reporting.versions import versions
+from vlmadapt.provenance.versions import versions
 
 RIVAL_PACKAGES = ("faiss-cpu", "faiss-gpu", "pykeops", "torch-geometric")
 

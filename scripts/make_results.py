@@ -23,14 +23,14 @@ from results_page import Section, write_page
 from vlmadapt.backbones import load_encoder
 from vlmadapt.data import Dataset, FeatureCache, load_dataset
 from vlmadapt.errors import MissingDependency
+from vlmadapt.experiments.fit import ClassTexts, Extraction, create
+from vlmadapt.experiments.protocol import describe_dataset, describe_encoder, run_protocol
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.store import FolderFits
 from vlmadapt.files import read_versioned, write_versioned
+from vlmadapt.provenance.settings import Method, plain
+from vlmadapt.provenance.versions import versions
 from vlmadapt.reporting.curves import draw_curves
-from vlmadapt.reporting.fits import FolderFits
-from vlmadapt.reporting.fitting import ClassTexts, Extraction, create
-from vlmadapt.reporting.methods import Method, plain
-from vlmadapt.reporting.protocol import describe_dataset, describe_encoder, run_protocol
-from vlmadapt.reporting.results import ProtocolResults
-from vlmadapt.reporting.versions import versions
 
 METHODS = tuple(
     Method(name, name)

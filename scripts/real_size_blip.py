@@ -40,7 +40,7 @@ def measure(batch: int, new_tokens: int, beams: int) -> dict[str, Any]:
     import torch
     from transformers import BlipConfig, BlipForConditionalGeneration
 
-    from vlmadapt.adapters.p_adapter import attach_p_adapter
+    from vlmadapt.generative.methods.p_adapter import attach_p_adapter
 
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}

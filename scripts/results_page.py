@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.files import write_text
-from vlmadapt.reporting.results import ProtocolResults
 from vlmadapt.reporting.table import Table, protocol_table, to_markdown
 
 REFERENCE = "tip-adapter-f"

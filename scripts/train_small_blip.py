@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlmadapt.data.cache import user_cache_dir
 from vlmadapt.files import read_json
-from vlmadapt.tasks.scratch import MARKER, ScratchConfig, train_small
+from vlmadapt.generative.scratch import MARKER, ScratchConfig, train_small
 
 
 def main() -> None:

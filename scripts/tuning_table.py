@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.adapters.generative.methods import METHODS
-from vlmadapt.backbones.generative.base import GenerativeModel
-from vlmadapt.data.generative import EASY_VQA, load_records
-from vlmadapt.data.records import TASKS, RecordSet
 from vlmadapt.files import read_versioned, write_text, write_versioned
+from vlmadapt.generative.data.load import EASY_VQA, load_records
+from vlmadapt.generative.data.records import TASKS, RecordSet
+from vlmadapt.generative.methods.registry import METHODS
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.results import TuningResults, merge_results, tuning_table
+from vlmadapt.generative.scratch import small_model
+from vlmadapt.generative.tuning import TuningPlan, predictions_of, run_tuning
+from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
 from vlmadapt.reporting.table import to_markdown
-from vlmadapt.reporting.tuning import TuningPlan, predictions_of, run_tuning
-from vlmadapt.reporting.tuning_picture import choose_records, describe_records, draw_said
-from vlmadapt.reporting.tuning_results import TuningResults, merge_results, tuning_table
-from vlmadapt.tasks.scratch import small_model
 from vlmadapt.training import TrainConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"

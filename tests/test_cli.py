@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.reporting.world import TIP, TIP_F, ColourEncoder, make_world
+from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt import backbones
 from vlmadapt.cli import app
 from vlmadapt.files import read_tensors

@@ -17,8 +17,8 @@ import typer.main
 import vlmadapt
 from vlmadapt import errors
 from vlmadapt.adapters import ADAPTERS, AdapterConfig
-from vlmadapt.adapters.generative.methods import METHODS
 from vlmadapt.cli import app
+from vlmadapt.generative.methods.registry import METHODS
 
 PACKAGE = Path(vlmadapt.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]

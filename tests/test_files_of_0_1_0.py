@@ -12,22 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.generative_models import spelt, tiny_blip
-from tests.reporting.world import TIP_F, ColourEncoder, make_world
+from tests.experiments.world import TIP_F, ColourEncoder, make_world
+from tests.generative.tiny import spelt, tiny_blip
 from vlmadapt.adapters import ADAPTERS, create_adapter, load_adapter
-from vlmadapt.adapters.generative.methods import attach
+from vlmadapt.classifier import Classifier, DataSource
 from vlmadapt.data import FeatureCache, load_dataset
 from vlmadapt.data.cache import Recipe
 from vlmadapt.errors import InputError
+from vlmadapt.experiments import protocol
+from vlmadapt.experiments.fit import Extraction
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.single import fit_classifier
+from vlmadapt.experiments.store import FitKey, FolderFits
 from vlmadapt.files import read_json, read_tensors
-from vlmadapt.reporting import protocol, tuning
-from vlmadapt.reporting.classifier import Classifier, DataSource
-from vlmadapt.reporting.fits import FitKey, FolderFits
-from vlmadapt.reporting.fitting import Extraction
-from vlmadapt.reporting.methods import Method
-from vlmadapt.reporting.results import ProtocolResults
-from vlmadapt.reporting.single import fit_classifier
-from vlmadapt.reporting.tuning_results import TuningResults
+from vlmadapt.generative import tuning
+from vlmadapt.generative.methods.registry import attach
+from vlmadapt.generative.results import TuningResults
+from vlmadapt.provenance.settings import Method
 
 OLD = Path(__file__).parent / "fixtures" / "v0_1_0"
 EXPECTED = OLD / "expected"
@@ -223,7 +224,7 @@ def test_results_of_tuning_are_read() -> None:
 
 def test_tuning_goes_on_without_fitting_again(copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    from tests.tasks import world
+    from tests.generative.tasks import world
     from vlmadapt.training import TrainConfig
 
     folder = copied("tune")
@@ -240,7 +241,7 @@ def test_tuning_goes_on_without_fitting_again(copied: Any, tmp_path: Path, monke
 
 def test_a_tuned_adapter_says_what_it_said(copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
-    from tests.tasks import world
+    from tests.generative.tasks import world
     from vlmadapt.training import TrainConfig
 
     folder = copied("tune")

@@ -13,25 +13,26 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.generative_models import spelt, tiny_blip
-from tests.reporting.world import ColourEncoder, make_world
-from tests.tasks import world as tasks_world
+from tests.experiments.world import ColourEncoder, make_world
+from tests.generative.tasks import world as tasks_world
+from tests.generative.tiny import spelt, tiny_blip
 from vlmadapt.adapters import load_adapter
-from vlmadapt.adapters.generative.methods import attach
-from vlmadapt.backbones.generative.small import WordTokenizer
+from vlmadapt.classifier import Classifier, DataSource
 from vlmadapt.data import FeatureCache, load_dataset
 from vlmadapt.data.cache import Recipe
 from vlmadapt.errors import FileError
+from vlmadapt.experiments import single
+from vlmadapt.experiments.fit import Extraction, Measures
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.single import fit_classifier
+from vlmadapt.experiments.store import FitKey, FolderFits
 from vlmadapt.files import read_json, read_tensors, read_versioned, write_json, write_tensors
-from vlmadapt.reporting import single, tuning
-from vlmadapt.reporting.classifier import Classifier, DataSource
-from vlmadapt.reporting.fits import FitKey, FolderFits
-from vlmadapt.reporting.fitting import Extraction, Measures
-from vlmadapt.reporting.methods import Method
-from vlmadapt.reporting.results import ProtocolResults
-from vlmadapt.reporting.single import fit_classifier
-from vlmadapt.reporting.tuning import TuningPlan, predictions_of, run_tuning
-from vlmadapt.reporting.tuning_results import TuningResults
+from vlmadapt.generative import tuning
+from vlmadapt.generative.methods.registry import attach
+from vlmadapt.generative.models.small import WordTokenizer
+from vlmadapt.generative.results import TuningResults
+from vlmadapt.generative.tuning import TuningPlan, predictions_of, run_tuning
+from vlmadapt.provenance.settings import Method
 from vlmadapt.training import TrainConfig
 from vlmadapt.training.checkpoint import Checkpoint
 

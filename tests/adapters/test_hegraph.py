@@ -12,7 +12,7 @@ import torch
 from tests.adapters import loops
 from tests.adapters.problem import TAU, TokenEncoder, make_problem
 from vlmadapt.adapters import HeGraphAdapter
-from vlmadapt.adapters.graph import KINDS, NEGATIVE, POSITIVE, VISUAL, GraphForm, SignedRelation, prototypes
+from vlmadapt.adapters.hegraph.graph import KINDS, NEGATIVE, POSITIVE, VISUAL, GraphForm, SignedRelation, prototypes
 from vlmadapt.errors import InputError
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}

@@ -12,7 +12,7 @@ import torch
 from tests.adapters import loops
 from tests.adapters.problem import TAU, TokenEncoder, make_problem
 from vlmadapt.adapters import CoOp, GraphAdapter, LPPlusPlus, load_adapter
-from vlmadapt.adapters.graph import prototypes
+from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.backbones import load_encoder
 from vlmadapt.errors import InputError
 

@@ -11,7 +11,7 @@ import torch
 from tests.adapters import loops
 from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import CLIPAdapter, LinearProbe, TaskRes, TipAdapter, TipAdapterF, XMAdapter, ZeroShot
-from vlmadapt.adapters.xm_adapter import hard_sample_weights
+from vlmadapt.adapters.xm.adapter import hard_sample_weights
 from vlmadapt.training import accuracy, log_grid
 
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-10}

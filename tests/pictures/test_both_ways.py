@@ -12,8 +12,8 @@ from PIL import Image
 from tests.data.pictures import FakeEncoder
 from tests.pictures.samples import KINDS, UPRIGHT
 from vlmadapt.adapters import create_adapter
-from vlmadapt.backbones.generative.blip import PictureTransform
 from vlmadapt.data import extract_features
+from vlmadapt.generative.models.blip import PictureTransform
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import to_pixels
 

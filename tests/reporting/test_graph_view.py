@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 
 from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import HeGraphAdapter, TipAdapter
-from vlmadapt.adapters.graph import NEGATIVE, POSITIVE, VISUAL
+from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.reporting.graph_picture import COLOURS, draw_graph
 from vlmadapt.reporting.graph_view import (

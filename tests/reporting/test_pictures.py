@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from tests.reporting.test_results import results
+from tests.experiments.test_results import results
 from vlmadapt.errors import FileError
 from vlmadapt.reporting.curves import COLOURS, draw_curves
 from vlmadapt.reporting.evidence import AGREES, DISAGREES, Witness, draw_evidence

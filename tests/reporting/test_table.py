@@ -5,7 +5,7 @@ import re
 
 from rich.console import Console
 
-from tests.reporting.test_results import results
+from tests.experiments.test_results import results
 from vlmadapt.reporting.table import Table, protocol_table, show, to_markdown
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

@@ -2,10 +2,9 @@
 
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.clip_adapter import CLIPAdapter, CLIPAdapterConfig
-from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.coop import CoOp, CoOpConfig
 from vlmadapt.adapters.graph_adapter import GraphAdapter, GraphAdapterConfig
-from vlmadapt.adapters.hegraph_adapter import HeGraphAdapter, HeGraphAdapterConfig
+from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter, HeGraphAdapterConfig
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
 from vlmadapt.adapters.lp_plus_plus import LPPlusPlus, LPPlusPlusConfig
 from vlmadapt.adapters.prompts import negative_template, negative_templates
@@ -13,8 +12,9 @@ from vlmadapt.adapters.registry import ADAPTERS, create_adapter, explaining_adap
 from vlmadapt.adapters.task_res import TaskRes, TaskResConfig
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterConfig, TipAdapterF, TipAdapterFConfig
 from vlmadapt.adapters.votes import Vote
-from vlmadapt.adapters.xm_adapter import XMAdapter, XMAdapterConfig
+from vlmadapt.adapters.xm.adapter import XMAdapter, XMAdapterConfig
 from vlmadapt.adapters.zero_shot import ZeroShot, ZeroShotConfig
+from vlmadapt.config import AdapterConfig
 
 __all__ = [
     "ADAPTERS",

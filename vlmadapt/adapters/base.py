@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters import storage
+from vlmadapt import weights as storage
 from vlmadapt.adapters.checks import (
     Samples,
     canonical_order,
@@ -21,9 +21,9 @@ from vlmadapt.adapters.checks import (
     check_text_features,
     normalize,
 )
-from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
+from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 from vlmadapt.training import TrainResult
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig
-from vlmadapt.adapters.layers import empty_linear, set_uniform
 from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.config import AdapterConfig
 from vlmadapt.training import TrainConfig, check_range
+from vlmadapt.training.layers import empty_linear, set_uniform
 
 
 @dataclass(frozen=True, kw_only=True)

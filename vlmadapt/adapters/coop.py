@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples, normalize
-from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.trained import TrainedClassifier
+from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 from vlmadapt.training import TrainConfig, check_range
 

@@ -24,11 +24,11 @@ from torch.nn.functional import normalize
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig
-from vlmadapt.adapters.graph import prototypes
-from vlmadapt.adapters.layers import empty_linear
+from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.adapters.trained import TrainedClassifier
+from vlmadapt.config import AdapterConfig
 from vlmadapt.training import TrainConfig, check_range, choose
+from vlmadapt.training.layers import empty_linear
 
 CLASSES_AT_ONCE = 512
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)

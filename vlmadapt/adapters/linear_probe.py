@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.base import Adapter, FitOptions
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig, check_grid
+from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.errors import InputError
 from vlmadapt.training import check_range, choose, log_grid, score_logits
 

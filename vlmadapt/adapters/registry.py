@@ -11,17 +11,17 @@ from torch import Tensor
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.clip_adapter import CLIPAdapter
-from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.coop import CoOp
 from vlmadapt.adapters.graph_adapter import GraphAdapter
-from vlmadapt.adapters.hegraph_adapter import HeGraphAdapter
+from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter
 from vlmadapt.adapters.images import ImageEncoder
 from vlmadapt.adapters.linear_probe import LinearProbe
 from vlmadapt.adapters.lp_plus_plus import LPPlusPlus
 from vlmadapt.adapters.task_res import TaskRes
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterF
-from vlmadapt.adapters.xm_adapter import XMAdapter
+from vlmadapt.adapters.xm.adapter import XMAdapter
 from vlmadapt.adapters.zero_shot import ZeroShot
+from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 
 ADAPTERS: dict[str, type[Adapter]] = {

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.config import AdapterConfig
 from vlmadapt.training import TrainConfig, check_range
 
 

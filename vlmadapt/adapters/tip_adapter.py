@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig, check_grid
 from vlmadapt.adapters.trained import TrainedAdapter
+from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.ops import cache_retrieval, cache_retrieval_grid, cache_retrieval_multi_beta
 from vlmadapt.training import TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood, smoothed_hits
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.config import AdapterConfig
 
 
 @dataclass(frozen=True, kw_only=True)

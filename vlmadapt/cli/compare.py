@@ -31,7 +31,7 @@ from vlmadapt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vlmadapt.reporting.results import ProtocolResults
+    from vlmadapt.experiments.results import ProtocolResults
 
 ADAPTERS = "zero-shot,linear-probe,tip-adapter,tip-adapter-f,xmadapter"
 
@@ -63,8 +63,8 @@ def compare(
     All methods see the same sampled pictures; choices are made on validation pictures; the test split is read once,
     at the end. Interrupted, the same command goes on where it stopped.
     """
-    from vlmadapt.reporting.fits import FolderFits
-    from vlmadapt.reporting.protocol import run_protocol
+    from vlmadapt.experiments.protocol import run_protocol
+    from vlmadapt.experiments.store import FolderFits
 
     counts = numbers("--shots", shots)
     dataset = open_dataset(data, root, split_seed, template)

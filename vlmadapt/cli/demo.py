@@ -38,12 +38,12 @@ def demo(
 
     Ends with a table, a curve and a saved classifier. Interrupted, the same command goes on where it stopped.
     """
+    from vlmadapt.classifier import Classifier, DataSource, describe_run
     from vlmadapt.data import sample_shots
-    from vlmadapt.reporting.classifier import Classifier, DataSource, describe_run
+    from vlmadapt.experiments.protocol import run_protocol
+    from vlmadapt.experiments.store import FitKey, FolderFits
+    from vlmadapt.provenance.settings import Method
     from vlmadapt.reporting.explanation import draw_prediction
-    from vlmadapt.reporting.fits import FitKey, FolderFits
-    from vlmadapt.reporting.methods import Method
-    from vlmadapt.reporting.protocol import run_protocol
 
     dataset = open_dataset(DATA, None, 0)
     note(describe(dataset))

@@ -54,10 +54,10 @@ def features(
     import torch
 
     from vlmadapt.data.types import SPLITS
+    from vlmadapt.experiments.fit import ClassTexts
+    from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
     from vlmadapt.files import write_tensors
-    from vlmadapt.reporting.fitting import ClassTexts
-    from vlmadapt.reporting.protocol import describe_dataset, describe_encoder
-    from vlmadapt.reporting.versions import versions
+    from vlmadapt.provenance.versions import versions
 
     dataset = open_dataset(data, root, split_seed, template)
     note(describe(dataset))

@@ -30,7 +30,7 @@ from vlmadapt.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vlmadapt.reporting.classifier import Classifier
+    from vlmadapt.classifier import Classifier
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
 
@@ -67,9 +67,9 @@ def fit(
 
     Hyper-parameters and epochs are chosen on validation pictures; the test split is not read.
     """
-    from vlmadapt.reporting.classifier import DataSource
-    from vlmadapt.reporting.methods import Method, parse_settings
-    from vlmadapt.reporting.single import claim_folder, fit_classifier
+    from vlmadapt.classifier import DataSource
+    from vlmadapt.experiments.single import claim_folder, fit_classifier
+    from vlmadapt.provenance.settings import Method, parse_settings
 
     method = Method(adapter, adapter, parse_settings(set_ or []))
     dataset = open_dataset(data, root, split_seed, template)
@@ -130,8 +130,8 @@ def evaluate(
     no_cache: NoCache = False,
 ) -> None:
     """Accuracy of a saved classifier on the test split, as a table, results.json, results.csv and by_class.csv."""
-    from vlmadapt.reporting import single
-    from vlmadapt.reporting.classifier import Classifier, DataSource, read_run
+    from vlmadapt.classifier import Classifier, DataSource, read_run
+    from vlmadapt.experiments import single
     from vlmadapt.reporting.table import protocol_table, show
 
     known = read_run(run)

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, FeatureCache
-    from vlmadapt.reporting.fitting import Extraction
+    from vlmadapt.experiments.fit import Extraction
 
 DataArgument = Annotated[
     str,
@@ -80,7 +80,7 @@ def open_cache(folder: Path | None, off: bool) -> FeatureCache | None:
 
 def extraction_of(views: int, batch_size: int, precision: str, cache: Path | None, no_cache: bool) -> Extraction:
     from vlmadapt.errors import InputError
-    from vlmadapt.reporting.fitting import Extraction
+    from vlmadapt.experiments.fit import Extraction
 
     if precision not in ("fp32", "bf16"):
         raise InputError(f"--precision is {precision!r}: use fp32 or bf16.")

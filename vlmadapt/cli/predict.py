@@ -14,7 +14,7 @@ from vlmadapt.cli.fit import RunArgument
 from vlmadapt.cli.options import BatchSize, Device, extraction_of, pick_device
 
 if TYPE_CHECKING:
-    from vlmadapt.reporting.classifier import Prediction
+    from vlmadapt.classifier import Prediction
 
 
 def predict(
@@ -34,8 +34,8 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Classify pictures with a saved classifier."""
+    from vlmadapt.classifier import Classifier, read_run
     from vlmadapt.errors import InputError
-    from vlmadapt.reporting.classifier import Classifier, read_run
 
     paths = _pictures(pictures)
     if explain_picture is not None and len(paths) != 1:

@@ -11,9 +11,9 @@ from vlmadapt.cli.console import note, output, say
 from vlmadapt.cli.options import Device, Download, names, pick_device
 
 if TYPE_CHECKING:
-    from vlmadapt.backbones.generative.base import GenerativeModel
-    from vlmadapt.data.records import RecordSet
-    from vlmadapt.reporting.tuning_results import TuningResults
+    from vlmadapt.generative.data.records import RecordSet
+    from vlmadapt.generative.models.base import GenerativeModel
+    from vlmadapt.generative.results import TuningResults
 
 SMALL = "small-blip"
 SHOWN = 8
@@ -65,10 +65,10 @@ def tune(
     All methods train on the same records in the same loop; the epoch is chosen on validation records; the test split is
     read once, at the end. Interrupted, the same command goes on where it stopped. The adapters stay in OUT/fits.
     """
-    from vlmadapt.data.generative import load_records
-    from vlmadapt.reporting.methods import parse_settings
-    from vlmadapt.reporting.tuning import TuningPlan, check_plan, run_tuning
-    from vlmadapt.tasks import TaskOptions
+    from vlmadapt.generative.data.load import load_records
+    from vlmadapt.generative.tasks import TaskOptions
+    from vlmadapt.generative.tuning import TuningPlan, check_plan, run_tuning
+    from vlmadapt.provenance.settings import parse_settings
     from vlmadapt.training import TrainConfig
 
     records = load_records(data, task, root)
@@ -99,8 +99,8 @@ def check_model(name: str) -> None:
 
 
 def open_model(name: str, task: str, device: str, download: bool) -> GenerativeModel:
-    from vlmadapt.backbones.generative import load_generative
-    from vlmadapt.tasks.scratch import small_model
+    from vlmadapt.generative.models import load_generative
+    from vlmadapt.generative.scratch import small_model
 
     device = pick_device(device)
     if name != SMALL:
@@ -120,10 +120,10 @@ def describe(records: RecordSet) -> str:
 def report_tuning(results: TuningResults, records: RecordSet, folder: Path) -> None:
     """Write the result files and the picture, and print the table."""
     from vlmadapt.files import write_text
+    from vlmadapt.generative.results import tuning_table
+    from vlmadapt.generative.tuning import predictions_of
+    from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
     from vlmadapt.reporting.table import show, to_markdown
-    from vlmadapt.reporting.tuning import predictions_of
-    from vlmadapt.reporting.tuning_picture import choose_records, describe_records, draw_said
-    from vlmadapt.reporting.tuning_results import tuning_table
 
     table = tuning_table(results)
     json_path, csv_path = results.save(folder)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from vlmadapt.classifier import Prediction
 from vlmadapt.errors import FileError
 from vlmadapt.pictures import read
-from vlmadapt.reporting.classifier import Prediction
 from vlmadapt.reporting.evidence import Witness, draw_evidence
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmadapt.adapters.graph import NEGATIVE, POSITIVE, VISUAL
+from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
 from vlmadapt.errors import InputError
 from vlmadapt.files import atomic_path
 from vlmadapt.reporting.fonts import short, wide_fonts

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlmadapt.adapters import HeGraphAdapter, load_adapter
-from vlmadapt.adapters.graph import KINDS
+from vlmadapt.adapters.hegraph.graph import KINDS
 from vlmadapt.errors import InputError
 from vlmadapt.ops import signed_cosine_reference
 

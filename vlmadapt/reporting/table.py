@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmadapt.reporting.cells import best_places, over_seeds, percent
-from vlmadapt.reporting.results import ProtocolResults
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.provenance.means import best_places, over_seeds, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,0 +1,188 @@
+"""Tuning by several methods on the tiny world: protocol, resume, results, table and picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from tests.generative.tasks import world
+from vlmadapt.cli import app
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.generative import tuning
+from vlmadapt.generative.models.small import save_small
+from vlmadapt.generative.results import TuningResults, merge_results, tuning_table
+from vlmadapt.generative.tasks import CaptionTask, VQATask
+from vlmadapt.generative.tuning import TuningPlan, predictions_of, run_tuning
+from vlmadapt.training import TrainConfig
+
+PLAN = TuningPlan(
+    methods=("frozen", "bitfit", "bottleneck:width=4", "full:lr=0.003:epochs=25"),
+    seeds=(0, 1),
+    train=TrainConfig(epochs=4, batch_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return world.records("vqa", tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return run_tuning(world.model(), data, PLAN, folder), folder
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_results_say_what_was_run(finished, data):
+    results, folder = finished
+    assert [(cell.method, cell.seed) for cell in results.cells] == [
+        ("frozen", 0), ("bitfit", 0), ("bitfit", 1), ("bottleneck:width=4", 0), ("bottleneck:width=4", 1),
+        ("full:lr=0.003:epochs=25", 0), ("full:lr=0.003:epochs=25", 1),
+    ]  # fmt: skip
+    assert results.methods["full:lr=0.003:epochs=25"]["training"]["lr"] == 0.003
+    assert results.methods["bottleneck:width=4"]["width"] == 4
+    assert results.data["split_hash"] == data.split_hash and results.data["records"] == {
+        "train": 8,
+        "val": 8,
+        "test": 8,
+    }
+    assert "read once" in results.protocol["selection"] and "transformers" in results.versions
+    frozen, full = results.cells[0], results.cells[-1]
+    assert frozen.trainable_parameters == 0 and frozen.seconds_per_step is None
+    assert full.trainable_parameters > 10_000 and full.seconds_per_step > 0 and full.peak_memory_mib > 50
+    assert set(full.by_kind) == {"long", "short"}
+    assert results.mean("full:lr=0.003:epochs=25", "accuracy")[0] > results.mean("frozen", "accuracy")[0]
+    assert len(predictions_of(folder, "bitfit", 1)) == 8
+
+
+def test_files_round_trip_and_the_table_shows_every_method(finished, tmp_path):
+    results, _ = finished
+    results.save(tmp_path)
+    assert TuningResults.load(tmp_path) == results
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + len(results.cells)
+    table = tuning_table(results)
+    assert [row[0] for row in table.rows] == list(results.methods) and "2 seeds" in table.notes[0]
+    assert "±" in table.rows[1][1] and "±" not in table.rows[0][1]
+    (tmp_path / "results.json").write_text('{"format": 1, "cells": [{}]}')
+    with pytest.raises(FileError, match="not a results file"):
+        TuningResults.load(tmp_path)
+
+
+def test_results_of_methods_run_apart_are_merged(finished):
+    results, _ = finished
+    apart = [
+        replace(results, methods={name: config}, cells=tuple(results.of(name)))
+        for name, config in results.methods.items()
+    ]
+    assert merge_results(apart) == results
+    with pytest.raises(InputError, match="differ in task"):
+        merge_results([results, replace(results, task="caption")])
+
+
+def test_the_model_comes_back_as_it_was(data, tmp_path):
+    loaded = world.model()
+    before = state(loaded.model)
+    run_tuning(loaded, data, replace(PLAN, seeds=(0,), methods=("full", "lora:rank=2")), tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(loaded.model).items())
+
+
+def test_the_test_split_is_read_after_every_fit(data, tmp_path, monkeypatch):
+    seen = []
+    original = VQATask.predict
+
+    def watched(self, records, *more, **options):
+        seen.append(records[0].split)
+        return original(self, records, *more, **options)
+
+    monkeypatch.setattr(VQATask, "predict", watched)
+    plan = replace(PLAN, methods=("bitfit", "full"), seeds=(0, 1))
+    run_tuning(world.model(), data, plan, tmp_path)
+    first = seen.index("test")
+    assert seen[first:] == ["test"] * 4 and set(seen[:first]) == {"val"}
+
+
+def test_the_best_epoch_on_validation_is_kept(data, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.9, 0.3, 0.2, 0.4])
+    monkeypatch.setattr(VQATask, "score_validation", lambda self: (next(scores),))
+    results = run_tuning(world.model(), data, replace(PLAN, methods=("full",), seeds=(0,)), tmp_path)
+    assert results.cells[0].best_epoch == 1 and results.cells[0].validation == 0.9
+
+
+def test_interrupted_it_goes_on_and_ends_where_it_would_have(data, tmp_path, monkeypatch):
+    plan = replace(PLAN, methods=("bitfit", "bottleneck:width=4"), seeds=(0,))
+    whole = run_tuning(world.model(), data, plan, tmp_path / "whole")
+    original, calls = VQATask.loss, []
+
+    def interrupted(self, indices):
+        calls.append(1)
+        if len(calls) == 13:  # in the third epoch of the second method
+            raise KeyboardInterrupt
+        return original(self, indices)
+
+    monkeypatch.setattr(VQATask, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tuning(world.model(), data, plan, tmp_path / "cut")
+    monkeypatch.setattr(VQATask, "loss", original)
+    kept = (tmp_path / "cut" / "fits" / "bitfit" / "seed-0" / "fit.json").stat().st_mtime_ns
+    again = run_tuning(world.model(), data, plan, tmp_path / "cut")
+    assert (tmp_path / "cut" / "fits" / "bitfit" / "seed-0" / "fit.json").stat().st_mtime_ns == kept
+    for one, other in zip(whole.cells, again.cells, strict=True):
+        assert (one.test, one.validation, one.best_epoch) == (other.test, other.validation, other.best_epoch)
+    for name in ("bitfit", "bottleneck-width=4"):
+        files = [
+            tmp_path / run / "fits" / name / "seed-0" / "adapter" / "adapter.safetensors" for run in ("whole", "cut")
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_changed_setting_is_fitted_again(data, tmp_path):
+    plan = replace(PLAN, methods=("bitfit",), seeds=(0,))
+    run_tuning(world.model(), data, plan, tmp_path)
+    fitted = tmp_path / "fits" / "bitfit" / "seed-0" / "fit.json"
+    before = fitted.read_text()
+    run_tuning(world.model(), data, replace(plan, lr=0.5), tmp_path)
+    assert fitted.read_text() != before
+
+
+@pytest.mark.parametrize("methods, seeds, said", [
+    ((), (0,), "methods is"), (("bitfit",), (0, 0), "seeds"), (("bitfit", "bitfit"), (0,), "name each once"),
+    (("prefix",), (0,), "method is 'prefix'"), (("bitfit:width=3",), (0,), "has no field 'width'"),
+])  # fmt: skip
+def test_a_bad_plan_is_refused_before_training(methods, seeds, said, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "fit_loop", None)
+    with pytest.raises(InputError, match=said):
+        run_tuning(world.model(), data, replace(PLAN, methods=methods, seeds=seeds), tmp_path)
+
+
+def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    from vlmadapt.generative.data import load as generative
+
+    captions = world.records("caption", data.root)
+    monkeypatch.setattr(generative, "load_records", lambda name, task, root: captions)
+    monkeypatch.setattr(CaptionTask, "score_validation", lambda self: (0.0,))
+    loaded = world.model("caption")
+    save_small(loaded.model, world.tokenizer(), tmp_path / "model")
+    arguments = ["tune", "--task", "caption", "--method", "frozen,bitfit", "--model", f"blip:{tmp_path / 'model'}"]
+    arguments += ["--epochs", "1", "--set", "longest=4", "--test-limit", "4", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert "CIDEr" in result.output and "bitfit" in result.output and "said.png" in result.output
+    with Image.open(tmp_path / "out" / "said.png") as picture:
+        assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
+    value = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert value["data"]["records"]["test"] == 4 and value["protocol"]["options"]["longest"] == 4
+    bad = CliRunner().invoke(app, ["tune", "--task", "caption", "--set", "beam=2", "--out", str(tmp_path / "bad")])
+    assert bad.exit_code == 2 and "no option of a task" in bad.output + bad.stderr

@@ -1,0 +1,1 @@
+"""HeGraphAdapter (arXiv 2410.07854)."""

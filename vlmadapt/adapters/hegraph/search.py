@@ -1,0 +1,101 @@
+"""HeGraphAdapter's fusion of its two classifiers, and the validation search of fusion and coefficients.
+
+All ours: the fusion with its beta and weight first, then the scales of the messages with that fusion. Candidates are
+compared by log-likelihood, which a validation split of one to four pictures a class resolves better than accuracy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters.checks import Samples
+from vlmadapt.ops import cache_retrieval_multi_beta
+from vlmadapt.training import choose, log_grid, log_likelihood
+
+if TYPE_CHECKING:
+    from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter
+
+TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
+NEGATIVE_FACTORS = (0.5, 1.0, 0.25, 0.0, 2.0)  # of the coefficient in training
+NUMBERS_AT_ONCE = 2**24  # logits held at a time
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the classifiers are fused: by ``probability`` or by logit, at sharpness ``beta``, with a ``weight``."""
+
+    probability: bool
+    beta: float
+    weight: float
+
+    def of(self, text_logits: Tensor, scores: Tensor, visual_scale: float) -> Tensor:
+        """Text logits and class scores at this ``beta``, both ``[..., B, C]`` -> logits."""
+        return fuse(self.probability, scores.new_tensor(self.weight), text_logits, scores, visual_scale)
+
+
+def fuse(probability: bool, weight: Tensor, text_logits: Tensor, scores: Tensor, visual_scale: float) -> Tensor:
+    """``log((softmax(L) + weight softmax(tau_v S)) / (1 + weight))``, or ``L + weight S``; all broadcast."""
+    if not probability:
+        return text_logits + weight * scores
+    visual = (visual_scale * scores).log_softmax(-1) + weight.log()
+    return torch.logaddexp(text_logits.log_softmax(-1), visual) - weight.log1p()
+
+
+class _Grid:
+    """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
+
+    def __init__(
+        self, adapter: HeGraphAdapter, samples: Samples, text_logits: Tensor, probability: bool, stride: int = 1
+    ):
+        config = adapter.config
+        self.adapter, self.samples, self.text_logits, self.probability = adapter, samples, text_logits, probability
+        self.betas = log_grid(*config.search_beta)[::stride]
+        self.weights = log_grid(*(config.search_w if probability else config.search_alpha))[::stride]
+
+    def likelihoods(self) -> Tensor:
+        """Mean log-probability of the labels ``[G, A]``."""
+        adapter, features = self.adapter, self.samples.features
+        scores = cache_retrieval_multi_beta(features, adapter.keys, adapter._cache(), self.betas)
+        weights = self.weights.to(scores).view(-1, 1, 1).split(max(1, NUMBERS_AT_ONCE // self.text_logits.numel()))
+        return torch.stack([torch.cat([self._row(weight, one) for weight in weights]) for one in scores])
+
+    def _row(self, weights: Tensor, scores: Tensor) -> Tensor:
+        logits = fuse(self.probability, weights, self.text_logits, scores, self.adapter.visual_scale)
+        return log_likelihood(logits, self.samples.labels)
+
+    def best(self) -> tuple[Fusion, float]:
+        """The most likely fusion and its log-likelihood; of equals the smaller beta, then weight."""
+        found = self.likelihoods()
+        g, a = divmod(int(found.argmax()), len(self.weights))
+        return Fusion(self.probability, float(self.betas[g]), float(self.weights[a])), float(found[g, a])
+
+
+def _grids(adapter: HeGraphAdapter, samples: Samples, stride: int = 1) -> list[_Grid]:
+    kinds = {"probability": (True,), "logit": (False,), "search": (True, False)}[adapter.config.fusion]
+    text_logits = adapter.text_logits(samples.features, adapter.text_nodes)
+    return [_Grid(adapter, samples, text_logits, kind, stride) for kind in kinds]
+
+
+def best_likelihood(adapter: HeGraphAdapter, samples: Samples) -> tuple[float, ...]:
+    """What an epoch is worth: the log-likelihood of its nodes and keys at their best fusion of a coarse grid."""
+    return (max(float(grid.likelihoods().max()) for grid in _grids(adapter, samples, stride=2)),)
+
+
+@torch.no_grad()
+def search(adapter: HeGraphAdapter, samples: Samples) -> None:
+    """Set the adapter's fusion and message scales to those that validate best."""
+    fusion, _ = max((grid.best() for grid in _grids(adapter, samples)), key=lambda found: found[1])
+    scores = adapter._scores(samples.features, adapter.keys, fusion.beta)
+    updates = adapter.updates()
+
+    def likelihood(scales: tuple[float, float]) -> tuple[float, ...]:
+        text_logits = adapter.text_logits(samples.features, adapter.adapted_text(updates, *scales))
+        return (float(log_likelihood(fusion.of(text_logits, scores, adapter.visual_scale), samples.labels)),)
+
+    trained = adapter.config.negative_to_positive
+    candidates = [(scale, factor * trained) for scale in TEXT_SCALES for factor in NEGATIVE_FACTORS]
+    adapter.set_scalars(fusion, *choose(candidates, likelihood))

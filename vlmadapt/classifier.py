@@ -1,0 +1,238 @@
+"""A saved classifier: a fitted adapter with everything needed to use it on new pictures, in one folder.
+
+``adapter.safetensors`` and ``adapter.json`` are the adapter's own files; ``run.json`` holds the class names, prompt
+templates, encoder, the pictures it was fitted on and how it was selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmadapt.adapters import load_adapter
+from vlmadapt.data import BUILTIN
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.experiments.fit import Extraction, Measures
+from vlmadapt.experiments.results import SELECTION
+from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
+from vlmadapt.provenance.settings import Method
+from vlmadapt.provenance.versions import versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlmadapt.adapters import Adapter
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset, FewShotSplit, Sample
+
+FORMAT = 1
+DESCRIPTION = "run.json"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """The arguments of ``load_dataset`` that gave the data; paths are absolute, so that they mean the same later."""
+
+    spec: str
+    seed: int = 0
+    root: str | None = None
+
+    @classmethod
+    def of(cls, spec: str, seed: int, root: Path | None) -> DataSource:
+        is_path = spec not in BUILTIN and Path(spec).exists()
+        return cls(str(Path(spec).resolve()) if is_path else spec, seed, None if root is None else str(root.resolve()))
+
+
+@dataclass(frozen=True)
+class Support:
+    """A picture the classifier was fitted on: its path from the data's root, and where it lay then."""
+
+    name: str
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class NamedVote:
+    """A support picture's part in a decision.
+
+    share: its affinity over the sum of all cached pictures' affinities, in [0, 1]; these shares sum to 1.
+    class_share: its affinity over that of its own class.
+    """
+
+    support: Support
+    class_name: str
+    affinity: float
+    share: float
+    class_share: float
+    stream: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``classes`` are the most probable ones with their probabilities.
+
+    ``votes`` are the support pictures that weighed most and ``class_votes`` the classes, with the share of the vote all
+    their pictures have together; both are empty unless asked for.
+    """
+
+    path: Path
+    classes: tuple[tuple[str, float], ...]
+    votes: tuple[NamedVote, ...] = ()
+    class_votes: tuple[tuple[str, float], ...] = ()
+
+
+class Classifier:
+    """``run`` is what ``run.json`` holds."""
+
+    def __init__(self, adapter: Adapter, encoder: Encoder, run: dict[str, Any]) -> None:
+        self.adapter = adapter
+        self.encoder = encoder
+        self.run = run
+        root = Path(run["data"]["root"])
+        self.support = tuple(Support(name, root / name, label) for name, label in run["support"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.run["class_names"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the classifier; ``run.json`` comes last, so that a folder that has it is whole."""
+        folder = Path(folder)
+        self.adapter.save(folder)
+        write_json(folder / DESCRIPTION, {**self.run, "adapter_sha256": sha256_of_file(folder / "adapter.json")})
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu") -> Classifier:
+        """Read a saved classifier, with its backbone unless ``encoder`` is given.
+
+        Raises :class:`FileError` for a folder that holds none, :class:`InputError` when the backbone of that name
+        has other weights by now than the classifier was fitted with.
+        """
+        folder = Path(folder)
+        run = read_run(folder)
+        if sha256_of_file(folder / "adapter.json") != run.get("adapter_sha256"):
+            raise FileError(
+                f"{folder / DESCRIPTION} was written with another adapter.json: fit again with --overwrite."
+            )
+        if encoder is None:
+            from vlmadapt import backbones
+
+            encoder = backbones.load_encoder(run["encoder"]["name"], device=device)
+        if encoder.fingerprint != run["encoder"]["fingerprint"]:
+            raise InputError(
+                f"{folder} was fitted with other weights or another transform of encoder {run['encoder']['name']!r} "
+                "than are installed now: fit again."
+            )
+        return cls(load_adapter(folder, encoder=encoder).to(encoder.device), encoder, run)
+
+    def predict(
+        self, paths: Sequence[Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
+    ) -> list[Prediction]:
+        """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
+
+        Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
+        an adapter that keeps no cache.
+        """
+        if top < 1:
+            raise InputError(f"top is {top}: ask for at least 1 class.")
+        extraction = extraction or Extraction(progress=False)
+        features = extraction.extract(self.encoder, list(paths))
+        chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)
+        ranked = [
+            tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))
+            for labels, row in zip(order.tolist(), chances.tolist(), strict=True)
+        ]
+        if not votes:
+            return [Prediction(*parts) for parts in zip(paths, ranked, strict=True)]
+        explained = self._votes(features)
+        return [
+            Prediction(path, classes, row[:votes], _by_class(row)[:top])
+            for path, classes, row in zip(paths, ranked, explained, strict=True)
+        ]
+
+    def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:
+        """The votes of all support pictures for each query, the largest first."""
+        explained = []
+        for row in self.adapter.explain(features, top=len(self.support)):
+            total = sum(vote.affinity for vote in row)
+            explained.append(
+                tuple(
+                    NamedVote(
+                        support=self.support[vote.support_index],
+                        class_name=vote.class_name,
+                        affinity=vote.affinity,
+                        share=vote.affinity / total if total > 0 else 0.0,
+                        class_share=vote.share,
+                        stream=vote.stream,
+                    )
+                    for vote in row
+                )
+            )
+        return explained
+
+
+def _by_class(votes: Sequence[NamedVote]) -> tuple[tuple[str, float], ...]:
+    totals: dict[str, float] = {}
+    for vote in votes:
+        totals[vote.class_name] = totals.get(vote.class_name, 0.0) + vote.share
+    return tuple(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """What ``run.json`` of a saved classifier holds. Raises :class:`FileError` when ``folder`` has none."""
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise FileError(f"{folder} holds no saved classifier ({DESCRIPTION} is missing): make one with vlmadapt fit.")
+    run = read_json(path)
+    check_format(path, run.get("format") if isinstance(run, dict) else None, FORMAT, "run vlmadapt fit --overwrite")
+    return run
+
+
+def describe_run(
+    dataset: Dataset,
+    source: DataSource,
+    encoder: Encoder,
+    split: FewShotSplit,
+    method: Method,
+    config: dict[str, Any],
+    extraction: Extraction,
+    measures: Measures,
+) -> dict[str, Any]:
+    """The content of ``run.json``."""
+
+    def listed(samples: Sequence[Sample]) -> list[list[Any]]:
+        return [[dataset.key(sample), sample.label] for sample in samples]
+
+    return {
+        "format": FORMAT,
+        "data": {
+            "name": dataset.name,
+            "root": str(dataset.root.resolve()),
+            "split_hash": dataset.split_hash,
+            "source": asdict(source),
+        },
+        "class_names": list(dataset.class_names),
+        "templates": list(dataset.templates),
+        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        "method": method.label,
+        "adapter": method.adapter,
+        "config": config,
+        "shots": split.shots,
+        "seed": split.seed,
+        "few_shot_split_hash": split.split_hash,
+        "views": extraction.views,
+        "precision": extraction.precision,
+        "support": listed(split.train),
+        "validation": listed(split.val),
+        "val_accuracy": measures.val_accuracy,
+        "selected": dict(measures.selected),
+        "trainable_parameters": measures.trainable_parameters,
+        "fit_seconds": measures.fit_seconds,
+        "peak_memory_mib": measures.peak_memory_mib,
+        "selection": SELECTION,
+        "versions": versions(),
+    }

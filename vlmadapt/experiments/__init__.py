@@ -1,0 +1,1 @@
+"""Few-shot experiments: the protocol, one fit, features, stores and results."""

@@ -1,0 +1,170 @@
+"""The few-shot protocol: adapters x shots x seeds on the same pictures, the test split read once at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlmadapt.data import sample_shots
+from vlmadapt.errors import InputError
+from vlmadapt.experiments.fit import (
+    ClassTexts,
+    Extraction,
+    FeatureTable,
+    FewShotFeatures,
+    Measures,
+    accuracy,
+    create,
+    fit,
+)
+from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
+from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
+from vlmadapt.provenance.settings import Method, parse_method, plain
+from vlmadapt.provenance.versions import public_name, versions
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset, Sample
+
+SHOTS = (1, 2, 4, 8, 16)
+
+
+def run_protocol(
+    encoder: Encoder,
+    dataset: Dataset,
+    adapters: Sequence[str | Method],
+    shots: Sequence[int] = SHOTS,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    extraction: Extraction | None = None,
+    fits: MemoryFits | FolderFits | None = None,
+    report: Callable[[str], None] | None = None,
+    allow_short: bool = False,
+) -> ProtocolResults:
+    """Compare ``adapters`` on ``dataset``; returns the results, which ``save(folder)`` writes.
+
+    For every number of shots and every seed, one sample of training and validation pictures serves all methods, and
+    its features are extracted once. Hyper-parameters and epochs are chosen on the validation pictures. Only when every
+    fit is done is ``dataset.test`` read, once.
+
+    adapters: names of the registry, ``"name:setting=value"`` strings or :class:`Method`.
+    fits: where fitted adapters wait for the test split. :class:`FolderFits` makes the same call go on after an
+        interruption; by default they stay in memory and nothing can be resumed.
+    report: called with one line after each fit.
+    allow_short: a class with fewer training pictures than shots gives all it has, instead of being an error.
+
+    Raises :class:`InputError` for a bad argument, before any picture is read.
+    """
+    extraction = extraction or Extraction()
+    methods = _checked(adapters, shots, seeds)
+    on_short: Literal["error", "all"] = "all" if allow_short else "error"
+    splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
+    texts = ClassTexts(encoder, dataset)
+    configs = {label: plain(create(method, texts).config.as_dict()) for label, method in methods.items()}
+    train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
+    val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
+
+    fits = fits or MemoryFits()
+    keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
+    measured: dict[FitKey, Measures] = {}
+    for number, key in enumerate(keys, start=1):
+        split = splits[key.shots, key.seed]
+        identity = {
+            "adapter": methods[key.method].adapter,
+            "config": configs[key.method],
+            "split_hash": split.split_hash,
+            "class_names": list(dataset.class_names),
+            "templates": list(dataset.templates),
+            "encoder": encoder.fingerprint,
+            "views": extraction.views,
+            "precision": extraction.precision,
+            "versions": versions(),
+        }
+        measures = fits.finished(key, identity)
+        if measures is None:
+            data = FewShotFeatures.of(split, train, val)
+            adapter = create(methods[key.method], texts)
+            measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key))
+            fits.put(key, adapter, measures)
+        measured[key] = measures
+        if report is not None:
+            report(_line(number, len(keys), key, measures))
+
+    # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
+    test = dataset.test
+    features, labels = FeatureTable(encoder, test, extraction).of(test)
+    cells = [
+        Cell(
+            method=key.method,
+            adapter=methods[key.method].adapter,
+            shots=key.shots,
+            seed=key.seed,
+            split_hash=splits[key.shots, key.seed].split_hash,
+            test_accuracy=accuracy(fits.get(key), features, labels),
+            **asdict(measured[key]),
+        )
+        for key in keys
+    ]
+    return ProtocolResults(
+        dataset={**describe_dataset(dataset), "test": len(labels)},
+        encoder=describe_encoder(encoder),
+        protocol={
+            "shots": list(shots),
+            "seeds": list(seeds),
+            "views": extraction.views,
+            "precision": extraction.precision,
+            "selection": SELECTION,
+        },
+        versions=versions(),
+        methods=configs,
+        cells=tuple(cells),
+    )
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "classes": len(dataset.class_names),
+        "templates": list(dataset.templates),
+        "split_hash": dataset.split_hash,
+    }
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    return {
+        "name": public_name(encoder.name),
+        "fingerprint": encoder.fingerprint,
+        "width": encoder.width,
+        "logit_scale": encoder.logit_scale,
+    }
+
+
+def _checked(adapters: Sequence[str | Method], shots: Sequence[int], seeds: Sequence[int]) -> dict[str, Method]:
+    """Methods by label. Raises :class:`InputError` for an empty or repeated argument."""
+    for name, values in (("adapters", adapters), ("shots", shots), ("seeds", seeds)):
+        if len(values) == 0:
+            raise InputError(f"{name} is empty: give at least one.")
+    for name, numbers, least in (("shots", shots, 1), ("seeds", seeds, 0)):
+        for value in numbers:
+            if value < least or list(numbers).count(value) > 1:
+                raise InputError(f"{name} is {list(numbers)}: give different whole numbers of at least {least}.")
+    methods = [parse_method(adapter) if isinstance(adapter, str) else adapter for adapter in adapters]
+    labels = [method.label for method in methods]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"adapters names {label!r} twice: name each method once.")
+    return dict(zip(labels, methods, strict=True))
+
+
+def _union(groups: Iterable[Sequence[Sample]]) -> list[Sample]:
+    return [sample for group in groups for sample in group]
+
+
+def _line(number: int, total: int, key: FitKey, measures: Measures) -> str:
+    plural = "s" * (key.shots > 1)
+    found = "" if measures.val_accuracy is None else f", validation {100 * measures.val_accuracy:.1f} %"
+    return (
+        f"[{number}/{total}] {key.method}, {key.shots} shot{plural}, seed {key.seed}: "
+        f"{measures.fit_seconds:.1f} s{found}"
+    )

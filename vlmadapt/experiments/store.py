@@ -1,0 +1,96 @@
+"""Where the adapters of a protocol run wait for the test split: in memory, or in a folder that can be resumed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmadapt.adapters import load_adapter
+from vlmadapt.experiments.fit import Measures
+from vlmadapt.files import read_versioned, write_versioned
+
+if TYPE_CHECKING:
+    from vlmadapt.adapters import Adapter
+    from vlmadapt.backbones import Encoder
+
+FINISHED = "fit.json"
+FORMAT = 1
+AGAIN = "run vlmadapt compare or demo with another --out"
+
+
+@dataclass(frozen=True)
+class FitKey:
+    """One fit of a protocol run; ``method`` is the label."""
+
+    method: str
+    shots: int
+    seed: int
+
+
+class MemoryFits:
+    """Keeps fitted adapters in memory."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[FitKey, Adapter] = {}
+
+    def checkpoint_dir(self, key: FitKey) -> None:
+        return None
+
+    def finished(self, key: FitKey, identity: Mapping[str, Any]) -> Measures | None:
+        return None
+
+    def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
+        self._adapters[key] = adapter
+
+    def get(self, key: FitKey) -> Adapter:
+        return self._adapters[key]
+
+
+class FolderFits:
+    """Keeps fitted adapters below ``folder``, so that an interrupted run goes on where it stopped.
+
+    A fit counts as finished once ``fit.json`` is there; one whose identity (data, encoder, settings, versions)
+    differs from what is asked for is fitted again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.root = Path(folder)
+
+    def folder(self, key: FitKey) -> Path:
+        return self.root / _file_name(key.method) / f"shots-{key.shots}-seed-{key.seed}"
+
+    def checkpoint_dir(self, key: FitKey) -> Path:
+        return self.folder(key) / "checkpoints"
+
+    def finished(self, key: FitKey, identity: Mapping[str, Any]) -> Measures | None:
+        """The measures of an earlier, equal fit. An unequal one is removed, with its checkpoints."""
+        folder = self.folder(key)
+        started = folder / "identity.json"
+        if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
+            shutil.rmtree(folder)
+        if (folder / FINISHED).exists():
+            return self.measures(key)
+        write_versioned(started, identity, FORMAT)
+        return None
+
+    def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
+        adapter.save(self.folder(key))
+        write_versioned(self.folder(key) / FINISHED, asdict(measures), FORMAT)
+        shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
+
+    def get(self, key: FitKey, encoder: Encoder | None = None) -> Adapter:
+        return load_adapter(self.folder(key), encoder=encoder)
+
+    def measures(self, key: FitKey) -> Measures:
+        return Measures(**read_versioned(self.folder(key) / FINISHED, FORMAT, AGAIN))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", label)

@@ -1,0 +1,1 @@
+"""Generative image-text models: loading, data, methods that attach to them, tasks and experiments."""

@@ -1,0 +1,235 @@
+"""p-adapter (arXiv 2312.10613): p-Laplacian message passing on the attention graphs of a frozen generative model.
+
+For one attention with probabilities ``A``, context ``ctx = A v`` and frozen output projection ``W_o``:
+
+    h   = W_o ctx
+    x_q = Down(W_o q), x_v = Down(W_o v)                    Down: D -> D/8, trained, split into heads
+    out = p_laplacian(A, x_q, x_v, p, mu)                   vlmadapt.ops.p_laplacian_attention; A is never stored
+    h  <- h + Up(GELU(Gate(h)) * out)                       Gate: D -> D/8, Up: D/8 -> D, trained
+
+``p`` is one trained number a module, ``mu = 2 mu0 + mu0 tanh(theta)`` with a trained ``theta``. Placement, gate, shared
+``W_o`` and ``mu`` are those of the authors' released code. Ours: ``Up`` starts at zero, so that step 0 equals the
+frozen model; ``p`` kept in its range by a smooth map; no pooling of keys; the same output with and without a KV cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlmadapt.errors import InputError
+from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.methods.p_config import PAdapterConfig
+from vlmadapt.generative.methods.pooling import pool_attention
+from vlmadapt.generative.models.sites import AttentionKind, Sites, find_sites, merge_heads, split_heads
+from vlmadapt.ops.p_laplacian import attention_probabilities, p_laplacian, p_laplacian_attention
+from vlmadapt.training.layers import empty_linear, set_uniform
+
+METHOD = "p-adapter"
+
+
+class PAdapter(nn.Module):
+    """The adapter of one attention.
+
+    width: D, of the attention's output. heads: H. kind: whether keys come from the same sequence as queries.
+    ``Down``, ``Gate`` and ``Up`` are made in ``dtype``; ``p`` and ``theta`` never below float32.
+
+    Raises :class:`InputError` unless ``D / reduction`` is a multiple of H.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kind: AttentionKind,
+        config: PAdapterConfig | Mapping[str, Any] | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        config = PAdapterConfig.make(config)
+        bottleneck = width // config.reduction
+        if bottleneck == 0 or bottleneck % heads:
+            raise InputError(
+                f"PAdapterConfig.reduction is {config.reduction}, which takes the width {width} to {bottleneck}, no "
+                f"multiple of its {heads} heads: pass one such as {math.gcd(width // heads, config.reduction)}."
+            )
+        self.heads = heads
+        self.kind = kind
+        self.config = config
+        self.down = empty_linear(width, bottleneck, dtype)
+        self.gate = empty_linear(width, bottleneck, dtype)
+        self.up = empty_linear(bottleneck, width, dtype)
+        scalars = torch.promote_types(dtype, torch.float32)
+        raw = torch.tensor(_unmapped(config), dtype=scalars) if config.learn_p else None
+        self.raw_p = None if raw is None else nn.Parameter(raw)
+        self.theta = nn.Parameter(torch.zeros((), dtype=scalars))
+        self.reset(torch.Generator().manual_seed(0) if generator is None else generator)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """``Up`` zero: an adapter that changes nothing yet."""
+        set_uniform(self.down, generator)
+        set_uniform(self.gate, generator)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def p(self) -> Tensor | float:
+        """p as it is now: a 0-d tensor, or the fixed number."""
+        if self.raw_p is None:
+            return self.config.initial_p
+        raw = _at_least_float(self.raw_p)
+        if self.config.p_range == "one-to-two":
+            return 1 + torch.sigmoid(raw)
+        return 1 + F.softplus(raw) if self.config.p_range == "above-one" else raw.clamp(min=1)
+
+    def mu(self) -> Tensor:
+        """mu as it is now, between mu0 and 3 mu0: a 0-d tensor."""
+        return self.config.initial_mu * (2 + torch.tanh(_at_least_float(self.theta)))
+
+    def features(self, x: Tensor, output: nn.Module) -> Tensor:
+        """Node features ``Down(W_o x)`` [B, H, L, d] of projected queries or values ``x`` [B, H, L, e]."""
+        joined = merge_heads(x)
+        if isinstance(output, nn.Linear) and joined.shape[0] * joined.shape[1] > self.down.out_features:
+            # Two linear maps in a row are one: D^2 / 8 products a token in place of D^2, and no W_o x to keep.
+            weight = self.down.weight @ output.weight
+            bias = self.down.bias if output.bias is None else self.down(output.bias)
+            return split_heads(F.linear(joined, weight, bias), self.heads)
+        return split_heads(self.down(output(joined)), self.heads)
+
+    def pack(self, value: Tensor, output: nn.Module) -> Tensor:
+        """Values [B, H, L, e] with their node features beside them [B, H, L, e + d]: what goes into a KV cache."""
+        return torch.cat([value, self.features(value, output).to(value.dtype)], -1)
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: nn.Module,
+        *,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """The attention context [B, Lq, D] and the messages [B, Lq, D / reduction].
+
+        query [B, H, Lq, e], key [B, H, Lk, e], value [B, H, Lk, e] or as :meth:`pack` gives it; output: the frozen
+        ``W_o``. mask, is_causal and scale are those of :func:`vlmadapt.ops.p_laplacian.p_laplacian_attention`.
+        dropout: of the attention probabilities, in the context only, as in the released code.
+        """
+        width = query.shape[-1]
+        packed = value.shape[-1] > width
+        x_value = value[..., width:] if packed else self.features(value, output)
+        value = value[..., :width] if packed else value
+        options = self._options()
+        first_query = x_value.shape[2] - query.shape[2]
+        x_query = x_value[:, :, first_query:] if options["homogeneous"] else self.features(query, output)
+        if self.kind == "cross" and self.config.key_pooling != "none":
+            wide = torch.promote_types(query.dtype, torch.float32)
+            attention = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, None, scale)[0]
+            attention = attention.to(value.dtype)
+            fewer, x_value = pool_attention(attention, x_value, self.config.key_pooling, self.config.pooled_keys)
+            messages = p_laplacian(fewer, x_query, x_value, self.p(), self.mu(), **options)
+            return merge_heads(F.dropout(attention, dropout) @ value), merge_heads(messages)
+        options |= {"value": None if dropout else value, "mask": mask, "is_causal": is_causal, "scale": scale}
+        messages, context, _ = p_laplacian_attention(query, key, x_query, x_value, self.p(), self.mu(), **options)
+        if context is None:
+            context = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale=scale)
+        return merge_heads(context), merge_heads(messages)
+
+    def _options(self) -> dict[str, Any]:
+        """The switches, as the operator takes them."""
+        config = self.config
+        pulled = config.residual == "query" or (config.residual == "self-only" and self.kind == "self")
+        return {
+            "residual": "query" if pulled else "none",
+            "self_loops": config.self_loops,
+            "homogeneous": self.kind == "self" and config.self_attention == "homogeneous",
+            "eps": config.eps,
+        }
+
+    def combine(self, hidden: Tensor, messages: Tensor) -> Tensor:
+        """``h + Up(GELU(Gate(h)) * messages)`` of ``h = W_o ctx`` [B, Lq, D]."""
+        return hidden + self.up(F.gelu(self.gate(hidden)) * messages).to(hidden.dtype)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, output: nn.Module, **options: Any) -> Tensor:
+        """The attention's adapted output [B, Lq, D]; arguments as in :meth:`attend`."""
+        context, messages = self.attend(query, key, value, output, **options)
+        return self.combine(output(context), messages)
+
+
+class FeedForwardAdapter(nn.Module):
+    """``Up(ReLU(Down(x)))`` beside a feed-forward layer (arXiv 1902.00751, in parallel as in the released code)."""
+
+    def __init__(self, width: int, reduction: int, dtype: torch.dtype, generator: torch.Generator):
+        super().__init__()
+        bottleneck = max(1, width // reduction)
+        self.down = empty_linear(width, bottleneck, dtype)
+        self.up = empty_linear(bottleneck, width, dtype)
+        set_uniform(self.down, generator)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(torch.relu(self.down(x)))
+
+
+def attach_p_adapter(
+    model: nn.Module,
+    config: PAdapterConfig | Mapping[str, Any] | None = None,
+    *,
+    sites: Sites | None = None,
+    method: str = METHOD,
+    seed: int = 0,
+) -> Attached:
+    """Put a p-adapter on the text attentions of ``model``, in place; everything else is frozen.
+
+    model: BLIP of ``transformers`` (captioning, question answering, retrieval), CoCa of ``open_clip``, or any model
+        whose ``sites`` the caller names (``docs/p_adapter.md``).
+    seed: of the initial weights; the global random state is not drawn from.
+
+    At step 0 the model computes what it computed before. Raises :class:`InputError` for an unknown architecture, a
+    configuration that fits none of its attentions, or a model that already carries a method.
+    """
+    config = PAdapterConfig.make(config)
+    found = (find_sites(model) if sites is None else sites).under(config.only)
+    attentions = [site for site in found.attentions if config.attentions in ("both", site.kind)]
+    if not attentions:
+        raise InputError(
+            f"model has no {config.attentions} attention under {list(config.only) or 'any name'}: "
+            "change PAdapterConfig.attentions or PAdapterConfig.only."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    attached = Attached(model, method, config)
+    with attached.building():
+        for site in attentions:
+            output = site.output
+            dtype, device = output.weight.dtype, output.weight.device
+            adapter = PAdapter(output.out_features, site.heads, site.kind, config, dtype=dtype, generator=generator)
+            site.attach(attached, "p_adapter", adapter.to(device))
+        for ffn in found.feed_forwards if config.ffn else ():
+            parallel = FeedForwardAdapter(ffn.width, config.reduction, ffn.weight.dtype, generator)
+            ffn.attach(attached, "ffn_adapter", parallel.to(ffn.weight.device))
+    return attached
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    """Half precision has too few digits for p, should the whole model have been cast."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _unmapped(config: PAdapterConfig) -> float:
+    """The trained number from which :meth:`PAdapter.p` makes the initial p."""
+    above = config.initial_p - 1
+    if config.p_range == "one-to-two":
+        return math.log(above / (1 - above))
+    if config.p_range == "above-one":
+        return math.log(math.expm1(above))
+    return config.initial_p

@@ -1,0 +1,218 @@
+"""Rivals of the p-adapter behind the same interface: full fine-tuning, BitFit, bottleneck adapters and LoRA.
+
+Where a size is not given, bottleneck and LoRA take the one whose parameter count is nearest to the p-adapter's, so that
+tables compare methods at equal cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.config import AdapterConfig
+from vlmadapt.doors import known_versions
+from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
+from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.models.sites import find_sites
+from vlmadapt.training import check_range
+from vlmadapt.training.layers import empty_linear, set_uniform
+
+TOWERS = ("vision_model.", "visual.")  # image towers of BLIP and CoCa
+BOTTLENECK = "bottleneck"
+
+
+@dataclass(frozen=True)
+class FrozenConfig(AdapterConfig):
+    """Nothing trains: what the model does before it is adapted. No paper's, ours."""
+
+
+@dataclass(frozen=True)
+class FullConfig(AdapterConfig):
+    """Full fine-tuning; no paper's, ours."""
+
+    tower: bool = field(default=True, metadata={"help": "train the image tower too"})
+
+
+@dataclass(frozen=True)
+class BitFitConfig(AdapterConfig):
+    """BitFit (arXiv 2106.10199)."""
+
+    tower: bool = field(default=False, metadata={"help": "train the biases of the image tower too"})
+
+
+@dataclass(frozen=True)
+class BottleneckConfig(AdapterConfig):
+    """Bottleneck adapters (arXiv 1902.00751)."""
+
+    width: int | None = field(
+        default=None, metadata={"help": "of the bottleneck; none: as many numbers as the p-adapter"}
+    )
+
+    def __post_init__(self) -> None:
+        _check_size(self, "width")
+
+
+@dataclass(frozen=True)
+class LoRAConfig(AdapterConfig):
+    """LoRA (arXiv 2106.09685)."""
+
+    rank: int | None = field(default=None, metadata={"help": "of the updates; none: as many numbers as the p-adapter"})
+    alpha: float | None = field(default=None, metadata={"help": "scale alpha / rank of the update; none: alpha = rank"})
+
+    def __post_init__(self) -> None:
+        _check_size(self, "rank")
+        if self.alpha is not None:
+            check_range(self, "alpha", low=0.0, low_allowed=False)
+
+
+def _check_size(config: AdapterConfig, name: str) -> None:
+    value = getattr(config, name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f"{type(config).__name__}.{name} is {value!r}: give a whole number above 0, or none.")
+
+
+def attach_frozen(model: nn.Module, config: FrozenConfig, method: str, seed: int) -> Attached:
+    return Attached(model, method, config)
+
+
+def attach_full(model: nn.Module, config: FullConfig, method: str, seed: int) -> Attached:
+    """Every parameter trains; detaching puts the old values back, at the cost of a copy."""
+    attached = Attached(model, method, config)
+    with attached.building():
+        attached.train_backbone(_names(model, config.tower))
+    return attached
+
+
+def attach_bitfit(model: nn.Module, config: BitFitConfig, method: str, seed: int) -> Attached:
+    """The bias terms train, those of normalisation layers and of the output words included."""
+    attached = Attached(model, method, config)
+    with attached.building():
+        attached.train_backbone(name for name in _names(model, config.tower) if name.endswith("bias"))
+        _require_trainable(attached, "no bias")
+    return attached
+
+
+def attach_bottleneck(model: nn.Module, config: BottleneckConfig, method: str, seed: int) -> Attached:
+    """``h <- h + Up(ReLU(Down(h)))`` behind every attention's and feed-forward layer's output, before the residual.
+
+    ``Up`` starts at zero (ours; the paper starts near it), so that step 0 equals the frozen model.
+    """
+    points = _points(model)
+    width = config.width or _matched(model, lambda size: sum(2 * d * size + size + d for _, d, _ in points))
+    generator = torch.Generator().manual_seed(seed)
+    attached = Attached(model, method, config)
+    with attached.building():
+        for module, outputs, weight in points:
+            adapter = Bottleneck(outputs, width, weight.dtype, generator).to(weight.device)
+            attached.add_module(module, BOTTLENECK, adapter)
+            attached.on_detach(module.register_forward_hook(_through_bottleneck).remove)
+    return attached
+
+
+class Bottleneck(nn.Module):
+    """``h + Up(ReLU(Down(h)))`` on the last axis, which is ``size`` long."""
+
+    def __init__(self, size: int, width: int, dtype: torch.dtype, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down, self.up = empty_linear(size, width, dtype), empty_linear(width, size, dtype)
+        set_uniform(self.down, generator)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.up(self.down(hidden).relu())
+
+
+def _through_bottleneck(module: Any, inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):  # nn.MultiheadAttention gives its weights too
+        return (module.bottleneck(output[0]), *output[1:])
+    return module.bottleneck(output)
+
+
+def _points(model: nn.Module) -> list[tuple[nn.Module, int, Tensor]]:
+    """Where bottlenecks go: modules whose output they change, its width, and a weight that tells dtype and device."""
+    sites = find_sites(model)
+    found: list[tuple[nn.Module, int, Tensor]] = []
+    for site in sites.attentions:
+        # nn.MultiheadAttention uses the weights of its output projection without calling it.
+        module = site.owner if isinstance(site.owner, nn.MultiheadAttention) else site.output
+        found.append((module, site.output.out_features, site.output.weight))
+    for layer in sites.feed_forwards:
+        last = getattr(layer.owner, "dense", None)
+        found.append((last if isinstance(last, nn.Linear) else layer.forwards[0][0], layer.width, layer.weight))
+    return found
+
+
+def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) -> Attached:
+    """Low-rank updates by ``peft``: of the query and value projections of BLIP's text attentions, or of the linear maps
+    of CoCa's feed-forward layers. Raises :class:`MissingDependency` without peft."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+    except ModuleNotFoundError as error:
+        raise MissingDependency("peft is not installed: run `pip install 'vlmadapt[generative]'`.") from error
+    except ImportError as error:
+        raise IncompatibleLibrary(f"peft could not be imported ({error}): {known_versions('peft')}.") from error
+    names = _lora_targets(model)
+    modules = dict(model.named_modules())
+    rank = config.rank or _matched(model, lambda size: sum(_lora_numbers(modules[name], size) for name in names))
+    settings = LoraConfig(r=rank, lora_alpha=config.alpha or rank, target_modules=names)  # type: ignore[arg-type]
+    attached = Attached(model, method, config)
+    with attached.building(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        attached.on_detach(lambda: _remove_lora(model, LoraLayer))
+        inject_adapter_in_model(settings, model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    return attached
+
+
+def _lora_targets(model: nn.Module) -> list[str]:
+    sites = find_sites(model)
+    owners: list[Any] = [site.owner for site in sites.attentions]
+    if isinstance(owners[0], nn.MultiheadAttention):
+        # peft adds updates to its weights and takes them off again at every call, which rounding does not survive.
+        layers = [layer.forwards[0][0] for layer in sites.feed_forwards]
+        chosen = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
+    else:
+        chosen = [getattr(owner.self, part) for owner in owners for part in ("query", "value")]
+    wanted = {id(module) for module in chosen}
+    return [name for name, module in model.named_modules() if id(module) in wanted]
+
+
+def _lora_numbers(module: Any, rank: int) -> int:
+    return rank * (module.in_features + module.out_features)
+
+
+def _remove_lora(model: nn.Module, layer: Any) -> None:
+    found: list[tuple[str, Any]] = list(model.named_modules())
+    for name, module in found:
+        if isinstance(module, layer):
+            owner, _, child = name.rpartition(".")
+            setattr(model.get_submodule(owner), child, module.base_layer)
+    model.__dict__.pop("peft_config", None)
+
+
+def _matched(model: nn.Module, numbers: Callable[[int], int]) -> int:
+    """The size whose ``numbers`` come nearest to the trained parameters of a p-adapter of default size."""
+    from vlmadapt.generative.methods.p_adapter import attach_p_adapter
+
+    probe = attach_p_adapter(model)
+    wanted = probe.trainable_parameters()
+    probe.detach()
+    one, two = numbers(1), numbers(2)
+    guess = max(1, round((wanted - one) / (two - one)) + 1)
+    return min((guess, max(1, guess - 1), guess + 1), key=lambda size: abs(numbers(size) - wanted))
+
+
+def _names(model: nn.Module, tower: bool) -> Iterable[str]:
+    return [name for name, _ in model.named_parameters() if tower or not name.startswith(TOWERS)]
+
+
+def _require_trainable(attached: Attached, what: str) -> None:
+    if attached.trainable_parameters() == 0:
+        raise InputError(f"model has {what} to train: choose another method.")

@@ -1,0 +1,246 @@
+"""Generation for open_clip's CoCa through ``transformers``' GenerationMixin, with a KV cache.
+
+open_clip 3.3's own ``CoCa.generate`` imports classes transformers 5 no longer has, and has no cache. Here the mixin
+drives the search and the sampling, and open_clip's own blocks compute; while generating, each attention keeps its
+keys and values in a ``transformers`` cache (:mod:`vlmadapt.generative.models.multihead`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmadapt.doors import Door
+from vlmadapt.errors import InputError, MissingDependency, shape_of
+from vlmadapt.generative.models.multihead import CACHE, CacheSlot, multihead_forward, unsupported
+
+INSTALL = "pip install 'vlmadapt[generative]'"
+# Those of CLIP's vocabulary, with which open_clip's CoCa models were trained.
+START, END = 49406, 49407
+MAX_LENGTH = 30
+# What transformers' search gives to every step besides the tokens and the cache.
+STEPS = {
+    "use_cache": "there is a cache, or none, from the start",
+    "is_first_iteration": "the cache says what has been read",
+    "next_sequence_length": "the cache says what has been read",
+    "cache_position": "the cache says what has been read",
+    "position_ids": "positions are counted from the first token",
+    "logits_to_keep": "the search reads the last position only",
+    "return_dict": "it always is one",
+}
+REFUSED = {
+    "inputs_embeds": "pass tokens as prompt",
+    "token_type_ids": "CoCa has one kind of token, leave it out",
+    "output_attentions": "attention probabilities are not kept, leave it out",
+    "output_hidden_states": "hidden states are not kept, leave it out",
+}
+PREPARE = Door(
+    "transformers",
+    "GenerationMixin.prepare_inputs_for_generation",
+    ("input_ids", "past_key_values", "attention_mask"),
+    aliases={"cache": "past_key_values"},  # transformers 5.24
+    no_effect=STEPS,
+    refuses=REFUSED,
+)
+STEP = Door("transformers", "a step of GenerationMixin.generate", (), no_effect=STEPS, refuses=REFUSED)
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    images: Tensor,
+    prompt: Tensor | None = None,
+    *,
+    use_cache: bool = True,
+    start_token: int = START,
+    end_token: int = END,
+    **options: Any,
+) -> Any:
+    """Texts for ``images`` by an open_clip CoCa.
+
+    images: ``[B, 3, H, W]`` as the model's transform gives them, or what the model's ``_encode_image`` made of them:
+        image tokens ``[B, N, D]``.
+    prompt: int64 ``[B, L]``, tokens to go on from, the start token first and no padding; default: the start token.
+    use_cache: keep keys and values of past tokens; the result is the same without, slower. A text tower that is not
+        open_clip's own causal one, or attentions that something else has taken over, are recomputed in any case.
+    options: those of ``transformers``' ``generate``: nothing for the greedy search, ``num_beams=``, or
+        ``do_sample=True, top_p=``; ``max_length=`` (30 tokens, prompt included) or ``max_new_tokens=``, ...
+
+    Returns int64 ``[B, L']``, prompt included, padded with the model's own padding token; what ``transformers``
+    returns where ``return_dict_in_generate`` is passed. Raises :class:`InputError` when ``model`` is no CoCa, or
+    more tokens are asked for than it has positions; :class:`IncompatibleLibrary` where the installed transformers is
+    not one of those known.
+    """
+    for name in ("visual", "text", "text_decoder", "context_length", "pad_id"):
+        if not hasattr(model, name):
+            raise InputError(f"model is a {type(model).__name__} without {name!r}: pass an open_clip CoCa.")
+    if images.dim() not in (3, 4):
+        raise InputError(f"images are {shape_of(images)}: pass [B, 3, H, W], or image tokens [B, N, D].")
+    if prompt is None:
+        prompt = torch.full((len(images), 1), start_token, dtype=torch.long, device=images.device)
+    if prompt.dim() != 2 or len(prompt) != len(images) or prompt.is_floating_point():
+        raise InputError(f"prompt is {shape_of(prompt)} but must be int64 [{len(images)}, L]: one row an image.")
+    more = options.get("max_new_tokens")
+    limit = options.pop("max_length", None) if more is None else prompt.shape[1] + more
+    limit = max(MAX_LENGTH, prompt.shape[1] + 1) if limit is None else limit
+    positions: Any = model.context_length
+    if limit > positions:
+        raise InputError(f"max_length is {limit} but the model has {positions} positions: pass at most {positions}.")
+    for name in ("attention_mask", "image_tokens", "past_key_values", "cache"):
+        if options.get(name) is not None:
+            raise InputError(f"{name} was passed but is made from images and prompt here: leave it out.")
+    if len(images) == 0:
+        return prompt
+    training = model.training
+    model.eval()
+    try:
+        image_tokens = model._encode_image(images)[1] if images.dim() == 4 else images  # type: ignore[operator]
+        decoder = _decoder_class()(model, start_token, end_token)
+        attentions = _cacheable(model) if use_cache else None
+        options |= {"image_tokens": image_tokens, "attention_mask": torch.ones_like(prompt)}
+        options |= {"max_length": limit, "max_new_tokens": None}
+        if attentions is None:
+            result = decoder.generate(prompt, use_cache=False, **options)
+        else:
+            with _caching(attentions) as cache:
+                result = decoder.generate(prompt, use_cache=True, **{decoder.cache_name: cache}, **options)
+    finally:
+        model.train(training)
+    sequences = result if isinstance(result, Tensor) else result.sequences
+    _pad(sequences, prompt.shape[1], end_token, decoder.generation_config.pad_token_id)
+    return result
+
+
+def _pad(sequences: Tensor, first: int, end: int, pad: int) -> None:
+    """Beam search takes a padding token of 0, which CoCa's is, for none, and repeats the end token instead."""
+    ends = sequences[:, first:] == end
+    sequences[:, first:].masked_fill_((ends.cumsum(-1) - ends.long()) > 0, pad)
+
+
+@lru_cache(maxsize=1)
+def _decoder_class() -> type[Any]:
+    """Made on first use: transformers is slow to import."""
+    try:
+        from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+        from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+    except ImportError as error:
+        raise MissingDependency(f"generation for CoCa needs transformers 5: run {INSTALL}.") from error
+
+    name = PREPARE.spelling(GenerationMixin.prepare_inputs_for_generation)["past_key_values"]
+
+    class CocaDecoder(PreTrainedModel, GenerationMixin):
+        """A CoCa as GenerationMixin wants a causal language model."""
+
+        config_class = PreTrainedConfig
+        main_input_name = "input_ids"
+        cache_name = name
+
+        def __init__(self, coca: Any, start: int, end: int):
+            super().__init__(PreTrainedConfig(vocab_size=coca.text.vocab_size))
+            self.coca = coca
+            self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=coca.pad_id)
+
+        def prepare_inputs_for_generation(  # type: ignore[override]
+            self,
+            input_ids: Tensor,
+            past_key_values: Any = None,
+            image_tokens: Tensor | None = None,
+            attention_mask: Tensor | None = None,  # Named so that it may be passed; there is no padding to mask.
+            cache: Any = None,  # The same thing's name since transformers 5.24.
+            **others: Any,
+        ) -> dict[str, Any]:
+            PREPARE.read(others)
+            past = past_key_values if cache is None else cache
+            return {"input_ids": input_ids, self.cache_name: past, "image_tokens": image_tokens}
+
+        def forward(
+            self, input_ids: Tensor, image_tokens: Tensor, past_key_values: Any = None, cache: Any = None, **others: Any
+        ) -> Any:
+            STEP.read(others)
+            past = past_key_values if cache is None else cache
+            if past is None:
+                logits = _all_logits(self.coca, input_ids, image_tokens)
+            else:
+                logits = _next_logits(self.coca, input_ids, image_tokens, past.get_seq_length())
+            return CausalLMOutputWithCrossAttentions(logits=logits, **{self.cache_name: past})
+
+    return CocaDecoder
+
+
+def _all_logits(model: Any, tokens: Tensor, image_tokens: Tensor) -> Tensor:
+    """[B, L, V], as the model's own forward computes them."""
+    _, embeddings = model._encode_text(tokens)
+    return model.text_decoder(image_tokens, embeddings)
+
+
+def _next_logits(model: Any, tokens: Tensor, image_tokens: Tensor, past: int) -> Tensor:
+    """[B, 1, V] after the last of ``tokens`` [B, L], of which ``past`` are cached."""
+    text, decoder = model.text, model.text_decoder
+    dtype = text.transformer.get_cast_dtype()
+    length = tokens.shape[1]
+    # The class token at the end is left out: causal attention hides it from all others.
+    x = text.token_embedding(tokens[:, past:]).to(dtype) + text.positional_embedding[past:length].to(dtype)
+    mask = _text_mask(text, tokens)[:, past:]
+    for block in text.transformer.resblocks:
+        x = block(x, attn_mask=mask)
+    for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
+        x = block(x, attn_mask=decoder.attn_mask[past:length, :length])
+        x = cross(x, k_x=image_tokens, v_x=image_tokens)
+    x = decoder.ln_final(x[:, -1:])
+    return x if decoder.text_projection is None else x @ decoder.text_projection
+
+
+def _text_mask(text: Any, tokens: Tensor) -> Tensor:
+    """What is added to the unimodal half's products, [B * H, L, L]; its padding mask included, off by one or not."""
+    length = tokens.shape[1]
+    causal = text.attn_mask[:length, :length]
+    return causal + text._build_additive_mask(tokens, length + 1, causal.dtype)[:, :length, :length]
+
+
+def _cacheable(model: Any) -> list[tuple[nn.MultiheadAttention, bool]] | None:
+    """The attentions in the order they run, and whether their keys grow; ``None`` if any cannot be cached."""
+    text, decoder = model.text, model.text_decoder
+    if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is None:
+        return None
+    blocks = [(block, True) for block in [*text.transformer.resblocks, *decoder.resblocks]]
+    found = []
+    for block, grows in [*blocks, *((block, False) for block in decoder.cross_attn)]:
+        # Methods that wrap an attention call it all the same.
+        inside = [module for module in block.attn.modules() if isinstance(module, nn.MultiheadAttention)]
+        if len(inside) != 1 or unsupported(inside[0]) is not None or not inside[0].batch_first:
+            return None
+        present = inside[0].__dict__.get("forward")
+        if present is not None and getattr(present, "__func__", None) is not multihead_forward():
+            return None
+        found.append((inside[0], grows))
+    return found
+
+
+@contextmanager
+def _caching(attentions: list[tuple[nn.MultiheadAttention, bool]]) -> Iterator[Any]:
+    """A cache that ``attentions`` fill and read while in this block."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    borrowed = []
+    growing = fixed = 0
+    try:
+        for module, grows in attentions:
+            own = cache.self_attention_cache if grows else cache.cross_attention_cache
+            module.__dict__[CACHE] = CacheSlot(own, growing if grows else fixed, grows)
+            growing, fixed = growing + grows, fixed + (not grows)
+            if "forward" not in module.__dict__:
+                module.__dict__["forward"] = MethodType(multihead_forward(), module)
+                borrowed.append(module)
+        yield cache
+    finally:
+        for module, _ in attentions:
+            module.__dict__.pop(CACHE, None)
+        for module in borrowed:
+            del module.__dict__["forward"]

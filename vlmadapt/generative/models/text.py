@@ -1,0 +1,53 @@
+"""Texts to the token tensors of a generative model, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlmadapt.generative.models.base import Tokenizer
+
+IGNORED = -100  # the label of positions that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Texts as a decoder learns them: ``inputs`` and ``labels`` int64 [B, L], one shifted against the other.
+
+    ``labels[:, t]`` is what follows ``inputs[:, : t + 1]``, ``IGNORED`` beyond the end. ``mask`` int64 [B, L] is 1 on
+    real inputs.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        return Targets(self.inputs.to(device), self.labels.to(device), self.mask.to(device))
+
+
+def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
+    """``[CLS] text [SEP]`` padded: numbers and mask, int64 [B, L]; texts are cut to ``longest`` tokens."""
+    rows = [[tokenizer.cls, *tokenizer.encode(text)[: longest - 2], tokenizer.sep] for text in texts]
+    return _padded(rows, tokenizer.pad), _padded([[1] * len(row) for row in rows], 0)
+
+
+def encode_targets(tokenizer: Tokenizer, texts: Sequence[str], longest: int, prompt: str = "") -> Targets:
+    """``[DEC] prompt text [SEP]`` as :class:`Targets`; nothing is learnt of the tokens of ``prompt``."""
+    start = tokenizer.encode(prompt) if prompt else []
+    inputs, labels = [], []
+    for text in texts:
+        words = (start + tokenizer.encode(text))[: longest - 2]
+        inputs.append([tokenizer.bos, *words])
+        labels.append([IGNORED] * len(start) + [*words[len(start) :], tokenizer.sep])
+    return Targets(
+        _padded(inputs, tokenizer.pad), _padded(labels, IGNORED), _padded([[1] * len(row) for row in inputs], 0)
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.int64)

@@ -1,0 +1,154 @@
+"""The results of tuning generative models, the files they are written to, and their table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmadapt.errors import InputError
+from vlmadapt.provenance.means import (
+    best_places,
+    load_results,
+    mean_and_deviation,
+    over_seeds,
+    percent,
+    save_results,
+)
+from vlmadapt.reporting.table import Table
+
+SELECTION = (
+    "Every method sees the same training records of a seed, and the same validation and test records. The epoch is the "
+    "best on validation (greedy decoding where texts are generated); the initial state takes part. The test split is "
+    "read once, after every method has been fitted. Mean and sample standard deviation over the seeds."
+)
+TITLES = {"cider": "CIDEr", "bleu4": "BLEU-4", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class TuningCell:
+    """One fit: a method with one seed. Measures are fractions; ``by_kind`` has the main one by type of question."""
+
+    method: str
+    adapter: str
+    seed: int
+    split_hash: str
+    validation: float
+    test: Mapping[str, float]
+    best_epoch: int
+    trainable_parameters: int
+    seconds_per_step: float | None
+    fit_seconds: float
+    peak_memory_mib: float
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TuningResults:
+    """``data``, ``model``, ``protocol`` and ``versions`` are plain JSON values that say what was run.
+
+    ``methods`` maps a method's label to its full configuration.
+    """
+
+    task: str
+    metric: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+    protocol: dict[str, Any]
+    versions: dict[str, str]
+    methods: dict[str, dict[str, Any]]
+    cells: tuple[TuningCell, ...]
+
+    def of(self, method: str) -> list[TuningCell]:
+        return [cell for cell in self.cells if cell.method == method]
+
+    def mean(self, method: str, measure: str) -> tuple[float, float | None]:
+        """Mean over the seeds and sample deviation (None with one seed)."""
+        return mean_and_deviation([cell.test[measure] for cell in self.of(method)])
+
+    def save(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
+        measures = list(self.cells[0].test)
+        header = ["task", "data", "model", "method", "seed", *(f"test_{name}" for name in measures), "validation"]
+        header += ["best_epoch", "trainable_parameters", "seconds_per_step", "fit_seconds", "peak_memory_mib"]
+        header += ["split_hash", "config", "selection_protocol", *self.versions]
+        return save_results(folder, asdict(self), header, [self._csv_row(cell, measures) for cell in self.cells])
+
+    def _csv_row(self, cell: TuningCell, measures: Sequence[str]) -> list[Any]:
+        return [
+            self.task,
+            self.data["name"],
+            self.model["name"],
+            cell.method,
+            cell.seed,
+            *(cell.test[name] for name in measures),
+            cell.validation,
+            cell.best_epoch,
+            cell.trainable_parameters,
+            cell.seconds_per_step,
+            round(cell.fit_seconds, 3),
+            round(cell.peak_memory_mib, 1),
+            cell.split_hash,
+            json.dumps(self.methods[cell.method]),
+            self.protocol["selection"],
+            *self.versions.values(),
+        ]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TuningResults:
+        """Read ``results.json`` back. Raises :class:`FileError` naming the file when it is not one of ours."""
+        return load_results(
+            folder,
+            "vlmadapt tune",
+            lambda value: cls(**{**value, "cells": tuple(TuningCell(**cell) for cell in value["cells"])}),
+        )
+
+
+def merge_results(parts: Sequence[TuningResults]) -> TuningResults:
+    """One table from runs of different methods. Raises :class:`InputError` when they differ in anything else."""
+    first = parts[0]
+    for part in parts[1:]:
+        for name in ("task", "data", "model", "protocol", "versions"):
+            if getattr(part, name) != getattr(first, name):
+                raise InputError(f"results differ in {name}: {getattr(first, name)} and {getattr(part, name)}.")
+    methods = {label: config for part in parts for label, config in part.methods.items()}
+    cells = tuple(cell for part in parts for cell in part.cells)
+    return TuningResults(
+        first.task, first.metric, first.data, first.model, first.protocol, first.versions, methods, cells
+    )
+
+
+def tuning_table(results: TuningResults) -> Table:
+    """Test measures, trained parameters, seconds a step and peak memory: one row a method."""
+    measures = list(results.cells[0].test)
+    rows = []
+    for method in results.methods:
+        cells = results.of(method)
+        steps = [cell.seconds_per_step for cell in cells if cell.seconds_per_step is not None]
+        rows.append(
+            [
+                method,
+                *(percent(*results.mean(method, measure)) for measure in measures),
+                f"{cells[0].trainable_parameters:,}",
+                f"{statistics.fmean(steps):.3f}" if steps else "-",
+                f"{statistics.fmean(cell.fit_seconds for cell in cells):.1f}" if steps else "-",
+                f"{max(cell.peak_memory_mib for cell in cells):,.0f}" if steps else "-",
+            ]
+        )
+    counts = results.data["records"]
+    titles = [TITLES.get(measure, measure) for measure in measures]
+    unit = "in %" if results.metric == "accuracy" else "x 100"
+    return Table(
+        title=f"{results.data['name']}, {results.task}, model {results.model['name']}: test {titles[0]} {unit}",
+        header=["method", *titles, "trained", "s a step", "fit s", "peak MiB"],
+        rows=rows,
+        notes=[
+            f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test records; "
+            f"{over_seeds(results.protocol['seeds'])}.",
+            results.protocol["selection"],
+        ],
+        bold=best_places([results.mean(method, measure)[0] for method in results.methods] for measure in measures),
+    )

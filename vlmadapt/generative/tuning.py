@@ -1,0 +1,321 @@
+"""Tuning a generative model by several methods: the same records and loop for all, the test split read once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vlmadapt.config import AdapterConfig
+from vlmadapt.errors import InputError
+from vlmadapt.files import read_versioned, write_versioned
+from vlmadapt.generative.data.records import Record, RecordSet
+from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.methods.registry import attach, make_config, method_named
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.models.view import task_model
+from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
+from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task, TaskOptions
+from vlmadapt.progress import track
+from vlmadapt.provenance.memory import PeakMemory
+from vlmadapt.provenance.settings import Method, parse_method, plain
+from vlmadapt.provenance.versions import public_name, versions
+from vlmadapt.training import TrainConfig, fingerprint_tensors, fit_loop
+
+IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
+FORMAT = 1  # of the first three
+AGAIN = "run vlmadapt tune with another --out"
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What is run: ``methods`` on ``seeds``; a method's own ``lr`` and the like go before those of ``train``.
+
+    ``limits`` are the most records of training, validation and test (None: all). ``lr`` None takes each method's own.
+    """
+
+    methods: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, batch_size=64))
+    lr: float | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
+    limits: tuple[int | None, int | None, int | None] = (None, None, None)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One fit: method, seed, its settings, and where it lies."""
+
+    method: Method
+    seed: int
+    config: AdapterConfig
+    train: TrainConfig
+    folder: Path
+
+    @property
+    def describes(self) -> dict[str, Any]:
+        return plain({**self.config.as_dict(), "training": self.train.train_fields()})
+
+
+def run_tuning(
+    loaded: GenerativeModel,
+    data: RecordSet,
+    plan: TuningPlan,
+    folder: Path,
+    *,
+    report: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> TuningResults:
+    """Fit every method of ``plan`` on ``data`` and test them; files of the fits lie below ``folder/fits``.
+
+    Interrupted, the same call goes on where it stopped: finished fits are kept, an unfinished one continues from its
+    last checkpoint. The model is given back as it came. Raises :class:`InputError` for a bad plan, before any training.
+    """
+    run = _Run(loaded, data, plan, folder / "fits", report or (lambda line: None), progress)
+    for number, job in enumerate(run.jobs, start=1):
+        run.fit(job, f"[{number}/{len(run.jobs)}]")
+    # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
+    cells = tuple(run.test(job) for job in run.jobs)
+    return TuningResults(
+        task=data.task,
+        metric=run.metric,
+        data={"name": data.name, "split_hash": data.split_hash, "records": run.counts},
+        model={"name": _without_folder(loaded.name), "fingerprint": run.fingerprint},
+        protocol={
+            "seeds": list(plan.seeds),
+            "options": plan.options.as_dict(),
+            "limits": list(plan.limits),
+            "selection": SELECTION,
+        },
+        versions=_versions(),
+        methods={job.method.label: job.describes for job in run.jobs},
+        cells=cells,
+    )
+
+
+def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[_Job]:
+    """The fits of ``plan``, below ``root``; needs no model, and raises :class:`InputError` for a bad plan."""
+    if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        raise InputError(
+            f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
+        )
+    if len(set(plan.methods)) < len(plan.methods):
+        raise InputError(f"methods is {list(plan.methods)}: name each once.")
+    data.limited(*plan.limits)
+    return list(_jobs(plan, data, root))
+
+
+def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[_Job]:
+    for text in plan.methods:
+        method = parse_method(text)
+        names = {entry.name for entry in fields(TrainConfig)}
+        own = {name: value for name, value in method.settings.items() if name in names}
+        settings = {name: value for name, value in method.settings.items() if name not in names}
+        lr = method_named(method.adapter).lr if plan.lr is None else plan.lr
+        train = replace(plan.train, **{"lr": lr, **own})
+        config = make_config(method.adapter, data.task, settings)
+        # Nothing about a frozen model depends on a seed.
+        for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
+            yield _Job(method, seed, config, train, root / _folder_name(method.label) / f"seed-{seed}")
+
+
+def _folder_name(label: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", label)
+
+
+class _Run:
+    """A model, its pictures and the jobs of one plan."""
+
+    def __init__(
+        self,
+        loaded: GenerativeModel,
+        data: RecordSet,
+        plan: TuningPlan,
+        root: Path,
+        report: Callable[[str], None],
+        progress: bool,
+    ) -> None:
+        self.jobs = check_plan(plan, data, root)
+        self.data, self.plan, self.report, self.progress = data, plan, report, progress
+        self.model = task_model(loaded)
+        self.pictures = Pictures(self.model)
+        self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
+        self.metric = self.task(plan.seeds[0]).metric
+        self.fingerprint = fingerprint_tensors(**self.model.module.state_dict())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        chosen = self.sets[self.plan.seeds[0]]
+        return {"train": len(chosen.train), "val": len(chosen.val), "test": len(chosen.test)}
+
+    def task(self, seed: int) -> Task:
+        return TASK_CLASSES[self.data.task](self.model, self.sets[seed], self.plan.options, self.pictures)
+
+    def identity(self, job: _Job) -> dict[str, Any]:
+        return plain(
+            {
+                "task": self.data.task,
+                "method": job.method.adapter,
+                "config": job.describes,
+                "options": self.plan.options.as_dict(),
+                "split_hash": self.sets[job.seed].split_hash,
+                "model": self.fingerprint,
+                "seed": job.seed,
+                "versions": _versions(),
+            }
+        )
+
+    @contextmanager
+    def attached(self, job: _Job) -> Iterator[Attached]:
+        method = attach(self.model.module, job.method.adapter, job.config, job.seed)
+        try:
+            yield method
+        finally:
+            method.detach()
+            self.model.module.eval()
+
+    def fit(self, job: _Job, place: str) -> None:
+        identity, started = self.identity(job), job.folder / IDENTITY
+        if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
+            self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
+            shutil.rmtree(job.folder)
+        if not (job.folder / FITTED).exists():
+            write_versioned(started, identity, FORMAT)
+            self._fit(job, identity)
+        found = read_versioned(job.folder / FITTED, FORMAT, AGAIN)
+        unit = " %" if self.metric == "accuracy" else ""
+        self.report(
+            f"{place} {job.method.label}, seed {job.seed}: {found['trainable_parameters']:,} parameters, "
+            f"{found['fit_seconds']:.1f} s, validation {TITLES[self.metric]} {100 * found['validation']:.1f}{unit}"
+        )
+
+    def _fit(self, job: _Job, identity: Mapping[str, Any]) -> None:
+        task = self.task(job.seed)
+        with self.attached(job) as method:
+            numbers = method.trainable_parameters()
+            self._compute_features(task)
+            with PeakMemory(self.model.device) as peak:
+                watch = _Watch(task.score_validation)
+                begun = time.perf_counter()
+                best_epoch, steps = 0, 0
+                if numbers:
+                    result = fit_loop(
+                        self.model.module,
+                        task.loss,
+                        len(task.data.train),
+                        job.train,
+                        evaluate=watch,
+                        seed=job.seed,
+                        identity=identity,
+                        checkpoint_dir=job.folder / "checkpoints",
+                        label=f"{job.method.label}, seed {job.seed}",
+                        progress=self.progress,
+                    )
+                    best_epoch, score = result.best_epoch, result.history[result.best_epoch].score
+                    epochs = job.train.epochs - (result.resumed_from or 0)
+                    steps = epochs * -(-len(task.data.train) // job.train.batch_size)
+                else:
+                    score = watch()
+                seconds = time.perf_counter() - begun
+            method.save(job.folder / ADAPTER)
+        assert score is not None
+        measures = {
+            "validation": score[0],
+            "best_epoch": best_epoch,
+            "trainable_parameters": numbers,
+            "seconds_per_step": (seconds - watch.seconds) / steps if steps else None,
+            "fit_seconds": seconds,
+            "peak_memory_mib": peak.mib,
+        }
+        write_versioned(job.folder / FITTED, measures, FORMAT)
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+    def _compute_features(self, task: Task) -> None:
+        """Before the clock starts: a frozen tower is asked about each picture once, whichever method comes first."""
+        records = [*task.data.train, *task.data.val]
+        batch = self.plan.options.batch
+        if not any(parameter.requires_grad for parameter in self.model.tower.parameters()):
+            for start in track(range(0, len(records), batch), "image features", enabled=self.progress):
+                task.features(records[start : start + batch])
+
+    def test(self, job: _Job) -> TuningCell:
+        path = job.folder / TESTED
+        if not path.exists():
+            task = self.task(job.seed)
+            with self.attached(job) as method:
+                method.load(job.folder / ADAPTER)
+                said = task.predict(task.data.test, progress=self.progress)
+            measured = {
+                "test": task.measure(task.data.test, said),
+                "by_kind": by_kind(task, said),
+                "predictions": {record.id: text for record, text in zip(task.data.test, said, strict=True)},
+            }
+            write_versioned(path, measured, FORMAT)
+        found = read_versioned(path, FORMAT, AGAIN)
+        return TuningCell(
+            method=job.method.label,
+            adapter=job.method.adapter,
+            seed=job.seed,
+            split_hash=self.sets[job.seed].split_hash,
+            test=found["test"],
+            by_kind=found["by_kind"],
+            **read_versioned(job.folder / FITTED, FORMAT, AGAIN),
+        )
+
+
+def by_kind(task: Task, said: Sequence[str]) -> dict[str, float]:
+    """The task's metric on the test records of each type of question, where records have types."""
+    groups: dict[str, list[tuple[Record, str]]] = defaultdict(list)
+    for record, text in zip(task.data.test, said, strict=True):
+        if record.kind:
+            groups[record.kind].append((record, text))
+    return {
+        kind: task.measure([record for record, _ in pairs], [text for _, text in pairs])[task.metric]
+        for kind, pairs in sorted(groups.items())
+    }
+
+
+def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
+    """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
+    path = folder / "fits" / _folder_name(label) / f"seed-{seed}" / TESTED
+    return read_versioned(path, FORMAT, AGAIN)["predictions"]
+
+
+class _Watch:
+    """Calls ``evaluate`` and adds up how long it took."""
+
+    def __init__(self, evaluate: Callable[[], tuple[float, ...]]) -> None:
+        self.evaluate, self.seconds = evaluate, 0.0
+
+    def __call__(self) -> tuple[float, ...]:
+        begun = time.perf_counter()
+        score = self.evaluate()
+        self.seconds += time.perf_counter() - begun
+        return score
+
+
+def _without_folder(name: str) -> str:
+    """``blip:/home/me/model`` -> ``blip:model``; checkpoints after ``@`` likewise."""
+    family, colon, place = public_name(name).partition(":")
+    if family != "blip":
+        return public_name(name)
+    return family + colon + place.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _versions() -> dict[str, str]:
+    """The common ones and those of the packages that compute here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = versions()
+    for package in ("transformers", "peft", "pycocoevalcap"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
