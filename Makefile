@@ -1,16 +1,25 @@
 # `make help` lists every target. All of them make the virtual environment and the build they need, once.
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Exact versions of everything; `make lock` makes them anew.
+LOCKED := -c constraints.txt
+# What the lock holds torch to: its CUDA is that of the toolkits people have, 13.0.
+LOCK_TORCH ?= torch==2.14.1 torchvision==0.29.1
 ABI_TORCH ?= torch==2.13.0
 # Without an NVIDIA driver the CUDA kernels could not run: do not spend minutes on compiling them. `make cuda` does.
 FORCE_CUDA ?= $(if $(shell command -v nvidia-smi),,0)
 export FORCE_CUDA
 BIN := $(VENV)/bin
 
-BUILD_TOOLS := "setuptools>=77" wheel ninja "numpy>=1.26" "pybind11>=2.12" "cmake>=3.20"
+BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
 RIVALS := faiss-cpu pykeops torch_geometric
-NATIVE := setup.py pyproject.toml $(shell find csrc -type f)
+EXTRAS := embedded open-clip generative data test
+# What reaches into other libraries: see docs/compatibility.md.
+VERSION_TESTS := tests/backbones tests/adapters/generative tests/tasks tests/ops tests/test_doors.py
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+COMMA := ,
+NATIVE := setup.py build_support.py pyproject.toml $(shell find csrc -type f)
 
 # The shortest of the runs in docs/tuning.md.
 TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
@@ -23,14 +32,14 @@ help: ## list the targets
 
 setup: $(VENV)/.built ## virtual environment, dependencies and compiled operators
 
-$(VENV)/.packages: pyproject.toml
+$(VENV)/.packages: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet $(BUILD_TOOLS)
+	$(BIN)/python -m pip install --quiet $(LOCKED) torch torchvision
+	$(BIN)/python -m pip install --quiet $(LOCKED) $(BUILD_TOOLS)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.packages $(NATIVE)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[embedded,open-clip,generative,data,test]'
+	$(BIN)/python -m pip install --quiet $(LOCKED) --no-build-isolation --editable '.[$(subst $(SPACE),$(COMMA),$(EXTRAS))]'
 	touch $@
 
 cuda: $(VENV)/.packages ## compile the CUDA library too (needs nvcc, no GPU)
@@ -59,21 +68,51 @@ kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels 
 	@rm -f build-cmake.log
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
 
-$(VENV)-abi/.packages: pyproject.toml
+$(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
-	$(VENV)-abi/bin/python -m pip install --quiet $(ABI_TORCH)
-	$(VENV)-abi/bin/python -m pip install --quiet numpy safetensors tqdm pytest pytest-benchmark pytest-timeout
+	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
+	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt $(ABI_TORCH)
+	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt numpy safetensors tqdm pytest pytest-benchmark pytest-timeout hypothesis
 	touch $@
 
 test-abi: setup $(VENV)-abi/.packages ## the same built library under another torch: operator tests
 	$(VENV)-abi/bin/python -c "import torch, vlmadapt.ops as ops; print('torch', torch.__version__, ops.build_info())"
 	$(VENV)-abi/bin/python -m pytest tests/ops
 
+test-latest: ## newest version of everything: tests of backbones, generative models and operators
+	$(call test-versions,latest,highest)
+
+test-oldest: ## oldest version of every direct dependency: the same tests
+	$(call test-versions,oldest,lowest-direct)
+
+# Without upper bounds, to see what is beyond them, and without the data extra, whose packages ask for newer ones than we
+# do. A tree and an environment of their own, so that what setup built stays as it is.
+define test-versions
+	test -x $(VENV)-$(1)/bin/uv || { $(PYTHON) -m venv $(VENV)-$(1) && $(VENV)-$(1)/bin/python -m pip install --quiet uv; }
+	rm -rf build/$(1) && mkdir -p build/$(1)/ranges
+	sed -E 's/,<[0-9.]+//g' pyproject.toml > build/$(1)/ranges/pyproject.toml
+	$(VENV)-$(1)/bin/uv pip install --quiet --python $(VENV)-$(1)/bin/python --upgrade --resolution $(2) \
+	    -r build/$(1)/ranges/pyproject.toml $(addprefix --extra ,$(filter-out data,$(EXTRAS)) build)
+	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory=build/$(1)
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python setup.py -q build_ext --inplace
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m scripts.versions
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m pytest $(VERSION_TESTS)
+endef
+
+test-headers: ## the bindings against the headers and symbols of torch 2.11 and 2.12 (fetches their wheels, 1 GB)
+	$(PYTHON) scripts/old_torch.py 2.11.0
+	$(PYTHON) scripts/old_torch.py 2.12.1
+
+lock: ## constraints.txt: the newest versions of everything, exact, for Python 3.11 to 3.13
+	$(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv
+	printf '%s\n' $(LOCK_TORCH) | build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+	    --upgrade --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt - pyproject.toml
+
 test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
 	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
 
 $(VENV)/.rivals: $(VENV)/.packages
-	$(BIN)/python -m pip install --quiet $(RIVALS)
+	$(BIN)/python -m pip install --quiet $(LOCKED) $(RIVALS)
 	touch $@
 
 bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md
@@ -90,7 +129,7 @@ gpu: setup ## operator tests, compute-sanitizer and benchmarks on a GPU (says so
 	$(BIN)/python -m benchmarks.gpu
 
 $(VENV)/.dev: $(VENV)/.packages
-	$(BIN)/python -m pip install --quiet $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
+	$(BIN)/python -m pip install --quiet $(LOCKED) ruff mypy clang-format resvg-py
 	touch $@
 
 lint: setup $(VENV)/.dev ## ruff, mypy, clang-format
@@ -103,4 +142,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest test-headers lock test-cuda bench bench-check gpu lint clean

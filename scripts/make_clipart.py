@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from vlmadapt.files import write_csv, write_json
+from vlmadapt.pictures import decode
 
 OUTPUT = Path(__file__).resolve().parents[1] / "vlmadapt" / "data" / "clipart"
 SIDE = 128
@@ -158,10 +159,7 @@ def render(path: Path) -> bytes | None:
         png = bytes(resvg_py.svg_to_bytes(svg_path=str(path), dpi=96, width=2 * SIDE))
     except (ValueError, RuntimeError):
         return None
-    drawn = Image.open(io.BytesIO(png)).convert("RGBA")
-    page = Image.new("RGBA", drawn.size, "white")
-    page.alpha_composite(drawn)
-    page = page.convert("RGB")
+    page = decode(png, path)
     box = ImageChops.difference(page, Image.new("RGB", page.size, "white")).getbbox()
     if box is None:
         return None
@@ -175,7 +173,7 @@ def render(path: Path) -> bytes | None:
 
 
 def thumbnail_ink(picture: bytes) -> np.ndarray:
-    small = Image.open(io.BytesIO(picture)).convert("RGB").resize((32, 32), Image.Resampling.BOX)
+    small = decode(picture, "a rendered drawing").resize((32, 32), Image.Resampling.BOX)
     return 255 - np.asarray(small, dtype=np.float32)
 
 

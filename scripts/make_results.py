@@ -23,7 +23,7 @@ from results_page import Section, write_page
 from vlmadapt.backbones import load_encoder
 from vlmadapt.data import Dataset, FeatureCache, load_dataset
 from vlmadapt.errors import MissingDependency
-from vlmadapt.files import read_json, write_json
+from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.reporting.curves import draw_curves
 from vlmadapt.reporting.fits import FolderFits
 from vlmadapt.reporting.fitting import ClassTexts, Extraction, create
@@ -48,6 +48,7 @@ METHODS = tuple(
         "coop",
     )
 )
+PLAN, FORMAT = "plan.json", 1
 NO_NEGATIVES = {"negative_to_positive": 0.0, "negative_to_positive_test": 0.0}
 NO_VISUAL = {"visual_to_negative": 0.0, "visual_to_positive": 0.0, "visual_bias": 0.0}
 ABLATIONS = (
@@ -109,7 +110,7 @@ def main() -> None:
         if results is None:
             start = time.perf_counter()
             results = run_one(run, dataset, encoder, options.seeds, folder)
-            write_json(folder / "plan.json", plan)
+            write_versioned(folder / PLAN, plan, FORMAT)
             print(f"{run.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
         if run.curve:
             draw_curves(results, options.docs / f"{run.name}_curve.png")
@@ -145,7 +146,9 @@ def plan_of(run: Run, dataset: Dataset, encoder, seeds: int) -> dict:
 
 def finished(folder: Path, plan: dict | None = None) -> ProtocolResults | None:
     """The results in ``folder``, if a run of this plan (any, without one) finished there."""
-    if not (folder / "plan.json").exists() or (plan is not None and read_json(folder / "plan.json") != plan):
+    if not (folder / PLAN).exists():
+        return None
+    if plan is not None and read_versioned(folder / PLAN, FORMAT, "run scripts/make_results.py --fresh") != plan:
         return None
     return ProtocolResults.load(folder)
 

@@ -23,7 +23,7 @@ from vlmadapt.adapters.generative.methods import METHODS
 from vlmadapt.backbones.generative.base import GenerativeModel
 from vlmadapt.data.generative import EASY_VQA, load_records
 from vlmadapt.data.records import TASKS, RecordSet
-from vlmadapt.files import read_json, write_json, write_text
+from vlmadapt.files import read_versioned, write_text, write_versioned
 from vlmadapt.reporting.table import to_markdown
 from vlmadapt.reporting.tuning import TuningPlan, predictions_of, run_tuning
 from vlmadapt.reporting.tuning_picture import choose_records, describe_records, draw_said
@@ -34,7 +34,7 @@ from vlmadapt.training import TrainConfig
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
 RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
-SEARCHED = "learning_rates.json"
+SEARCHED, FORMAT = "learning_rates.json", 1
 PLANS: dict[str, dict[str, Any]] = {
     "vqa": {"epochs": 4, "limits": (800, 300, 1000)},
     "entailment": {"epochs": 4, "limits": (800, 300, 1000)},
@@ -77,12 +77,12 @@ def best_rate(
         for rate in FULL_RATES if method == "full" else RATES:
             results = run_tuning(loaded, unseen, plan_of(task, method, 1, rate), folder / f"lr-{rate:g}", report=say)
             found[f"{rate:g}"] = results.cells[0].validation
-        write_json(folder / SEARCHED, found)
+        write_versioned(folder / SEARCHED, found, FORMAT)
     return float(chosen_rate(folder))
 
 
 def chosen_rate(folder: Path) -> str:
-    found = read_json(folder / SEARCHED)
+    found = read_versioned(folder / SEARCHED, FORMAT, "remove it and run scripts/tuning_table.py")
     return max(found, key=lambda rate: found[rate])
 
 

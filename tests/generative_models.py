@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -50,6 +51,21 @@ def widened(model: nn.Module) -> nn.Module:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
         elif name.endswith("bias"):
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@torch.no_grad()
+def spelt(model: nn.Module) -> nn.Module:
+    """Weights spelt from the parameters' names: the same bits under every torch, on every processor."""
+    for name, parameter in model.named_parameters():
+        digits = torch.frombuffer(
+            bytearray(hashlib.shake_256(name.encode()).digest(parameter.numel())), dtype=torch.uint8
+        )
+        values = (digits.float() - 127.5).view(parameter.shape)
+        if parameter.dim() > 1 or parameter.numel() == 1:
+            parameter.copy_(values / 256)
+        elif name.endswith("bias"):
+            parameter.copy_(values / 1024)
     return model.eval()
 
 

@@ -193,7 +193,7 @@ def test_features_are_written_with_labels_and_names(world, tmp_path):
         n for n in range(4) for _ in "1234"
     ]
     assert tensors["text"].shape == (4, 16)
-    assert json.loads(metadata["paths"])["test"][0] == "test/apple/0.png"
+    assert json.loads(metadata["paths"])["test"][0] == "test/apple/0.png" and metadata["format"] == "1"
 
 
 def test_demo_ends_with_a_classifier_and_the_command_to_use_it(world, tmp_path, monkeypatch):

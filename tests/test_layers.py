@@ -15,19 +15,19 @@ PACKAGE = Path(vlmadapt.__file__).parent
 
 # What each room may import besides itself and the floor (errors, files, progress, __version__).
 MAY_IMPORT: dict[str, set[str]] = {
+    "pictures": set(),
     "ops": set(),
     "training": set(),
-    "data": set(),
-    "backbones": set(),
-    "adapters": {"ops", "training"},
-    "tasks": {"training", "data", "backbones"},
-    "reporting": {"tasks", "adapters", "ops", "training", "data", "backbones"},
+    "data": {"pictures"},
+    "backbones": {"pictures"},
+    "adapters": {"ops", "training", "pictures"},
+    "tasks": {"training", "data", "backbones", "pictures"},
+    "reporting": {"tasks", "adapters", "ops", "training", "data", "backbones", "pictures"},
     "cli": {"reporting", "tasks", "adapters", "ops", "training", "data", "backbones", "doctor"},
 }
 FLOOR = {"errors", "files", "progress", "__version__"}
-# Pictures given to an adapter directly are opened as those of a dataset are.
 # nn.MultiheadAttention is spelt out once, for cached decoding and for adapters.
-EXCEPTIONS = {("adapters/images.py", "data"), ("adapters/generative/coca.py", "backbones")}
+EXCEPTIONS = {("adapters/generative/coca.py", "backbones")}
 
 
 def rooms_imported(path: Path) -> set[str]:
@@ -58,3 +58,15 @@ def test_import_loads_no_heavy_package() -> None:
     code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_pictures_are_opened_and_converted_in_one_place() -> None:
+    """``Image.open`` and ``.convert(...)`` would each be a second way from a picture to RGB."""
+    found = set()
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "scripts").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                opens = ast.unparse(node.func) == "Image.open"
+                if opens or node.func.attr in ("convert", "exif_transpose"):
+                    found.add(path.relative_to(PACKAGE.parent).as_posix())
+    assert found == {"vlmadapt/pictures/read.py"}

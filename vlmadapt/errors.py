@@ -27,6 +27,10 @@ class MissingDependency(VlmadaptError, ImportError):
     """A package, weight file or compiled library is absent; the message holds the command that installs it."""
 
 
+class IncompatibleLibrary(VlmadaptError, RuntimeError):
+    """An installed library is of a version that this package does not know how to work with; the message names both."""
+
+
 def shape_of(tensor: Tensor) -> str:
     """``float32 [3, 512]``: how error messages show a tensor."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

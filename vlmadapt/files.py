@@ -68,6 +68,29 @@ def read_json(path: str | Path) -> Any:
         ) from error
 
 
+def check_format(path: str | Path, found: object, known: int | str, again: str) -> None:
+    """Raise :class:`FileError` unless ``path`` has the format ``known``; ``again`` says how to make the file anew."""
+    if found != known:
+        raise FileError(f"{path} has format {found!r}, this version of vlmadapt reads {known}: {again}.")
+
+
+def write_versioned(path: str | Path, value: Mapping[str, Any], version: int) -> None:
+    """:func:`write_json` of an object, with its ``format``."""
+    write_json(path, {"format": version, **value})
+
+
+def read_versioned(path: str | Path, version: int, again: str) -> dict[str, Any]:
+    """What :func:`write_versioned` wrote, without its format; a file that names none is of 0.1.0, hence of format 1.
+
+    Raises :class:`FileError` as :func:`read_json` and :func:`check_format` do, and where the file holds no object.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FileError(f"{path} holds a JSON {type(value).__name__}, not an object: {again}.")
+    check_format(path, value.pop("format", 1), version, again)
+    return value
+
+
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)

@@ -42,7 +42,7 @@ template <class Product, bool two_streams>
 cudaError_t launch_forward(const ForwardJob& job, int64_t splits, cudaStream_t stream) {
   constexpr int shared = forward_shared_bytes<Product>();
   if (cudaError_t e = allow_shared_memory(forward_kernel<Product, two_streams>, shared)) return e;
-  const dim3 grid(static_cast<unsigned>(divide_up(job.params.num_queries, kTile)), static_cast<unsigned>(splits));
+  const dim3 grid = grid_of(divide_up(job.params.num_queries, kTile), splits);
   CUDA_LAUNCH((forward_kernel<Product, two_streams>), grid, dim3(kThreads), shared, stream, job);
   return cudaGetLastError();
 }
@@ -65,15 +65,14 @@ cudaError_t launch_forward(const ForwardJob& job, Precision precision, int64_t s
 
 template <class T>
 cudaError_t launch_disagreement(const ForwardParams& p, const void* partial, int64_t splits, cudaStream_t stream) {
-  CUDA_LAUNCH(disagreement_kernel<T>, dim3(static_cast<unsigned>(divide_up(p.num_queries, 256))), dim3(256), 0, stream,
-              p, static_cast<const T*>(partial), static_cast<int>(splits));
+  CUDA_LAUNCH(disagreement_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
+              static_cast<const T*>(partial), static_cast<int>(splits));
   return cudaGetLastError();
 }
 
 template <class T>
 cudaError_t launch_accuracy(const GridParams& p, cudaStream_t stream) {
-  CUDA_LAUNCH(accuracy_kernel<T>, dim3(static_cast<unsigned>(p.num_betas * p.num_alphas)), dim3(kThreads), 0, stream,
-              p);
+  CUDA_LAUNCH(accuracy_kernel<T>, grid_of(p.num_betas * p.num_alphas), dim3(kThreads), 0, stream, p);
   return cudaGetLastError();
 }
 
@@ -84,16 +83,16 @@ cudaError_t launch_backward(const BackwardParams& p, void* gradient, void* row_s
   if (cudaError_t e = allow_shared_memory(backward_kernel<Product, queries_own>, shared)) return e;
   const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
   const BackwardJob job{p, gradient, row_sums, divide_up(divide_up(others, kTile), splits), aligned(p.stream, p.dtype)};
-  const dim3 grid(static_cast<unsigned>(divide_up(owners, kTile)), static_cast<unsigned>(splits));
+  const dim3 grid = grid_of(divide_up(owners, kTile), splits);
   CUDA_LAUNCH((backward_kernel<Product, queries_own>), grid, dim3(kThreads), shared, stream, job);
   return cudaGetLastError();
 }
 
 template <class T>
 cudaError_t launch_sum(const void* partial, void* out, int64_t count, int64_t splits, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(clamp(divide_up(count, 256), 1, 4096));
-  CUDA_LAUNCH(sum_kernel<T>, dim3(blocks), dim3(256), 0, stream, static_cast<const T*>(partial), static_cast<T*>(out),
-              count, static_cast<int>(splits));
+  const int64_t blocks = clamp(divide_up(count, 256), 1, 4096);
+  CUDA_LAUNCH(sum_kernel<T>, grid_of(blocks), dim3(256), 0, stream, static_cast<const T*>(partial),
+              static_cast<T*>(out), count, static_cast<int>(splits));
   return cudaGetLastError();
 }
 
@@ -125,8 +124,8 @@ cudaError_t backward(const BackwardParams& p, void* workspace, cudaStream_t stre
   if (p.num_queries > 0) {
     if (cudaError_t e = gradient_of<Product, true>(p, p.grad_queries, bytes, stream)) return e;
     const int64_t splits = backward_splits(p.num_queries, p.num_keys);
-    CUDA_LAUNCH(row_gradients_kernel<T>, dim3(static_cast<unsigned>(divide_up(p.num_queries, 256))), dim3(256), 0,
-                stream, p, static_cast<const T*>(workspace), static_cast<int>(splits));
+    CUDA_LAUNCH(row_gradients_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
+                static_cast<const T*>(workspace), static_cast<int>(splits));
     if (cudaError_t e = cudaGetLastError()) return e;
   }
   return p.grad_keys ? gradient_of<Product, false>(p, p.grad_keys, bytes, stream) : cudaSuccess;

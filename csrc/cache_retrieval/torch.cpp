@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor> order_classes(Tensor labels, int64_t num_classes) {
   Tensor order = new_tensor(labels, {count}, ScalarType::Long);
   Tensor offsets = new_tensor(labels, {num_classes + 1}, ScalarType::Long);
   const int64_t bad =
-      class_order(checked_indices(labels, "labels", count), count, num_classes,
+      class_order(checked_indices(labels, "labels", count, labels), count, num_classes,
                   static_cast<int64_t*>(order.mutable_data_ptr()), static_cast<int64_t*>(offsets.mutable_data_ptr()));
   if (bad >= 0) throw std::out_of_range("the label at index " + std::to_string(bad) + " is out of range");
   return {order, offsets};

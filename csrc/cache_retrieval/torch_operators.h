@@ -14,8 +14,10 @@ inline Stream stream_of(const Tensor& queries, const Tensor& keys, const Tensor&
                         ScalarType type, int64_t num_queries, int64_t num_keys) {
   const ScalarType accum = accum_type(dtype_of(queries, "queries"));
   const int64_t width = queries.size(1);
-  return Stream{checked(queries, "queries", type, {num_queries, width}), checked(keys, "keys", type, {num_keys, width}),
-                checked(scale, "scale", accum, {num_queries}), checked(center, "center", accum, {num_queries}), width};
+  return Stream{checked(queries, "queries", type, {num_queries, width}, queries),
+                checked(keys, "keys", type, {num_keys, width}, queries),
+                checked(scale, "scale", accum, {num_queries}, queries),
+                checked(center, "center", accum, {num_queries}, queries), width};
 }
 
 template <class Backend>
@@ -23,25 +25,25 @@ struct Operators {
   static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
                                                     OptionalTensor text_queries, OptionalTensor text_keys,
                                                     OptionalTensor text_scale, OptionalTensor text_center,
-                                                    OptionalTensor ratio, Tensor order, Tensor offsets,
-                                                    Tensor /*labels: for the backward*/, OptionalTensor own_entry,
-                                                    bool text_keys_per_class, bool mask_own_scores, bool keep,
-                                                    bool allow_tf32) {
+                                                    OptionalTensor ratio, Tensor order, Tensor offsets, Tensor labels,
+                                                    OptionalTensor own_entry, bool text_keys_per_class,
+                                                    bool mask_own_scores, bool keep, bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
     p.num_queries = queries.size(0);
     p.num_entries = keys.size(0);
     p.num_classes = offsets.size(0) - 1;
-    p.order = checked_indices(order, "order", p.num_entries);
-    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1);
+    p.order = checked_indices(order, "order", p.num_entries, queries);
+    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1, queries);
+    check_device(labels, "labels", queries);  // for the backward
     p.image = stream_of(queries, keys, scale, center, type, p.num_queries, p.num_entries);
     p.text_per_class = text_keys_per_class;
     if (text_queries.has_value())
       p.text = stream_of(text_queries.value(), text_keys.value(), text_scale.value(), text_center.value(), type,
                          p.num_queries, text_keys_per_class ? p.num_classes : p.num_entries);
-    p.ratio = checked(ratio, "ratio", accum, {p.num_queries});
-    p.own_entry = checked_indices(own_entry, "own_entry", p.num_queries);
+    p.ratio = checked(ratio, "ratio", accum, {p.num_queries}, queries);
+    p.own_entry = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     p.mask_own_scores = mask_own_scores;
     Tensor scores = new_tensor(queries, {p.num_queries, p.num_classes}, accum);
     Tensor disagreement = new_tensor(queries, {p.num_queries}, accum);
@@ -68,13 +70,13 @@ struct Operators {
     p.num_queries = queries.size(0);
     p.num_keys = keys.size(0);
     p.num_classes = grad_scores.size(1);
-    p.labels = checked_indices(labels, "labels", p.num_keys);
-    p.multiplicity = checked(multiplicity, "multiplicity", accum, {p.num_keys});
-    p.own_key = checked_indices(own_key, "own_key", p.num_queries);
+    p.labels = checked_indices(labels, "labels", p.num_keys, queries);
+    p.multiplicity = checked(multiplicity, "multiplicity", accum, {p.num_keys}, queries);
+    p.own_key = checked_indices(own_key, "own_key", p.num_queries, queries);
     p.stream = stream_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
-    p.weight = checked(weight, "weight", accum, {p.num_queries});
-    p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes});
-    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries});
+    p.weight = checked(weight, "weight", accum, {p.num_queries}, queries);
+    p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
+    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
     Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.stream.width}, accum);
     Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.stream.width}, accum);
     Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
@@ -93,9 +95,9 @@ struct Operators {
                      Tensor base_logits, Tensor targets, bool allow_tf32) {
     GridParams p = grid_params(queries, keys, order, offsets, betas);
     p.num_alphas = alphas.size(0);
-    p.alphas = checked(alphas, "alphas", accum_type(p.dtype), {p.num_alphas});
-    p.base_logits = checked(base_logits, "base_logits", accum_type(p.dtype), {p.num_queries, p.num_classes});
-    p.targets = checked_indices(targets, "targets", p.num_queries);
+    p.alphas = checked(alphas, "alphas", accum_type(p.dtype), {p.num_alphas}, queries);
+    p.base_logits = checked(base_logits, "base_logits", accum_type(p.dtype), {p.num_queries, p.num_classes}, queries);
+    p.targets = checked_indices(targets, "targets", p.num_queries, queries);
     Tensor correct = new_tensor(queries, {p.num_betas, p.num_alphas}, ScalarType::Long);
     torch::stable::zero_(correct);
     p.correct = static_cast<int64_t*>(correct.mutable_data_ptr());
@@ -128,11 +130,11 @@ struct Operators {
     p.num_classes = offsets.size(0) - 1;
     p.width = queries.size(1);
     p.num_betas = betas.size(0);
-    p.order = checked_indices(order, "order", p.num_entries);
-    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1);
-    p.queries = checked(queries, "queries", queries.scalar_type(), {p.num_queries, p.width});
-    p.keys = checked(keys, "keys", queries.scalar_type(), {p.num_entries, p.width});
-    p.betas = checked(betas, "betas", accum_type(p.dtype), {p.num_betas});
+    p.order = checked_indices(order, "order", p.num_entries, queries);
+    p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1, queries);
+    p.queries = checked(queries, "queries", queries.scalar_type(), {p.num_queries, p.width}, queries);
+    p.keys = checked(keys, "keys", queries.scalar_type(), {p.num_entries, p.width}, queries);
+    p.betas = checked(betas, "betas", accum_type(p.dtype), {p.num_betas}, queries);
     return p;
   }
 };

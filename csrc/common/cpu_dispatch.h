@@ -8,8 +8,10 @@ namespace vlmadapt {
 
 template <class Kernels>
 const Kernels& kernels_of(Isa isa) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX512)
   if (isa == Isa::avx512) return Kernels::avx512();
+#endif
+#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX2)
   if (isa == Isa::avx2) return Kernels::avx2();
 #endif
   (void)isa;

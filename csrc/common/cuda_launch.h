@@ -8,6 +8,8 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 #ifdef SIMT_EMU
 
 #define CUDA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
@@ -25,6 +27,13 @@
 #endif
 
 namespace vlmadapt {
+
+// The grid of so many blocks. More than fit into 32 bits become a number that the launch refuses (the limit is 2^31 -
+// 1) instead of wrapping around to a small grid that leaves results unwritten.
+inline dim3 grid_of(int64_t x, int64_t y = 1) {
+  constexpr int64_t largest = UINT32_MAX;
+  return dim3(static_cast<unsigned>(x < largest ? x : largest), static_cast<unsigned>(y < largest ? y : largest));
+}
 
 // Beyond 48 KiB of dynamic shared memory a kernel has to ask; call before the launch.
 template <class Kernel>

@@ -28,12 +28,14 @@ Isa chosen_isa() {
 }  // namespace
 
 Isa best_isa() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX2)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512) return Isa::avx512;
+#if !defined(VLMADAPT_WITHOUT_AVX512)
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return Isa::avx512;
+#endif
   if (avx2) return Isa::avx2;
 #endif
   return Isa::baseline;

@@ -123,8 +123,8 @@ struct Simd {
   static VLMADAPT_INLINE T sum(V v) { return sum_of_vector<T, vector_bytes>(v); }
 };
 
-// exp, accurate to about one unit in the last place; results below the smallest normal number are flushed to zero
-// (a denormal would cost a microcode assist), overflow gives infinity and NaN stays NaN.
+// exp, within 1.5 units in the last place. Results below the smallest normal number are flushed to zero (a denormal
+// would cost a microcode assist), and so may those up to 4.1 times that number be; overflow gives infinity, NaN stays.
 // x = n ln 2 + r, e^r = 1 + r + r^2 p(r) with p a minimax polynomial on |r| <= ln(2)/2, computed for this project.
 VLMADAPT_INLINE Simd<float>::V exp(Simd<float>::V x) {
   using S = Simd<float>;
@@ -172,7 +172,7 @@ VLMADAPT_INLINE Simd<double>::V exp(Simd<double>::V x) {
   return underflow ? S::V{} : result;
 }
 
-// log, accurate to about one unit in the last place. Zero and subnormal numbers give minus infinity (they would need a
+// log, within 1.5 units in the last place. Zero and subnormal numbers give minus infinity (they would need a
 // second normalisation), negative numbers NaN; infinity and NaN stay what they are.
 // x = 2^n (1 + z) with 1 + z in [sqrt(1/2), sqrt(2)); the polynomials are minimax fits computed for this project.
 VLMADAPT_INLINE Simd<float>::V log(Simd<float>::V x) {
@@ -217,8 +217,11 @@ VLMADAPT_INLINE Simd<double>::V log(Simd<double>::V x) {
   return x < __builtin_inf() ? result : x;
 }
 
-// log2 and exp2 for powers, q^g = exp2(g log2 q): log2 is accurate to 1e-7 absolutely rather than relatively, which is
-// all that a power asks for. log2(0) is minus infinity, that of a negative number NaN. exp2 overflows to infinity.
+// log2 and exp2 for powers, q^g = exp2(g log2 q). log2 is within 2 units in the last place and, of a float, another
+// 1e-7 absolutely: near one it is not accurate relatively, which a power does not ask for. log2(0) is minus infinity,
+// that of a negative number NaN, that of a subnormal number as accurate or minus infinity. exp2 is within 1.5 + |x|
+// units in the last place, as x g is rounded by the caller too; it overflows to infinity and underflows as exp does or
+// gradually.
 #if defined(__AVX512F__)
 constexpr __mmask16 every = 0xffff;  // the forms without a mask warn of uninitialised values in GCC 12
 
@@ -240,7 +243,7 @@ VLMADAPT_INLINE Simd<float>::V log2(Simd<float>::V x) {
   const S::V exponent = (S::V)_mm512_maskz_getexp_ps(every, (__m512)x);
   const S::V mantissa = (S::V)_mm512_maskz_getmant_ps(every, (__m512)x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan);
   const __m512i sixteenth =
-      _mm512_maskz_srli_epi32(every, (__m512i)x, 19);  // the permutations look at the low four bits
+      _mm512_maskz_srli_epi32(every, (__m512i)mantissa, 19);  // the permutations look at the low four bits
   const S::V inverse = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_inverse));
   const S::V centre = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_centre));
   const S::V z = mantissa * inverse - 1.0f;

@@ -40,9 +40,32 @@ inline Dtype dtype_of(const Tensor& tensor, const char* name) {
 
 inline ScalarType accum_type(Dtype dtype) { return dtype == Dtype::f64 ? ScalarType::Double : ScalarType::Float; }
 
-// The tensor's data after checking type, shape and device; the result stays valid as long as `tensor` does.
+inline std::string device_name(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "the CPU";
+  if (tensor.is_cuda()) return "CUDA device " + std::to_string(tensor.get_device_index());
+  return "a device of another kind";
+}
+
+// The dispatcher looks for one tensor on a device; the kernel of that device reads the memory of all of them.
+inline void check_device(const Tensor& tensor, const char* name, const Tensor& like) {
+  if (tensor.device() != like.device())
+    throw std::invalid_argument(std::string(name) + " is on " + device_name(tensor) + " but must be on " +
+                                device_name(like) + " like the other arguments: move it there");
+}
+
+inline void check_device(const OptionalTensor& tensor, const char* name, const Tensor& like) {
+  if (tensor.has_value()) check_device(*tensor, name, like);
+}
+
+inline void check_device(const std::vector<Tensor>& tensors, const char* name, const Tensor& like) {
+  for (const Tensor& tensor : tensors) check_device(tensor, name, like);
+}
+
+// The tensor's data after checking type, shape, and the device against that of `like`; the result stays valid as long
+// as `tensor` does.
 inline const void* checked(const Tensor& tensor, const char* name, ScalarType type,
-                           std::initializer_list<int64_t> shape) {
+                           std::initializer_list<int64_t> shape, const Tensor& like) {
+  check_device(tensor, name, like);
   bool fits =
       tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(shape.size()) && tensor.is_contiguous();
   int64_t axis = 0;
@@ -52,16 +75,14 @@ inline const void* checked(const Tensor& tensor, const char* name, ScalarType ty
 }
 
 inline const void* checked(const OptionalTensor& tensor, const char* name, ScalarType type,
-                           std::initializer_list<int64_t> shape) {
-  return tensor.has_value() ? checked(*tensor, name, type, shape) : nullptr;
+                           std::initializer_list<int64_t> shape, const Tensor& like) {
+  return tensor.has_value() ? checked(*tensor, name, type, shape, like) : nullptr;
 }
 
-inline const int64_t* checked_indices(const Tensor& tensor, const char* name, int64_t count) {
-  return static_cast<const int64_t*>(checked(tensor, name, ScalarType::Long, {count}));
-}
-
-inline const int64_t* checked_indices(const OptionalTensor& tensor, const char* name, int64_t count) {
-  return static_cast<const int64_t*>(checked(tensor, name, ScalarType::Long, {count}));
+// `TensorOrOptional` is either.
+template <class TensorOrOptional>
+const int64_t* checked_indices(const TensorOrOptional& tensor, const char* name, int64_t count, const Tensor& like) {
+  return static_cast<const int64_t*>(checked(tensor, name, ScalarType::Long, {count}, like));
 }
 
 inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {

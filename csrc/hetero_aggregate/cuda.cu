@@ -44,7 +44,7 @@ cudaError_t describe(const Job& job, Description* out, char* row_dots, cudaStrea
 
 template <class E, class I>
 cudaError_t launch(const RowJob& job, bool wide, bool with_own, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((job.num_rows + kWarps - 1) / kWarps)), block(kThreads);
+  const dim3 grid = grid_of((job.num_rows + kWarps - 1) / kWarps), block(kThreads);
   if (wide && with_own)
     CUDA_LAUNCH((aggregate_kernel<E, I, true, true>), grid, block, 0, stream, job);
   else if (wide)

@@ -14,8 +14,8 @@ struct Cpu {
 std::tuple<Tensor, Tensor, Tensor> transpose(Tensor row_offsets, Tensor columns, int64_t num_sources) {
   const Index index = index_of({columns});
   const int64_t num_rows = row_offsets.size(0) - 1, num_edges = columns.numel();
-  const int64_t* starts = checked_indices(row_offsets, "row_offsets", num_rows + 1);
-  const void* given = checked(columns, "columns", columns.scalar_type(), {num_edges});
+  const int64_t* starts = checked_indices(row_offsets, "row_offsets", num_rows + 1, columns);
+  const void* given = checked(columns, "columns", columns.scalar_type(), {num_edges}, columns);
   Tensor offsets = new_tensor(columns, {num_sources + 1}, ScalarType::Long);
   Tensor rows = new_tensor(columns, {num_edges}, columns.scalar_type());
   Tensor edges = new_tensor(columns, {num_edges}, columns.scalar_type());

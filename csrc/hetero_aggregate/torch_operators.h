@@ -25,14 +25,15 @@ inline void check_lengths(size_t count, std::initializer_list<size_t> lengths) {
 
 // The fields that both directions share, checked.
 inline Relation relation_of(const Tensor& offsets, const Tensor& columns, const Tensor& weights, Index index,
-                            const void* coefficients, size_t r, int64_t num_rows, Dtype dtype) {
+                            const void* coefficients, size_t r, int64_t num_rows, Dtype dtype, const Tensor& like) {
   const ScalarType accum = accum_type(dtype);
   const int64_t count = columns.numel();
   Relation relation{};
-  relation.offsets = checked_indices(offsets, "offsets", num_rows + 1);
-  relation.columns = checked(columns, "columns", index == Index::i32 ? ScalarType::Int : ScalarType::Long, {count});
+  relation.offsets = checked_indices(offsets, "offsets", num_rows + 1, like);
+  relation.columns =
+      checked(columns, "columns", index == Index::i32 ? ScalarType::Int : ScalarType::Long, {count}, like);
   // An empty weight tensor stands for ones.
-  relation.weights = weights.numel() == 0 ? nullptr : checked(weights, "weights", accum, {count});
+  relation.weights = weights.numel() == 0 ? nullptr : checked(weights, "weights", accum, {count}, like);
   relation.coefficient = static_cast<const char*>(coefficients) + r * accum_bytes(dtype);
   return relation;
 }
@@ -40,24 +41,28 @@ inline Relation relation_of(const Tensor& offsets, const Tensor& columns, const 
 template <class Backend>
 struct Operators {
   static Tensor forward(Tensors sources, Integers source_of, Tensors row_offsets, Tensors columns, Tensors weights,
-                        Tensor coefficients, bool stacked, Tensors /*transposed: for the backward*/, Tensors, Tensors) {
+                        Tensor coefficients, bool stacked, Tensors transposed_offsets, Tensors transposed_targets,
+                        Tensors transposed_edges) {
     const auto count = static_cast<int64_t>(columns.size());
     check_lengths(columns.size(), {source_of.size(), row_offsets.size(), weights.size()});
     Job job{};
     job.index = index_of(columns);
     job.dtype = dtype_of(sources.at(0), "sources");
     const ScalarType type = sources[0].scalar_type();
-    const void* scales = checked(coefficients, "coefficients", accum_type(job.dtype), {count});
+    const void* scales = checked(coefficients, "coefficients", accum_type(job.dtype), {count}, sources[0]);
+    check_device(transposed_offsets, "transposed_offsets", sources[0]);  // for the backward
+    check_device(transposed_targets, "transposed_targets", sources[0]);
+    check_device(transposed_edges, "transposed_edges", sources[0]);
     job.num_rows = row_offsets[0].size(0) - 1;
     job.width = sources[0].size(1);
     job.stacked = stacked;
     std::vector<Matrix> matrices;
     for (const Tensor& source : sources)
-      matrices.push_back({checked(source, "sources", type, {source.size(0), job.width}), source.size(0)});
+      matrices.push_back({checked(source, "sources", type, {source.size(0), job.width}, sources[0]), source.size(0)});
     std::vector<Relation> relations;
     for (size_t r = 0; r < columns.size(); ++r) {
-      relations.push_back(
-          relation_of(row_offsets[r], columns[r], weights[r], job.index, scales, r, job.num_rows, job.dtype));
+      relations.push_back(relation_of(row_offsets[r], columns[r], weights[r], job.index, scales, r, job.num_rows,
+                                      job.dtype, sources[0]));
       relations[r].matrix = source_of[r];
       if (source_of[r] < 0 || source_of[r] >= static_cast<int64_t>(sources.size()))
         throw std::out_of_range("source_of must number the sources");
@@ -81,10 +86,10 @@ struct Operators {
     const Dtype dtype = dtype_of(grad, "grad");
     const ScalarType type = grad.scalar_type(), accum = accum_type(dtype);
     const Index index = index_of(targets);
-    const void* scales = checked(coefficients, "coefficients", accum, {num_relations});
+    const void* scales = checked(coefficients, "coefficients", accum, {num_relations}, grad);
     const int64_t num_targets = grad.size(stacked ? 1 : 0), width = grad.size(stacked ? 2 : 1);
-    const void* grad_data = stacked ? checked(grad, "grad", type, {num_relations, num_targets, width})
-                                    : checked(grad, "grad", type, {num_targets, width});
+    const void* grad_data = stacked ? checked(grad, "grad", type, {num_relations, num_targets, width}, grad)
+                                    : checked(grad, "grad", type, {num_targets, width}, grad);
 
     Tensors results;
     for (size_t u = 0; u < sources.size(); ++u)
@@ -99,15 +104,16 @@ struct Operators {
       job.index = index;
       job.num_rows = sources[u].size(0);
       job.width = width;
-      job.own = checked(sources[u], "sources", type, {job.num_rows, width});
+      job.own = checked(sources[u], "sources", type, {job.num_rows, width}, grad);
       job.out = want_sources[u] ? results[u].mutable_data_ptr() : nullptr;
       bool wanted = job.out != nullptr;
       std::vector<Matrix> matrices;
       std::vector<Relation> relations;
       for (size_t r = 0; r < count; ++r) {
         if (source_of[r] != static_cast<int64_t>(u)) continue;
-        Relation relation = relation_of(offsets[r], targets[r], weights[r], index, scales, r, job.num_rows, dtype);
-        relation.edges = checked(edges[r], "edges", targets[r].scalar_type(), {targets[r].numel()});
+        Relation relation =
+            relation_of(offsets[r], targets[r], weights[r], index, scales, r, job.num_rows, dtype, grad);
+        relation.edges = checked(edges[r], "edges", targets[r].scalar_type(), {targets[r].numel()}, grad);
         if (want_weights[r]) relation.grad_weights = results[sources.size() + r].mutable_data_ptr();
         if (want_coefficients)
           relation.grad_coefficient = static_cast<char*>(results.back().mutable_data_ptr()) + r * accum_bytes(dtype);

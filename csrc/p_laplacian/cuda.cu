@@ -14,8 +14,8 @@ cudaError_t launch_forward(const ForwardParams& f, cudaStream_t stream) {
   if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
   const Problem& p = f.problem;
   const int64_t tiles = divide_up(p.num_queries, kTile);
-  CUDA_LAUNCH((forward_kernel<E, from_scores>), dim3(static_cast<unsigned>(p.batch * p.heads * tiles)), dim3(kThreads),
-              shared, stream, f, tiles);
+  CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(p.batch * p.heads * tiles), dim3(kThreads), shared, stream, f,
+              tiles);
   return cudaGetLastError();
 }
 
@@ -26,8 +26,8 @@ cudaError_t launch_backward(const BackwardParams& b, void* workspace, cudaStream
   const Problem& p = b.problem;
   const int64_t tiles = divide_up(queries_own ? p.num_queries : p.num_keys, kTile);
   if (tiles == 0) return cudaSuccess;
-  CUDA_LAUNCH((backward_kernel<E, from_scores, queries_own>), dim3(static_cast<unsigned>(p.batch * p.heads * tiles)),
-              dim3(kThreads), shared, stream, b, workspace, tiles);
+  CUDA_LAUNCH((backward_kernel<E, from_scores, queries_own>), grid_of(p.batch * p.heads * tiles), dim3(kThreads),
+              shared, stream, b, workspace, tiles);
   return cudaGetLastError();
 }
 
@@ -37,16 +37,15 @@ cudaError_t backward(const BackwardParams& b, void* workspace, cudaStream_t stre
   const Problem& p = b.problem;
   const int64_t rows = p.batch * p.heads * p.num_queries;
   if (rows > 0) {
-    CUDA_LAUNCH(prepare_kernel<E>, dim3(static_cast<unsigned>(divide_up(rows, 256))), dim3(256), 0, stream, b,
-                workspace);
+    CUDA_LAUNCH(prepare_kernel<E>, grid_of(divide_up(rows, 256)), dim3(256), 0, stream, b, workspace);
     if (cudaError_t e = cudaGetLastError()) return e;
     if (cudaError_t e = launch_backward<E, from_scores, true>(b, workspace, stream)) return e;
   }
   if (p.batch * p.heads > 0)
     if (cudaError_t e = launch_backward<E, from_scores, false>(b, workspace, stream)) return e;
   if (p.heads == 0) return cudaSuccess;
-  CUDA_LAUNCH(reduce_kernel<T>, dim3(static_cast<unsigned>(p.heads)), dim3(kThreads),
-              kThreads * static_cast<int>(sizeof(T)), stream, b, workspace, divide_up(p.num_queries, kTile));
+  CUDA_LAUNCH(reduce_kernel<T>, grid_of(p.heads), dim3(kThreads), kThreads * static_cast<int>(sizeof(T)), stream, b,
+              workspace, divide_up(p.num_queries, kTile));
   return cudaGetLastError();
 }
 

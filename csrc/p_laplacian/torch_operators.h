@@ -21,36 +21,39 @@ inline Problem problem_of(const Tensor& x_query, const Tensor& x_value, const Te
   problem.features = x_query.size(3);
   problem.num_keys = x_value.size(2);
   problem.x_query =
-      checked(x_query, "x_query", type, {problem.batch, problem.heads, problem.num_queries, problem.features});
+      checked(x_query, "x_query", type, {problem.batch, problem.heads, problem.num_queries, problem.features}, x_query);
   problem.x_value =
-      checked(x_value, "x_value", type, {problem.batch, problem.heads, problem.num_keys, problem.features});
-  problem.p = checked(p, "p", accum, {problem.heads});
-  problem.pull = checked(pull, "pull", accum, {problem.heads});
+      checked(x_value, "x_value", type, {problem.batch, problem.heads, problem.num_keys, problem.features}, x_query);
+  problem.p = checked(p, "p", accum, {problem.heads}, x_query);
+  problem.pull = checked(pull, "pull", accum, {problem.heads}, x_query);
   problem.residual = residual;
   problem.drop_diagonal = drop_diagonal;
   return problem;
 }
 
-inline void add_attention(Problem& problem, const Tensor& attention, ScalarType type, bool keep, double eps) {
-  problem.attention =
-      checked(attention, "attention", type, {problem.batch, problem.heads, problem.num_queries, problem.num_keys});
+inline void add_attention(Problem& problem, const Tensor& attention, ScalarType type, bool keep, double eps,
+                          const Tensor& like) {
+  problem.attention = checked(attention, "attention", type,
+                              {problem.batch, problem.heads, problem.num_queries, problem.num_keys}, like);
   problem.keep = keep;
   problem.eps = eps;
 }
 
 inline void add_scores(Problem& problem, const Tensor& query, const Tensor& key, const OptionalTensor& value,
                        ScalarType type, const OptionalTensor& mask, const OptionalTensor& key_lengths, double scale,
-                       bool is_causal) {
+                       bool is_causal, const Tensor& like) {
   problem.from_scores = true;
   problem.width = query.size(3);
-  problem.query = checked(query, "query", type, {problem.batch, problem.heads, problem.num_queries, problem.width});
-  problem.key = checked(key, "key", type, {problem.batch, problem.heads, problem.num_keys, problem.width});
+  problem.query =
+      checked(query, "query", type, {problem.batch, problem.heads, problem.num_queries, problem.width}, like);
+  problem.key = checked(key, "key", type, {problem.batch, problem.heads, problem.num_keys, problem.width}, like);
   if (value.has_value()) {
     problem.has_value = true;
     problem.value_width = value->size(3);
     problem.value =
-        checked(*value, "value", type, {problem.batch, problem.heads, problem.num_keys, problem.value_width});
+        checked(*value, "value", type, {problem.batch, problem.heads, problem.num_keys, problem.value_width}, like);
   }
+  check_device(mask, "mask", like);
   if (mask.has_value()) {  // any strides: a broadcast mask is not expanded in memory
     const int64_t sizes[] = {problem.batch, problem.heads, problem.num_queries, problem.num_keys};
     const bool boolean = mask->scalar_type() == ScalarType::Bool;
@@ -63,7 +66,7 @@ inline void add_scores(Problem& problem, const Tensor& query, const Tensor& key,
     problem.mask_kind = boolean ? MaskKind::boolean : MaskKind::additive;
     problem.mask = mask->const_data_ptr();
   }
-  problem.key_lengths = checked_indices(key_lengths, "key_lengths", problem.batch);
+  problem.key_lengths = checked_indices(key_lengths, "key_lengths", problem.batch, like);
   problem.scale = scale;
   problem.causal = is_causal;
 }
@@ -75,7 +78,7 @@ struct Operators {
                                                    double eps) {
     ForwardParams f{};
     f.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_attention(f.problem, attention, x_query.scalar_type(), keep, eps);
+    add_attention(f.problem, attention, x_query.scalar_type(), keep, eps, x_query);
     Results results(f.problem, x_query);
     results.fill(f);
     Backend::forward(f, x_query);
@@ -89,7 +92,7 @@ struct Operators {
                                                                 bool drop_diagonal) {
     ForwardParams f{};
     f.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_scores(f.problem, query, key, value, x_query.scalar_type(), mask, key_lengths, scale, is_causal);
+    add_scores(f.problem, query, key, value, x_query.scalar_type(), mask, key_lengths, scale, is_causal, x_query);
     Results results(f.problem, x_query);
     results.fill(f);
     const Problem& n = f.problem;
@@ -108,7 +111,7 @@ struct Operators {
       Tensor row_sum, bool residual, bool keep, bool drop_diagonal, double eps, bool want_attention, bool want_p) {
     BackwardParams b{};
     b.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_attention(b.problem, attention, x_query.scalar_type(), keep, eps);
+    add_attention(b.problem, attention, x_query.scalar_type(), keep, eps, x_query);
     Gradients grads(b, x_query, grad_out, out, row_sum);
     const Problem& n = b.problem;
     b.want_p = want_p;
@@ -125,16 +128,17 @@ struct Operators {
       bool is_causal, bool residual, bool drop_diagonal, bool want_query, bool want_key, bool want_value, bool want_p) {
     BackwardParams b{};
     b.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_scores(b.problem, query, key, value, x_query.scalar_type(), mask, key_lengths, scale, is_causal);
+    add_scores(b.problem, query, key, value, x_query.scalar_type(), mask, key_lengths, scale, is_causal, x_query);
     Gradients grads(b, x_query, grad_out, out, row_sum);
     const Problem& n = b.problem;
     const ScalarType accum = accum_type(n.dtype);
-    b.lse = checked(lse, "lse", accum, {n.batch, n.heads, n.num_queries});
-    b.grad_lse = checked(grad_lse, "grad_lse", accum, {n.batch, n.heads, n.num_queries});
+    b.lse = checked(lse, "lse", accum, {n.batch, n.heads, n.num_queries}, x_query);
+    b.grad_lse = checked(grad_lse, "grad_lse", accum, {n.batch, n.heads, n.num_queries}, x_query);
     if (grad_context.has_value()) {
       b.with_context = true;
-      b.grad_context = checked(grad_context, "grad_context", accum, {n.batch, n.heads, n.num_queries, n.value_width});
-      b.context = checked(context, "context", accum, {n.batch, n.heads, n.num_queries, n.value_width});
+      b.grad_context =
+          checked(grad_context, "grad_context", accum, {n.batch, n.heads, n.num_queries, n.value_width}, x_query);
+      b.context = checked(context, "context", accum, {n.batch, n.heads, n.num_queries, n.value_width}, x_query);
     }
     b.want_p = want_p;
     Tensor grad_query = wanted(want_query, x_query, {n.batch, n.heads, n.num_queries, n.width}, b.grad_query);
@@ -176,9 +180,9 @@ struct Operators {
           pull(new_tensor(like, {b.problem.heads}, accum_type(b.problem.dtype))) {
       const Problem& n = b.problem;
       const ScalarType accum = accum_type(n.dtype);
-      b.grad_out = checked(grad_out, "grad_out", accum, {n.batch, n.heads, n.num_queries, n.features});
-      b.out = checked(out, "out", accum, {n.batch, n.heads, n.num_queries, n.features});
-      b.row_sum = checked(row_sum, "row_sum", accum, {n.batch, n.heads, n.num_queries});
+      b.grad_out = checked(grad_out, "grad_out", accum, {n.batch, n.heads, n.num_queries, n.features}, like);
+      b.out = checked(out, "out", accum, {n.batch, n.heads, n.num_queries, n.features}, like);
+      b.row_sum = checked(row_sum, "row_sum", accum, {n.batch, n.heads, n.num_queries}, like);
       b.grad_x_query = x_query.mutable_data_ptr();
       b.grad_x_value = x_value.mutable_data_ptr();
       b.grad_p = p.mutable_data_ptr();

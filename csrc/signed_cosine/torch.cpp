@@ -10,7 +10,7 @@ namespace {
 
 template <class T>
 void run(const Tensor& tile, Tensor& columns, Tensor& values, int64_t k, int64_t first_row, bool skip_diagonal) {
-  const void* data = checked(tile, "tile", tile.scalar_type(), {tile.size(0), tile.size(1)});
+  const void* data = checked(tile, "tile", tile.scalar_type(), {tile.size(0), tile.size(1)}, tile);
   strongest_cpu(
       Strongest<T>{static_cast<const T*>(data), tile.size(0), tile.size(1), k, first_row, skip_diagonal,
                    static_cast<int64_t*>(columns.mutable_data_ptr()), static_cast<T*>(values.mutable_data_ptr())},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import subprocess
 from collections import Counter
@@ -13,8 +12,8 @@ from pathlib import Path
 import resvg_py
 from PIL import Image
 
-from vlmadapt.backbones.views import to_rgb
 from vlmadapt.files import read_json
+from vlmadapt.pictures import decode
 from vlmadapt.progress import track
 
 # Pinned, so that the same seed gives the same heads; licences are read from the packages and checked.
@@ -114,7 +113,7 @@ def render(pairs: list[Pair]) -> list[Picture]:
         except ValueError:
             dropped["undrawable"] += 1
             continue
-        image = to_rgb(Image.open(io.BytesIO(bytes(png))))
+        image = decode(bytes(png), pair.name)
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         if digest in seen:
             dropped["repeated"] += 1

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vlmadapt.backbones.towers import ImageTower, TextTower
-from vlmadapt.backbones.views import to_pixels
 from vlmadapt.files import read_tensors, write_tensors
+from vlmadapt.pictures.views import to_pixels
 from vlmadapt.progress import track
 
 BATCH = 64

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from vlmadapt.backbones import class_text_features, load_encoder
 from vlmadapt.backbones.open_clip import OpenClipEncoder
 from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.pictures import read
 
 open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install 'vlmadapt[open-clip]'")
 
@@ -58,6 +59,16 @@ def test_widths_scale_and_unit_norms(encoder):
     torch.testing.assert_close(
         texts, torch.nn.functional.normalize(encoder.encode_texts(["a cat", "a dog", "a car"], normalize=False), dim=-1)
     )
+
+
+def test_views_are_of_the_picture_as_it_is_read(encoder):
+    covered = picture().convert("RGBA")
+    covered.putalpha(60)
+    seen = read(covered)
+    assert not torch.equal(encoder.transform(covered), encoder.transform(covered.convert("RGB")))
+    assert torch.equal(encoder.transform(covered), encoder.transform(seen))
+    views = [encoder.augment(each, torch.Generator().manual_seed(1)) for each in (covered, seen)]
+    assert torch.equal(*views)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])

@@ -3,8 +3,9 @@ import importlib.util
 
 import pytest
 
-from vlmadapt.data import BUILTIN, builtin, builtin_status, check_dataset, load_dataset, open_image, sample_shots
+from vlmadapt.data import BUILTIN, builtin, builtin_status, check_dataset, load_dataset, sample_shots
 from vlmadapt.errors import FileError, MissingDependency
+from vlmadapt.pictures import read
 
 CLIPART_SPLIT_HASH = "6985db0074809f0cd62da7777762c7bb6b06a00ee414c0ed1a08d6c9d0b68c49"
 
@@ -47,7 +48,7 @@ def test_mnist_is_written_once(tmp_path, monkeypatch):
     monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path))
     dataset = load_dataset("mnist5k")
     assert dataset.counts("train") == [250] * 10 and dataset.counts("test") == [150] * 10
-    assert open_image(dataset.train[0].path).size == (28, 28)
+    assert read(dataset.train[0].path).size == (28, 28)
     monkeypatch.setattr(builtin, "_write_mnist", lambda *arguments: pytest.fail("written twice"))
     assert load_dataset("mnist5k").split_hash == dataset.split_hash
 

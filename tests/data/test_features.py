@@ -8,9 +8,10 @@ from PIL import Image
 
 import vlmadapt
 from tests.data.pictures import FakeEncoder, make_picture
-from vlmadapt.data import FeatureCache, extract_features, open_image
+from vlmadapt.data import FeatureCache, extract_features
 from vlmadapt.data import features as features_module
 from vlmadapt.errors import FileError, InputError
+from vlmadapt.pictures import read
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def extract(encoder, paths, **options):
 
 
 def direct(encoder, path):
-    return encoder.encode_images(encoder.transform(open_image(path))[None])[0]
+    return encoder.encode_images(encoder.transform(read(path))[None])[0]
 
 
 def test_features_equal_the_encoder_s_own(paths):
@@ -52,7 +53,7 @@ def test_views_are_averaged_before_normalising(paths):
     views = torch.stack(
         [
             encoder.augment(
-                open_image(paths[0]),
+                read(paths[0]),
                 torch.Generator().manual_seed(features_module.view_seed(digest, 5, view)),
             )
             for view in range(3)
@@ -254,3 +255,8 @@ class TestCache:
         monkeypatch.setattr(features_module, "_hash_file", lambda path: "0" * 64)
         with pytest.raises(FileError, match=r"0\.png changed while features were computed"):
             extract(FakeEncoder(), paths[:1], cache=cache)
+
+
+def test_opened_pictures_are_refused_in_words(paths):
+    with pytest.raises(InputError, match=r"^paths holds a PngImageFile: give paths"):
+        extract(FakeEncoder(), [paths[0], Image.open(paths[1])])

@@ -22,14 +22,6 @@ def unit_rows(source: torch.Generator, rows: int, width: int, dtype: torch.dtype
     return (normalize(matrix, dim=-1) if width else matrix).to(dtype)
 
 
-def error_ratio(ours: Tensor, eager: Tensor, exact: Tensor) -> float:
-    """Our largest error over eager's, both against ``exact``; an error below rounding of the result counts as that."""
-    floor = torch.finfo(eager.dtype).eps * exact.abs().max().item()
-    own = (ours.double() - exact).abs().max().item()
-    other = (eager.double() - exact).abs().max().item()
-    return own / max(other, floor)
-
-
 def identical_at_thread_counts(run: Callable[[], list[Tensor]]) -> None:
     """Assert that the tensors are bit-identical at every number of threads, and from run to run."""
     threads = torch.get_num_threads()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ops.cases import DTYPES, error_ratio, generator, unit_rows
+from tests.ops.accuracy import Draw, assert_accurate, draw_of
+from tests.ops.cases import generator, unit_rows
 from vlmadapt.errors import InputError
 from vlmadapt.ops import (
     PreparedCache,
@@ -114,31 +115,22 @@ def test_two_streams_and_gradients_equal_the_reference(
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(4, 200, 10, 96), (150, 1100, 13, 300)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(4, 200, 10, 96), (70, 1100, 13, 100)], ids=str)
 def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    queries, keys, labels = make(shape, dtype)
-    exact_inputs = [queries.double().requires_grad_(), keys.double().requires_grad_()]
-    exact = scores_of(cache_retrieval_reference, *exact_inputs, labels, 5.5, num_classes=shape[2])
-    grad = torch.randn(exact.shape, generator=generator(3), dtype=torch.float64)
-    exact_grads = torch.autograd.grad((exact * grad).sum(), exact_inputs)
-    # Half-precision eager accumulates in half precision; the fair rival computes in float32 from the same inputs.
-    wide = dtype if dtype == torch.float64 else torch.float32
-    results = []
-    for function, cast in ((cache_retrieval, dtype), (cache_retrieval_reference, wide)):
-        inputs = [queries.to(cast).requires_grad_(), keys.to(cast).requires_grad_()]
-        scores = scores_of(function, *inputs, labels, 5.5, num_classes=shape[2])
-        assert scores.dtype == wide
-        results.append([scores, *torch.autograd.grad((scores * grad.to(wide)).sum(), inputs)])
-    if dtype == torch.float64:
-        torch.testing.assert_close(results[0], [exact, *exact_grads], rtol=0, atol=1e-11)
-        return
-    assert error_ratio(results[0][0], results[1][0], exact) <= 2
-    for ours, eager, truth in zip(results[0][1:], results[1][1:], exact_grads, strict=True):
-        if dtype == torch.float32:
-            assert error_ratio(ours, eager, truth) <= 2
-        else:  # gradients are rounded to the input's type
-            assert error_ratio(ours, truth.to(dtype), truth) <= 1.1
+    def draw(seed: int) -> Draw:
+        queries, keys, labels = make(shape, dtype, seed)
+
+        def through(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+            return lambda **streams: {"scores": function(**streams, labels=labels, beta=5.5, num_classes=shape[2])}
+
+        drawn = draw_of(
+            through(cache_retrieval), through(cache_retrieval_reference), {"queries": queries, "keys": keys}, seed
+        )
+        assert drawn.ours["scores"].dtype == torch.float32
+        return drawn
+
+    assert_accurate(draw)
 
 
 def test_gradcheck() -> None:

@@ -115,10 +115,10 @@ def test_it_is_trained_once_kept_and_loaded(cache):
 
 
 def test_what_is_saved_sees_pictures_as_training_did(cache):
-    from vlmadapt.data.image import open_image
+    from vlmadapt.pictures import read
 
     path = easy_vqa.pictures("val")[0]
-    image = open_image(path)
+    image = read(path)
     torch.testing.assert_close(small_model("vqa", TINY).transform(image), scratch._to_pixels(np.asarray(image)))
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 pytest.importorskip("transformers")
 
 from tests.tasks import world
-from vlmadapt.data.image import open_image
 from vlmadapt.errors import InputError
+from vlmadapt.pictures import read
 from vlmadapt.tasks import TASK_CLASSES, Pictures, TaskOptions
 from vlmadapt.tasks.models import task_model
 from vlmadapt.tasks.ranking import answer_losses, rank_answers
@@ -150,21 +150,21 @@ def test_features_of_a_frozen_tower_are_computed_once_and_equal(tmp_path):
     made = make("vqa", tmp_path)
     model = made.model
     paths = [record.image for record in made.data.train]
-    fresh = model.features(torch.stack([world.to_pixels(open_image(path)) for path in paths])).detach()
+    fresh = model.features(torch.stack([world.to_pixels(read(path)) for path in paths])).detach()
     model.module.requires_grad_(False)
     calls = []
 
-    def read(path):
+    def counted(path):
         calls.append(path)
-        return open_image(path)
+        return read(path)
 
-    pictures = Pictures(model, read)
+    pictures = Pictures(model, counted)
     torch.testing.assert_close(pictures.features(paths + paths[:1]), torch.cat([fresh, fresh[:1]]))
     pictures.features(paths)
     assert len(calls) == len(paths)
     model.module.vision_model.requires_grad_(True)  # a training tower is asked again, with a graph
     assert pictures.features(paths[:2]).requires_grad
-    none = Pictures(model, read, budget_mib=0)
+    none = Pictures(model, counted, budget_mib=0)
     model.module.requires_grad_(False)
     before = len(calls)
     none.features(paths[:2])
@@ -202,7 +202,7 @@ def test_coca_captions(tmp_path):
     loss.backward()
     assert torch.isfinite(loss)
     said = made.predict(made.data.test[:2], beams=2)
-    pixels = torch.stack([made.model.transform(open_image(record.image)) for record in made.data.test[:2]])
+    pixels = torch.stack([made.model.transform(read(record.image)) for record in made.data.test[:2]])
     start = torch.full((2, 1), words.bos)
     told = generate(
         loaded.model, pixels, start, start_token=words.bos, end_token=words.sep, max_new_tokens=5, num_beams=2

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlmadapt.errors import InputError
-
-BATCH = 64
+from vlmadapt.pictures import encode, read
 
 
 class ImageEncoder(Protocol):
@@ -28,38 +28,27 @@ class ImageEncoder(Protocol):
 
 def is_pictures(value: object) -> bool:
     """Whether ``value`` is a picture, a path, or a sequence of them, rather than features."""
-    return isinstance(value, (str, Path)) or _is_pil(value) or isinstance(value, (list, tuple))
+    return isinstance(value, (str, Path, Image.Image, list, tuple))
 
 
 def encode_pictures(name: str, value: object, encoder: ImageEncoder | None) -> Tensor:
     """Paths or PIL images to features ``[n, D]``, one view each, in the given order.
 
-    Raises :class:`InputError` without an encoder, :class:`FileError` naming a picture that cannot be read.
+    Raises :class:`InputError` without an encoder and for an item of another type, and what
+    :func:`vlmadapt.pictures.read` raises for a picture that cannot be read.
     """
-    items: Sequence[object] = value if isinstance(value, (list, tuple)) else [value]
+    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
     if encoder is None:
         raise InputError(f"{name} holds pictures but the adapter has no encoder: pass encoder= or give features.")
     if not items:
         raise InputError(f"{name} is empty: give at least one picture.")
-    parts = []
-    for start in range(0, len(items), BATCH):
-        pixels = [encoder.transform(_opened(name, item)) for item in items[start : start + BATCH]]
-        parts.append(encoder.encode_images(torch.stack(pixels)))
-    return torch.cat(parts)
+    for item in items:
+        if not isinstance(item, (str, Path, Image.Image)):
+            raise InputError(f"{name} holds a {type(item).__name__}: give paths, PIL images or a feature tensor.")
+    transform = encoder.transform
 
+    def load(numbered: tuple[int, Any]) -> Tensor:
+        position, item = numbered
+        return transform(read(item, f"{name}[{position}]"))
 
-def _is_pil(value: object) -> bool:
-    from PIL import Image
-
-    return isinstance(value, Image.Image)
-
-
-def _opened(name: str, item: object) -> Any:
-    if isinstance(item, (str, Path)):
-        # The one place where adapters look sideways: how a file becomes RGB must not exist twice.
-        from vlmadapt.data import open_image
-
-        return open_image(item)
-    if not _is_pil(item):
-        raise InputError(f"{name} holds a {type(item).__name__}: give paths, PIL images or a feature tensor.")
-    return item.convert("RGB")  # type: ignore[attr-defined]
+    return torch.cat(list(encode(enumerate(items), load, encoder.encode_images)))

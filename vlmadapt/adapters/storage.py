@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.images import ImageEncoder
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.files import atomic_path, read_json, read_tensors, sha256_of_file
+from vlmadapt.files import atomic_path, check_format, read_json, read_tensors, sha256_of_file
 
 if TYPE_CHECKING:
     from vlmadapt.adapters.base import Adapter
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 TENSORS = "adapter.safetensors"
 DESCRIPTION = "adapter.json"
+AGAIN = "make it again with vlmadapt fit, compare or tune, or with adapter.fit and adapter.save"
 
 
 def save(adapter: Adapter, folder: Path) -> Path:
@@ -61,8 +62,7 @@ def read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = folder / DESCRIPTION
     header = read_json(path)
     version = header.get("format_version") if isinstance(header, dict) else None
-    if version != FORMAT_VERSION:
-        raise FileError(f"{path} has format version {version!r}, this version reads {FORMAT_VERSION}: fit again.")
+    check_format(path, version, FORMAT_VERSION, AGAIN)
     if sha256_of_file(folder / TENSORS) != header.get("tensors_sha256"):
         raise FileError(f"{folder / TENSORS} is not the file {DESCRIPTION} was written with: save the adapter again.")
     state, _ = read_tensors(folder / TENSORS)

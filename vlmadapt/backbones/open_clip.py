@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
-from vlmadapt.backbones.views import random_view, to_rgb, to_tensor
 from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.pictures import read
+from vlmadapt.pictures.views import random_view, to_tensor
 
 INSTALL = "pip install 'vlmadapt[open-clip]'"
 RANDOM_SEED = 0
@@ -57,10 +58,10 @@ class OpenClipEncoder(Encoder):
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def transform(self, image: Image.Image) -> Tensor:
-        return self._test_view(to_rgb(image)).float()
+        return self._test_view(read(image)).float()
 
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
-        view = random_view(to_rgb(image), self._size, generator, self._resample)
+        view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std
 
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:

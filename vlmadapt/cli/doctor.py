@@ -12,7 +12,8 @@ SIGNS = {"ok": ("  ok ", "green"), "missing": ("  -- ", "yellow"), "broken": (" 
 def doctor() -> None:
     """Say what is installed and working, and the command for what is not.
 
-    Exit code 0 unless the compiled CPU operators are missing; optional parts may be absent.
+    Exit code 0 unless the compiled CPU operators are missing or a package that is there fails; optional parts may be
+    absent. Takes some seconds: every optional package is imported.
     """
     from vlmadapt.doctor import examine, healthy
 

@@ -28,6 +28,8 @@ from vlmadapt.cli.options import (
     open_encoder,
 )
 
+FORMAT = 1  # of the file written
+
 
 def features(
     data: DataArgument,
@@ -69,6 +71,7 @@ def features(
         tensors[split] = extraction.extract(encoder, paths, views if split == "train" else 1)
         tensors[f"{split}_labels"] = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     metadata = {
+        "format": FORMAT,
         "class_names": list(dataset.class_names),
         "paths": {split: [dataset.key(sample) for sample in dataset.split(split)] for split in SPLITS},
         "dataset": describe_dataset(dataset),

@@ -7,7 +7,6 @@ from vlmadapt.data.check import CheckReport, check_dataset
 from vlmadapt.data.coop import read_coop_split
 from vlmadapt.data.features import extract_features
 from vlmadapt.data.folder import read_folder
-from vlmadapt.data.image import open_image
 from vlmadapt.data.load import load_dataset
 from vlmadapt.data.sampling import FewShotSplit, sample_shots
 from vlmadapt.data.table import read_table
@@ -30,7 +29,6 @@ __all__ = [
     "extract_features",
     "load_benchmark",
     "load_dataset",
-    "open_image",
     "read_coop_split",
     "read_folder",
     "read_table",

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import FileError
-from vlmadapt.files import read_tensors, write_tensors
+from vlmadapt.files import check_format, read_tensors, write_tensors
+
+FORMAT = "1"
 
 
 def user_cache_dir() -> Path:
@@ -83,7 +85,7 @@ class FeatureCache:
             "digests": torch.frombuffer(bytearray(bytes.fromhex("".join(digests))), dtype=torch.uint8).view(-1, 32),
             "features": features.to(torch.float32).contiguous(),
         }
-        metadata = {"recipe": recipe.text(), "sha256": _checksum(tensors)}
+        metadata = {"format": FORMAT, "recipe": recipe.text(), "sha256": _checksum(tensors)}
         try:
             write_tensors(self._folder(recipe) / f"{name}.safetensors", tensors, metadata)
         except FileError as error:
@@ -115,6 +117,10 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 
 def _read_shard(shard: Path, recipe: Recipe, width: int) -> tuple[list[str], Tensor]:
     tensors, metadata = read_tensors(shard)
+    # Files that name no format are of 0.1.0.
+    check_format(
+        shard, metadata.get("format", "1"), FORMAT, "the next vlmadapt features, fit or compare makes it again"
+    )
     if metadata.get("recipe") != recipe.text() or tensors.keys() != {"digests", "features"}:
         raise FileError(f"cache file {shard} was made for something else.")
     features = tensors["features"]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
-from vlmadapt.data.image import decode_image
 from vlmadapt.data.load import load_dataset
 from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.errors import FileError, VlmadaptError
+from vlmadapt.pictures import decode
 from vlmadapt.progress import track
 
 
@@ -120,7 +120,7 @@ def _inspect(path: Path) -> tuple[str | None, str]:
         return hashlib.sha256(str(path).encode()).hexdigest(), f"could not read {path}: {error.strerror}."
     digest = hashlib.sha256(data).hexdigest()
     try:
-        decode_image(data, path)
+        decode(data, path)
     except FileError as error:
         return digest, str(error)
     return digest, ""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,8 +17,8 @@ from torch import Tensor
 
 import vlmadapt
 from vlmadapt.data.cache import FeatureCache, Recipe
-from vlmadapt.data.image import decode_image
 from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.pictures import decode, encode
 from vlmadapt.progress import track
 
 # Features are put into the cache every so many pictures, so that an interruption loses little.
@@ -67,6 +65,11 @@ def extract_features(
     _check_counts(views=views, batch_size=batch_size)
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision is {precision!r}: it must be 'fp32' or 'bf16'.")
+    for path in paths:
+        if not isinstance(path, (str, Path)):
+            raise InputError(
+                f"paths holds a {type(path).__name__}: give paths; an adapter with encoder= takes pictures."
+            )
     files = [Path(path) for path in paths]
     if not files:
         return torch.zeros(0, encoder.width)
@@ -141,7 +144,7 @@ def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed
         data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
-    image = decode_image(data, path)
+    image = decode(data, path)
     if views == 1:
         return encoder.transform(image)[None]
     generators = (torch.Generator().manual_seed(view_seed(digest, seed, view)) for view in range(views))
@@ -157,27 +160,19 @@ def _encode(
     precision: str,
     pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (digest, feature ``[D]``); at most two batches of pixels wait in memory."""
-    per_batch = max(1, batch_size // views)
-    remaining = iter(pictures)
-    waiting: deque[tuple[str, Path, Future[Tensor]]] = deque()
+    """Yield (digest, feature ``[D]``)."""
 
-    def submit(count: int) -> None:
-        for digest, path in islice(remaining, count):
-            waiting.append((digest, path, pool.submit(_load_views, encoder, digest, path, views, seed)))
+    def load(picture: tuple[str, Path]) -> Tensor:
+        return _load_views(encoder, *picture, views, seed)
 
-    try:
-        submit(2 * per_batch)
-        while waiting:
-            batch = [waiting.popleft() for _ in range(min(per_batch, len(waiting)))]
-            pixels = torch.stack([future.result() for _, _, future in batch])
-            submit(per_batch)
-            features = _encode_batch(encoder, pixels, batch_size, precision)
-            for (digest, path, _), feature in zip(batch, features, strict=True):
+    def tower(pixels: Tensor) -> Tensor:
+        return _encode_batch(encoder, pixels, batch_size, precision)
+
+    waiting = iter(pictures)
+    with closing(encode(pictures, load, tower, max(1, batch_size // views), pool)) as batches:
+        for features in batches:
+            for feature, (digest, path) in zip(features, waiting, strict=False):  # takes no more than the batch has
                 yield digest, _normalise(encoder, path, feature)
-    finally:
-        for _, _, future in waiting:
-            future.cancel()
 
 
 def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: str) -> Tensor:

@@ -11,8 +11,8 @@ from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.pictures import SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"})
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -45,7 +45,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             if real not in seen:
                 seen.add(real)
                 yield from _walk(path, seen)
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
+        elif path.suffix.lower() in SUFFIXES:
             yield path
 
 

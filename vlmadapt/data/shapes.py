@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vlmadapt.errors import FileError
+from vlmadapt.pictures import read
 
 COLOURS = {
     "black": (0, 0, 0),
@@ -96,9 +97,7 @@ def cover(picture: np.ndarray, facts: Facts, key: str) -> np.ndarray:
 
 def read_picture(path: Path) -> np.ndarray:
     """uint8 ``[64, 64, 3]``; raises :class:`FileError` naming the file."""
-    from vlmadapt.data.image import open_image
-
-    return np.asarray(open_image(path))
+    return np.asarray(read(path))
 
 
 def write_picture(picture: np.ndarray, path: Path) -> None:

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import cache_retrieval_autograd, library  # noqa: F401  (registers gradients)
-from vlmadapt.ops.checks import accumulation_dtype, allow_tf32, check_indices, check_matrix, check_same, per_row
+from vlmadapt.ops.checks import (
+    accumulation_dtype,
+    allow_tf32,
+    check_device,
+    check_indices,
+    check_matrix,
+    check_same,
+    per_row,
+)
 
 # Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
 SMALLEST_DEVIATION = 1e-6
@@ -112,8 +120,8 @@ def cache_retrieval(
         ``return_disagreement`` also ``[B]``: the mean over the entries of ``|A_img - A_txt|``, without gradient.
 
     Differentiable once in queries, keys, text_queries, text_keys, beta, text_beta and ratio. NaN in a query or key
-    gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 where
-    ``torch.backends.cuda.matmul.allow_tf32`` says so.
+    gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 if
+    ``torch.backends.cuda.matmul.fp32_precision`` is ``"tf32"`` (when compiling, under ``torch.compile``).
 
     Raises:
         InputError: shapes, dtypes or devices disagree, a label is out of range, or a stream is incomplete.
@@ -126,8 +134,9 @@ def cache_retrieval(
     check_matrix("queries", queries)
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
-    cache = _prepared(labels, num_classes, len(keys))
+    cache = _prepared(labels, num_classes, keys)
     if own_entry is not None:
+        check_device("own_entry", own_entry, "queries", queries)
         own_entry = check_indices("own_entry", own_entry, len(queries))
         if not torch.compiler.is_compiling() and own_entry.numel() and int(own_entry.max()) >= len(keys):
             raise InputError(
@@ -176,6 +185,7 @@ def cache_retrieval_multi_beta(
     queries, keys, labels, num_classes: as in :func:`cache_retrieval`, whose errors it raises.
     """
     queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    check_device("betas", betas, "queries", queries)
     betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
         queries, keys, cache.order, cache.offsets, betas, allow_tf32(queries)
@@ -211,6 +221,8 @@ def cache_retrieval_grid(
     Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
     """
     queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    for name, tensor in (("betas", betas), ("alphas", alphas), ("base_logits", base_logits), ("targets", targets)):
+        check_device(name, tensor, "queries", queries)
     if base_logits.shape != (len(queries), cache.num_classes):
         raise InputError(
             f"base_logits is {shape_of(base_logits)} but must be [{len(queries)}, {cache.num_classes}]: "
@@ -251,7 +263,7 @@ def cache_retrieval_reference(
     return_disagreement: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
-    cache = _prepared(labels, num_classes, len(keys))
+    cache = _prepared(labels, num_classes, keys)
     entries = torch.arange(len(keys), device=keys.device)
     keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
     if own_entry is not None:
@@ -280,13 +292,16 @@ def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, sta
     return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
 
 
-def _prepared(labels: Tensor | PreparedCache, num_classes: int | None, entries: int) -> PreparedCache:
+def _prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tensor) -> PreparedCache:
+    check_device("labels", labels.labels if isinstance(labels, PreparedCache) else labels, "keys", keys)
     if not isinstance(labels, PreparedCache):
         if num_classes is None:
             raise InputError("num_classes must be given when labels is a tensor: pass the number of classes.")
         labels = PreparedCache(labels, num_classes)
-    if len(labels.labels) != entries:
-        raise InputError(f"labels has {len(labels.labels)} elements but keys has {entries} rows: give one label a key.")
+    if len(labels.labels) != len(keys):
+        raise InputError(
+            f"labels has {len(labels.labels)} elements but keys has {len(keys)} rows: give one label a key."
+        )
     return labels
 
 
@@ -297,7 +312,7 @@ def _grid_inputs(
     check_matrix("queries", queries)
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
-    return queries.contiguous(), keys.contiguous(), _prepared(labels, num_classes, len(keys))
+    return queries.contiguous(), keys.contiguous(), _prepared(labels, num_classes, keys)
 
 
 def _text_stream(

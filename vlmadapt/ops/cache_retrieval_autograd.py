@@ -17,11 +17,11 @@ from vlmadapt.ops.checks import accumulation_dtype
 
 if "_cpu" in library._loaded:
 
-    @torch.library.register_fake("vlmadapt::class_order")
+    @library.register_fake("class_order")
     def _class_order_fake(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         return torch.empty_like(labels), labels.new_empty(num_classes + 1)
 
-    @torch.library.register_fake("vlmadapt::cache_retrieval")
+    @library.register_fake("cache_retrieval")
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
         text_keys_per_class, _mask_own_scores, keep, _allow_tf32 = rest[-4:]
@@ -33,7 +33,7 @@ if "_cpu" in library._loaded:
         similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
         return scores, queries.new_empty(queries.shape[0], dtype=dtype), similarities
 
-    @torch.library.register_fake("vlmadapt::cache_retrieval_backward")
+    @library.register_fake("cache_retrieval_backward")
     def _backward_fake(
         grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -43,13 +43,13 @@ if "_cpu" in library._loaded:
         vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
         return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
 
-    @torch.library.register_fake("vlmadapt::cache_retrieval_multi_beta")
+    @library.register_fake("cache_retrieval_multi_beta")
     def _multi_beta_fake(
         queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, allow_tf32: bool
     ) -> Tensor:
         return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
 
-    @torch.library.register_fake("vlmadapt::cache_retrieval_grid")
+    @library.register_fake("cache_retrieval_grid")
     def _grid_fake(
         queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, alphas: Tensor, *rest: Any
     ) -> Tensor:

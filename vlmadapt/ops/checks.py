@@ -19,6 +19,13 @@ def check_matrix(name: str, tensor: Tensor) -> None:
         )
 
 
+def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise InputError(
+            f"{name} is on {tensor.device} but {other_name} is on {other.device}: move both to the same device."
+        )
+
+
 def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor, width: bool = True) -> None:
     """Raise :class:`InputError` unless dtype, device and (by default) last size are the same."""
     if tensor.dtype != other.dtype or tensor.device != other.device:
@@ -61,5 +68,14 @@ def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def allow_tf32(tensor: Tensor) -> bool:
-    """Whether float32 products on a GPU may be rounded to TF32; never on a CPU."""
-    return tensor.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    """Whether float32 products on a GPU may be rounded to TF32; never on a CPU.
+
+    Under ``torch.compile`` the setting at the time of compilation counts.
+    """
+    return tensor.device.type == "cuda" and matmul_takes_tf32()
+
+
+@torch.compiler.assume_constant_result
+def matmul_takes_tf32() -> bool:
+    """The setting of either of torch's interfaces; ``allow_tf32`` raises once the newer one was used."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"

@@ -175,13 +175,13 @@ def hetero_aggregate_reference(
 
 if "_cpu" in library._loaded:
 
-    @torch.library.register_fake("vlmadapt::hetero_aggregate")
+    @library.register_fake("hetero_aggregate")
     def _forward_fake(sources: list[Tensor], source_of: list[int], row_offsets: list[Tensor], *rest: Any) -> Tensor:
         stacked = rest[3]
         shape = (row_offsets[0].shape[0] - 1, sources[0].shape[1])
         return sources[0].new_empty((len(row_offsets), *shape) if stacked else shape)
 
-    @torch.library.register_fake("vlmadapt::hetero_aggregate_backward")
+    @library.register_fake("hetero_aggregate_backward")
     def _backward_fake(
         grad: Tensor, sources: list[Tensor], source_of: list[int], weights: list[Tensor], *rest: Any
     ) -> list[Tensor]:

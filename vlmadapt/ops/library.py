@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlmadapt.errors import MissingDependency
+from vlmadapt.errors import InputError, MissingDependency
 
 PACKAGE = Path(__file__).resolve().parent.parent
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
@@ -47,6 +49,28 @@ def require(device: torch.device) -> None:
         raise MissingDependency(f"there are no kernels for {device.type} tensors: move them to the CPU or a CUDA GPU.")
 
 
+def register_fake(operator: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers what an operator does without data: shapes of results, from tensors of one device.
+
+    The dispatcher prefers it to a kernel as soon as one tensor is on "meta"; with the others elsewhere it would return
+    memory that nothing was written to.
+    """
+
+    def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
+        @torch.library.register_fake(f"vlmadapt::{operator}")
+        @wraps(shapes)
+        def on_one_device(*args: Any, **kwargs: Any) -> Any:
+            lists = [arg if isinstance(arg, list | tuple) else [arg] for arg in (*args, *kwargs.values())]
+            devices = sorted({str(item.device) for items in lists for item in items if isinstance(item, torch.Tensor)})
+            if len(devices) > 1:
+                raise InputError(f"{operator} got tensors on {' and '.join(devices)}: move all to the same device.")
+            return shapes(*args, **kwargs)
+
+        return shapes
+
+    return register
+
+
 def build_info() -> dict[str, Any]:
     """What was compiled and what runs: library files, instruction-set level, CUDA architectures, errors."""
     levels = ["baseline", "avx2", "avx512"]
@@ -57,6 +81,7 @@ def build_info() -> dict[str, Any]:
         "cuda_archs": [],
         "isa": None,
         "isa_available": [],
+        "isa_built": [],
         "stable_abi_target": None,
         "error": _failure,
     }
@@ -66,6 +91,8 @@ def build_info() -> dict[str, Any]:
     if (cpu := _find("_cpu")) is not None and (target := _marker(cpu, "stable-abi")):
         version = int(target.rstrip("UL"), 16)  # TORCH_TARGET_VERSION: a byte each for major and minor, from the top
         info["stable_abi_target"] = f"{version >> 56}.{version >> 48 & 0xFF}"
+    if cpu is not None and (built := _marker(cpu, "isa-levels")):
+        info["isa_built"] = built.split(";")
     if found is not None and (archs := _marker(found, "cuda-archs")):
         info["cuda_archs"] = re.split("[; ]+", archs)
     return info

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library, p_laplacian_autograd  # noqa: F401  (registers gradients)
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype
+from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_device
 from vlmadapt.ops.p_laplacian_reference import (
     PLaplacianOutput,
     Residual,
@@ -156,9 +156,14 @@ def p_laplacian_attention(
     _check_options(residual, self_loops, homogeneous, eps, queries, keys)
     wide = accumulation_dtype(query.dtype)
     if mask is not None:
+        check_device("mask", mask, "query", query)
         mask = _checked_mask(mask, wide, (batch, heads, queries, keys))
-    if key_lengths is not None and (key_lengths.shape != (batch,) or key_lengths.is_floating_point()):
-        raise InputError(f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample.")
+    if key_lengths is not None:
+        check_device("key_lengths", key_lengths, "query", query)
+        if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
+            raise InputError(
+                f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample."
+            )
     if self_loops == "keep":
         probabilities, lse = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, key_lengths, scale)
         nodes = (x_query.to(wide), x_value.to(wide))

@@ -34,11 +34,11 @@ def _contiguous(grad: Tensor | None) -> Tensor | None:
 
 if "_cpu" in library._loaded:
 
-    @torch.library.register_fake("vlmadapt::p_laplacian")
+    @library.register_fake("p_laplacian")
     def _forward_fake(attention: Tensor, x_query: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
         return _results(x_query)
 
-    @torch.library.register_fake("vlmadapt::p_laplacian_backward")
+    @library.register_fake("p_laplacian_backward")
     def _backward_fake(
         grad_out: Tensor, attention: Tensor, x_query: Tensor, x_value: Tensor, p: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
@@ -47,7 +47,7 @@ if "_cpu" in library._loaded:
         grads = [x_query.new_empty(t.shape, dtype=wide) for t in (x_query, x_value, p, p)]
         return x_query.new_empty(attention.shape if want_attention else (0,), dtype=wide), *grads
 
-    @torch.library.register_fake("vlmadapt::p_laplacian_attention")
+    @library.register_fake("p_laplacian_attention")
     def _attention_fake(
         query: Tensor, key: Tensor, value: Tensor | None, x_query: Tensor, *_rest: Any
     ) -> tuple[Tensor, ...]:
@@ -55,7 +55,7 @@ if "_cpu" in library._loaded:
         shape = (0,) if value is None else (*x_query.shape[:3], value.shape[-1])
         return out, row_sum, torch.empty_like(row_sum), row_sum.new_empty(shape)
 
-    @torch.library.register_fake("vlmadapt::p_laplacian_attention_backward")
+    @library.register_fake("p_laplacian_attention_backward")
     def _attention_backward_fake(
         grad_out: Tensor,
         grad_context: Tensor | None,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
+from vlmadapt.ops.checks import check_device
 
 INDEX_TYPES = (torch.int32, torch.int64)
 
@@ -70,6 +71,7 @@ class Relation:
         """
         _check_vector("target_index", target_index)
         _check_vector("source_index", source_index)
+        check_device("target_index", target_index, "source_index", source_index)
         if len(target_index) != len(source_index):
             raise InputError(
                 f"target_index has {len(target_index)} elements but source_index has {len(source_index)}: "
@@ -147,6 +149,6 @@ def _check_structure(row_offsets: Tensor, columns: Tensor, num_sources: int) -> 
 
 if "_cpu" in library._loaded:
 
-    @torch.library.register_fake("vlmadapt::transpose_relation")
+    @library.register_fake("transpose_relation")
     def _transpose_fake(row_offsets: Tensor, columns: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
         return row_offsets.new_empty(num_sources + 1), torch.empty_like(columns), torch.empty_like(columns)

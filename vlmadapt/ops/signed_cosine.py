@@ -201,6 +201,6 @@ def _strongest(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tup
 
 if "_cpu" in library._loaded:
 
-    @torch.library.register_fake("vlmadapt::strongest_entries")
+    @library.register_fake("strongest_entries")
     def _strongest_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
         return tile.new_empty(len(tile), k, dtype=torch.int64), tile.new_empty(len(tile), k)

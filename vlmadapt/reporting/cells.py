@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlmadapt.errors import FileError
-from vlmadapt.files import read_json, write_csv, write_json
+from vlmadapt.files import check_format, read_json, write_csv, write_versioned
 
 FORMAT = 1
 
@@ -44,7 +44,7 @@ def save_results(
 ) -> tuple[Path, Path]:
     """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
     json_path, csv_path = Path(folder) / "results.json", Path(folder) / "results.csv"
-    write_json(json_path, {"format": FORMAT, **value})
+    write_versioned(json_path, value, FORMAT)
     write_csv(csv_path, header, rows)
     return json_path, csv_path
 
@@ -54,8 +54,7 @@ def load_results(folder: str | Path, owner: str, make: Callable[[dict[str, Any]]
     path = Path(folder) / "results.json"
     value = read_json(path)
     try:
-        if value.pop("format") != FORMAT:
-            raise KeyError("format")
+        check_format(path, value.pop("format"), FORMAT, f"run {owner} again")
         return make(value)
     except (KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{path} is not a results file of {owner}: {error}.") from error

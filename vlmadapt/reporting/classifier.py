@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vlmadapt.adapters import load_adapter
 from vlmadapt.data import BUILTIN
 from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import read_json, sha256_of_file, write_json
+from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
 from vlmadapt.reporting.fitting import Extraction, Measures
 from vlmadapt.reporting.methods import Method
 from vlmadapt.reporting.results import SELECTION
@@ -188,8 +188,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileError(f"{folder} holds no saved classifier ({DESCRIPTION} is missing): make one with vlmadapt fit.")
     run = read_json(path)
-    if not isinstance(run, dict) or run.get("format") != FORMAT:
-        raise FileError(f"{path} is not a classifier this version reads: fit again.")
+    check_format(path, run.get("format") if isinstance(run, dict) else None, FORMAT, "run vlmadapt fit --overwrite")
     return run
 
 

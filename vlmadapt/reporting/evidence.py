@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlmadapt.files import atomic_path
+from vlmadapt.pictures import read
 from vlmadapt.reporting.fonts import short, wide_fonts
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _picture(axes: Axes, image: Image.Image | None, frame: str = "0.7", dashed: 
 
 def _square(image: Image.Image, side: int = 320) -> Image.Image:
     """The whole picture on a white square, so that tall and wide pictures line up."""
-    shown = image.convert("RGB")
+    shown = read(image)
     scale = side / max(shown.size)
     size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
     shown = shown.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)

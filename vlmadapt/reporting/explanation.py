@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlmadapt.data import open_image
 from vlmadapt.errors import FileError
+from vlmadapt.pictures import read
 from vlmadapt.reporting.classifier import Prediction
 from vlmadapt.reporting.evidence import Witness, draw_evidence
 
@@ -22,11 +22,11 @@ def draw_prediction(prediction: Prediction, path: str | Path) -> Path:
     totals = dict(prediction.class_votes)
     heading = f"of the whole vote; {name} in all: {100 * totals[name]:.1f} %" if name in totals else "of the whole vote"
     subtitle = f"{100 * chance:.1f} % · {prediction.path.name}"
-    return draw_evidence(open_image(prediction.path), name, subtitle, witnesses, path, f"and their share {heading}")
+    return draw_evidence(read(prediction.path), name, subtitle, witnesses, path, f"and their share {heading}")
 
 
 def _open_or_none(path: Path) -> Image.Image | None:
     try:
-        return open_image(path)
+        return read(path)
     except FileError:
         return None

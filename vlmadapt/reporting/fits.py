@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import load_adapter
-from vlmadapt.files import read_json, write_json
+from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.reporting.fitting import Measures
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
 
 FINISHED = "fit.json"
+FORMAT = 1
+AGAIN = "run vlmadapt compare or demo with another --out"
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,23 @@ class FolderFits:
         """The measures of an earlier, equal fit. An unequal one is removed, with its checkpoints."""
         folder = self.folder(key)
         started = folder / "identity.json"
-        if started.exists() and read_json(started) != identity:
+        if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
             shutil.rmtree(folder)
         if (folder / FINISHED).exists():
             return self.measures(key)
-        write_json(started, identity)
+        write_versioned(started, identity, FORMAT)
         return None
 
     def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
         adapter.save(self.folder(key))
-        write_json(self.folder(key) / FINISHED, asdict(measures))
+        write_versioned(self.folder(key) / FINISHED, asdict(measures), FORMAT)
         shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)
 
     def get(self, key: FitKey, encoder: Encoder | None = None) -> Adapter:
         return load_adapter(self.folder(key), encoder=encoder)
 
     def measures(self, key: FitKey) -> Measures:
-        return Measures(**read_json(self.folder(key) / FINISHED))
+        return Measures(**read_versioned(self.folder(key) / FINISHED, FORMAT, AGAIN))
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

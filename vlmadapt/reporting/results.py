@@ -118,7 +118,7 @@ class ProtocolResults:
             parts = {name: value[name] for name in ("dataset", "encoder", "protocol", "versions", "methods")}
             return cls(cells=tuple(Cell(**cell) for cell in value["cells"]), **parts)
 
-        return load_results(folder, "vlmadapt", make)
+        return load_results(folder, "vlmadapt compare or eval", make)
 
 
 CSV_HEADER = (

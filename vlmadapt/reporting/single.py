@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlmadapt.data import sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.files import read_json, write_csv, write_json
-from vlmadapt.reporting.classifier import DESCRIPTION, Classifier, DataSource, describe_run
+from vlmadapt.files import read_versioned, write_csv, write_versioned
+from vlmadapt.reporting.classifier import DESCRIPTION, Classifier, DataSource, describe_run, read_run
 from vlmadapt.reporting.fitting import ClassTexts, Extraction, FeatureTable, FewShotFeatures, create, fit
 from vlmadapt.reporting.methods import Method, plain
 from vlmadapt.reporting.protocol import describe_dataset, describe_encoder
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlmadapt.data import Dataset
 
 UNFINISHED = "unfinished.json"
+FORMAT = 1  # of what UNFINISHED holds
 CHECKPOINTS = "checkpoints"
 
 
@@ -88,7 +89,7 @@ def fit_classifier(
         earlier = _earlier_fit(folder, identity)
         if earlier is not None:
             return Classifier.load(folder, encoder)
-    write_json(folder / UNFINISHED, identity)
+    write_versioned(folder / UNFINISHED, identity, FORMAT)
     data = FewShotFeatures.of(
         split,
         FeatureTable(encoder, split.train, extraction, extraction.views),
@@ -107,9 +108,9 @@ def _earlier_fit(folder: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]
     """The finished fit in ``folder``; None when there is none or it is unfinished."""
     unfinished, finished = folder / UNFINISHED, folder / DESCRIPTION
     if unfinished.exists():
-        stored = read_json(unfinished)
+        stored = read_versioned(unfinished, FORMAT, "run vlmadapt fit --overwrite")
     elif finished.exists():
-        stored = read_json(finished).get("identity", {})
+        stored = read_run(folder).get("identity", {})
     else:
         return None
     for name, value in identity.items():

@@ -16,10 +16,9 @@ from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.generative.attached import Attached
 from vlmadapt.adapters.generative.methods import attach, make_config, method_named
 from vlmadapt.backbones.generative.base import GenerativeModel
-from vlmadapt.data.image import open_image
 from vlmadapt.data.records import Record, RecordSet
 from vlmadapt.errors import InputError
-from vlmadapt.files import read_json, write_json
+from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.progress import track
 from vlmadapt.reporting.memory import PeakMemory
 from vlmadapt.reporting.methods import Method, parse_method, plain
@@ -30,6 +29,8 @@ from vlmadapt.tasks.models import task_model
 from vlmadapt.training import TrainConfig, fingerprint_tensors, fit_loop
 
 IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
+FORMAT = 1  # of the first three
+AGAIN = "run vlmadapt tune with another --out"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class _Run:
         self.jobs = check_plan(plan, data, root)
         self.data, self.plan, self.report, self.progress = data, plan, report, progress
         self.model = task_model(loaded)
-        self.pictures = Pictures(self.model, open_image)
+        self.pictures = Pictures(self.model)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
         self.fingerprint = fingerprint_tensors(**self.model.module.state_dict())
@@ -181,13 +182,13 @@ class _Run:
 
     def fit(self, job: _Job, place: str) -> None:
         identity, started = self.identity(job), job.folder / IDENTITY
-        if started.exists() and read_json(started) != identity:
+        if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
             self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
             shutil.rmtree(job.folder)
         if not (job.folder / FITTED).exists():
-            write_json(started, identity)
+            write_versioned(started, identity, FORMAT)
             self._fit(job, identity)
-        found = read_json(job.folder / FITTED)
+        found = read_versioned(job.folder / FITTED, FORMAT, AGAIN)
         unit = " %" if self.metric == "accuracy" else ""
         self.report(
             f"{place} {job.method.label}, seed {job.seed}: {found['trainable_parameters']:,} parameters, "
@@ -232,7 +233,7 @@ class _Run:
             "fit_seconds": seconds,
             "peak_memory_mib": peak.mib,
         }
-        write_json(job.folder / FITTED, measures)
+        write_versioned(job.folder / FITTED, measures, FORMAT)
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
     def _compute_features(self, task: Task) -> None:
@@ -250,13 +251,13 @@ class _Run:
             with self.attached(job) as method:
                 method.load(job.folder / ADAPTER)
                 said = task.predict(task.data.test, progress=self.progress)
-            found = {
+            measured = {
                 "test": task.measure(task.data.test, said),
                 "by_kind": by_kind(task, said),
                 "predictions": {record.id: text for record, text in zip(task.data.test, said, strict=True)},
             }
-            write_json(path, found)
-        found = read_json(path)
+            write_versioned(path, measured, FORMAT)
+        found = read_versioned(path, FORMAT, AGAIN)
         return TuningCell(
             method=job.method.label,
             adapter=job.method.adapter,
@@ -264,7 +265,7 @@ class _Run:
             split_hash=self.sets[job.seed].split_hash,
             test=found["test"],
             by_kind=found["by_kind"],
-            **read_json(job.folder / FITTED),
+            **read_versioned(job.folder / FITTED, FORMAT, AGAIN),
         )
 
 
@@ -282,7 +283,8 @@ def by_kind(task: Task, said: Sequence[str]) -> dict[str, float]:
 
 def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
     """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
-    return read_json(folder / "fits" / _folder_name(label) / f"seed-{seed}" / TESTED)["predictions"]
+    path = folder / "fits" / _folder_name(label) / f"seed-{seed}" / TESTED
+    return read_versioned(path, FORMAT, AGAIN)["predictions"]
 
 
 class _Watch:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.data.image import open_image
 from vlmadapt.data.records import Record
 from vlmadapt.files import atomic_path
+from vlmadapt.pictures import read
 from vlmadapt.reporting.evidence import AGREES, DISAGREES
 
 # Inches.
@@ -85,7 +85,7 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
             row, column = divmod(number, columns)
             left, top = MARGIN + column * cell_width, HEADER + row * cell_height
             axes = figure.add_axes((left / width, 1 - (top + SIDE) / height, SIDE / width, SIDE / height))
-            axes.imshow(open_image(each.record.image), interpolation="nearest")
+            axes.imshow(read(each.record.image), interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             y = top + SIDE + 0.07

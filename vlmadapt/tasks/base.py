@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmadapt.data.image import open_image
 from vlmadapt.data.records import Record, RecordSet
 from vlmadapt.errors import InputError
 from vlmadapt.progress import track
@@ -79,7 +78,7 @@ class Task(ABC):
     ) -> None:
         self.model, self.data = model, data
         self.options = options or TaskOptions()
-        self.pictures = pictures or Pictures(model, open_image)
+        self.pictures = pictures or Pictures(model)
         self.check()
 
     @abstractmethod

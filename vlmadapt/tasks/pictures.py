@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlmadapt.pictures import encode, read
 from vlmadapt.tasks.models import TaskModel
 
 MIB = 1024 * 1024
@@ -22,39 +23,40 @@ class Pictures:
     What does not fit into ``budget_mib`` (each kind has its own) is computed again every time.
     """
 
-    def __init__(self, model: TaskModel, open_image: Callable[[Path], Image.Image], budget_mib: float = 512) -> None:
-        self.model, self._open = model, open_image
+    def __init__(self, model: TaskModel, read: Callable[[Path], Image.Image] = read, budget_mib: float = 512) -> None:
+        self.model, self._read = model, read
         self._pixels = _Store(budget_mib)
         self._features = _Store(budget_mib)
 
     def features(self, paths: Sequence[Path]) -> Tensor:
         """With gradients into the tower where it trains."""
         if any(parameter.requires_grad for parameter in self.model.tower.parameters()):
-            return self.model.features(self._stack(paths))
+            return self._encode(paths, self._kept_pixels)
         missing = [path for path in dict.fromkeys(paths) if path not in self._features]
         fresh: dict[Path, Tensor] = {}
         if missing:
             training = self.model.tower.training
             self.model.tower.eval()
             with torch.no_grad():
-                computed = self.model.features(self._stack(missing, keep=False))
+                computed = self._encode(missing, self._pixels_of)
             self.model.tower.train(training)
             fresh = dict(zip(missing, computed, strict=True))
             for path, feature in fresh.items():
                 self._features.offer(path, feature)
         return torch.stack([fresh[path] if path in fresh else self._features[path] for path in paths])
 
-    def _stack(self, paths: Sequence[Path], keep: bool = True) -> Tensor:
-        rows = []
-        for path in paths:
-            if path in self._pixels:
-                rows.append(self._pixels[path])
-                continue
-            row = self.model.transform(self._open(path))
-            if keep:
-                self._pixels.offer(path, row)
-            rows.append(row)
-        return torch.stack(rows).to(self.model.device)
+    def _encode(self, paths: Sequence[Path], load: Callable[[Path], Tensor]) -> Tensor:
+        (features,) = encode(paths, load, lambda pixels: self.model.features(pixels.to(self.model.device)), len(paths))
+        return features
+
+    def _pixels_of(self, path: Path) -> Tensor:
+        return self._pixels[path] if path in self._pixels else self.model.transform(self._read(path))
+
+    def _kept_pixels(self, path: Path) -> Tensor:
+        pixels = self._pixels_of(path)
+        if path not in self._pixels:
+            self._pixels.offer(path, pixels)
+        return pixels
 
 
 class _Store(dict[Path, Tensor]):

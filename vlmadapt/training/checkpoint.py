@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import read_tensors, write_tensors
+from vlmadapt.files import check_format, read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 
@@ -59,8 +59,7 @@ class Checkpoint:
             version = header["format_version"]
         except (KeyError, json.JSONDecodeError) as error:
             raise FileError(f"{path} is not a training checkpoint of vlmadapt: delete it to start again.") from error
-        if version != FORMAT_VERSION:
-            raise FileError(f"{path} has checkpoint format {version}, this version reads {FORMAT_VERSION}: delete it.")
+        check_format(path, version, FORMAT_VERSION, "delete it and give the command that was interrupted once more")
         refuse_other_run(path, header["identity"], json.loads(json.dumps(identity)))
         parts: dict[str, dict[str, Tensor]] = {"current": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():

@@ -61,7 +61,7 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
     masks = {"need_weights": False, **masks}
     expected, weights = module(*given, **masks)
     query, key, value = given
-    result, ours = multihead_forward(module, query, key, value, **masks)
+    result, ours = multihead_forward()(module, query, key, value, **masks)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
     assert (ours is None) == (weights is None)
     if ours is not None:
@@ -71,7 +71,7 @@ def test_spelt_out_attention_is_torchs(options: dict[str, Any], masks: dict[str,
 def test_without_a_batch() -> None:
     module = attention()
     query, key, value = (x[0] for x in sequences())
-    ours, theirs = multihead_forward(module, query, key, value), module(query, key, value)
+    ours, theirs = multihead_forward()(module, query, key, value), module(query, key, value)
     for result, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
 

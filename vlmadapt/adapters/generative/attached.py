@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.config import AdapterConfig
+from vlmadapt.adapters.generative.check import Check, check_attached
 from vlmadapt.adapters.storage import DESCRIPTION, read_pair, write_pair
+from vlmadapt.backbones.generative.probes import Probe, find_probe
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.training import fingerprint_tensors
 
@@ -40,6 +42,8 @@ class Attached:
         self._flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
         self._undo: list[Callable[[], None]] = []
         self._attached = True
+        self._added: tuple[str, ...] = ()
+        self._start = self._fingerprint()
         model.__dict__[MARK] = method
         model.requires_grad_(False)
 
@@ -50,6 +54,8 @@ class Attached:
         """Attach inside this block: on an error the model is left as it was found."""
         try:
             yield
+            self._added = tuple(name for name, _ in self.named_parameters() if name not in self._flags)
+            self._start = self._fingerprint()
         except BaseException:
             self.detach()
             raise
@@ -136,6 +142,26 @@ class Attached:
         state = self.model.state_dict(keep_vars=True)
         return fingerprint_tensors(**{name: tensor for name, tensor in state.items() if not tensor.requires_grad})
 
+    def check(self, probe: Probe | None = None) -> Check:
+        """See that what was added reaches the model's output, and that a text is the same with and without a cache.
+
+        Takes a few passes of one picture and five tokens; the model is left as it was. probe: how to ask a model other
+        than BLIP and CoCa (:class:`vlmadapt.backbones.generative.probes.Probe`). ``print(attached.check())`` says what
+        was found. Raises :class:`IncompatibleLibrary` naming what is without effect and the versions known to work.
+        """
+        self._require_attached()
+        at_start = self._fingerprint() == self._start
+        found = find_probe(self.model) if probe is None else probe
+        return check_attached(self.model, self._added_parameters(), at_start, found)
+
+    def _added_parameters(self) -> dict[str, nn.Parameter]:
+        """What trains and the model did not have before."""
+        present = dict(self.model.named_parameters())
+        return {name: present[name] for name in self._added}
+
+    def _fingerprint(self) -> str:
+        return fingerprint_tensors(**self._added_parameters())
+
     def save(self, folder: str | Path) -> Path:
         """Write what was trained, and nothing else, as ``adapter.safetensors`` and ``adapter.json`` in ``folder``."""
         self._require_attached()
@@ -149,11 +175,12 @@ class Attached:
         return write_pair(Path(folder), dict(self.named_parameters()), header)
 
     @torch.no_grad()
-    def load(self, folder: str | Path, check_backbone: bool = True) -> None:
-        """Put in place what :meth:`save` wrote into ``folder`` for the same method and configuration.
+    def load(self, folder: str | Path, check_backbone: bool = True, check: bool = True) -> None:
+        """Put in place what :meth:`save` wrote into ``folder`` for the same method and configuration; runs :meth:`check`.
 
         Raises :class:`FileError` for a missing or damaged file; :class:`InputError` where it was saved for another
-        method, configuration or (unless ``check_backbone`` is false) frozen weights. Nothing is changed then.
+        method, configuration or (unless ``check_backbone`` is false) frozen weights; what :meth:`check` raises (unless
+        ``check`` is false). Nothing is changed then.
         """
         self._require_attached()
         header, state = read_pair(Path(folder))
@@ -167,6 +194,8 @@ class Attached:
                 f"{folder} was trained on other frozen weights than this model's: load the {header.get('model')} it "
                 "came from, or pass check_backbone=False."
             )
+        if check:
+            self.check()
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
 

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.generative.protocol import AttentionKind, AttentionSite, FeedForwardSite, Sites
 from vlmadapt.backbones.generative.multihead import multihead_forward, unsupported
+from vlmadapt.doors import Door
 from vlmadapt.errors import InputError
 
 MODULE = "open_clip.transformer"
+FEED_FORWARD = Door("torch", "nn.Sequential.forward", ("input",))
 
 
 def find_sites(model: nn.Module) -> Sites | None:
@@ -33,6 +35,7 @@ def find_sites(model: nn.Module) -> Sites | None:
     if isinstance(text, code.TextTransformer):
         groups.insert(0, ("text.transformer.resblocks", "self", text.transformer.resblocks))
     attentions, feed_forwards = [], []
+    feed_forward = FEED_FORWARD.replace(nn.Sequential.forward, _feed_forward)
     for prefix, kind, blocks in groups:
         for number, block in enumerate(blocks):
             name = f"{prefix}.{number}"
@@ -44,7 +47,7 @@ def find_sites(model: nn.Module) -> Sites | None:
             attentions.append(multihead_site(f"{name}.attn", block.attn, kind))
             first = block.mlp.c_fc.weight
             feed_forwards.append(
-                FeedForwardSite(f"{name}.mlp", block, first.shape[1], first, [(block.mlp, _feed_forward)])
+                FeedForwardSite(f"{name}.mlp", block, first.shape[1], first, [(block.mlp, feed_forward)])
             )
     return Sites(attentions, feed_forwards)
 
@@ -58,7 +61,7 @@ def multihead_site(name: str, module: nn.MultiheadAttention, kind: AttentionKind
     if option is not None:
         raise InputError(f"{name} was made with {option}, which the p-adapter does not know: leave it out of sites.")
     return AttentionSite(
-        name, kind, module, module.num_heads, module.out_proj, [(module, multihead_forward)], _refuse_fast_path
+        name, kind, module, module.num_heads, module.out_proj, [(module, multihead_forward())], _refuse_fast_path
     )
 
 
@@ -77,9 +80,9 @@ def multihead_sites(model: nn.Module, cross: Sequence[str] = ()) -> Sites:
     )
 
 
-def _feed_forward(block: Any, x: Tensor) -> Tensor:
+def _feed_forward(block: Any, input: Tensor) -> Tensor:
     """In place of the forward of ``block.mlp``; the adapter is a child of the block, since ``mlp`` is a sequence."""
-    return type(block.mlp).forward(block.mlp, x) + block.ffn_adapter(x)
+    return type(block.mlp).forward(block.mlp, input) + block.ffn_adapter(input)
 
 
 def _refuse_fast_path(attached: Any, owner: nn.Module) -> None:

@@ -17,7 +17,8 @@ from vlmadapt.adapters.config import AdapterConfig
 from vlmadapt.adapters.generative.attached import Attached
 from vlmadapt.adapters.generative.protocol import find_sites
 from vlmadapt.adapters.layers import empty_linear, set_uniform
-from vlmadapt.errors import InputError, MissingDependency
+from vlmadapt.doors import known_versions
+from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 from vlmadapt.training import check_range
 
 TOWERS = ("vision_model.", "visual.")  # image towers of BLIP and CoCa
@@ -152,8 +153,10 @@ def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) ->
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependency("peft is not installed: run `pip install 'vlmadapt[generative]'`.") from error
+    except ImportError as error:
+        raise IncompatibleLibrary(f"peft could not be imported ({error}): {known_versions('peft')}.") from error
     names = _lora_targets(model)
     modules = dict(model.named_modules())
     rank = config.rank or _matched(model, lambda size: sum(_lora_numbers(modules[name], size) for name in names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
@@ -19,9 +19,11 @@ from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
 from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer
 from vlmadapt.backbones.generative.small import PREPROCESSOR, VOCABULARY, WordTokenizer
-from vlmadapt.backbones.views import to_rgb, to_tensor
+from vlmadapt.doors import Door
 from vlmadapt.errors import FileError, InputError, MissingDependency, VlmadaptError
 from vlmadapt.files import read_json
+from vlmadapt.pictures import read
+from vlmadapt.pictures.views import to_tensor
 
 INSTALL = "pip install 'vlmadapt[generative]'"
 CLASSES = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
@@ -43,6 +45,8 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     folder = Path(place).expanduser()
     if not folder.is_dir() and not allow_download:
         raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise FileError(f"{folder} could not be loaded: it has no config.json, give one that save_pretrained wrote.")
     options: dict[str, Any] = {"local_files_only": not allow_download}
     source: Any = folder if folder.is_dir() else place
     target = resolve_device(device)
@@ -86,35 +90,75 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+# What transformers may pass along to every layer, besides what an attention uses.
+PASSED_ALONG = {
+    "num_items_in_batch": "only the loss divides by it",
+    "output_hidden_states": "the model collects them from its layers",
+    "return_dict": "the model's outermost forward sees to it",
+    "use_cache": "the cache is made, or not, before the layers are called",
+}
+REFUSED = {
+    "output_attentions": "attention probabilities are not kept, leave it out",
+    "is_causal": "the mask decides, leave it out",
+}
+# Until transformers 5.3 a cache of fixed size was told where to write.
+CACHED = ("past_key_values", "cache_position")
+RENAMED = {"cache": "past_key_values"}  # transformers 5.24
+
+ATTENTION = Door(
+    "transformers",
+    "BlipTextSelfAttention.forward",
+    ("hidden_states", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", *CACHED),
+    optional=frozenset({"cache_position"}),
+    aliases=RENAMED,
+    no_effect=PASSED_ALONG,
+    refuses=REFUSED,
+)
+CROSS_ATTENTION = Door(
+    "transformers",
+    "BlipTextAttention.forward",
+    ("hidden_states", "attention_mask", "encoder_hidden_states", *CACHED),
+    optional=frozenset({"cache_position"}),
+    aliases=RENAMED,
+    no_effect=PASSED_ALONG,
+    refuses=REFUSED,
+)
+
+
 def mask_cross_attention(model: nn.Module) -> nn.Module:
     """Have a BLIP's cross-attentions obey ``encoder_attention_mask``, as published BLIP models were trained with.
 
-    In transformers 5.23 the mask does not reach them, so that an answer depends on the padding of its question, that
-    is on the other questions of the batch. Returns ``model``, changed in place; harmless where it is not needed.
+    In transformers 5 the mask does not reach them, so that an answer depends on the padding of its question, that is
+    on the other questions of the batch. Returns ``model``, changed in place; harmless where it is not needed. Raises
+    :class:`IncompatibleLibrary` where the installed transformers' attentions take other arguments than those known.
     """
     for module in model.modules():
         attention = getattr(module, "crossattention", None)
         if attention is not None:
-            attention.forward = MethodType(_cross_attention, attention)
+            attention.forward = MethodType(_masked(attention), attention)
     return model
 
 
-def _cross_attention(
-    attention: Any,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None = None,
-    encoder_hidden_states: Tensor | None = None,
-    past_key_values: Any = None,
-    **_: Any,
-) -> tuple[Tensor, Any]:
+def _masked(attention: Any) -> Callable[..., Any]:
     """In place of ``BlipTextAttention.forward``, whose ``attention_mask`` is that of the encoder here."""
-    context, probabilities = attention.self(
-        hidden_states,
-        encoder_hidden_states=encoder_hidden_states,
-        encoder_attention_mask=attention_mask,
-        past_key_values=past_key_values,
-    )
-    return attention.output(context, hidden_states), probabilities
+    spelt = ATTENTION.spelling(type(attention.self).forward)
+
+    def forward(
+        attention: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        **cached: Any,
+    ) -> tuple[Any, ...]:
+        attended = attention.self(
+            hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=attention_mask,
+            **{spelt[name]: value for name, value in cached.items() if value is not None},
+        )
+        return attention.output(attended[0], hidden_states), *attended[1:]
+
+    return CROSS_ATTENTION.replace(type(attention).forward, forward)
 
 
 class PictureTransform:
@@ -147,7 +191,7 @@ class PictureTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         height, width = self.size
-        resized = to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+        resized = read(image).resize((width, height), Image.Resampling.BICUBIC)
         return (to_tensor(resized).float() / 255 - self._mean) / self._std
 
 

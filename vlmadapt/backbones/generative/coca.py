@@ -13,8 +13,8 @@ from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import find_source
 from vlmadapt.backbones.generative.base import GenerativeModel, HubTokenizer, Tokenizer, up_to
 from vlmadapt.backbones.open_clip import INSTALL, RANDOM_SEED, build_model, build_tokenizer
-from vlmadapt.backbones.views import to_rgb
 from vlmadapt.errors import InputError, MissingDependency
+from vlmadapt.pictures import read
 
 
 def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
@@ -42,7 +42,7 @@ def load_coca(spec: str, device: str | torch.device, allow_download: bool) -> Ge
     view = image_transform_v2(settings, is_train=False)
 
     def transform(image: Image.Image) -> Tensor:
-        return view(to_rgb(image)).float()
+        return view(read(image)).float()
 
     return GenerativeModel(
         f"coca:{spec}", model.to(target), _as_tokenizer(tokenizer, model.pad_id), transform, settings.input_size[1:]

@@ -17,12 +17,38 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.backbones.generative.multihead import CACHE, CacheSlot, multihead_forward, unsupported
+from vlmadapt.doors import Door
 from vlmadapt.errors import InputError, MissingDependency, shape_of
 
 INSTALL = "pip install 'vlmadapt[generative]'"
 # Those of CLIP's vocabulary, with which open_clip's CoCa models were trained.
 START, END = 49406, 49407
 MAX_LENGTH = 30
+# What transformers' search gives to every step besides the tokens and the cache.
+STEPS = {
+    "use_cache": "there is a cache, or none, from the start",
+    "is_first_iteration": "the cache says what has been read",
+    "next_sequence_length": "the cache says what has been read",
+    "cache_position": "the cache says what has been read",
+    "position_ids": "positions are counted from the first token",
+    "logits_to_keep": "the search reads the last position only",
+    "return_dict": "it always is one",
+}
+REFUSED = {
+    "inputs_embeds": "pass tokens as prompt",
+    "token_type_ids": "CoCa has one kind of token, leave it out",
+    "output_attentions": "attention probabilities are not kept, leave it out",
+    "output_hidden_states": "hidden states are not kept, leave it out",
+}
+PREPARE = Door(
+    "transformers",
+    "GenerationMixin.prepare_inputs_for_generation",
+    ("input_ids", "past_key_values", "attention_mask"),
+    aliases={"cache": "past_key_values"},  # transformers 5.24
+    no_effect=STEPS,
+    refuses=REFUSED,
+)
+STEP = Door("transformers", "a step of GenerationMixin.generate", (), no_effect=STEPS, refuses=REFUSED)
 
 
 @torch.no_grad()
@@ -48,7 +74,8 @@ def generate(
 
     Returns int64 ``[B, L']``, prompt included, padded with the model's own padding token; what ``transformers``
     returns where ``return_dict_in_generate`` is passed. Raises :class:`InputError` when ``model`` is no CoCa, or
-    more tokens are asked for than it has positions.
+    more tokens are asked for than it has positions; :class:`IncompatibleLibrary` where the installed transformers is
+    not one of those known.
     """
     for name in ("visual", "text", "text_decoder", "context_length", "pad_id"):
         if not hasattr(model, name):
@@ -65,6 +92,9 @@ def generate(
     positions: Any = model.context_length
     if limit > positions:
         raise InputError(f"max_length is {limit} but the model has {positions} positions: pass at most {positions}.")
+    for name in ("attention_mask", "image_tokens", "past_key_values", "cache"):
+        if options.get(name) is not None:
+            raise InputError(f"{name} was passed but is made from images and prompt here: leave it out.")
     if len(images) == 0:
         return prompt
     training = model.training
@@ -79,7 +109,7 @@ def generate(
             result = decoder.generate(prompt, use_cache=False, **options)
         else:
             with _caching(attentions) as cache:
-                result = decoder.generate(prompt, past_key_values=cache, use_cache=True, **options)
+                result = decoder.generate(prompt, use_cache=True, **{decoder.cache_name: cache}, **options)
     finally:
         model.train(training)
     sequences = result if isinstance(result, Tensor) else result.sequences
@@ -102,14 +132,17 @@ def _decoder_class() -> type[Any]:
     except ImportError as error:
         raise MissingDependency(f"generation for CoCa needs transformers 5: run {INSTALL}.") from error
 
+    name = PREPARE.spelling(GenerationMixin.prepare_inputs_for_generation)["past_key_values"]
+
     class CocaDecoder(PreTrainedModel, GenerationMixin):
         """A CoCa as GenerationMixin wants a causal language model."""
 
         config_class = PreTrainedConfig
         main_input_name = "input_ids"
+        cache_name = name
 
         def __init__(self, coca: Any, start: int, end: int):
-            super().__init__(PreTrainedConfig())
+            super().__init__(PreTrainedConfig(vocab_size=coca.text.vocab_size))
             self.coca = coca
             self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=coca.pad_id)
 
@@ -119,16 +152,23 @@ def _decoder_class() -> type[Any]:
             past_key_values: Any = None,
             image_tokens: Tensor | None = None,
             attention_mask: Tensor | None = None,  # Named so that it may be passed; there is no padding to mask.
-            **_: Any,
+            cache: Any = None,  # The same thing's name since transformers 5.24.
+            **others: Any,
         ) -> dict[str, Any]:
-            return {"input_ids": input_ids, "past_key_values": past_key_values, "image_tokens": image_tokens}
+            PREPARE.read(others)
+            past = past_key_values if cache is None else cache
+            return {"input_ids": input_ids, self.cache_name: past, "image_tokens": image_tokens}
 
-        def forward(self, input_ids: Tensor, image_tokens: Tensor, past_key_values: Any = None, **_: Any) -> Any:
-            if past_key_values is None:
+        def forward(
+            self, input_ids: Tensor, image_tokens: Tensor, past_key_values: Any = None, cache: Any = None, **others: Any
+        ) -> Any:
+            STEP.read(others)
+            past = past_key_values if cache is None else cache
+            if past is None:
                 logits = _all_logits(self.coca, input_ids, image_tokens)
             else:
-                logits = _next_logits(self.coca, input_ids, image_tokens, past_key_values.get_seq_length())
-            return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=past_key_values)
+                logits = _next_logits(self.coca, input_ids, image_tokens, past.get_seq_length())
+            return CausalLMOutputWithCrossAttentions(logits=logits, **{self.cache_name: past})
 
     return CocaDecoder
 
@@ -176,7 +216,7 @@ def _cacheable(model: Any) -> list[tuple[nn.MultiheadAttention, bool]] | None:
         if len(inside) != 1 or unsupported(inside[0]) is not None or not inside[0].batch_first:
             return None
         present = inside[0].__dict__.get("forward")
-        if present is not None and getattr(present, "__func__", None) is not multihead_forward:
+        if present is not None and getattr(present, "__func__", None) is not multihead_forward():
             return None
         found.append((inside[0], grows))
     return found
@@ -196,7 +236,7 @@ def _caching(attentions: list[tuple[nn.MultiheadAttention, bool]]) -> Iterator[A
             module.__dict__[CACHE] = CacheSlot(own, growing if grows else fixed, grows)
             growing, fixed = growing + grows, fixed + (not grows)
             if "forward" not in module.__dict__:
-                module.__dict__["forward"] = MethodType(multihead_forward, module)
+                module.__dict__["forward"] = MethodType(multihead_forward(), module)
                 borrowed.append(module)
         yield cache
     finally:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmadapt.doors import Door
 from vlmadapt.errors import InputError
 
 # Attributes of an attention that carry its state during cached decoding, and an adapter with ``pack`` and ``forward``.
 CACHE = "kv_cache"
 ADAPTER = "p_adapter"
+
+
+MULTIHEAD = Door(
+    "torch",
+    "nn.MultiheadAttention.forward",
+    (
+        "query",
+        "key",
+        "value",
+        "key_padding_mask",
+        "need_weights",
+        "attn_mask",
+        "average_attn_weights",
+        "is_causal",
+    ),
+)
 
 
 class CacheSlot:
@@ -35,7 +53,16 @@ class CacheSlot:
         return self.cache.update(*project(), self.layer)
 
 
-def multihead_forward(
+@lru_cache(maxsize=1)
+def multihead_forward() -> Callable[..., Any]:
+    """The method that stands in for ``nn.MultiheadAttention.forward``, always the same object.
+
+    Raises :class:`IncompatibleLibrary` where the installed torch's takes other arguments than those known.
+    """
+    return MULTIHEAD.replace(nn.MultiheadAttention.forward, _forward)
+
+
+def _forward(
     module: nn.MultiheadAttention,
     query: Tensor,
     key: Tensor,

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.errors import FileError, InputError, MissingDependency
-from vlmadapt.files import read_json, write_json
+from vlmadapt.files import read_versioned, write_json, write_versioned
 
 VOCABULARY = "vocabulary.json"
+FORMAT = 1  # of the vocabulary
 PREPROCESSOR = "preprocessor_config.json"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[DEC]")
 
@@ -51,14 +52,14 @@ class WordTokenizer:
         return re.sub(r" (?=[^\w\s\[])", "", " ".join(words))
 
     def save(self, folder: Path) -> None:
-        write_json(folder / VOCABULARY, {"format": 1, "tokens": self.tokens})
+        write_versioned(folder / VOCABULARY, {"tokens": self.tokens}, FORMAT)
 
     @classmethod
     def load(cls, folder: Path) -> WordTokenizer:
         """Raises :class:`FileError` naming the file when it is missing or not ours."""
         path = folder / VOCABULARY
-        content = read_json(path)
-        tokens = content.get("tokens") if isinstance(content, dict) else None
+        again = f"remove {folder.parent} and run vlmadapt tune, which trains the small model again"
+        tokens = read_versioned(path, FORMAT, again).get("tokens")
         if not isinstance(tokens, list) or tuple(tokens[: len(SPECIAL)]) != SPECIAL:
             raise FileError(f"{path} is not a vocabulary of vlmadapt: train the small model again.")
         return cls(tokens[len(SPECIAL) :])

@@ -1,4 +1,4 @@
-"""Pictures to pixel tensors with Pillow alone: square padding, resizing and seeded random crops."""
+"""RGB pictures to pixel tensors with Pillow alone: square padding, resizing and seeded random crops."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vlmadapt.pictures.read import read
+
 CROP_AREA = (0.5, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB; anything transparent is laid on white, as clip-art and cut-outs are meant to be seen."""
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image)
-        return canvas.convert("RGB")
-    return image.convert("RGB")
 
 
 def pad_to_square(image: Image.Image, fill: str = "white") -> Image.Image:
@@ -77,4 +67,4 @@ def normalize_pixels(image: Image.Image) -> Tensor:
 
 def to_pixels(image: Image.Image, side: int = 224) -> Tensor:
     """The embedded image tower's input: a white square, resized (bicubic), scaled, float32 [3, side, side]."""
-    return normalize_pixels(pad_to_square(to_rgb(image)).resize((side, side), Image.Resampling.BICUBIC))
+    return normalize_pixels(pad_to_square(read(image)).resize((side, side), Image.Resampling.BICUBIC))

@@ -1,0 +1,130 @@
+"""A picture file, or a picture opened with PIL, to 8-bit RGB: the only place that opens or converts one."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from vlmadapt.errors import FileError, InputError, naming_file
+
+# The formats that are opened, by Pillow's names, with the file endings that folders are searched for. All else is
+# refused: some of Pillow's readers start programs (EPS runs `gs`). MPO and UltraHDR files are opened as JPEG.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "AVIF": (".avif",),  # from Pillow 11.3 on
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "JPEG2000": (".jp2",),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+WIDE_MODES = ("I", "F")  # and every "I;16..." variant
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # Pillow converts these to their plain forms only
+
+
+def read(picture: str | Path | Image.Image, name: str = "picture") -> Image.Image:
+    """A file, or a picture opened with PIL, as mode ``RGB``, 8 bits a channel; both ways give the same pixels.
+
+    EXIF orientation is applied; what is transparent is laid on white; palettes, CMYK, LAB and greys of 16 bits or of
+    floats are converted, without colour management. Of an animated file the first frame is taken, of an opened
+    animation the frame it stands at. A plain RGB picture is returned as it is, not copied. ``name`` is the argument
+    that holds ``picture``, for messages.
+
+    Raises :class:`FileError` naming a file, or an opened picture's file, that is missing, is in none of ``FORMATS``, is
+    truncated, has more pixels than Pillow allows, or holds NaN or infinite values; :class:`InputError` when such a
+    picture has no file, and for any other type.
+    """
+    if isinstance(picture, Image.Image):
+        try:
+            return _to_rgb(picture)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # A file's pixels are first read here, so that a truncated one shows here.
+            file = getattr(picture, "filename", "")
+            raise _unreadable(os.fsdecode(file) if file else None, name, error) from error
+    if not isinstance(picture, (str, Path)):
+        raise InputError(f"{name} is a {type(picture).__name__}: give a path or a PIL picture.")
+    path = Path(picture)
+    with naming_file(path, "read"):
+        data = path.read_bytes()
+    return decode(data, path)
+
+
+def decode(data: bytes, path: str | Path) -> Image.Image:
+    """:func:`read` of a file's bytes; ``path`` is for the message of the :class:`FileError`."""
+    if not data:
+        raise FileError(f"{path} is an empty file: replace it with a picture or remove it.")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata and of large pictures; beyond twice that size it raises, which we report.
+            warnings.simplefilter("ignore")
+            return _to_rgb(Image.open(io.BytesIO(data), formats=_formats()))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Decoders raise whatever a malformed file makes them stumble over: struct, Syntax, Index, EOF and OS errors.
+        raise _unreadable(str(path), "", error) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """``FORMATS`` as far as this Pillow has them; it fails on names it does not know."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _unreadable(path: str | None, name: str, error: Exception) -> FileError | InputError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"the format is not recognised as one of {', '.join(FORMATS)}"
+    kind = InputError if path is None else FileError
+    return kind(f"{path or name} is not a readable picture ({reason}): replace or remove it.")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    # Of a turned picture `exif_transpose` takes the orientation away, so that reading it again does not turn it again;
+    # of one that needs no turning it makes a copy, which is spared.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in WIDE_MODES or image.mode.startswith("I;"):
+        return _from_wide(image)
+    if image.has_transparency_data:
+        if image.mode in PREMULTIPLIED:
+            image = image.convert(PREMULTIPLIED[image.mode])
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image)
+        image = page
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_wide(image: Image.Image) -> Image.Image:
+    """Greys of 16 or 32 bits: integers above 255 are taken as 16-bit, floats up to 1 as shares of white.
+
+    Where mode ``I`` came from is not asked, so that a copy, which does not know, gives the same.
+    """
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds NaN or infinite grey values")
+    peak = float(values.max(initial=0.0))
+    scaled = values
+    if image.mode == "F" and peak <= 1.0:
+        scaled = values * 255
+    elif image.mode.startswith("I;16") or peak > 255:
+        scaled = values / 257
+    grey = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    clear = image.info.get("transparency")  # of a PNG: the one grey that is transparent
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
