@@ -57,7 +57,7 @@ def compile_bindings(target: Path) -> int:
     include = target / "torch" / "include"
     base = [os.environ.get("CXX", "g++"), "-fsyntax-only", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"]
     base += [f"-I{ROOT / 'csrc'}", f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
-    jobs = [(source, []) for source in sources["binding"]]
+    jobs: list[tuple[str, list[str]]] = [(source, []) for source in sources["binding"]]
     toolkit = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     if (Path(toolkit) / "include" / "cuda_runtime.h").is_file():
         cuda = ["-DUSE_CUDA", '-DVLMADAPT_CUDA_ARCHS="9.0"', f"-isystem{toolkit}/include"]
@@ -82,9 +82,7 @@ def main() -> None:
         SYMBOLS.write_text("\n".join(names) + "\n", encoding="ascii")
     else:
         absent = sorted(set(SYMBOLS.read_text(encoding="ascii").split()) - set(names))
-        print(
-            f"torch {given.version} exports {len(names)} stable functions, {len(absent)} of the list are absent: {absent}"
-        )
+        print(f"torch {given.version}: {len(names)} stable functions, {len(absent)} of the list are absent: {absent}")
     print(f"torch {given.version}: {compile_bindings(target)} bindings compile")
 
 

@@ -85,7 +85,7 @@ def test_blips_own_preprocessing(blip_folder: Path) -> None:
     try:
         from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
     except ImportError:  # Until transformers 5.3.
-        from transformers import BlipImageProcessor as BlipImageProcessorPil
+        from transformers import BlipImageProcessor as BlipImageProcessorPil  # type: ignore[assignment]
 
     view = load_generative(f"blip:{blip_folder}").transform
     theirs = BlipImageProcessorPil(size={"height": 32, "width": 32})(picture(), return_tensors="pt")["pixel_values"][0]

@@ -121,7 +121,7 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[i
     def draw(seed: int) -> Draw:
         queries, keys, labels = make(shape, dtype, seed)
 
-        def through(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+        def through(function: Callable[..., Any]) -> Callable[..., dict[str, Tensor]]:
             return lambda **streams: {"scores": function(**streams, labels=labels, beta=5.5, num_classes=shape[2])}
 
         drawn = draw_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,8 +81,11 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, p: float) -> N
     def draw(seed: int) -> Draw:
         inputs = Data((1, 3, 90, 170, 1, 1, 8), dtype, seed).inputs(PROBABILITIES, False)
         vectors = {"p": torch.full((3,), p), "mu": torch.full((3,), 0.125)}
-        functions = ((lambda f=f, **x: {"out": f(**x)}) for f in (p_laplacian, gram_eager))
-        return draw_of(*functions, inputs | vectors, seed)
+
+        def through(function: Callable[..., Tensor]) -> Callable[..., dict[str, Tensor]]:
+            return lambda **streams: {"out": function(**streams)}
+
+        return draw_of(through(p_laplacian), through(gram_eager), inputs | vectors, seed)
 
     assert_accurate(draw)
 

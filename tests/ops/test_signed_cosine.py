@@ -111,7 +111,8 @@ def test_the_aggregate_and_its_gradients_equal_the_dense_form(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype) -> None:
-    nodes, options = 300, {"diagonal": "negate"}
+    nodes = 300
+    options: dict[str, Any] = {"diagonal": "negate"}
 
     def ours(targets: Tensor, sources: Tensor, features: Tensor) -> dict[str, Tensor]:
         return {

@@ -48,7 +48,8 @@ def test_an_adapter_and_the_extraction_give_equal_features(tmp_path, kind):
     feature = extract_features(encoder, [path], progress=False)
     adapter = create_adapter("tip-adapter", torch.eye(5)[:2], 10.0, encoder=encoder)
     adapter.fit([path, *opened(path)[:1]], torch.tensor([0, 1]))
-    assert torch.equal(adapter.keys[0], adapter.keys[1])
+    keys = adapter.get_buffer("keys")
+    assert torch.equal(keys[0], keys[1])
     expected = adapter.logits(path)
     torch.testing.assert_close(expected, adapter.logits(feature))
     for picture in (str(path), *opened(path)):

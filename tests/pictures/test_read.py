@@ -1,5 +1,7 @@
 import io
 import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +9,11 @@ from PIL import EpsImagePlugin, Image
 
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.pictures import SUFFIXES, read
+
+
+def colour(path: Path, at: tuple[int, int]) -> Any:
+    """The three numbers of an RGB pixel; for the type checker, getpixel may also return one or none."""
+    return read(path).getpixel(at)
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -21,7 +28,7 @@ def test_transparency_becomes_white(tmp_path):
     Image.new("RGBA", (3, 3), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
     Image.new("RGBA", (3, 3), (255, 0, 0, 128)).save(tmp_path / "half.png")
-    red, green, _ = read(tmp_path / "half.png").getpixel((1, 1))
+    red, green, _ = colour(tmp_path / "half.png", (1, 1))
     assert red == 255 and 125 <= green <= 129
     Image.new("LA", (3, 3), (0, 0)).save(tmp_path / "grey.png")
     assert read(tmp_path / "grey.png").getpixel((0, 0)) == (255, 255, 255)
@@ -39,7 +46,7 @@ def test_palette_with_a_transparent_colour(tmp_path):
 
 def test_cmyk(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
-    red, green, blue = read(tmp_path / "c.jpg").getpixel((4, 4))
+    red, green, blue = colour(tmp_path / "c.jpg", (4, 4))
     assert red > 200 and green < 60 and blue < 60
 
 
@@ -61,7 +68,7 @@ def test_float_grey_and_nan(tmp_path):
 def test_first_frame_of_an_animation(tmp_path, kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:], duration=100)
-    red, _, blue = read(tmp_path / f"a.{kind}").getpixel((4, 4))
+    red, _, blue = colour(tmp_path / f"a.{kind}", (4, 4))
     assert red > 240 and blue < 20
 
 
@@ -171,7 +178,7 @@ def test_closed_picture_is_an_error(tmp_path):
 
 def test_other_types_are_refused():
     with pytest.raises(InputError, match=r"^features\[1\] is a ndarray: give a path or a PIL picture\.$"):
-        read(np.zeros((4, 4, 3), dtype=np.uint8), "features[1]")
+        read(np.zeros((4, 4, 3), dtype=np.uint8), "features[1]")  # type: ignore[arg-type]
 
 
 def test_plain_rgb_is_passed_on_without_a_copy():

@@ -20,6 +20,7 @@ def check_matrix(name: str, tensor: Tensor) -> None:
 
 
 def check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise :class:`InputError` unless both are on the same device."""
     if tensor.device != other.device:
         raise InputError(
             f"{name} is on {tensor.device} but {other_name} is on {other.device}: move both to the same device."

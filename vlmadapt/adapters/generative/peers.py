@@ -149,7 +149,8 @@ def _points(model: nn.Module) -> list[tuple[nn.Module, int, Tensor]]:
 
 def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) -> Attached:
     """Low-rank updates by ``peft``: of the query and value projections of BLIP's text attentions, or of the linear maps
-    of CoCa's feed-forward layers. Raises :class:`MissingDependency` without peft."""
+    of CoCa's feed-forward layers. Raises :class:`MissingDependency` without peft, and
+    :class:`IncompatibleLibrary` where the installed one cannot be imported."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer

@@ -142,7 +142,7 @@ def _decoder_class() -> type[Any]:
         cache_name = name
 
         def __init__(self, coca: Any, start: int, end: int):
-            super().__init__(PreTrainedConfig(vocab_size=coca.text.vocab_size))
+            super().__init__(PreTrainedConfig(vocab_size=coca.text.vocab_size))  # type: ignore[call-arg]
             self.coca = coca
             self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=coca.pad_id)
 
