@@ -108,6 +108,9 @@ lock: ## constraints.txt: the newest versions of everything, exact, for Python 3
 	printf '%s\n' $(LOCK_TORCH) | build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
 	    --upgrade --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt - pyproject.toml
 
+test-cuda-quick: setup ## CUDA kernels on the CPU: beyond `make test`, planted bugs, sanitizers, some PTX
+	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-quick
+
 test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
 	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
 
@@ -142,4 +145,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest test-headers lock test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean

@@ -1,4 +1,7 @@
-"""--cuda-full runs the whole matrix; without it only route A's plain build and the static checks run."""
+"""--cuda-full runs the whole matrix, --cuda-quick what finds most faults in little time beyond a run without either.
+
+A run without either: route A's plain build, and the static checks of one architecture.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,26 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cuda-full", action="store_true", help="run every route, build and schedule of the CUDA kernels")
+    parser.addoption("--cuda-quick", action="store_true", help="run planted bugs, sanitizers and PTX of CUDA kernels")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda_full: part of the full matrix of CUDA kernels on CPU (--cuda-full)")
+    config.addinivalue_line("markers", "cuda_quick: part of the quick run of CUDA kernels on CPU (--cuda-quick)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--cuda-full", default=False):
-        return
-    left_out = [item for item in items if item.get_closest_marker("cuda_full")]
+    full, quick = (config.getoption(f"--cuda-{name}", default=False) for name in ("full", "quick"))
+
+    def wanted(item: pytest.Item) -> bool:
+        in_full, in_quick = (item.get_closest_marker(f"cuda_{name}") is not None for name in ("full", "quick"))
+        plain = not in_full and not in_quick
+        return in_quick if quick else (in_full and full) or plain
+
+    left_out = [item for item in items if not wanted(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("cuda_full")]
+        items[:] = [item for item in items if wanted(item)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -75,6 +75,7 @@ def short(text: str | None) -> str:
 
 
 @pytest.mark.cuda_full
+@pytest.mark.cuda_quick
 def test_each_bug_is_found(tables: dict[str, list[str]]) -> None:
     available = {label: t for label, t in BUILDS.items() if not toolchain.missing(t.route, t.build)}
     if not {"plain", "ASan + UBSan", "race"} <= available.keys():

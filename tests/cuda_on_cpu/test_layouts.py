@@ -19,8 +19,8 @@ from .harness.process import Schedule
 DRIVER = HERE / "drivers" / "layouts.cu"
 ROUTES = [
     pytest.param(Target(DRIVER), id="simt"),
-    pytest.param(Target(DRIVER, build="race"), id="race", marks=pytest.mark.cuda_full),
-    pytest.param(Target(DRIVER, "ptx"), id="ptx", marks=pytest.mark.cuda_full),
+    pytest.param(Target(DRIVER, build="race"), id="race", marks=[pytest.mark.cuda_full, pytest.mark.cuda_quick]),
+    pytest.param(Target(DRIVER, "ptx"), id="ptx", marks=[pytest.mark.cuda_full, pytest.mark.cuda_quick]),
 ]
 
 

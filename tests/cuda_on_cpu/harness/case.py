@@ -74,7 +74,7 @@ def worker(target: Target) -> Worker:
     """The worker of a target; a build that failed fails again at once."""
     if target not in _workers:
         try:
-            w = Worker(library(target), target.build == "asan")
+            w = Worker(library(target), target.build.startswith("asan"))
             atexit.register(w.stop)
             _workers[target] = w
         except (BuildError, Unsupported) as e:
@@ -135,28 +135,37 @@ def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol:
         )
 
 
-def targets(driver: Path) -> list[tuple[Target, bool]]:
-    """Every target of a driver, and whether it belongs to the quick run."""
-    full = [Target(driver, build="asan"), Target(driver, build="race")]
-    full += [Target(driver, "ptx", "plain", arch) for arch in ("sm_80", "sm_90a")]
-    return [(Target(driver), True), *((t, False) for t in full)]
+FULL, QUICK = pytest.mark.cuda_full, pytest.mark.cuda_quick
+COMPILES = pytest.mark.timeout(1800)  # the first case of a target compiles it: minutes on a busy machine
+SOON_COMPILED = ("demo.cu", "hetero_aggregate.cu")  # as PTX; the others take minutes
+
+
+def targets(driver: Path) -> list[tuple[Target, tuple[pytest.MarkDecorator, ...]]]:
+    """Every target of a driver, and the runs it belongs to; without any, a run of all tests."""
+    ptx = (FULL, QUICK) if driver.name in SOON_COMPILED else (FULL,)
+    return [
+        (Target(driver), ()),
+        (Target(driver, build="asan"), (FULL,)),
+        (Target(driver, build="asan-fast"), (QUICK,)),  # unoptimised: compiled in a quarter of the time
+        (Target(driver, build="race"), (FULL, QUICK)),
+        (Target(driver, "ptx", "plain", "sm_80"), ptx),
+        (Target(driver, "ptx", "plain", "sm_90a"), (FULL,)),
+    ]
 
 
 def cases(kernel: Kernel) -> list[Any]:
-    """One pytest parameter a run: the quick ones, and the rest marked cuda_full."""
+    """One pytest parameter a run: the plain ones, and the rest marked cuda_full, cuda_quick or both."""
     out = []
-    for target, quick in targets(HERE / "drivers" / kernel.driver):
+    for target, runs in targets(HERE / "drivers" / kernel.driver):
         for shape in range(len(kernel.shapes)):
-            if shape in kernel.slow_shapes and not quick:
+            if shape in kernel.slow_shapes and runs:
                 continue
             for d, dtype in enumerate(kernel.dtypes):
                 # Plain code meets every schedule; the sanitizers, which see all of them alike, meet one in turn.
                 turn = SCHEDULES[(shape + d) % len(SCHEDULES)]
-                for schedule in SCHEDULES if quick else [turn]:
+                for schedule in [turn] if runs else SCHEDULES:
                     case = Case(kernel, shape, dtype, target, schedule)
-                    # The first case of a target compiles it, which a busy machine may take minutes for.
-                    in_full = [pytest.mark.cuda_full, pytest.mark.timeout(1800)]
-                    marks = () if quick and schedule == turn else in_full
+                    marks = () if not runs and schedule == turn else (*(runs or (FULL,)), COMPILES)
                     out.append(pytest.param(case, id=case.label(), marks=marks))
     return out
 

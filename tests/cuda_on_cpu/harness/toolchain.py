@@ -86,6 +86,6 @@ def missing(route: str, build: str = "plain") -> str | None:
         return "no CUDA headers (neither nvcc nor torch's nvidia wheels): CUDA kernels are not executed"
     if route == "ptx" and nvcc() is None:
         return "no nvcc on PATH: route B (PTX) is skipped"
-    if build == "asan" and asan_runtime() is None:
+    if build.startswith("asan") and asan_runtime() is None:
         return "no libasan beside g++: the ASan build is skipped"
     return None
