@@ -59,7 +59,7 @@ def test_public_names_hold_no_folder() -> None:
 def test_another_model_is_of_no_family() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     assert family_of(model) is None and find_probe(model) is None
-    with pytest.raises(InputError, match="text attentions are not known here: transformers' Blip.* open_clip's CoCa"):
+    with pytest.raises(InputError, match=r"text attentions are not known here: transformers' Blip.* open_clip's CoCa"):
         find_sites(model)
 
 
