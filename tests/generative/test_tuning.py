@@ -18,9 +18,11 @@ from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative import tuning
 from vlmadapt.generative.models.small import save_small
-from vlmadapt.generative.results import TuningResults, merge_results, tuning_table
+from vlmadapt.generative.plan import TuningPlan
+from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tasks import CaptionTask, VQATask
-from vlmadapt.generative.tuning import TuningPlan, predictions_of, run_tuning
+from vlmadapt.generative.tuning import predictions_of, run_tuning
+from vlmadapt.reporting.tuning_table import tuning_table
 from vlmadapt.training import TrainConfig
 
 PLAN = TuningPlan(

@@ -66,8 +66,9 @@ def tune(
     read once, at the end. Interrupted, the same command goes on where it stopped. The adapters stay in OUT/fits.
     """
     from vlmadapt.generative.data.load import load_records
+    from vlmadapt.generative.plan import TuningPlan, check_plan
     from vlmadapt.generative.tasks import TaskOptions
-    from vlmadapt.generative.tuning import TuningPlan, check_plan, run_tuning
+    from vlmadapt.generative.tuning import run_tuning
     from vlmadapt.provenance.settings import parse_settings
     from vlmadapt.training import TrainConfig
 
@@ -123,10 +124,10 @@ def describe(records: RecordSet) -> str:
 def report_tuning(results: TuningResults, records: RecordSet, folder: Path) -> None:
     """Write the result files and the picture, and print the table."""
     from vlmadapt.files import write_text
-    from vlmadapt.generative.results import tuning_table
     from vlmadapt.generative.tuning import predictions_of
     from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
     from vlmadapt.reporting.table import show, to_markdown
+    from vlmadapt.reporting.tuning_table import tuning_table
 
     table = tuning_table(results)
     json_path, csv_path = results.save(folder)

@@ -1,24 +1,15 @@
-"""The results of tuning generative models, the files they are written to, and their table."""
+"""The results of tuning generative models, and the files they are written to."""
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlmadapt.errors import InputError
-from vlmadapt.provenance.means import (
-    best_places,
-    load_results,
-    mean_and_deviation,
-    over_seeds,
-    percent,
-    save_results,
-)
-from vlmadapt.reporting.table import Table
+from vlmadapt.provenance.means import load_results, mean_and_deviation, save_results
 
 SELECTION = (
     "Every method sees the same training records of a seed, and the same validation and test records. The epoch is the "
@@ -63,6 +54,7 @@ class TuningResults:
     cells: tuple[TuningCell, ...]
 
     def of(self, method: str) -> list[TuningCell]:
+        """The fits of ``method``, one a seed."""
         return [cell for cell in self.cells if cell.method == method]
 
     def mean(self, method: str, measure: str) -> tuple[float, float | None]:
@@ -118,37 +110,4 @@ def merge_results(parts: Sequence[TuningResults]) -> TuningResults:
     cells = tuple(cell for part in parts for cell in part.cells)
     return TuningResults(
         first.task, first.metric, first.data, first.model, first.protocol, first.versions, methods, cells
-    )
-
-
-def tuning_table(results: TuningResults) -> Table:
-    """Test measures, trained parameters, seconds a step and peak memory: one row a method."""
-    measures = list(results.cells[0].test)
-    rows = []
-    for method in results.methods:
-        cells = results.of(method)
-        steps = [cell.seconds_per_step for cell in cells if cell.seconds_per_step is not None]
-        rows.append(
-            [
-                method,
-                *(percent(*results.mean(method, measure)) for measure in measures),
-                f"{cells[0].trainable_parameters:,}",
-                f"{statistics.fmean(steps):.3f}" if steps else "-",
-                f"{statistics.fmean(cell.fit_seconds for cell in cells):.1f}" if steps else "-",
-                f"{max(cell.peak_memory_mib for cell in cells):,.0f}" if steps else "-",
-            ]
-        )
-    counts = results.data["records"]
-    titles = [TITLES.get(measure, measure) for measure in measures]
-    unit = "in %" if results.metric == "accuracy" else "x 100"
-    return Table(
-        title=f"{results.data['name']}, {results.task}, model {results.model['name']}: test {titles[0]} {unit}",
-        header=["method", *titles, "trained", "s a step", "fit s", "peak MiB"],
-        rows=rows,
-        notes=[
-            f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test records; "
-            f"{over_seeds(results.protocol['seeds'])}.",
-            results.protocol["selection"],
-        ],
-        bold=best_places([results.mean(method, measure)[0] for method in results.methods] for measure in measures),
     )

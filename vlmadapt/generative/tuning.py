@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.config import AdapterConfig
-from vlmadapt.errors import InputError
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.methods.attached import Attached
-from vlmadapt.generative.methods.registry import attach, make_config, method_named
+from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import known_family, task_model
+from vlmadapt.generative.plan import Job, TuningPlan, check_plan, folder_name
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
-from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task, TaskOptions
+from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
 from vlmadapt.progress import track
 from vlmadapt.provenance.memory import PeakMemory
-from vlmadapt.provenance.settings import Method, parse_method, plain
+from vlmadapt.provenance.settings import plain
 from vlmadapt.provenance.versions import versions
-from vlmadapt.training import TrainConfig, fingerprint_tensors, fit_loop
+from vlmadapt.training import fingerprint_tensors, fit_loop
 
 IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
 FORMAT = 1  # of the first three
 AGAIN = "run vlmadapt tune with another --out"
-
-
-@dataclass(frozen=True)
-class TuningPlan:
-    """What is run: ``methods`` on ``seeds``; a method's own ``lr`` and the like go before those of ``train``.
-
-    ``limits`` are the most records of training, validation and test (None: all). ``lr`` None takes each method's own.
-    """
-
-    methods: Sequence[str]
-    seeds: Sequence[int] = (0,)
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, batch_size=64))
-    lr: float | None = None
-    options: TaskOptions = field(default_factory=TaskOptions)
-    limits: tuple[int | None, int | None, int | None] = (None, None, None)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One fit: method, seed, its settings, and where it lies."""
-
-    method: Method
-    seed: int
-    config: AdapterConfig
-    train: TrainConfig
-    folder: Path
-
-    @property
-    def describes(self) -> dict[str, Any]:
-        return plain({**self.config.as_dict(), "training": self.train.train_fields()})
 
 
 def run_tuning(
@@ -99,36 +66,6 @@ def run_tuning(
     )
 
 
-def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[_Job]:
-    """The fits of ``plan``, below ``root``; needs no model, and raises :class:`InputError` for a bad plan."""
-    if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
-        raise InputError(
-            f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
-        )
-    if len(set(plan.methods)) < len(plan.methods):
-        raise InputError(f"methods is {list(plan.methods)}: name each once.")
-    data.limited(*plan.limits)
-    return list(_jobs(plan, data, root))
-
-
-def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[_Job]:
-    for text in plan.methods:
-        method = parse_method(text)
-        names = {entry.name for entry in fields(TrainConfig)}
-        own = {name: value for name, value in method.settings.items() if name in names}
-        settings = {name: value for name, value in method.settings.items() if name not in names}
-        lr = method_named(method.adapter).lr if plan.lr is None else plan.lr
-        train = replace(plan.train, **{"lr": lr, **own})
-        config = make_config(method.adapter, data.task, settings)
-        # Nothing about a frozen model depends on a seed.
-        for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
-            yield _Job(method, seed, config, train, root / _folder_name(method.label) / f"seed-{seed}")
-
-
-def _folder_name(label: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", label)
-
-
 class _Run:
     """A model, its pictures and the jobs of one plan."""
 
@@ -157,7 +94,7 @@ class _Run:
     def task(self, seed: int) -> Task:
         return TASK_CLASSES[self.data.task](self.model, self.sets[seed], self.plan.options, self.pictures)
 
-    def identity(self, job: _Job) -> dict[str, Any]:
+    def identity(self, job: Job) -> dict[str, Any]:
         return plain(
             {
                 "task": self.data.task,
@@ -172,7 +109,7 @@ class _Run:
         )
 
     @contextmanager
-    def attached(self, job: _Job) -> Iterator[Attached]:
+    def attached(self, job: Job) -> Iterator[Attached]:
         method = attach(self.model.module, job.method.adapter, job.config, job.seed)
         try:
             yield method
@@ -180,7 +117,7 @@ class _Run:
             method.detach()
             self.model.module.eval()
 
-    def fit(self, job: _Job, place: str) -> None:
+    def fit(self, job: Job, place: str) -> None:
         identity, started = self.identity(job), job.folder / IDENTITY
         if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
             self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
@@ -195,7 +132,7 @@ class _Run:
             f"{found['fit_seconds']:.1f} s, validation {TITLES[self.metric]} {100 * found['validation']:.1f}{unit}"
         )
 
-    def _fit(self, job: _Job, identity: Mapping[str, Any]) -> None:
+    def _fit(self, job: Job, identity: Mapping[str, Any]) -> None:
         task = self.task(job.seed)
         with self.attached(job) as method:
             numbers = method.trainable_parameters()
@@ -244,7 +181,7 @@ class _Run:
             for start in track(range(0, len(records), batch), "image features", enabled=self.progress):
                 task.features(records[start : start + batch])
 
-    def test(self, job: _Job) -> TuningCell:
+    def test(self, job: Job) -> TuningCell:
         path = job.folder / TESTED
         if not path.exists():
             task = self.task(job.seed)
@@ -283,7 +220,7 @@ def by_kind(task: Task, said: Sequence[str]) -> dict[str, float]:
 
 def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
     """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
-    path = folder / "fits" / _folder_name(label) / f"seed-{seed}" / TESTED
+    path = folder / "fits" / folder_name(label) / f"seed-{seed}" / TESTED
     return read_versioned(path, FORMAT, AGAIN)["predictions"]
 
 

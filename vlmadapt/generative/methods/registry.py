@@ -89,7 +89,8 @@ def attach(
     if isinstance(method, AdapterConfig):
         if config is not None:
             raise InputError(f"config is given beside a {type(method).__name__}: pass one configuration.")
-        method, config = _method_of(method), method
+        config = method
+        method = _method_of(config)
     found = method_named(method)
     if isinstance(config, AdapterConfig) and not isinstance(config, found.config):
         raise InputError(f"config is a {type(config).__name__}: {method} takes a {found.config.__name__}.")

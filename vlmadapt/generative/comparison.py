@@ -1,0 +1,88 @@
+"""The comparison of docs/tuning.md: every method on easy-VQA's three tasks, its learning rate chosen first. Ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vlmadapt.files import read_versioned, write_versioned
+from vlmadapt.generative.data.records import RecordSet
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.plan import TuningPlan
+from vlmadapt.generative.results import TuningResults
+from vlmadapt.generative.tuning import run_tuning
+from vlmadapt.training import TrainConfig
+
+RATES = (1e-3, 3e-3, 1e-2)
+FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
+SEARCHED, FORMAT = "learning_rates.json", 1
+ASIDE = 8  # training records whose pictures a search ends with
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long one task trains, and on the most records of training, validation and test."""
+
+    epochs: int
+    limits: tuple[int, int, int]
+
+    def plan(self, method: str, seeds: int, lr: float | None) -> TuningPlan:
+        """``method`` on ``seeds`` seeds; ``lr`` None: its own."""
+        train = TrainConfig(epochs=self.epochs, batch_size=32)
+        return TuningPlan(methods=(method,), seeds=tuple(range(seeds)), train=train, lr=lr, limits=self.limits)
+
+
+COURSES: Mapping[str, Course] = {
+    "vqa": Course(4, (800, 300, 1000)),
+    "entailment": Course(4, (800, 300, 1000)),
+    "caption": Course(6, (416, 150, 500)),
+}
+
+
+def run_method(
+    loaded: GenerativeModel, records: RecordSet, course: Course, method: str, seeds: int, folder: Path, say: Say
+) -> TuningResults:
+    """Search the learning rate of ``method``, run it on ``seeds`` seeds and save the results in ``folder``."""
+    lr = None if method == "frozen" else best_rate(loaded, records, course, method, folder, say)
+    results = run_tuning(loaded, records, course.plan(method, seeds, lr), folder, report=say)
+    results.save(folder)
+    return results
+
+
+def best_rate(
+    loaded: GenerativeModel, records: RecordSet, course: Course, method: str, folder: Path, say: Say
+) -> float:
+    """The rate of ``RATES`` (``FULL_RATES``) with the best validation score with seed 0; kept in ``folder``.
+
+    Tuning ends with a test: of a few training pictures, set aside, so that the test records stay unread.
+    """
+    if not (folder / SEARCHED).exists():
+        unseen = without_test(records)
+        found = {}
+        for rate in FULL_RATES if method == "full" else RATES:
+            results = run_tuning(loaded, unseen, course.plan(method, 1, rate), folder / f"lr-{rate:g}", report=say)
+            found[f"{rate:g}"] = results.cells[0].validation
+        write_versioned(folder / SEARCHED, found, FORMAT)
+    return float(chosen_rate(folder))
+
+
+def without_test(records: RecordSet) -> RecordSet:
+    """``records`` with a few training pictures in the place of the test records, which they then do not train on."""
+    aside = {record.image for record in records.train[-ASIDE:]}
+    train, test = ([r for r in records.train if (r.image in aside) == chosen] for chosen in (False, True))
+    return replace(records, train=tuple(train), test=tuple(test))
+
+
+def chosen_rate(folder: Path) -> str:
+    """The rate that :func:`best_rate` found, as it is written; of equal ones the first."""
+    found = read_versioned(folder / SEARCHED, FORMAT, "remove it and run scripts/tuning_table.py")
+    return max(found, key=lambda rate: found[rate])
+
+
+def rates_line(folder: Path, methods: list[str]) -> str:
+    """The chosen learning rates of those of ``methods`` that were searched, in a sentence."""
+    searched = [method for method in methods if (folder / method / SEARCHED).exists()]
+    return f"Learning rates: {', '.join(f'{method} {chosen_rate(folder / method)}' for method in searched)}."

@@ -1,0 +1,79 @@
+"""What is to be tuned: methods, seeds and settings, and the fits that come of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vlmadapt.config import AdapterConfig
+from vlmadapt.errors import InputError
+from vlmadapt.generative.data.records import RecordSet
+from vlmadapt.generative.methods.registry import make_config, method_named
+from vlmadapt.generative.tasks import TaskOptions
+from vlmadapt.provenance.settings import Method, parse_method, plain
+from vlmadapt.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What is run: ``methods`` on ``seeds``; a method's own ``lr`` and the like go before those of ``train``.
+
+    ``limits`` are the most records of training, validation and test (None: all). ``lr`` None takes each method's own.
+    """
+
+    methods: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, batch_size=64))
+    lr: float | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
+    limits: tuple[int | None, int | None, int | None] = (None, None, None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fit: method, seed, its settings, and where it lies."""
+
+    method: Method
+    seed: int
+    config: AdapterConfig
+    train: TrainConfig
+    folder: Path
+
+    @property
+    def describes(self) -> dict[str, Any]:
+        """Every setting as JSON values."""
+        return plain({**self.config.as_dict(), "training": self.train.train_fields()})
+
+
+def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[Job]:
+    """The fits of ``plan``, below ``root``; needs no model, and raises :class:`InputError` for a bad plan."""
+    if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
+        raise InputError(
+            f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
+        )
+    if len(set(plan.methods)) < len(plan.methods):
+        raise InputError(f"methods is {list(plan.methods)}: name each once.")
+    data.limited(*plan.limits)
+    return list(_jobs(plan, data, root))
+
+
+def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[Job]:
+    for text in plan.methods:
+        method = parse_method(text)
+        names = {entry.name for entry in fields(TrainConfig)}
+        own = {name: value for name, value in method.settings.items() if name in names}
+        settings = {name: value for name, value in method.settings.items() if name not in names}
+        lr = method_named(method.adapter).lr if plan.lr is None else plan.lr
+        train = replace(plan.train, **{"lr": lr, **own})
+        config = make_config(method.adapter, data.task, settings)
+        # Nothing about a frozen model depends on a seed.
+        for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
+            yield Job(method, seed, config, train, root / folder_name(method.label) / f"seed-{seed}")
+
+
+def folder_name(label: str) -> str:
+    """Where the fits of a method lie below ``fits``."""
+    return re.sub(r"[^\w.=-]+", "-", label)

@@ -1,0 +1,49 @@
+"""What docs/tuning.md shows of the comparison of methods: tables between its comments, and pictures beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vlmadapt.errors import FileError
+from vlmadapt.files import write_text
+from vlmadapt.generative.comparison import COURSES, rates_line
+from vlmadapt.generative.data.records import RecordSet
+from vlmadapt.generative.results import TuningResults, merge_results
+from vlmadapt.generative.tuning import predictions_of
+from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
+from vlmadapt.reporting.table import to_markdown
+from vlmadapt.reporting.tuning_table import kinds_table, tuning_table
+
+SHOWN = 8  # records in a picture
+SUBTITLE = "Test records, those on which the methods disagree first"
+
+
+def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str]) -> None:
+    """Put the results of ``methods`` on the task of ``records``, run one by one below ``folder/TASK``, into the page
+    ``path``, and draw ``tuning_TASK.png`` beside it. Raises :class:`FileError` where the page has no place for them."""
+    task, runs = records.task, folder / records.task
+    merged = merge_results([TuningResults.load(runs / method) for method in methods])
+    merged.save(runs)
+    filled = {task: to_markdown(tuning_table(merged)), f"{task}-rates": rates_line(runs, methods)}
+    if merged.cells[0].by_kind:
+        filled[f"{task}-kinds"] = kinds_table(merged)
+    page = path.read_text(encoding="utf-8")
+    for name, text in filled.items():
+        page = replaced(page, name, text, path)
+    predictions = {method: predictions_of(runs / method, method, 0) for method in methods}
+    chosen = choose_records(records.limited(*COURSES[task].limits).test, predictions, SHOWN)
+    title = f"{records.name}, {task}: what each method says (seed 0)"
+    draw_said(describe_records(chosen, predictions), title, SUBTITLE, path.with_name(f"tuning_{task}.png"))
+    write_text(path, page)
+
+
+def replaced(page: str, name: str, text: str, path: Path) -> str:
+    """``page`` with ``text`` between the comments ``<!-- name -->`` and ``<!-- end -->``.
+
+    Raises :class:`FileError` naming ``path`` where it has none.
+    """
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, page, re.DOTALL):
+        raise FileError(f"{path} has no place for {name}: add <!-- {name} --> and <!-- end -->.")
+    return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)

@@ -1,0 +1,52 @@
+"""Tables of tuned generative models."""
+
+from __future__ import annotations
+
+from vlmadapt.generative.results import TITLES, TuningResults
+from vlmadapt.provenance.means import best_places, mean_and_deviation, over_seeds, percent
+from vlmadapt.reporting.table import Table
+
+
+def tuning_table(results: TuningResults) -> Table:
+    """Test measures, trained parameters, seconds a step and peak memory: one row a method."""
+    measures = list(results.cells[0].test)
+    rows = []
+    for method in results.methods:
+        cells = results.of(method)
+        steps = [cell.seconds_per_step for cell in cells if cell.seconds_per_step is not None]
+        seconds = [cell.fit_seconds for cell in cells]
+        rows.append(
+            [
+                method,
+                *(percent(*results.mean(method, measure)) for measure in measures),
+                f"{cells[0].trainable_parameters:,}",
+                f"{mean_and_deviation(steps)[0]:.3f}" if steps else "-",
+                f"{mean_and_deviation(seconds)[0]:.1f}" if steps else "-",
+                f"{max(cell.peak_memory_mib for cell in cells):,.0f}" if steps else "-",
+            ]
+        )
+    counts = results.data["records"]
+    titles = [TITLES.get(measure, measure) for measure in measures]
+    unit = "in %" if results.metric == "accuracy" else "x 100"
+    return Table(
+        title=f"{results.data['name']}, {results.task}, model {results.model['name']}: test {titles[0]} {unit}",
+        header=["method", *titles, "trained", "s a step", "fit s", "peak MiB"],
+        rows=rows,
+        notes=[
+            f"{counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test records; "
+            f"{over_seeds(results.protocol['seeds'])}.",
+            results.protocol["selection"],
+        ],
+        bold=best_places([results.mean(method, measure)[0] for method in results.methods] for measure in measures),
+    )
+
+
+def kinds_table(results: TuningResults) -> str:
+    """Markdown: the main measure by type of question in per cent, mean over the seeds."""
+    kinds = list(results.cells[0].by_kind)
+    lines = [f"| method | {' | '.join(kinds)} |", f"|:---|{'---:|' * len(kinds)}"]
+    for method in results.methods:
+        cells = results.of(method)
+        means = [mean_and_deviation([cell.by_kind[kind] for cell in cells])[0] for kind in kinds]
+        lines.append(f"| {method} | {' | '.join(percent(mean, None) for mean in means)} |")
+    return "\n".join(lines)
