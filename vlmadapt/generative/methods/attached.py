@@ -176,7 +176,7 @@ class Attached:
 
     @torch.no_grad()
     def load(self, folder: str | Path, check_backbone: bool = True, check: bool = True) -> None:
-        """Put in place what :meth:`save` wrote for the same method and configuration; runs :meth:`check`.
+        """Load what :meth:`save` wrote into ``folder`` for the same method and configuration, then :meth:`check`.
 
         Raises :class:`FileError` for a missing or damaged file; :class:`InputError` where it was saved for another
         method, configuration or (unless ``check_backbone`` is false) frozen weights; what :meth:`check` raises (unless
