@@ -1,6 +1,6 @@
 """docs/architecture.svg: the rooms of the package and who imports whom, from the imports themselves.
 
-    python scripts/architecture.py [--check]
+python scripts/architecture.py [--check]
 """
 
 from __future__ import annotations
