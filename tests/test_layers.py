@@ -16,7 +16,7 @@ from scripts.architecture import DRAWING, FLOORS, GROUND, draw, imports, module_
 PACKAGE = Path(vlmadapt.__file__).parent
 MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Files of the package's own folder that stand beside the floors: they look at everything, nothing but cli looks at them.
+# Beside the floors: they look at everything, and nothing but cli looks at them.
 BESIDE = {"doctor", "__main__", ""}
 WINGS = ({"experiments", "classifier", "adapters"}, {room for room in FLOOR if room.startswith("generative")})
 
