@@ -92,10 +92,13 @@ def tune(
 def check_model(name: str) -> None:
     """Whether ``name`` looks like a model, before anything is loaded or trained."""
     from vlmadapt.errors import InputError
+    from vlmadapt.generative.models.load import family_named, name_forms
 
-    family, _, place = name.partition(":")
-    if name != SMALL and (family not in ("blip", "coca") or not place):
-        raise InputError(f"--model is {name!r}: use {SMALL}, blip:FOLDER, coca:ARCH@CHECKPOINT or coca:ARCH/TAG.")
+    if name != SMALL:
+        try:
+            family_named(name)
+        except InputError:
+            raise InputError(f"--model is {name!r}: use {SMALL}, {name_forms()}.") from None
 
 
 def open_model(name: str, task: str, device: str, download: bool) -> GenerativeModel:

@@ -27,7 +27,8 @@ from vlmadapt.files import write_json
 from vlmadapt.generative.data import easy_vqa
 from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.data.shapes import COLOURS, SHAPES, SIZES, Facts, cover, measure, read_picture
-from vlmadapt.generative.models.base import GenerativeModel, load_generative
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.models.load import load_generative, task_model
 from vlmadapt.generative.models.small import (
     MEAN,
     STD,
@@ -39,7 +40,7 @@ from vlmadapt.generative.models.small import (
     split_words,
 )
 from vlmadapt.generative.models.text import IGNORED, Targets
-from vlmadapt.generative.models.view import Answerer, Captioner, task_model
+from vlmadapt.generative.models.view import Answerer, Captioner
 from vlmadapt.generative.tasks.base import token_losses
 from vlmadapt.training import TrainConfig, fit_loop
 

@@ -19,13 +19,13 @@ from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.registry import attach, make_config, method_named
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.view import task_model
+from vlmadapt.generative.models.load import known_family, task_model
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task, TaskOptions
 from vlmadapt.progress import track
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import Method, parse_method, plain
-from vlmadapt.provenance.versions import public_name, versions
+from vlmadapt.provenance.versions import versions
 from vlmadapt.training import TrainConfig, fingerprint_tensors, fit_loop
 
 IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
@@ -86,7 +86,7 @@ def run_tuning(
         task=data.task,
         metric=run.metric,
         data={"name": data.name, "split_hash": data.split_hash, "records": run.counts},
-        model={"name": _without_folder(loaded.name), "fingerprint": run.fingerprint},
+        model={"name": known_family(loaded.model).public_name(loaded.name), "fingerprint": run.fingerprint},
         protocol={
             "seeds": list(plan.seeds),
             "options": plan.options.as_dict(),
@@ -298,14 +298,6 @@ class _Watch:
         score = self.evaluate()
         self.seconds += time.perf_counter() - begun
         return score
-
-
-def _without_folder(name: str) -> str:
-    """``blip:/home/me/model`` -> ``blip:model``; checkpoints after ``@`` likewise."""
-    family, colon, place = public_name(name).partition(":")
-    if family != "blip":
-        return public_name(name)
-    return family + colon + place.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from vlmadapt.doors import PROVEN
 from vlmadapt.errors import IncompatibleLibrary, InputError
 from vlmadapt.generative.methods.p_adapter import PAdapter, attach_p_adapter
 from vlmadapt.generative.methods.registry import METHODS, attach
-from vlmadapt.generative.models import blip_sites as blip
+from vlmadapt.generative.models import blip_attention
 
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 SETTINGS = {"reduction": 4}
@@ -50,9 +50,9 @@ def test_an_adapter_that_is_passed_by_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("double", [False, True])
 def test_a_cache_that_is_not_read_is_found(monkeypatch: pytest.MonkeyPatch, double: bool) -> None:
-    original = blip._keys_and_values
+    original = blip_attention._keys_and_values
     monkeypatch.setattr(
-        blip, "_keys_and_values", lambda owner, states, cross, *_: original(owner, states, cross, None, None)
+        blip_attention, "_keys_and_values", lambda owner, states, cross, *_: original(owner, states, cross, None, None)
     )
     model = tiny_blip(CAPTION)
     attached = attach_p_adapter(model.double() if double else model, SETTINGS)

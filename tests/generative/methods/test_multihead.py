@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.generative.tiny import in_training, pictures, texts, tiny_coca
 from vlmadapt.errors import InputError
-from vlmadapt.generative.methods import AttentionSite, Sites, multihead_site, multihead_sites
+from vlmadapt.generative.methods import AttentionSite, Sites, attention_adapter, multihead_site, multihead_sites
 from vlmadapt.generative.methods.p_adapter import PAdapter, attach_p_adapter
 from vlmadapt.generative.models.multihead import multihead_forward
 
@@ -163,7 +163,7 @@ class Own(nn.Module):
 
 
 def own_forward(self: Any, x: Tensor) -> Tensor:
-    return self.p_adapter(*self.projected(x), self.out, is_causal=True)
+    return attention_adapter(self)(*self.projected(x), self.out, is_causal=True)
 
 
 def test_a_module_of_the_users_own() -> None:

@@ -10,8 +10,8 @@ pytest.importorskip("transformers")
 
 from tests.generative.tasks import world
 from vlmadapt.errors import InputError
+from vlmadapt.generative.models.load import task_model
 from vlmadapt.generative.models.text import IGNORED, encode_prompts, encode_targets
-from vlmadapt.generative.models.view import task_model
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, TaskOptions
 from vlmadapt.generative.tasks.ranking import answer_losses, rank_answers
 from vlmadapt.pictures import read

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative.methods.check import Check, check_attached
-from vlmadapt.generative.models.probes import Probe, find_probe
+from vlmadapt.generative.models.load import find_probe
+from vlmadapt.generative.models.probe import Probe
 from vlmadapt.training import fingerprint_tensors
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
@@ -146,7 +147,7 @@ class Attached:
         """See that what was added reaches the model's output, and that a text is the same with and without a cache.
 
         Takes a few passes of one picture and five tokens; the model is left as it was. probe: how to ask a model other
-        than BLIP and CoCa (:class:`vlmadapt.generative.models.probes.Probe`). ``print(attached.check())`` says what
+        than BLIP and CoCa (:class:`vlmadapt.generative.models.probe.Probe`). ``print(attached.check())`` says what
         was found. Raises :class:`IncompatibleLibrary` naming what is without effect and the versions known to work.
         """
         self._require_attached()

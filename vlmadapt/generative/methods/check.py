@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlmadapt.doors import known_versions
 from vlmadapt.errors import IncompatibleLibrary
-from vlmadapt.generative.models.probes import Probe
+from vlmadapt.generative.models.probe import Probe
 
 # Largest difference of logits with and without a cache, as a share of the largest logit: rounding differs.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

@@ -26,7 +26,8 @@ from vlmadapt.errors import InputError
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.pooling import pool_attention
-from vlmadapt.generative.models.sites import AttentionKind, Sites, find_sites, merge_heads, split_heads
+from vlmadapt.generative.models.load import find_sites
+from vlmadapt.generative.models.sites import AttentionKind, Sites, merge_heads, split_heads
 from vlmadapt.ops import attention_probabilities, p_laplacian, p_laplacian_attention
 from vlmadapt.training.layers import empty_linear, set_uniform
 

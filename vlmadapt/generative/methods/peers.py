@@ -17,11 +17,10 @@ from vlmadapt.config import AdapterConfig
 from vlmadapt.doors import known_versions
 from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 from vlmadapt.generative.methods.attached import Attached
-from vlmadapt.generative.models.sites import find_sites
+from vlmadapt.generative.models.load import family_of, find_sites, known_family
 from vlmadapt.training import check_range
 from vlmadapt.training.layers import empty_linear, set_uniform
 
-TOWERS = ("vision_model.", "visual.")  # image towers of BLIP and CoCa
 BOTTLENECK = "bottleneck"
 
 
@@ -138,19 +137,17 @@ def _points(model: nn.Module) -> list[tuple[nn.Module, int, Tensor]]:
     sites = find_sites(model)
     found: list[tuple[nn.Module, int, Tensor]] = []
     for site in sites.attentions:
-        # nn.MultiheadAttention uses the weights of its output projection without calling it.
-        module = site.owner if isinstance(site.owner, nn.MultiheadAttention) else site.output
+        module = site.output if site.result is None else site.result
         found.append((module, site.output.out_features, site.output.weight))
-    for layer in sites.feed_forwards:
-        last = getattr(layer.owner, "dense", None)
-        found.append((last if isinstance(last, nn.Linear) else layer.forwards[0][0], layer.width, layer.weight))
-    return found
+    return [*found, *((layer.result, layer.width, layer.weight) for layer in sites.feed_forwards)]
 
 
 def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) -> Attached:
-    """Low-rank updates by ``peft``: of the query and value projections of BLIP's text attentions, or of the linear maps
-    of CoCa's feed-forward layers. Raises :class:`MissingDependency` without peft, and
-    :class:`IncompatibleLibrary` where the installed one cannot be imported."""
+    """Low-rank updates by ``peft`` of the linear maps that the model's family names.
+
+    Raises :class:`MissingDependency` without peft, and :class:`IncompatibleLibrary` where the installed one cannot be
+    imported.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
@@ -173,15 +170,7 @@ def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) ->
 
 
 def _lora_targets(model: nn.Module) -> list[str]:
-    sites = find_sites(model)
-    owners: list[Any] = [site.owner for site in sites.attentions]
-    if isinstance(owners[0], nn.MultiheadAttention):
-        # peft adds updates to its weights and takes them off again at every call, which rounding does not survive.
-        layers = [layer.forwards[0][0] for layer in sites.feed_forwards]
-        chosen = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
-    else:
-        chosen = [getattr(owner.self, part) for owner in owners for part in ("query", "value")]
-    wanted = {id(module) for module in chosen}
+    wanted = {id(module) for module in known_family(model).lora_targets(model)}
     return [name for name, module in model.named_modules() if id(module) in wanted]
 
 
@@ -211,7 +200,9 @@ def _matched(model: nn.Module, numbers: Callable[[int], int]) -> int:
 
 
 def _names(model: nn.Module, tower: bool) -> Iterable[str]:
-    return [name for name, _ in model.named_parameters() if tower or not name.startswith(TOWERS)]
+    family = None if tower else family_of(model)
+    left_out = () if family is None else (family.tower,)
+    return [name for name, _ in model.named_parameters() if not name.startswith(left_out)]
 
 
 def _require_trainable(attached: Attached, what: str) -> None:

@@ -71,17 +71,37 @@ def make_config(method: str, task: str, settings: Mapping[str, Any] | None = Non
 
 
 def attach(
-    model: nn.Module, method: str, config: AdapterConfig | Mapping[str, Any] | None = None, seed: int = 0
+    model: nn.Module,
+    method: str | AdapterConfig,
+    config: AdapterConfig | Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Attached:
     """Attach ``method`` to ``model``, in place; only what it adds or unfreezes trains.
 
-    config: a configuration of :func:`make_config`, a mapping of settings over the method's defaults, or None.
+    method: a name of ``METHODS``, or a configuration alone, whose class says which: ``attach(model, LoRAConfig())``.
+    config: for a method by name, a configuration of :func:`make_config`, a mapping of settings over the method's
+        defaults, or None.
     seed: of the initial weights; the global random state is left as it was.
 
-    Every method starts where the frozen model is. Raises :class:`InputError` for
-    an unknown method, setting or architecture, or a model that already carries a method.
+    Every method starts where the frozen model is. Raises :class:`InputError` for an unknown method, setting or
+    architecture, a configuration of another class than the method's, or a model that already carries a method.
     """
+    if isinstance(method, AdapterConfig):
+        if config is not None:
+            raise InputError(f"config is given beside a {type(method).__name__}: pass one configuration.")
+        method, config = _method_of(method), method
     found = method_named(method)
+    if isinstance(config, AdapterConfig) and not isinstance(config, found.config):
+        raise InputError(f"config is a {type(config).__name__}: {method} takes a {found.config.__name__}.")
     if not isinstance(config, found.config):
         config = found.config.make({**found.defaults, **(config or {})})  # type: ignore[dict-item]
     return found.attach(model, config, method, seed)
+
+
+def _method_of(config: AdapterConfig) -> str:
+    """The first method with configurations of this class; its variants differ in defaults, which are all said here."""
+    for name, method in METHODS.items():
+        if type(config) is method.config:
+            return name
+    known = ", ".join(dict.fromkeys(method.config.__name__ for method in METHODS.values()))
+    raise InputError(f"method is a {type(config).__name__}, which no generative method takes: use {known}.")

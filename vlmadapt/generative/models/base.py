@@ -1,4 +1,4 @@
-"""A generative image-text model with what feeds it, and the factory that loads one by name."""
+"""A loaded generative image-text model with what feeds it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
-
-from vlmadapt.errors import InputError
 
 
 class Tokenizer(Protocol):
@@ -73,35 +70,3 @@ def up_to(numbers: Sequence[int], end: int) -> list[int]:
     """``numbers`` before the first ``end``."""
     numbers = [int(number) for number in numbers]
     return numbers[: numbers.index(end)] if end in numbers else numbers
-
-
-def load_generative(name: str, device: str | torch.device = "cpu", allow_download: bool = False) -> GenerativeModel:
-    """Load a generative model by name.
-
-    ``"blip:/path/to/folder"``
-        a BLIP of ``transformers`` for captioning, question answering or retrieval, as ``save_pretrained`` writes it;
-        with ``allow_download`` also a repository of the Hugging Face hub, ``"blip:OWNER/NAME"``;
-    ``"coca:coca_ViT-B-32@/path/to/file.safetensors"``
-        an open_clip CoCa with a local checkpoint (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` read with
-        ``weights_only=True``);
-    ``"coca:coca_ViT-B-32/laion2b_s13b_b90k"``
-        one by pretrained tag, from the local hub cache;
-    ``"coca:coca_ViT-B-32@random"``
-        the architecture with seeded random weights, for tests.
-
-    Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set. Raises
-    :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight file and
-    :class:`FileError` for a folder or checkpoint that cannot be read.
-    """
-    family, _, rest = name.partition(":")
-    if family == "blip" and rest:
-        from vlmadapt.generative.models.blip import load_blip
-
-        return load_blip(rest, device, allow_download)
-    if family == "coca" and rest:
-        from vlmadapt.generative.models.coca import load_coca
-
-        return load_coca(rest, device, allow_download)
-    raise InputError(
-        f"name is {name!r}, which is no generative model: use 'blip:FOLDER', 'coca:ARCH@CHECKPOINT' or 'coca:ARCH/TAG'."
-    )

@@ -1,13 +1,13 @@
-"""BLIP of ``transformers`` from a local folder."""
+"""BLIP of ``transformers`` (arXiv 2201.12086): loading, the tasks' view of it, and where it is adapted."""
 
 from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
-from vlmadapt.doors import Door
 from vlmadapt.errors import FileError, InputError, MissingDependency, VlmadaptError
 from vlmadapt.files import read_json
 from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer
+from vlmadapt.generative.models.blip_attention import find_sites, mask_cross_attention, text_layers
+from vlmadapt.generative.models.family import Family
+from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
+from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.small import PREPROCESSOR, VOCABULARY, WordTokenizer
+from vlmadapt.generative.models.text import Targets
+from vlmadapt.generative.models.view import Answerer, Captioner, TaskModel
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import to_tensor
 
@@ -90,77 +95,6 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# What transformers may pass along to every layer, besides what an attention uses.
-PASSED_ALONG = {
-    "num_items_in_batch": "only the loss divides by it",
-    "output_hidden_states": "the model collects them from its layers",
-    "return_dict": "the model's outermost forward sees to it",
-    "use_cache": "the cache is made, or not, before the layers are called",
-}
-REFUSED = {
-    "output_attentions": "attention probabilities are not kept, leave it out",
-    "is_causal": "the mask decides, leave it out",
-}
-# Until transformers 5.3 a cache of fixed size was told where to write.
-CACHED = ("past_key_values", "cache_position")
-RENAMED = {"cache": "past_key_values"}  # transformers 5.24
-
-ATTENTION = Door(
-    "transformers",
-    "BlipTextSelfAttention.forward",
-    ("hidden_states", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", *CACHED),
-    optional=frozenset({"cache_position"}),
-    aliases=RENAMED,
-    no_effect=PASSED_ALONG,
-    refuses=REFUSED,
-)
-CROSS_ATTENTION = Door(
-    "transformers",
-    "BlipTextAttention.forward",
-    ("hidden_states", "attention_mask", "encoder_hidden_states", *CACHED),
-    optional=frozenset({"cache_position"}),
-    aliases=RENAMED,
-    no_effect=PASSED_ALONG,
-    refuses=REFUSED,
-)
-
-
-def mask_cross_attention(model: nn.Module) -> nn.Module:
-    """Have a BLIP's cross-attentions obey ``encoder_attention_mask``, as published BLIP models were trained with.
-
-    In transformers 5 the mask does not reach them, so that an answer depends on the padding of its question, that is
-    on the other questions of the batch. Returns ``model``, changed in place; harmless where it is not needed. Raises
-    :class:`IncompatibleLibrary` where the installed transformers' attentions take other arguments than those known.
-    """
-    for module in model.modules():
-        attention = getattr(module, "crossattention", None)
-        if attention is not None:
-            attention.forward = MethodType(_masked(attention), attention)
-    return model
-
-
-def _masked(attention: Any) -> Callable[..., Any]:
-    """In place of ``BlipTextAttention.forward``, whose ``attention_mask`` is that of the encoder here."""
-    spelt = ATTENTION.spelling(type(attention.self).forward)
-
-    def forward(
-        attention: Any,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        **cached: Any,
-    ) -> tuple[Any, ...]:
-        attended = attention.self(
-            hidden_states,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=attention_mask,
-            **{spelt[name]: value for name, value in cached.items() if value is not None},
-        )
-        return attention.output(attended[0], hidden_states), *attended[1:]
-
-    return CROSS_ATTENTION.replace(type(attention).forward, forward)
-
-
 class PictureTransform:
     """Bicubic resize to a fixed size, to [0, 1], minus mean, over deviation: what ``BlipImageProcessor`` does."""
 
@@ -201,3 +135,145 @@ def _tokenizer(source: Any, config: Any, options: dict[str, Any]) -> Tokenizer:
     from transformers import AutoTokenizer
 
     return HubTokenizer(AutoTokenizer.from_pretrained(source, **options), config.text_config.bos_token_id)
+
+
+class _Blip(TaskModel):
+    def __init__(self, loaded: GenerativeModel) -> None:
+        super().__init__(loaded)
+        self.longest = self.module.config.text_config.max_position_embeddings
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.module.vision_model
+
+    def features(self, pixels: Tensor) -> Tensor:
+        return self.module.vision_model(pixel_values=pixels).last_hidden_state
+
+    def _decode(self, states: Tensor, mask: Tensor | None, targets: Targets) -> Tensor:
+        return self.module.text_decoder(
+            input_ids=targets.inputs,
+            attention_mask=targets.mask,
+            encoder_hidden_states=states,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).logits
+
+    def _generate(self, start: Tensor, states: Tensor, mask: Tensor, beams: int, longest: int) -> Tensor:
+        # The decoder's own generate, with the question's mask: BlipForQuestionAnswering.generate attends to padding.
+        with torch.no_grad():
+            return self.module.text_decoder.generate(
+                input_ids=start,
+                attention_mask=torch.ones_like(start),
+                encoder_hidden_states=states,
+                encoder_attention_mask=mask,
+                num_beams=beams,
+                max_new_tokens=min(longest, self.longest - start.shape[1]),
+                do_sample=False,
+                eos_token_id=self.tokenizer.sep,
+                pad_token_id=self.tokenizer.pad,
+                bos_token_id=self.tokenizer.bos,
+            )
+
+
+class BlipCaptioner(_Blip, Captioner):
+    """``transformers.BlipForConditionalGeneration``."""
+
+    def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
+        return self._decode(features, None, targets)
+
+    def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
+        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
+        inputs = torch.tensor([start] * len(features), device=features.device)
+        mask = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
+        return self.decode(self._generate(inputs, features, mask, beams, longest)[:, len(start) :])
+
+
+class BlipAnswerer(_Blip, Answerer):
+    """``transformers.BlipForQuestionAnswering``, its cross-attentions made to obey their mask."""
+
+    def __init__(self, loaded: GenerativeModel) -> None:
+        super().__init__(loaded)
+        mask_cross_attention(self.module)
+
+    def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        numbers, mask = self.prompts(texts)
+        seen = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
+        states = self.module.text_encoder(
+            input_ids=numbers, attention_mask=mask, encoder_hidden_states=features, encoder_attention_mask=seen
+        ).last_hidden_state
+        return states, mask
+
+    def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
+        return self._decode(states, mask, targets)
+
+    def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
+        start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
+        return self.decode(self._generate(start, states, mask, beams, longest)[:, 1:])
+
+
+class BlipProbe(Probe):
+    library = "transformers"
+
+    def _image(self) -> Tensor:
+        return self.model.vision_model(pixel_values=self.pixels(self.model.config.vision_config.image_size))[0]
+
+    def _question(self) -> Tensor:
+        """What the text decoder attends to."""
+        image = self._image()
+        if not hasattr(self.model, "text_encoder"):
+            return image
+        return self.model.text_encoder(self._start(), encoder_hidden_states=image)[0]
+
+    def _start(self) -> Tensor:
+        text = self.model.config.text_config
+        return self.tokens(text.vocab_size, text.bos_token_id)
+
+    def logits(self) -> Tensor:
+        if not hasattr(self.model, "text_decoder"):  # retrieval
+            return self.model.text_encoder(self._start(), encoder_hidden_states=self._image())[0]
+        states = self._question()
+        return self.model.text_decoder(self._start(), encoder_hidden_states=states, use_cache=False).logits
+
+    def text(self, use_cache: bool) -> Any:
+        if not hasattr(self.model, "text_decoder"):
+            return None
+        states, start = self._question(), self._start()[:, :1]
+        given = {"encoder_hidden_states": states, "encoder_attention_mask": states.new_ones(states.shape[:2]).long()}
+        lengths = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+        return self.model.text_decoder.generate(
+            start, attention_mask=torch.ones_like(start), use_cache=use_cache, **given, **lengths, **SEARCH
+        )
+
+
+class Blip(Family):
+    """BLIP for captioning, question answering and retrieval."""
+
+    name = "blip"
+    forms = ("blip:FOLDER",)
+    classes = CLASSES
+    supported = f"transformers' {CLASSES[0]}, {CLASSES[1]} and {CLASSES[2]}"
+    tower = "vision_model."
+    views = MappingProxyType({CLASSES[0]: BlipCaptioner, CLASSES[1]: BlipAnswerer})
+    probe = BlipProbe
+
+    def load(self, place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
+        """A folder, or with ``allow_download`` a repository of the hub; raises what :func:`load_blip` raises."""
+        return load_blip(place, device, allow_download)
+
+    def matches(self, model: nn.Module) -> bool:
+        """Any model with a text layer of BLIP's."""
+        return any(True for _ in text_layers(model))
+
+    def sites(self, model: nn.Module) -> Sites:
+        """Every text layer's; raises what :func:`find_sites` raises."""
+        return find_sites(model)
+
+    def lora_targets(self, model: nn.Module) -> list[nn.Module]:
+        """The query and value projections of the text attentions."""
+        owners: list[Any] = [site.owner for site in self.sites(model).attentions]
+        return [projection for owner in owners for projection in (owner.self.query, owner.self.value)]
+
+    def public_name(self, name: str) -> str:
+        """``blip:/home/me/model`` -> ``blip:model``."""
+        family, colon, place = super().public_name(name).partition(":")
+        return family + colon + (place.replace("\\", "/").rstrip("/").rpartition("/")[2] if family == "blip" else place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from vlmadapt.doors import Door
 from vlmadapt.errors import InputError
+from vlmadapt.generative.models.sites import Attaching, AttentionKind, AttentionSite, Sites, attention_adapter
 
-# Attributes of an attention that carry its state during cached decoding, and an adapter with ``pack`` and ``forward``.
-CACHE = "kv_cache"
-ADAPTER = "p_adapter"
-
+CACHE = "kv_cache"  # attribute of an attention that carries its state during cached decoding
 
 MULTIHEAD = Door(
     "torch",
@@ -82,7 +80,7 @@ def _forward(
         raise InputError("query is a nested tensor: set use_nested_tensor = False on the nn.TransformerEncoder.")
     inputs = [_batched(x, module.batch_first) for x in (query, key, value)]
     slot: CacheSlot | None = module.__dict__.get(CACHE)
-    adapter: Any = module._modules.get(ADAPTER)
+    adapter = attention_adapter(module)
     projections = _projections(module)
 
     def keys_and_values() -> tuple[Tensor, Tensor]:
@@ -109,6 +107,44 @@ def unsupported(module: nn.MultiheadAttention) -> str | None:
     if module.bias_k is not None:
         return "add_bias_kv"
     return "add_zero_attn" if module.add_zero_attn else None
+
+
+def multihead_site(name: str, module: nn.MultiheadAttention, kind: AttentionKind) -> AttentionSite:
+    """The site of one attention: ``module`` is the model's ``name``, ``kind`` is ``"self"`` or ``"cross"``.
+
+    Raises :class:`InputError` for add_bias_kv and add_zero_attn.
+    """
+    option = unsupported(module)
+    if option is not None:
+        raise InputError(f"{name} was made with {option}, which the p-adapter does not know: leave it out of sites.")
+    # Its output projection is used without being called: the result is the module's own.
+    forwards = [(module, multihead_forward())]
+    return AttentionSite(name, kind, module, module.num_heads, module.out_proj, forwards, _refuse_fast_path, module)
+
+
+def multihead_sites(model: nn.Module, cross: Sequence[str] = ()) -> Sites:
+    """A site for every ``nn.MultiheadAttention`` of ``model``.
+
+    cross: last parts of the names of those that attend to another sequence, such as ``"multihead_attn"``; the others
+    are self-attentions.
+    """
+    return Sites(
+        [
+            multihead_site(name, module, "cross" if name.rpartition(".")[2] in cross else "self")
+            for name, module in model.named_modules()
+            if isinstance(module, nn.MultiheadAttention)
+        ]
+    )
+
+
+def _refuse_fast_path(attached: Attaching, owner: nn.Module) -> None:
+    """nn.TransformerEncoderLayer's fused evaluation does not call its attention, unless that has a hook."""
+    handle = owner.register_forward_pre_hook(_nothing)
+    attached.on_detach(handle.remove)
+
+
+def _nothing(module: nn.Module, inputs: Any) -> None:
+    pass
 
 
 def _batched(x: Tensor, batch_first: bool) -> Tensor:

@@ -4,22 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor, nn
-
-from vlmadapt.errors import InputError
-
-if TYPE_CHECKING:
-    from vlmadapt.generative.methods.attached import Attached
 
 AttentionKind = Literal["self", "cross"]
 Forward = Callable[..., Any]
 
-SUPPORTED = (
-    "transformers' BlipForConditionalGeneration, BlipForQuestionAnswering and BlipForImageTextRetrieval, open_clip's "
-    "CoCa, and any model whose attentions are passed as sites= (docs/p_adapter.md) are supported"
-)
+# Attributes of an owner, beside its modules: the adapter its replaced forward asks, whatever its name as a module.
+ATTENTION_SLOT, FEED_FORWARD_SLOT = "attention_adapter", "feed_forward_adapter"
+
+
+class AttentionAdapter(Protocol):
+    """What the replaced forward of an attention asks; :class:`vlmadapt.generative.methods.p_adapter.PAdapter` is one.
+
+    query [B, H, Lq, e], key [B, H, Lk, e], value [B, H, Lk, e] or packed, output: the frozen ``W_o``. Options are
+    ``mask``, ``is_causal``, ``scale`` and ``dropout``.
+    """
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, output: nn.Module, **options: Any) -> Tensor:
+        """The attention's adapted output [B, Lq, D]: :meth:`attend`, ``output`` and :meth:`combine` in a row."""
+        ...
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, output: nn.Module, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The context [B, Lq, D], and what :meth:`combine` needs besides."""
+        ...
+
+    def combine(self, hidden: Tensor, messages: Tensor) -> Tensor:
+        """The adapted ``hidden = output(context)`` [B, Lq, D]."""
+        ...
+
+    def pack(self, value: Tensor, output: nn.Module) -> Tensor:
+        """What a KV cache holds in place of the values [B, H, L, e]."""
+        ...
+
+
+class Attaching(Protocol):
+    """What attaching to a site needs of :class:`vlmadapt.generative.methods.Attached`: changes that undo themselves."""
+
+    def add_module(self, owner: nn.Module, name: str, module: nn.Module) -> None:
+        """Make ``module`` the child ``name`` of ``owner``."""
+        ...
+
+    def replace_forward(self, module: nn.Module, forward: Forward, bound_to: nn.Module | None = None) -> None:
+        """Make ``forward(bound_to or module, ...)`` what calling ``module`` runs."""
+        ...
+
+    def on_detach(self, undo: Callable[[], None]) -> None:
+        """Have ``undo`` called at the end."""
+        ...
+
+
+def attention_adapter(owner: nn.Module) -> AttentionAdapter | None:
+    """The adapter attached to the attention ``owner``; None where there is none."""
+    return cast("AttentionAdapter | None", owner.__dict__.get(ATTENTION_SLOT))
+
+
+def feed_forward_adapter(owner: nn.Module) -> nn.Module:
+    """The adapter attached to the feed-forward layer ``owner``, which must have one."""
+    return cast("nn.Module", owner.__dict__[FEED_FORWARD_SLOT])
 
 
 @dataclass(frozen=True)
@@ -31,8 +76,9 @@ class AttentionSite:
     owner: the module the adapter becomes a child of.
     forwards: ``(module, forward)`` pairs: calling ``module`` is to run ``forward(owner, ...)`` while the adapter is
         attached. ``forward`` computes projected queries, keys and values per head as ``module`` would, and leaves the
-        rest to the adapter: ``owner.p_adapter(query, key, value, output, mask=...)``.
+        rest to the adapter: ``attention_adapter(owner)(query, key, value, output, mask=...)``.
     setup: ``setup(attached, owner)`` does anything else on attaching.
+    result: the module whose output, its first one of several, is the attention's before the residual; None: ``output``.
     """
 
     name: str
@@ -41,11 +87,13 @@ class AttentionSite:
     heads: int
     output: nn.Linear
     forwards: Sequence[tuple[nn.Module, Forward]]
-    setup: Callable[[Attached, nn.Module], None] | None = None
+    setup: Callable[[Attaching, nn.Module], None] | None = None
+    result: nn.Module | None = None
 
-    def attach(self, attached: Attached, child: str, adapter: nn.Module) -> None:
-        """Make ``adapter`` the owner's module ``child`` and replace the forwards, until ``attached`` is detached."""
-        _attach(attached, self.owner, child, adapter, self.forwards)
+    def attach(self, attached: Attaching, child: str, adapter: nn.Module) -> None:
+        """Make ``adapter``, an :class:`AttentionAdapter`, the owner's module ``child`` and replace the forwards, until
+        ``attached`` is detached."""
+        _attach(attached, self.owner, child, ATTENTION_SLOT, adapter, self.forwards)
         if self.setup is not None:
             self.setup(attached, self.owner)
 
@@ -54,8 +102,9 @@ class AttentionSite:
 class FeedForwardSite:
     """One feed-forward layer of width D.
 
-    name, owner and forwards as in :class:`AttentionSite`; ``forward`` adds ``owner.ffn_adapter(x)`` to the layer's
-    output. weight: a weight of the layer ``[rows, columns]``, which tells dtype and device.
+    name, owner and forwards as in :class:`AttentionSite`; ``forward`` adds ``feed_forward_adapter(owner)(x)`` to the
+    layer's output. weight: a weight of the layer ``[rows, columns]``, which tells dtype and device.
+    result: the module whose output is the layer's before the residual.
     """
 
     name: str
@@ -63,10 +112,11 @@ class FeedForwardSite:
     width: int
     weight: Tensor
     forwards: Sequence[tuple[nn.Module, Forward]]
+    result: nn.Module
 
-    def attach(self, attached: Attached, child: str, adapter: nn.Module) -> None:
+    def attach(self, attached: Attaching, child: str, adapter: nn.Module) -> None:
         """Make ``adapter`` the owner's module ``child`` and replace the forwards, until ``attached`` is detached."""
-        _attach(attached, self.owner, child, adapter, self.forwards)
+        _attach(attached, self.owner, child, FEED_FORWARD_SLOT, adapter, self.forwards)
 
 
 @dataclass(frozen=True)
@@ -90,21 +140,6 @@ class Sites:
         )
 
 
-def find_sites(model: nn.Module) -> Sites:
-    """The text attentions and feed-forward layers of a known model; image towers are left alone.
-
-    Raises :class:`InputError` for another model.
-    """
-    from vlmadapt.generative.models import blip_sites as blip
-    from vlmadapt.generative.models import coca_sites as coca
-
-    for finder in (blip.find_sites, coca.find_sites):
-        sites = finder(model)
-        if sites is not None:
-            return sites
-    raise InputError(f"model is a {type(model).__name__}, whose text attentions are not known here: {SUPPORTED}.")
-
-
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, L, D] -> [B, H, L, D / H]."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -116,12 +151,15 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def _attach(
-    attached: Attached,
+    attached: Attaching,
     owner: nn.Module,
     child: str,
+    slot: str,
     adapter: nn.Module,
     forwards: Sequence[tuple[nn.Module, Forward]],
 ) -> None:
     attached.add_module(owner, child, adapter)
+    owner.__dict__[slot] = adapter  # Not by setattr, which would register the module a second time.
+    attached.on_detach(lambda: owner.__dict__.pop(slot, None))
     for module, forward in forwards:
         attached.replace_forward(module, forward, bound_to=owner)

@@ -1,4 +1,4 @@
-"""What the tasks ask of a generative model, and BLIP's and CoCa's answers."""
+"""What the tasks ask of a generative model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.blip import mask_cross_attention
 from vlmadapt.generative.models.text import Targets, encode_prompts, encode_targets
 
 
@@ -82,125 +81,6 @@ class Answerer(TaskModel):
     @abstractmethod
     def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
         """Generated answers; ``longest`` counts new tokens."""
-
-
-class _Blip(TaskModel):
-    def __init__(self, loaded: GenerativeModel) -> None:
-        super().__init__(loaded)
-        self.longest = self.module.config.text_config.max_position_embeddings
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.module.vision_model
-
-    def features(self, pixels: Tensor) -> Tensor:
-        return self.module.vision_model(pixel_values=pixels).last_hidden_state
-
-    def _decode(self, states: Tensor, mask: Tensor | None, targets: Targets) -> Tensor:
-        return self.module.text_decoder(
-            input_ids=targets.inputs,
-            attention_mask=targets.mask,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        ).logits
-
-    def _generate(self, start: Tensor, states: Tensor, mask: Tensor, beams: int, longest: int) -> Tensor:
-        # The decoder's own generate, with the question's mask: BlipForQuestionAnswering.generate attends to padding.
-        with torch.no_grad():
-            return self.module.text_decoder.generate(
-                input_ids=start,
-                attention_mask=torch.ones_like(start),
-                encoder_hidden_states=states,
-                encoder_attention_mask=mask,
-                num_beams=beams,
-                max_new_tokens=min(longest, self.longest - start.shape[1]),
-                do_sample=False,
-                eos_token_id=self.tokenizer.sep,
-                pad_token_id=self.tokenizer.pad,
-                bos_token_id=self.tokenizer.bos,
-            )
-
-
-class BlipCaptioner(_Blip, Captioner):
-    """``transformers.BlipForConditionalGeneration``."""
-
-    def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
-        return self._decode(features, None, targets)
-
-    def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
-        inputs = torch.tensor([start] * len(features), device=features.device)
-        mask = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
-        return self.decode(self._generate(inputs, features, mask, beams, longest)[:, len(start) :])
-
-
-class BlipAnswerer(_Blip, Answerer):
-    """``transformers.BlipForQuestionAnswering``, its cross-attentions made to obey their mask."""
-
-    def __init__(self, loaded: GenerativeModel) -> None:
-        super().__init__(loaded)
-        mask_cross_attention(self.module)
-
-    def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        numbers, mask = self.prompts(texts)
-        seen = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
-        states = self.module.text_encoder(
-            input_ids=numbers, attention_mask=mask, encoder_hidden_states=features, encoder_attention_mask=seen
-        ).last_hidden_state
-        return states, mask
-
-    def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
-        return self._decode(states, mask, targets)
-
-    def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
-        start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
-        return self.decode(self._generate(start, states, mask, beams, longest)[:, 1:])
-
-
-class CocaCaptioner(Captioner):
-    """open_clip's CoCa."""
-
-    def __init__(self, loaded: GenerativeModel) -> None:
-        super().__init__(loaded)
-        self.longest = self.module.context_length
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.module.visual
-
-    def features(self, pixels: Tensor) -> Tensor:
-        return self.module._encode_image(pixels)[1]
-
-    def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
-        return self.module.text_decoder(features, self.module._encode_text(targets.inputs)[1])
-
-    def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        from vlmadapt.generative.models import generate
-
-        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
-        inputs = torch.tensor([start] * len(features), device=features.device)
-        options: dict[str, Any] = {
-            "start_token": self.tokenizer.bos,
-            "end_token": self.tokenizer.sep,
-            "num_beams": beams,
-        }
-        longest = min(longest, self.longest - len(start))
-        told = generate(self.module, features, inputs, max_new_tokens=longest, **options)
-        return self.decode(told[:, len(start) :])
-
-
-def task_model(loaded: GenerativeModel) -> TaskModel:
-    """The view of a loaded model that fits its class. Raises :class:`InputError` for one that no task here uses."""
-    views: dict[str, type[TaskModel]] = {
-        "BlipForConditionalGeneration": BlipCaptioner,
-        "BlipForQuestionAnswering": BlipAnswerer,
-        "CoCa": CocaCaptioner,
-    }
-    kind = type(loaded.model).__name__
-    if kind not in views:
-        raise InputError(f"model {loaded.name} is a {kind}, which no task here uses: give one of {', '.join(views)}.")
-    return views[kind](loaded)
 
 
 def as_captioner(model: TaskModel) -> Captioner:

@@ -1,0 +1,53 @@
+"""A family of generative models: everything the rest of the package asks about a kind of model. Ours."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.models.probe import Probe
+from vlmadapt.generative.models.sites import Sites
+from vlmadapt.generative.models.view import TaskModel
+from vlmadapt.provenance import versions
+
+
+class Family(ABC):
+    """One file of this folder a family, and one line in :data:`vlmadapt.generative.models.load.FAMILIES`.
+
+    name: what its models' names begin with, before the colon. forms: how such names are written, for sentences.
+    classes: names of the model classes whose output can be asked with ``probe``; supported: them in words.
+    tower: prefix of the image tower's parameters. views: the tasks' view of each model class that a task uses.
+    """
+
+    name: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]]
+    classes: ClassVar[tuple[str, ...]]
+    supported: ClassVar[str]
+    tower: ClassVar[str]
+    views: ClassVar[Mapping[str, type[TaskModel]]]
+    probe: ClassVar[type[Probe]]
+
+    @abstractmethod
+    def load(self, place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
+        """The model whose name is ``name:place``."""
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Whether ``model`` has text layers of this family; loads no library."""
+
+    @abstractmethod
+    def sites(self, model: nn.Module) -> Sites:
+        """Attentions and feed-forward layers of the text side of ``model``, which :meth:`matches`."""
+
+    @abstractmethod
+    def lora_targets(self, model: nn.Module) -> list[nn.Module]:
+        """The linear maps of ``model`` that low-rank updates go to."""
+
+    def public_name(self, name: str) -> str:
+        """``name`` without folders of the machine."""
+        return versions.public_name(name)

@@ -1,0 +1,100 @@
+"""The families of generative models, and what is asked of a model of any of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vlmadapt.errors import InputError
+from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.models.blip import Blip
+from vlmadapt.generative.models.coca import Coca
+from vlmadapt.generative.models.family import Family
+from vlmadapt.generative.models.probe import Probe
+from vlmadapt.generative.models.sites import Sites
+from vlmadapt.generative.models.view import TaskModel
+
+FAMILIES: tuple[Family, ...] = (
+    Blip(),
+    Coca(),
+)
+
+
+def load_generative(name: str, device: str | torch.device = "cpu", allow_download: bool = False) -> GenerativeModel:
+    """Load a generative model by name.
+
+    ``"blip:/path/to/folder"``
+        a BLIP of ``transformers`` for captioning, question answering or retrieval, as ``save_pretrained`` writes it;
+        with ``allow_download`` also a repository of the Hugging Face hub, ``"blip:OWNER/NAME"``;
+    ``"coca:coca_ViT-B-32@/path/to/file.safetensors"``
+        an open_clip CoCa with a local checkpoint (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` read with
+        ``weights_only=True``);
+    ``"coca:coca_ViT-B-32/laion2b_s13b_b90k"``
+        one by pretrained tag, from the local hub cache;
+    ``"coca:coca_ViT-B-32@random"``
+        the architecture with seeded random weights, for tests.
+
+    Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set. Raises
+    :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight file and
+    :class:`FileError` for a folder or checkpoint that cannot be read.
+    """
+    family, place = family_named(name)
+    return family.load(place, device, allow_download)
+
+
+def family_named(name: str) -> tuple[Family, str]:
+    """The family of a name of :func:`load_generative`, and what follows the colon; loads nothing.
+
+    Raises :class:`InputError` for a name of no family.
+    """
+    prefix, _, place = name.partition(":")
+    for family in FAMILIES:
+        if prefix == family.name and place:
+            return family, place
+    raise InputError(f"name is {name!r}, which is no generative model: use {name_forms()}.")
+
+
+def name_forms() -> str:
+    """How names of models are written: ``blip:FOLDER, ... or coca:ARCH/TAG``."""
+    *forms, last = (form for family in FAMILIES for form in family.forms)
+    return f"{', '.join(forms)} or {last}"
+
+
+def family_of(model: nn.Module) -> Family | None:
+    """The family of ``model``; None for another kind."""
+    return next((family for family in FAMILIES if family.matches(model)), None)
+
+
+def known_family(model: nn.Module) -> Family:
+    """:func:`family_of`, where there is one. Raises :class:`InputError` for another model."""
+    family = family_of(model)
+    if family is None:
+        known = ", ".join(each.supported for each in FAMILIES)
+        raise InputError(
+            f"model is a {type(model).__name__}, whose text attentions are not known here: {known}, and any model "
+            "whose attentions are passed as sites= (docs/p_adapter.md) are supported."
+        )
+    return family
+
+
+def find_sites(model: nn.Module) -> Sites:
+    """The text attentions and feed-forward layers of a known model; image towers are left alone.
+
+    Raises :class:`InputError` for another model.
+    """
+    return known_family(model).sites(model)
+
+
+def find_probe(model: nn.Module) -> Probe | None:
+    """The probe of a known model; None for another."""
+    kind = type(model).__name__
+    return next((family.probe(model) for family in FAMILIES if kind in family.classes), None)
+
+
+def task_model(loaded: GenerativeModel) -> TaskModel:
+    """The view of a loaded model that fits its class. Raises :class:`InputError` for one that no task here uses."""
+    views = {name: view for family in FAMILIES for name, view in family.views.items()}
+    kind = type(loaded.model).__name__
+    if kind not in views:
+        raise InputError(f"model {loaded.name} is a {kind}, which no task here uses: give one of {', '.join(views)}.")
+    return views[kind](loaded)
