@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 FLOOR = {"errors", "files", "progress", "config", "weights", "doors", "__version__"}
 # nn.MultiheadAttention is spelt out once, for cached decoding and for adapters.
-EXCEPTIONS: set[tuple[str, str]] = {("weights.py", "adapters")}
+EXCEPTIONS: set[tuple[str, str]] = set()
 
 
 def rooms_imported(path: Path) -> set[str]:
