@@ -15,7 +15,7 @@ BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
 RIVALS := faiss-cpu pykeops torch_geometric
 EXTRAS := embedded open-clip generative data test
 # What reaches into other libraries: see docs/compatibility.md.
-VERSION_TESTS := tests/backbones tests/adapters/generative tests/tasks tests/ops tests/test_doors.py
+VERSION_TESTS := tests/backbones tests/generative tests/ops tests/test_doors.py
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,

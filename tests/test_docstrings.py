@@ -22,7 +22,17 @@ from vlmadapt.generative.methods.registry import METHODS
 
 PACKAGE = Path(vlmadapt.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ["adapters", "adapters.generative", "backbones", "backbones.generative", "data", "ops", "tasks", "training"]
+ROOMS = (
+    "adapters",
+    "backbones",
+    "data",
+    "generative.methods",
+    "generative.models",
+    "generative.tasks",
+    "ops",
+    "pictures",
+    "training",
+)
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"TrainingDiverged"}
 
 
@@ -148,9 +158,13 @@ DOCS = "\n".join(
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_docs_know_every_public_name(room: str) -> None:
-    words = set(re.findall(r"\w+", DOCS))
-    assert not sorted(set(exported(room)) - words), f"of vlmadapt.{room}, not in README.md or docs/"
+def test_the_page_of_public_names_lists_those_that_exist(room: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## vlmadapt.{room}\n")[1].split("\n## ")[0]
+    listed = {
+        name for cell in re.findall(r"^\| (`[^|]*`) \|", section, flags=re.M) for name in re.findall(r"\w+", cell)
+    }
+    assert listed == set(exported(room))
 
 
 @pytest.mark.parametrize("name", [*ADAPTERS, *METHODS])

@@ -1,8 +1,9 @@
-"""Imports flow one way, and ``import vlmadapt`` stays cheap."""
+"""The floor plan is the law: imports flow one way, in no circle, and ``import vlmadapt`` stays cheap."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,49 +11,66 @@ from pathlib import Path
 import pytest
 
 import vlmadapt
+from scripts.architecture import DRAWING, FLOORS, GROUND, draw, imports, module_of, room_of
 
 PACKAGE = Path(vlmadapt.__file__).parent
-
-# What each room may import besides itself and the floor (errors, files, progress, __version__).
-MAY_IMPORT: dict[str, set[str]] = {
-    "pictures": set(),
-    "ops": set(),
-    "training": set(),
-    "provenance": set(),
-    "data": {"pictures"},
-    "backbones": {"pictures"},
-    "adapters": {"ops", "training", "pictures"},
-    "classifier": {"adapters", "data", "backbones", "experiments", "provenance"},
-    "experiments": {"classifier", "adapters", "data", "backbones", "training", "provenance"},
-    "generative": {"data", "backbones", "training", "ops", "provenance", "pictures", "adapters"},
-    "reporting": {"experiments", "classifier", "generative", "adapters", "data", "backbones", "provenance", "pictures"},
-    "cli": {"reporting", "experiments", "classifier", "generative", "adapters", "data", "backbones", "ops", "training", "provenance", "doctor", "pictures"},
-}
-FLOOR = {"errors", "files", "progress", "config", "weights", "doors", "__version__"}
-# nn.MultiheadAttention is spelt out once, for cached decoding and for adapters.
-EXCEPTIONS: set[tuple[str, str]] = {("weights.py", "adapters")}
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# Beside the floors: they look at everything, and nothing but cli looks at them.
+BESIDE = {"doctor", "__main__", ""}
+WINGS = ({"experiments", "classifier", "adapters"}, {room for room in FLOOR if room.startswith("generative")})
 
 
-def rooms_imported(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("vlmadapt.")}
+def needed(module: str) -> set[str]:
+    """Modules that ``module`` imports anywhere, functions and type checking included."""
+    names = {name if name in MODULES else name.rpartition(".")[0] for name in imports(MODULES[module])}
+    return {name for name in names if name in MODULES and name != module}
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_imports_flow_one_way(room: str) -> None:
-    files = sorted((PACKAGE / room).rglob("*.py"))
-    assert files
-    for path in files:
-        name = path.relative_to(PACKAGE).as_posix()
-        foreign = rooms_imported(path) - FLOOR - {room} - MAY_IMPORT[room]
-        foreign = {other for other in foreign if (name, other) not in EXCEPTIONS}
-        assert not foreign, f"{name} imports {sorted(foreign)}"
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) not in BESIDE])
+def test_imports_flow_one_way(module: str) -> None:
+    room = room_of(module)
+    assert room in FLOOR, f"{module} is in no room of scripts/architecture.py"
+    others = {room_of(name) for name in needed(module)} - {room, ""}
+    for other in others - {"doctor"} if room == "cli" else others:
+        assert FLOOR.get(other, -1) > FLOOR[room], f"{module} imports from {other}, which is not below {room}"
+        for wing in WINGS:
+            assert room not in wing or other in wing or other not in set.union(*WINGS), f"{module} imports {other}"
+
+
+def test_no_import_circles() -> None:
+    """Of modules, by any import: one inside a function only hides a circle."""
+    graph = {name: needed(name) - {""} for name in MODULES if name}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_dependency_by_string() -> None:
+    """A room that looks for a child or a module by the name a room above gives it depends on that room."""
+    above = {"p_adapter", "ffn_adapter", "bottleneck"}
+    for module, path in MODULES.items():
+        room = room_of(module)
+        if room not in FLOOR:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if room == "generative.models":
+                assert text not in above, f"{module} knows {text!r}"
+            if " " not in text and text.startswith("vlmadapt."):
+                target = room_of(text.removeprefix("vlmadapt."))
+                assert FLOOR.get(target, 99) >= FLOOR[room], f"{module} names {text!r}"
+
+
+def test_nothing_but_the_law_says_who_may_import_whom() -> None:
+    assert {room_of(name) for name in MODULES} - BESIDE == set(FLOOR)
+    assert all((PACKAGE / f"{name}.py").is_file() for name in GROUND)
+
+
+def test_the_drawing_is_current() -> None:
+    """``python scripts/architecture.py`` makes it anew."""
+    assert DRAWING.read_text(encoding="utf-8") == draw()
 
 
 def test_import_loads_no_heavy_package() -> None:
@@ -61,15 +79,3 @@ def test_import_loads_no_heavy_package() -> None:
     code = f"{imports}; print([name for name in {heavy} if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
-
-
-def test_pictures_are_opened_and_converted_in_one_place() -> None:
-    """``Image.open`` and ``.convert(...)`` would each be a second way from a picture to RGB."""
-    found = set()
-    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "scripts").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                opens = ast.unparse(node.func) == "Image.open"
-                if opens or node.func.attr in ("convert", "exif_transpose"):
-                    found.add(path.relative_to(PACKAGE.parent).as_posix())
-    assert found == {"vlmadapt/pictures/read.py"}

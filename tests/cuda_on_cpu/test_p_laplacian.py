@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmadapt.ops.p_laplacian_reference import p_laplacian_attention_reference, p_laplacian_reference
+from vlmadapt.ops import p_laplacian_attention_reference, p_laplacian_reference
 
 from .harness.case import Case, Kernel, Problem, kernel_cases
 from .harness.numbers import DTYPE_CODE, accumulation, decode, encode, poison

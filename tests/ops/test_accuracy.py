@@ -59,7 +59,7 @@ def test_noise_of_the_size_of_eagers_passes() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_one_rounding_of_half_types_passes_and_two_fail(dtype: torch.dtype) -> None:
-    for seed in SEEDS:
+    for seed in SEEDS[:10]:
         assert_accurate(draws(relative(2.0**-24), seed, dtype))
         with pytest.raises(AssertionError):
             assert_accurate(draws(relative(torch.finfo(dtype).eps / 2), seed, dtype))

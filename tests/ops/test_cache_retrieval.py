@@ -22,7 +22,7 @@ from vlmadapt.ops import (
     cache_retrieval_reference,
 )
 
-MODULE = importlib.import_module("vlmadapt.ops.cache_retrieval")  # the package's attribute is the function
+MODULE = importlib.import_module("vlmadapt.ops.cache_retrieval.function")
 
 # queries, entries, classes, width: one, odd, empty, a full tile and one more, dot-product path, several chunks.
 SHAPES = [

@@ -15,7 +15,6 @@ from tests.ops.cases import generator
 from vlmadapt.errors import InputError
 from vlmadapt.ops import (
     hetero_aggregate,
-    signed_cosine,
     signed_cosine_aggregate,
     signed_cosine_degrees,
     signed_cosine_reference,
@@ -55,7 +54,7 @@ def cases() -> list[Any]:
 @pytest.fixture(params=[None, 1000], ids=["one tile", "many tiles"])
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param:
-        monkeypatch.setattr(signed_cosine, "TILE_BYTES", request.param)
+        monkeypatch.setattr("vlmadapt.ops.signed_cosine.function.TILE_BYTES", request.param)
 
 
 @pytest.mark.parametrize(("shape", "diagonal"), cases())

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlmadapt import weights as storage
 from vlmadapt.adapters.checks import (
     Samples,
     canonical_order,
@@ -24,8 +23,9 @@ from vlmadapt.adapters.checks import (
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
-from vlmadapt.errors import InputError
+from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.training import TrainResult
+from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
 
@@ -54,9 +54,11 @@ class Adapter(nn.Module):
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[Mapping[str, type[Adapter]]] = {}  # every method by name: the registry's, which puts it here
     config_class: ClassVar[type[AdapterConfig]]
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
+    explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
     config: Any
     text_features: Tensor
     encoder: ImageEncoder | None
@@ -147,9 +149,8 @@ class Adapter(nn.Module):
 
         Raises :class:`InputError` where the method keeps no cache, or ``top`` is below 1.
         """
-        from vlmadapt.adapters.registry import explaining_adapters
-
-        raise InputError(f"{self.name} keeps no cache to explain by: use {', '.join(explaining_adapters())}.")
+        able = ", ".join(name for name, kind in self.kinds.items() if kind.explains)
+        raise InputError(f"{self.name} keeps no cache to explain by: use {able}.")
 
     def hyperparameters(self) -> dict[str, float]:
         """The values in use after ``fit``, searched on validation or trained, for result files."""
@@ -162,7 +163,16 @@ class Adapter(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write ``adapter.safetensors`` and ``adapter.json`` into ``folder``; on failure the old pair stays."""
         self._require_fit()
-        return storage.save(self, Path(folder))
+        encoder = self.encoder
+        header = {
+            "adapter": self.name,
+            "logit_scale": self.logit_scale,
+            "class_names": list(self.class_names),
+            "config": self.config.as_dict(),
+            "hyperparameters": self.hyperparameters(),
+            "encoder": None if encoder is None else {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        }
+        return write_pair(Path(folder), self.state_dict(), header)
 
     @classmethod
     def load(cls: type[AnyAdapter], folder: str | Path, encoder: ImageEncoder | None = None) -> AnyAdapter:
@@ -171,7 +181,19 @@ class Adapter(nn.Module):
         Raises :class:`FileError` naming a file that is missing or damaged, :class:`InputError` when ``encoder`` is
         not the one the adapter was fitted with, or the adapter is of another kind.
         """
-        adapter = storage.load(Path(folder), encoder)
+        path = Path(folder) / DESCRIPTION
+        header, state = read_pair(Path(folder))
+        if "encoder" not in header:
+            raise FileError(f"{path} describes no few-shot classifier: attach its method and load there.")
+        stored = header["encoder"]
+        if stored is not None and encoder is not None and stored["fingerprint"] != encoder.fingerprint:
+            raise InputError(
+                f"{folder} was fitted with encoder {stored['name']}, not with this {encoder.name}: load that encoder."
+            )
+        try:
+            adapter = _restored(cls.kinds[header["adapter"]], header, state, encoder)
+        except (KeyError, AttributeError, VlmadaptError) as error:
+            raise FileError(f"{path} does not describe an adapter this version knows ({error}): fit again.") from error
         if not isinstance(adapter, cls):
             raise InputError(f"{folder} holds a {adapter.name} adapter, not a {cls.__name__}: use load_adapter.")
         return adapter
@@ -204,3 +226,35 @@ class Adapter(nn.Module):
         order = canonical_order(matrix)
         device = matrix.device
         return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))
+
+
+def _restored(
+    kind: type[Adapter], header: Mapping[str, Any], state: Mapping[str, Tensor], encoder: ImageEncoder | None
+) -> Adapter:
+    more: dict[str, Any] = {}
+    if kind.needs_negatives:
+        more["negative_text_features"] = state.get("negative_text_features")
+    adapter = kind(
+        state["text_features"],
+        header["logit_scale"],
+        header["config"],
+        class_names=header["class_names"],
+        encoder=encoder,
+        **more,
+    )
+    for name, tensor in state.items():
+        _place(adapter, name, tensor)
+    adapter.fitted_ = True
+    return adapter.eval()
+
+
+def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
+    """Set one entry of the state; shapes that depend on the support set are only known here."""
+    path, _, leaf = name.rpartition(".")
+    module = adapter.get_submodule(path)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor)
+    elif leaf in module._buffers:
+        module._buffers[leaf] = tensor
+    else:
+        raise AttributeError(f"unknown tensor {name}")

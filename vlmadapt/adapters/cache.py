@@ -19,6 +19,7 @@ class CacheAdapter(Adapter):
     A subclass keeps ``keys [n, D]`` (buffer or parameter) and says in ``_affinities`` how entries are weighed.
     """
 
+    explains = True
     labels: Tensor
     support_index: Tensor
     keys: Tensor

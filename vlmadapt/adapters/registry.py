@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.clip_adapter import CLIPAdapter
 from vlmadapt.adapters.coop import CoOp
 from vlmadapt.adapters.graph_adapter import GraphAdapter
@@ -40,6 +39,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
         HeGraphAdapter,
     )
 }
+Adapter.kinds = ADAPTERS  # what loading and error messages look names up in, without an import upwards
 
 
 def create_adapter(
@@ -71,4 +71,4 @@ def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Ada
 
 def explaining_adapters() -> list[str]:
     """Names of the adapters that can say which cached samples decided."""
-    return [name for name, adapter in ADAPTERS.items() if issubclass(adapter, CacheAdapter)]
+    return [name for name, adapter in ADAPTERS.items() if adapter.explains]

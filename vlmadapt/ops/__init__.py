@@ -1,4 +1,4 @@
-"""Operators with their own kernels: one file an operator."""
+"""Operators with their own kernels: one folder an operator."""
 
 from vlmadapt.ops.cache_retrieval import (
     PreparedCache,
@@ -11,6 +11,7 @@ from vlmadapt.ops.hetero_aggregate import Relation, hetero_aggregate, hetero_agg
 from vlmadapt.ops.library import build_info
 from vlmadapt.ops.p_laplacian import (
     PLaplacianOutput,
+    attention_probabilities,
     p_laplacian,
     p_laplacian_attention,
     p_laplacian_attention_reference,
@@ -27,6 +28,7 @@ __all__ = [
     "PLaplacianOutput",
     "PreparedCache",
     "Relation",
+    "attention_probabilities",
     "build_info",
     "cache_retrieval",
     "cache_retrieval_grid",

@@ -4,7 +4,8 @@ from vlmadapt.training.config import TrainConfig, check_range
 from vlmadapt.training.groups import ParameterGroup
 from vlmadapt.training.guard import TrainingDiverged
 from vlmadapt.training.identity import fingerprint_tensors
-from vlmadapt.training.loop import EpochRecord, TrainResult, fit_loop, learning_rate_factor
+from vlmadapt.training.loop import fit_loop, learning_rate_factor
+from vlmadapt.training.result import EpochRecord, TrainResult
 from vlmadapt.training.selection import (
     accuracy,
     choose,

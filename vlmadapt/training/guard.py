@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vlmadapt.errors import VlmadaptError
-
-if TYPE_CHECKING:
-    from vlmadapt.training.loop import TrainResult
+from vlmadapt.training.result import TrainResult
 
 
 class TrainingDiverged(VlmadaptError):

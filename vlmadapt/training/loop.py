@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,11 @@ from vlmadapt.training.checkpoint import Checkpoint, load_optimizer_tensors, opt
 from vlmadapt.training.config import TrainConfig
 from vlmadapt.training.groups import ParameterGroup, optimizer_groups
 from vlmadapt.training.guard import TrainingDiverged, bad_gradient, bad_loss, bad_parameter
+from vlmadapt.training.result import EpochRecord, TrainResult
 
 Score = float | tuple[float, ...]
 
 CHECKPOINT_SECONDS = 20.0  # epochs of few-shot adapters may be shorter than the writing of their state
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """Mean training loss of an epoch (``None`` for epoch 0, the initial state) and its validation score."""
-
-    epoch: int
-    loss: float | None
-    score: tuple[float, ...] | None
-
-
-@dataclass
-class TrainResult:
-    """``best_epoch`` 0 is the initial state; without ``evaluate`` it is the last epoch."""
-
-    best_epoch: int = 0
-    history: list[EpochRecord] = field(default_factory=list)
-    resumed_from: int | None = None
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:

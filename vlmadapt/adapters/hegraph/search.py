@@ -7,17 +7,14 @@ compared by log-likelihood, which a validation split of one to four pictures a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vlmadapt.adapters.checks import Samples
-from vlmadapt.ops import cache_retrieval_multi_beta
+from vlmadapt.ops import PreparedCache, cache_retrieval_multi_beta
 from vlmadapt.training import choose, log_grid, log_likelihood
-
-if TYPE_CHECKING:
-    from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter
 
 TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
 NEGATIVE_FACTORS = (0.5, 1.0, 0.25, 0.0, 2.0)  # of the coefficient in training
@@ -45,12 +42,33 @@ def fuse(probability: bool, weight: Tensor, text_logits: Tensor, scores: Tensor,
     return torch.logaddexp(text_logits.log_softmax(-1), visual) - weight.log1p()
 
 
+class Searched(Protocol):
+    """What the search asks of a :class:`HeGraphAdapter`."""
+
+    config: Any
+    keys: Tensor
+    text_nodes: Tensor
+
+    @property
+    def visual_scale(self) -> float: ...
+
+    def _cache(self) -> PreparedCache: ...
+
+    def _scores(self, features: Tensor, keys: Tensor, beta: float) -> Tensor: ...
+
+    def text_logits(self, features: Tensor, nodes: Tensor) -> Tensor: ...
+
+    def updates(self) -> Any: ...
+
+    def adapted_text(self, updates: Any, text_scale: float, negative_scale: float) -> Tensor: ...
+
+    def set_scalars(self, fusion: Fusion, text_scale: float, negative_scale: float) -> None: ...
+
+
 class _Grid:
     """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
 
-    def __init__(
-        self, adapter: HeGraphAdapter, samples: Samples, text_logits: Tensor, probability: bool, stride: int = 1
-    ):
+    def __init__(self, adapter: Searched, samples: Samples, text_logits: Tensor, probability: bool, stride: int = 1):
         config = adapter.config
         self.adapter, self.samples, self.text_logits, self.probability = adapter, samples, text_logits, probability
         self.betas = log_grid(*config.search_beta)[::stride]
@@ -74,19 +92,19 @@ class _Grid:
         return Fusion(self.probability, float(self.betas[g]), float(self.weights[a])), float(found[g, a])
 
 
-def _grids(adapter: HeGraphAdapter, samples: Samples, stride: int = 1) -> list[_Grid]:
+def _grids(adapter: Searched, samples: Samples, stride: int = 1) -> list[_Grid]:
     kinds = {"probability": (True,), "logit": (False,), "search": (True, False)}[adapter.config.fusion]
     text_logits = adapter.text_logits(samples.features, adapter.text_nodes)
     return [_Grid(adapter, samples, text_logits, kind, stride) for kind in kinds]
 
 
-def best_likelihood(adapter: HeGraphAdapter, samples: Samples) -> tuple[float, ...]:
+def best_likelihood(adapter: Searched, samples: Samples) -> tuple[float, ...]:
     """What an epoch is worth: the log-likelihood of its nodes and keys at their best fusion of a coarse grid."""
     return (max(float(grid.likelihoods().max()) for grid in _grids(adapter, samples, stride=2)),)
 
 
 @torch.no_grad()
-def search(adapter: HeGraphAdapter, samples: Samples) -> None:
+def search(adapter: Searched, samples: Samples) -> None:
     """Set the adapter's fusion and message scales to those that validate best."""
     fusion, _ = max((grid.best() for grid in _grids(adapter, samples)), key=lambda found: found[1])
     scores = adapter._scores(samples.features, adapter.keys, fusion.beta)

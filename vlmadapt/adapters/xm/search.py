@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,14 +10,29 @@ from torch import Tensor
 from vlmadapt.adapters.checks import Samples
 from vlmadapt.training import accuracy, choose_in_grid, log_grid, log_likelihood
 
-if TYPE_CHECKING:
-    from vlmadapt.adapters.xm.adapter import XMAdapter
-
 GAMMAS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
 
+class Searched(Protocol):
+    """What the search asks of an :class:`XMAdapter`."""
+
+    config: Any
+    log_beta_text: Tensor
+    gamma_logit: Tensor
+
+    def _zero_shot_logits(self, features: Tensor) -> Tensor: ...
+
+    def streams(self, features: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def gamma(self, features: Tensor, text_queries: Tensor) -> Tensor: ...
+
+    def stream_scores(self, features: Tensor, *, image: bool, beta: float) -> Tensor: ...
+
+    def set_scalars(self, beta_image: float, beta_text: float, alpha: float, gamma: float) -> None: ...
+
+
 @torch.no_grad()
-def search(adapter: XMAdapter, validation: Samples, *, with_gamma: bool) -> None:
+def search(adapter: Searched, validation: Samples, *, with_gamma: bool) -> None:
     """Set the adapter's scalars to those that validate best.
 
     First image sharpness and alpha together, then text sharpness together with gamma (or, with gamma kept, alone).

@@ -177,11 +177,11 @@ class Attached:
 
     @torch.no_grad()
     def load(self, folder: str | Path, check_backbone: bool = True, check: bool = True) -> None:
-        """Put in place what :meth:`save` wrote into ``folder`` for the same method and configuration; runs :meth:`check`.
+        """Put in place what :meth:`save` wrote into ``folder`` for the same method and configuration.
 
-        Raises :class:`FileError` for a missing or damaged file; :class:`InputError` where it was saved for another
-        method, configuration or (unless ``check_backbone`` is false) frozen weights; what :meth:`check` raises (unless
-        ``check`` is false). Nothing is changed then.
+        Runs :meth:`check`. Raises :class:`FileError` for a missing or damaged file; :class:`InputError` where it was
+        saved for another method, configuration or (unless ``check_backbone`` is false) frozen weights; what
+        :meth:`check` raises (unless ``check`` is false). Nothing is changed then.
         """
         self._require_attached()
         header, state = read_pair(Path(folder))

@@ -28,7 +28,7 @@ from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.pooling import pool_attention
 from vlmadapt.generative.models.load import find_sites
 from vlmadapt.generative.models.sites import AttentionKind, Sites, merge_heads, split_heads
-from vlmadapt.ops.p_laplacian import attention_probabilities, p_laplacian, p_laplacian_attention
+from vlmadapt.ops import attention_probabilities, p_laplacian, p_laplacian_attention
 from vlmadapt.training.layers import empty_linear, set_uniform
 
 METHOD = "p-adapter"
@@ -122,7 +122,7 @@ class PAdapter(nn.Module):
         """The attention context [B, Lq, D] and the messages [B, Lq, D / reduction].
 
         query [B, H, Lq, e], key [B, H, Lk, e], value [B, H, Lk, e] or as :meth:`pack` gives it; output: the frozen
-        ``W_o``. mask, is_causal and scale are those of :func:`vlmadapt.ops.p_laplacian.p_laplacian_attention`.
+        ``W_o``. mask, is_causal and scale are those of :func:`vlmadapt.ops.p_laplacian_attention`.
         dropout: of the attention probabilities, in the context only, as in the released code.
         """
         width = query.shape[-1]

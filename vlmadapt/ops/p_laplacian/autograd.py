@@ -1,7 +1,7 @@
 """What torch must know of the compiled p-Laplacian operators: shapes of results, and gradients.
 
 The compiled operators take ``p`` and ``pull = 2 mu / p`` as [H] vectors and return ``out`` and ``row_sum`` in the
-accumulation type; :mod:`vlmadapt.ops.p_laplacian` is what users call.
+accumulation type; :func:`vlmadapt.ops.p_laplacian` is what users call.
 """
 
 from __future__ import annotations

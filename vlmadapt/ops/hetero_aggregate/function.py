@@ -10,18 +10,16 @@ The message passing of HeGraphAdapter (arXiv 2410.07854) needs it for signed wei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError
-from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
-from vlmadapt.ops.hetero_arguments import Arguments, checked_arguments
-from vlmadapt.ops.relation import Relation
-
-__all__ = ["Relation", "hetero_aggregate", "hetero_aggregate_reference"]
+from vlmadapt.ops.hetero_aggregate import autograd  # noqa: F401  (registers gradients)
+from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
+from vlmadapt.ops.hetero_aggregate.relation import Relation
 
 
 def hetero_aggregate(
@@ -139,97 +137,3 @@ def _sparse(given: Arguments, dtype: torch.dtype, stacked: bool, mean: bool) -> 
         [targets.to(index) for _, targets, _ in transposes],
         [edges.to(index) for _, _, edges in transposes],
     )
-
-
-def hetero_aggregate_reference(
-    sources: Sequence[Tensor],
-    relations: Sequence[Relation | Tensor],
-    weights: Sequence[Tensor | None] | None = None,
-    coefficients: Tensor | None = None,
-    *,
-    output: Literal["fused", "stacked"] = "fused",
-    reduction: Literal["sum", "mean"] = "sum",
-) -> Tensor:
-    """The formula in plain PyTorch; arguments and result of :func:`hetero_aggregate`, ``[E, D]`` in memory."""
-    parts = []
-    for r, (source, relation) in enumerate(zip(sources, relations, strict=True)):
-        if isinstance(relation, Tensor):
-            part = relation @ source
-            counts = torch.full((len(relation),), relation.shape[1], device=source.device)
-        else:
-            weight = None if weights is None else weights[r]
-            messages = source[relation.columns.long()]
-            if weight is not None:
-                messages = messages * weight.to(source.dtype).unsqueeze(-1)
-            part = source.new_zeros(relation.num_targets, source.shape[1])
-            part = part.index_add(0, relation.target_index(), messages)
-            counts = relation.row_counts()
-        if reduction == "mean":
-            part = part / counts.clamp(min=1).unsqueeze(-1)
-        if coefficients is not None:
-            part = part * coefficients[r].to(source.dtype)
-        parts.append(part)
-    stacked = torch.stack(parts)
-    return stacked if output == "stacked" else stacked.sum(0)
-
-
-if "_cpu" in library._loaded:
-
-    @library.register_fake("hetero_aggregate")
-    def _forward_fake(sources: list[Tensor], source_of: list[int], row_offsets: list[Tensor], *rest: Any) -> Tensor:
-        stacked = rest[3]
-        shape = (row_offsets[0].shape[0] - 1, sources[0].shape[1])
-        return sources[0].new_empty((len(row_offsets), *shape) if stacked else shape)
-
-    @library.register_fake("hetero_aggregate_backward")
-    def _backward_fake(
-        grad: Tensor, sources: list[Tensor], source_of: list[int], weights: list[Tensor], *rest: Any
-    ) -> list[Tensor]:
-        targets, want_sources, want_weights, want_coefficients = rest[3], *rest[5:]
-        wide = accumulation_dtype(grad.dtype)
-        rows = [len(source) if want else 0 for source, want in zip(sources, want_sources, strict=True)]
-        edges = [len(target) if want else 0 for target, want in zip(targets, want_weights, strict=True)]
-        grads = [grad.new_empty(count, grad.shape[-1]) for count in rows]
-        grads += [grad.new_empty(count, dtype=wide) for count in edges]
-        return [*grads, grad.new_empty(len(targets) if want_coefficients else 0, dtype=wide)]
-
-    def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        sources, ctx.source_of, _, _, weights, coefficients, ctx.stacked, offsets, targets, edges = inputs
-        if not targets:
-            raise RuntimeError("hetero_aggregate needs the transposed relations where a gradient is wanted: pass them.")
-        ctx.num_sources, ctx.num_relations = len(sources), len(weights)
-        ctx.save_for_backward(*sources, *weights, coefficients, *offsets, *targets, *edges)
-
-    def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        saved = iter(ctx.saved_tensors)
-
-        def take(count: int) -> list[Tensor]:
-            return [next(saved) for _ in range(count)]
-
-        count, relations = ctx.num_sources, ctx.num_relations
-        sources, weights, (coefficients,) = take(count), take(relations), take(1)
-        transposed = [take(relations) for _ in range(3)]
-        want_sources, want_weights, want_coefficients = (ctx.needs_input_grad[argument] for argument in (0, 4, 5))
-        grads = torch.ops.vlmadapt.hetero_aggregate_backward(
-            grad.contiguous(),
-            sources,
-            ctx.source_of,
-            weights,
-            coefficients,
-            ctx.stacked,
-            *transposed,
-            [int(want) for want in want_sources],
-            [int(want) for want in want_weights],
-            want_coefficients,
-        )
-        of_sources = [g if want else None for g, want in zip(grads[:count], want_sources, strict=True)]
-        of_weights = [g if want else None for g, want in zip(grads[count:-1], want_weights, strict=True)]
-        of_coefficients = grads[-1] if want_coefficients else None
-        none: list[Tensor | None] = [None] * relations
-        return of_sources, None, none, none, of_weights, of_coefficients, None, none, none, none
-
-    def _twice(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("hetero_aggregate is differentiable once: compute second derivatives with the reference.")
-
-    torch.library.register_autograd("vlmadapt::hetero_aggregate", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("vlmadapt::hetero_aggregate_backward", _twice)

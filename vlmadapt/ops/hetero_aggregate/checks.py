@@ -10,7 +10,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import FLOATS, check_matrix, check_same
-from vlmadapt.ops.relation import Relation
+from vlmadapt.ops.hetero_aggregate.relation import Relation
 
 
 class Arguments(NamedTuple):

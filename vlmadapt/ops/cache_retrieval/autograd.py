@@ -1,6 +1,6 @@
 """What torch must know of the compiled cache-retrieval operators: shapes of results, and gradients.
 
-The compiled operators take ``scale`` and ``center`` as [B] vectors; :mod:`vlmadapt.ops.cache_retrieval` is what users
+The compiled operators take ``scale`` and ``center`` as [B] vectors; :func:`vlmadapt.ops.cache_retrieval` is what users
 call. With ``keep`` the forward on the CPU also returns the similarities [S, n, B], transposed, of the S streams that
 have one key an entry; the backward then need not compute them again. Otherwise, and on CUDA, S is 0.
 """

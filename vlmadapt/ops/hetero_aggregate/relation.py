@@ -145,10 +145,3 @@ def _check_structure(row_offsets: Tensor, columns: Tensor, num_sources: int) -> 
             f"columns hold {low if low < 0 else high} but must lie in [0, {num_sources - 1}]: "
             "number the sources from 0 and pass the right num_sources."
         )
-
-
-if "_cpu" in library._loaded:
-
-    @library.register_fake("transpose_relation")
-    def _transpose_fake(row_offsets: Tensor, columns: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:
-        return row_offsets.new_empty(num_sources + 1), torch.empty_like(columns), torch.empty_like(columns)

@@ -1,7 +1,7 @@
 """The p-Laplacian operators in plain PyTorch: readable, slow, the truth of the tests.
 
 They hold the ``[B, H, Lq, Lk, d]`` differences. Arguments and results are those of
-:mod:`vlmadapt.ops.p_laplacian`, where they and the sources (arXiv 2312.10613 and 2111.07337) are described.
+:mod:`vlmadapt.ops.p_laplacian.function`, where they and the sources (arXiv 2312.10613 and 2111.07337) are described.
 """
 
 from __future__ import annotations
@@ -98,9 +98,10 @@ def attention_probabilities(
     key_lengths: Tensor | None,
     scale: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax of the scaled and masked products [B, H, Lq, Lk], and its log-sum-exp [B, H, Lq].
+    """Softmax of the scaled and masked products ``[B, H, Lq, Lk]``, and its log-sum-exp ``[B, H, Lq]``.
 
-    A fully masked row is zero and its log-sum-exp minus infinity, both without gradient.
+    query, key, mask, is_causal, key_lengths, scale: as in :func:`vlmadapt.ops.p_laplacian_attention`, unchecked. A
+    fully masked row is zero and its log-sum-exp minus infinity, both without gradient.
     """
     scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-1, -2) * scale

@@ -13,18 +13,17 @@ so that it costs ``O((n_t + n_s) D D')`` instead of ``O(n_t n_s (D + D'))``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops import library
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_matrix, check_same
-from vlmadapt.ops.relation import Relation
-
-Diagonal = Literal["keep", "negate", "zero"]
+from vlmadapt.errors import InputError
+from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
+from vlmadapt.ops.hetero_aggregate import Relation
+from vlmadapt.ops.signed_cosine import autograd  # noqa: F401  (registers the fake kernel)
+from vlmadapt.ops.signed_cosine.checks import Diagonal, check_graph, check_scale
+from vlmadapt.ops.signed_cosine.reference import signed_cosine_reference
 
 TILE_BYTES = 16 << 20  # of r at a time, in one buffer that is used again
 
@@ -43,7 +42,7 @@ def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagona
     Raises:
         InputError: shapes, dtypes or devices disagree, or ``diagonal`` is unknown.
     """
-    _check(targets, sources, diagonal)
+    check_graph(targets, sources, diagonal)
     row_degree = targets.new_empty(len(targets), dtype=accumulation_dtype(targets.dtype))
     column_degree = row_degree.new_zeros(len(sources))
     for first, tile in _tiles(targets, sources, diagonal):
@@ -69,7 +68,7 @@ def signed_cosine_top_k(
     Raises:
         InputError: as :func:`signed_cosine_degrees`, or ``k`` is less than 1.
     """
-    _check(targets, sources, diagonal)
+    check_graph(targets, sources, diagonal)
     if k < 1:
         raise InputError(f"k is {k}: pass the number of edges a row, at least 1.")
     skip = diagonal == "zero"
@@ -108,15 +107,15 @@ def signed_cosine_aggregate(
     Raises:
         InputError: shapes, dtypes or devices disagree, or ``diagonal`` is unknown.
     """
-    _check(targets, sources, diagonal)
+    check_graph(targets, sources, diagonal)
     check_matrix("features", features)
     check_same("features", features, "targets", targets, width=False)
     if len(features) != len(sources):
         raise InputError(
             f"features has {len(features)} rows but there are {len(sources)} sources: give one row a source."
         )
-    _check_scale("target_scale", target_scale, targets)
-    _check_scale("source_scale", source_scale, sources)
+    check_scale("target_scale", target_scale, targets)
+    check_scale("source_scale", source_scale, sources)
     dtype = accumulation_dtype(targets.dtype)
     with torch.autocast(targets.device.type, enabled=False):
         moments = features.to(dtype)
@@ -135,41 +134,6 @@ def signed_cosine_aggregate(
                 cosines = (unit_targets * unit_sources).sum(-1, keepdim=True)
                 out = out - (2 if diagonal == "negate" else 1) * cosines * moments
         return out if target_scale is None else out * target_scale.to(dtype).unsqueeze(-1)
-
-
-def signed_cosine_reference(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> Tensor:
-    """The dense ``[n_t, n_s]`` matrix ``r`` in plain PyTorch: the truth of the tests.
-
-    targets ``[n_t, D]``, sources ``[n_s, D]``, diagonal: as in :func:`signed_cosine_degrees`.
-    """
-    dtype = accumulation_dtype(targets.dtype)
-    dense = normalize(targets.to(dtype), dim=-1) @ normalize(sources.to(dtype), dim=-1).T
-    if diagonal == "keep":
-        return dense
-    own = torch.eye(len(targets), dtype=torch.bool, device=dense.device)
-    return torch.where(own, -dense if diagonal == "negate" else 0, dense)
-
-
-def _check(targets: Tensor, sources: Tensor, diagonal: str) -> None:
-    library.require(torch.device("cpu"))
-    check_matrix("targets", targets)
-    check_matrix("sources", sources)
-    check_same("sources", sources, "targets", targets)
-    if diagonal not in ("keep", "negate", "zero"):
-        raise InputError(f"diagonal is {diagonal!r}: choose 'keep', 'negate' or 'zero'.")
-    if diagonal != "keep" and len(targets) != len(sources):
-        raise InputError(
-            f"diagonal is {diagonal!r} but targets has {len(targets)} rows and sources {len(sources)}: row i of both "
-            "must be the same class, or keep the diagonal."
-        )
-
-
-def _check_scale(name: str, scale: Tensor | None, rows: Tensor) -> None:
-    if scale is not None and (scale.shape != (len(rows),) or scale.dtype not in FLOATS or scale.device != rows.device):
-        raise InputError(
-            f"{name} is {shape_of(scale)} on {scale.device} but must be one floating-point number a row, [{len(rows)}] "
-            f"on {rows.device}."
-        )
 
 
 @torch.no_grad()
@@ -197,10 +161,3 @@ def _strongest(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tup
         magnitude.diagonal(first_row).fill_(-1)
     columns = torch.sort(magnitude, dim=1, descending=True, stable=True)[1][:, :k].sort(1)[0]
     return columns, tile.gather(1, columns)
-
-
-if "_cpu" in library._loaded:
-
-    @library.register_fake("strongest_entries")
-    def _strongest_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
-        return tile.new_empty(len(tile), k, dtype=torch.int64), tile.new_empty(len(tile), k)

@@ -17,25 +17,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops import library, p_laplacian_autograd  # noqa: F401  (registers gradients)
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_device
-from vlmadapt.ops.p_laplacian_reference import (
-    PLaplacianOutput,
-    Residual,
-    SelfLoops,
-    attention_probabilities,
-    p_laplacian_attention_reference,
-    p_laplacian_reference,
-)
-
-__all__ = [
-    "PLaplacianOutput",
-    "attention_probabilities",
-    "p_laplacian",
-    "p_laplacian_attention",
-    "p_laplacian_attention_reference",
-    "p_laplacian_reference",
-]
+from vlmadapt.ops.checks import accumulation_dtype, check_device
+from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
+from vlmadapt.ops.p_laplacian.checks import check_options, check_shape, checked, checked_mask, power_and_pull
+from vlmadapt.ops.p_laplacian.reference import PLaplacianOutput, Residual, SelfLoops, attention_probabilities
 
 
 def p_laplacian(
@@ -78,11 +63,11 @@ def p_laplacian(
         InputError: shapes, dtypes or devices disagree, or p, mu or eps is out of range.
     """
     tensors = {"attention": attention, "x_query": x_query, "x_value": x_value}
-    attention, x_query, x_value = _checked(tensors)
-    _check_shape("x_query", x_query, [*attention.shape[:3], x_query.shape[-1]])
-    _check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
-    _check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
-    p, pull = _power_and_pull(p, mu, attention)
+    attention, x_query, x_value = checked(tensors)
+    check_shape("x_query", x_query, [*attention.shape[:3], x_query.shape[-1]])
+    check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
+    check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
+    p, pull = power_and_pull(p, mu, attention)
     out, _row_sum = torch.ops.vlmadapt.p_laplacian(
         attention.contiguous(),
         x_query.contiguous(),
@@ -144,20 +129,20 @@ def p_laplacian_attention(
     tensors = {"query": query, "key": key, "x_query": x_query, "x_value": x_value}
     if value is not None:
         tensors["value"] = value
-    query, key, x_query, x_value, *rest = _checked(tensors)
+    query, key, x_query, x_value, *rest = checked(tensors)
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    _check_shape("key", key, [batch, heads, keys, width])
-    _check_shape("x_query", x_query, [batch, heads, queries, x_query.shape[-1]])
-    _check_shape("x_value", x_value, [batch, heads, keys, x_query.shape[-1]])
+    check_shape("key", key, [batch, heads, keys, width])
+    check_shape("x_query", x_query, [batch, heads, queries, x_query.shape[-1]])
+    check_shape("x_value", x_value, [batch, heads, keys, x_query.shape[-1]])
     if rest:
         value = rest[0]
-        _check_shape("value", value, [batch, heads, keys, value.shape[-1]])
-    _check_options(residual, self_loops, homogeneous, eps, queries, keys)
+        check_shape("value", value, [batch, heads, keys, value.shape[-1]])
+    check_options(residual, self_loops, homogeneous, eps, queries, keys)
     wide = accumulation_dtype(query.dtype)
     if mask is not None:
         check_device("mask", mask, "query", query)
-        mask = _checked_mask(mask, wide, (batch, heads, queries, keys))
+        mask = checked_mask(mask, wide, (batch, heads, queries, keys))
     if key_lengths is not None:
         check_device("key_lengths", key_lengths, "query", query)
         if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
@@ -170,7 +155,7 @@ def p_laplacian_attention(
         out = p_laplacian(probabilities, *nodes, p, mu, residual=residual, self_loops="keep", eps=eps)
         context = None if value is None else probabilities @ value.to(wide)
     else:
-        p, pull = _power_and_pull(p, mu, query)
+        p, pull = power_and_pull(p, mu, query)
         out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
             query.contiguous(),
             key.contiguous(),
@@ -191,89 +176,3 @@ def p_laplacian_attention(
         None if value is None or context is None else context.to(query.dtype),
         lse if return_lse else None,
     )
-
-
-def _checked(tensors: dict[str, Tensor]) -> list[Tensor]:
-    """The tensors, all [B, H, rows, columns] of one dtype and device; float32 under autocast."""
-    (first_name, first), *_ = tensors.items()
-    library.require(first.device)
-    if torch.is_autocast_enabled(first.device.type):
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-        first = tensors[first_name]
-    for name, tensor in tensors.items():
-        if tensor.dim() != 4 or tensor.dtype not in FLOATS:
-            raise InputError(
-                f"{name} must be float32, float64, bfloat16 or float16 [batch, heads, rows, columns] but is "
-                f"{shape_of(tensor)}: reshape or cast it."
-            )
-        if tensor.dtype != first.dtype or tensor.device != first.device:
-            raise InputError(
-                f"{name} is {shape_of(tensor)} on {tensor.device} but {first_name} is {shape_of(first)} on "
-                f"{first.device}: give both the same dtype and device."
-            )
-    return list(tensors.values())
-
-
-def _check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
-    if list(tensor.shape) != shape:
-        raise InputError(f"{name} is {shape_of(tensor)} but must be {shape} to match the other arguments: reshape it.")
-
-
-def _check_options(residual: str, self_loops: str, homogeneous: bool, eps: float, queries: int, keys: int) -> None:
-    if residual not in ("query", "none"):
-        raise InputError(f"residual is {residual!r}: choose 'query' or 'none'.")
-    if self_loops not in ("drop", "keep"):
-        raise InputError(f"self_loops is {self_loops!r}: choose 'drop' or 'keep'.")
-    if not eps > 0:
-        raise InputError(f"eps is {eps}: pass a number above 0, such as 1e-8.")
-    if homogeneous and keys < queries:
-        raise InputError(
-            f"homogeneous needs the queries among the keys but there are {queries} queries and {keys} keys: "
-            "pass at least as many keys."
-        )
-
-
-def _power_and_pull(p: Tensor | float, mu: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """p and 2 mu / p as contiguous vectors [H] of the accumulation type."""
-    if isinstance(p, Tensor) or isinstance(mu, Tensor):
-        p, mu = _per_head("p", p, 1, like), _per_head("mu", mu, 0, like)
-        return p, 2 * mu / p
-    _check_range("p", p, 1)
-    _check_range("mu", mu, 0)
-    dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
-    return like.new_full((heads,), p, dtype=dtype), like.new_full((heads,), 2 * mu / p, dtype=dtype)
-
-
-def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Tensor:
-    """A number, a 0-d tensor or one value a head as a contiguous vector [H] of the accumulation type."""
-    dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
-    if not isinstance(value, Tensor):
-        _check_range(name, value, low)
-        return like.new_full((heads,), value, dtype=dtype)
-    tensor = value.to(dtype)
-    if tensor.device != like.device or tensor.shape not in ((), (heads,)):
-        raise InputError(
-            f"{name} is {shape_of(tensor)} on {tensor.device} but must be a number or one value for each of the "
-            f"{heads} heads on {like.device}."
-        )
-    # A look at a GPU's values would wait for it.
-    if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and not bool((tensor >= low).all()):
-        _check_range(name, tensor.min().item(), low)
-    return tensor.expand(heads).contiguous()
-
-
-def _check_range(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise InputError(f"{name} is {value:g}: pass at least {low:g}.")
-
-
-def _checked_mask(mask: Tensor, wide: torch.dtype, shape: tuple[int, int, int, int]) -> Tensor:
-    """Expanded to ``shape`` without a copy; bool, or the accumulation type."""
-    if mask.requires_grad:
-        raise InputError("mask requires a gradient but is not differentiable here: pass mask.detach().")
-    if mask.dtype != torch.bool and not mask.is_floating_point():
-        raise InputError(f"mask is {shape_of(mask)}: pass bool (True: attend) or float (added to the products).")
-    try:
-        return (mask if mask.dtype == torch.bool else mask.to(wide)).expand(shape)
-    except RuntimeError as error:
-        raise InputError(f"mask is {shape_of(mask)} but must broadcast to {list(shape)}: reshape it.") from error

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops import cache_retrieval_autograd, library  # noqa: F401  (registers gradients)
+from vlmadapt.ops import library
+from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
+from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, grid_inputs, prepared
+from vlmadapt.ops.cache_retrieval.reference import SMALLEST_DEVIATION
 from vlmadapt.ops.checks import (
     accumulation_dtype,
     allow_tf32,
@@ -27,57 +30,9 @@ from vlmadapt.ops.checks import (
     per_row,
 )
 
-# Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
-SMALLEST_DEVIATION = 1e-6
-
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored.
 KEPT_BYTES = 16 << 20
-
-
-class PreparedCache:
-    """The class order of a cache, worked out once: pass it wherever ``labels`` is expected.
-
-    Args:
-        labels: integer ``[n]``, the class of each entry; any order, any class sizes, classes may be missing.
-        num_classes: ``C``.
-
-    Attributes:
-        labels: int64 ``[n]``.
-        num_classes: ``C``.
-        order: int64 ``[n]``, entry indices sorted by class (stable).
-        offsets: int64 ``[C + 1]``; class ``c`` owns ``order[offsets[c]:offsets[c + 1]]``.
-
-    Raises:
-        InputError: ``labels`` is not an integer vector or holds a value outside ``[0, C - 1]``.
-    """
-
-    def __init__(self, labels: Tensor, num_classes: int) -> None:
-        library.require(labels.device)
-        if num_classes < 1:
-            raise InputError(f"num_classes is {num_classes}: pass the number of classes, at least 1.")
-        self.labels = check_indices("labels", labels, len(labels) if labels.dim() else 0)
-        self.num_classes = num_classes
-        if not torch.compiler.is_compiling():
-            _check_label_range(self.labels, num_classes)
-        order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
-        self.order: Tensor = order.to(labels.device)
-        self.offsets: Tensor = offsets.to(labels.device)
-
-    def counts(self) -> Tensor:
-        """int64 ``[C]``: entries of each class."""
-        return self.offsets[1:] - self.offsets[:-1]
-
-
-def _check_label_range(labels: Tensor, num_classes: int) -> None:
-    if labels.numel() == 0:
-        return
-    low, high = (int(value) for value in torch.aminmax(labels))
-    if low < 0 or high >= num_classes:
-        raise InputError(
-            f"labels hold {low if low < 0 else high} but must lie in [0, {num_classes - 1}]: "
-            "number the classes from 0 and pass the right num_classes."
-        )
 
 
 def cache_retrieval(
@@ -134,7 +89,7 @@ def cache_retrieval(
     check_matrix("queries", queries)
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
-    cache = _prepared(labels, num_classes, keys)
+    cache = prepared(labels, num_classes, keys)
     if own_entry is not None:
         check_device("own_entry", own_entry, "queries", queries)
         own_entry = check_indices("own_entry", own_entry, len(queries))
@@ -184,7 +139,7 @@ def cache_retrieval_multi_beta(
 
     queries, keys, labels, num_classes: as in :func:`cache_retrieval`, whose errors it raises.
     """
-    queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
     check_device("betas", betas, "queries", queries)
     betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
@@ -220,7 +175,7 @@ def cache_retrieval_grid(
 
     Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
     """
-    queries, keys, cache = _grid_inputs(queries, keys, labels, num_classes)
+    queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
     for name, tensor in (("betas", betas), ("alphas", alphas), ("base_logits", base_logits), ("targets", targets)):
         check_device(name, tensor, "queries", queries)
     if base_logits.shape != (len(queries), cache.num_classes):
@@ -229,7 +184,7 @@ def cache_retrieval_grid(
             "one row a query, one column a class."
         )
     targets = check_indices("targets", targets, len(queries))
-    _check_label_range(targets, cache.num_classes)
+    check_label_range(targets, cache.num_classes)
     dtype = accumulation_dtype(queries.dtype)
     correct = torch.ops.vlmadapt.cache_retrieval_grid(
         queries,
@@ -243,76 +198,6 @@ def cache_retrieval_grid(
         allow_tf32(queries),
     )
     return correct.double() / max(len(queries), 1)
-
-
-def cache_retrieval_reference(
-    queries: Tensor,
-    keys: Tensor,
-    labels: Tensor | PreparedCache,
-    beta: Tensor | float,
-    *,
-    num_classes: int | None = None,
-    text_queries: Tensor | None = None,
-    text_keys: Tensor | None = None,
-    text_beta: Tensor | float | None = None,
-    text_keys_per_class: bool = False,
-    ratio: Tensor | float | None = None,
-    standardize: bool = False,
-    own_entry: Tensor | None = None,
-    mask_own_scores: bool = False,
-    return_disagreement: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
-    cache = _prepared(labels, num_classes, keys)
-    entries = torch.arange(len(keys), device=keys.device)
-    keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
-    if own_entry is not None:
-        keep = entries != own_entry.unsqueeze(-1)
-    image = _reference_affinity(queries, keys, beta, standardize)
-    affinity, disagreement = image, image.new_zeros(len(queries))
-    if text_queries is not None:
-        assert text_keys is not None and text_beta is not None and ratio is not None
-        entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
-        text = _reference_affinity(text_queries, entry_keys, text_beta, standardize)
-        mix = torch.as_tensor(ratio, dtype=image.dtype).reshape(-1, 1)
-        affinity = mix * image + (1 - mix) * text
-        disagreement = ((image - text).abs() * keep).detach().sum(-1) / keep.sum(-1).clamp(min=1)
-    if mask_own_scores:
-        affinity = affinity * keep
-    scores = affinity.new_zeros(len(queries), cache.num_classes).index_add(1, cache.labels, affinity)
-    return (scores, disagreement) if return_disagreement else scores
-
-
-def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, standardize: bool) -> Tensor:
-    similarity = queries @ keys.T
-    if standardize:
-        mean = similarity.mean(-1, keepdim=True)
-        variance = (similarity - mean).square().mean(-1, keepdim=True)
-        similarity = (similarity - mean) / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
-    return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
-
-
-def _prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tensor) -> PreparedCache:
-    check_device("labels", labels.labels if isinstance(labels, PreparedCache) else labels, "keys", keys)
-    if not isinstance(labels, PreparedCache):
-        if num_classes is None:
-            raise InputError("num_classes must be given when labels is a tensor: pass the number of classes.")
-        labels = PreparedCache(labels, num_classes)
-    if len(labels.labels) != len(keys):
-        raise InputError(
-            f"labels has {len(labels.labels)} elements but keys has {len(keys)} rows: give one label a key."
-        )
-    return labels
-
-
-def _grid_inputs(
-    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, num_classes: int | None
-) -> tuple[Tensor, Tensor, PreparedCache]:
-    library.require(queries.device)
-    check_matrix("queries", queries)
-    check_matrix("keys", keys)
-    check_same("keys", keys, "queries", queries)
-    return queries.contiguous(), keys.contiguous(), _prepared(labels, num_classes, keys)
 
 
 def _text_stream(

@@ -1,0 +1,39 @@
+"""One door to every image-text backbone."""
+
+from __future__ import annotations
+
+import torch
+
+from vlmadapt.backbones.base import Encoder
+from vlmadapt.errors import InputError
+
+
+def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", allow_download: bool = False) -> Encoder:
+    """Load a backbone by name.
+
+    ``"embedded"``
+        the assembled dual encoder that arrives with ordinary packages (see ``docs/backbones.md``);
+    ``"open_clip:ViT-B-32/laion2b_s34b_b79k"``
+        an open_clip architecture and pretrained tag, from the local hub cache;
+    ``"open_clip:ViT-B-32@/path/to/file.safetensors"``
+        an open_clip architecture with a local checkpoint (``.safetensors``, or ``.pt``, ``.pth``, ``.bin``
+        read with ``weights_only=True``);
+    ``"open_clip:ViT-B-32@random"``
+        the architecture with seeded random weights, for tests.
+
+    Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set.
+    Raises :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight
+    file and :class:`FileError` for a checkpoint that cannot be read.
+    """
+    family, _, rest = name.partition(":")
+    if name == "embedded":
+        from vlmadapt.backbones.embedded import EmbeddedEncoder
+
+        return EmbeddedEncoder(device)
+    if family == "open_clip" and rest:
+        from vlmadapt.backbones.open_clip import OpenClipEncoder
+
+        return OpenClipEncoder(rest, device, allow_download)
+    raise InputError(
+        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG' or 'open_clip:ARCH@CHECKPOINT'."
+    )

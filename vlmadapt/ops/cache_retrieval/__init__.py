@@ -1,0 +1,13 @@
+"""Class scores from exponentiated similarities to a cache of labelled keys."""
+
+from vlmadapt.ops.cache_retrieval.checks import PreparedCache
+from vlmadapt.ops.cache_retrieval.function import cache_retrieval, cache_retrieval_grid, cache_retrieval_multi_beta
+from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference
+
+__all__ = [
+    "PreparedCache",
+    "cache_retrieval",
+    "cache_retrieval_grid",
+    "cache_retrieval_multi_beta",
+    "cache_retrieval_reference",
+]

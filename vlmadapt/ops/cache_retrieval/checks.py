@@ -1,0 +1,78 @@
+"""The arguments of cache retrieval, checked; the class order of a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlmadapt.errors import InputError
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import check_device, check_indices, check_matrix, check_same
+
+
+class PreparedCache:
+    """The class order of a cache, worked out once: pass it wherever ``labels`` is expected.
+
+    Args:
+        labels: integer ``[n]``, the class of each entry; any order, any class sizes, classes may be missing.
+        num_classes: ``C``.
+
+    Attributes:
+        labels: int64 ``[n]``.
+        num_classes: ``C``.
+        order: int64 ``[n]``, entry indices sorted by class (stable).
+        offsets: int64 ``[C + 1]``; class ``c`` owns ``order[offsets[c]:offsets[c + 1]]``.
+
+    Raises:
+        InputError: ``labels`` is not an integer vector or holds a value outside ``[0, C - 1]``.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int) -> None:
+        library.require(labels.device)
+        if num_classes < 1:
+            raise InputError(f"num_classes is {num_classes}: pass the number of classes, at least 1.")
+        self.labels = check_indices("labels", labels, len(labels) if labels.dim() else 0)
+        self.num_classes = num_classes
+        if not torch.compiler.is_compiling():
+            check_label_range(self.labels, num_classes)
+        order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
+        self.order: Tensor = order.to(labels.device)
+        self.offsets: Tensor = offsets.to(labels.device)
+
+    def counts(self) -> Tensor:
+        """int64 ``[C]``: entries of each class."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+
+def check_label_range(labels: Tensor, num_classes: int) -> None:
+    if labels.numel() == 0:
+        return
+    low, high = (int(value) for value in torch.aminmax(labels))
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"labels hold {low if low < 0 else high} but must lie in [0, {num_classes - 1}]: "
+            "number the classes from 0 and pass the right num_classes."
+        )
+
+
+def prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tensor) -> PreparedCache:
+    check_device("labels", labels.labels if isinstance(labels, PreparedCache) else labels, "keys", keys)
+    if not isinstance(labels, PreparedCache):
+        if num_classes is None:
+            raise InputError("num_classes must be given when labels is a tensor: pass the number of classes.")
+        labels = PreparedCache(labels, num_classes)
+    if len(labels.labels) != len(keys):
+        raise InputError(
+            f"labels has {len(labels.labels)} elements but keys has {len(keys)} rows: give one label a key."
+        )
+    return labels
+
+
+def grid_inputs(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, num_classes: int | None
+) -> tuple[Tensor, Tensor, PreparedCache]:
+    library.require(queries.device)
+    check_matrix("queries", queries)
+    check_matrix("keys", keys)
+    check_same("keys", keys, "queries", queries)
+    return queries.contiguous(), keys.contiguous(), prepared(labels, num_classes, keys)

@@ -1,0 +1,58 @@
+"""Cache retrieval in plain PyTorch: readable, ``[B, n]`` in memory, the truth of the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlmadapt.ops.cache_retrieval.checks import PreparedCache, prepared
+
+# Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
+SMALLEST_DEVIATION = 1e-6
+
+
+def cache_retrieval_reference(
+    queries: Tensor,
+    keys: Tensor,
+    labels: Tensor | PreparedCache,
+    beta: Tensor | float,
+    *,
+    num_classes: int | None = None,
+    text_queries: Tensor | None = None,
+    text_keys: Tensor | None = None,
+    text_beta: Tensor | float | None = None,
+    text_keys_per_class: bool = False,
+    ratio: Tensor | float | None = None,
+    standardize: bool = False,
+    own_entry: Tensor | None = None,
+    mask_own_scores: bool = False,
+    return_disagreement: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
+    cache = prepared(labels, num_classes, keys)
+    entries = torch.arange(len(keys), device=keys.device)
+    keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
+    if own_entry is not None:
+        keep = entries != own_entry.unsqueeze(-1)
+    image = _reference_affinity(queries, keys, beta, standardize)
+    affinity, disagreement = image, image.new_zeros(len(queries))
+    if text_queries is not None:
+        assert text_keys is not None and text_beta is not None and ratio is not None
+        entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
+        text = _reference_affinity(text_queries, entry_keys, text_beta, standardize)
+        mix = torch.as_tensor(ratio, dtype=image.dtype).reshape(-1, 1)
+        affinity = mix * image + (1 - mix) * text
+        disagreement = ((image - text).abs() * keep).detach().sum(-1) / keep.sum(-1).clamp(min=1)
+    if mask_own_scores:
+        affinity = affinity * keep
+    scores = affinity.new_zeros(len(queries), cache.num_classes).index_add(1, cache.labels, affinity)
+    return (scores, disagreement) if return_disagreement else scores
+
+
+def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, standardize: bool) -> Tensor:
+    similarity = queries @ keys.T
+    if standardize:
+        mean = similarity.mean(-1, keepdim=True)
+        variance = (similarity - mean).square().mean(-1, keepdim=True)
+        similarity = (similarity - mean) / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
+    return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))

@@ -1,0 +1,96 @@
+"""The arguments of the p-Laplacian operators, checked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlmadapt.errors import InputError, shape_of
+from vlmadapt.ops import library
+from vlmadapt.ops.checks import FLOATS, accumulation_dtype
+
+
+def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """The tensors, all [B, H, rows, columns] of one dtype and device; float32 under autocast."""
+    (first_name, first), *_ = tensors.items()
+    library.require(first.device)
+    if torch.is_autocast_enabled(first.device.type):
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        first = tensors[first_name]
+    for name, tensor in tensors.items():
+        if tensor.dim() != 4 or tensor.dtype not in FLOATS:
+            raise InputError(
+                f"{name} must be float32, float64, bfloat16 or float16 [batch, heads, rows, columns] but is "
+                f"{shape_of(tensor)}: reshape or cast it."
+            )
+        if tensor.dtype != first.dtype or tensor.device != first.device:
+            raise InputError(
+                f"{name} is {shape_of(tensor)} on {tensor.device} but {first_name} is {shape_of(first)} on "
+                f"{first.device}: give both the same dtype and device."
+            )
+    return list(tensors.values())
+
+
+def check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
+    if list(tensor.shape) != shape:
+        raise InputError(f"{name} is {shape_of(tensor)} but must be {shape} to match the other arguments: reshape it.")
+
+
+def check_options(residual: str, self_loops: str, homogeneous: bool, eps: float, queries: int, keys: int) -> None:
+    if residual not in ("query", "none"):
+        raise InputError(f"residual is {residual!r}: choose 'query' or 'none'.")
+    if self_loops not in ("drop", "keep"):
+        raise InputError(f"self_loops is {self_loops!r}: choose 'drop' or 'keep'.")
+    if not eps > 0:
+        raise InputError(f"eps is {eps}: pass a number above 0, such as 1e-8.")
+    if homogeneous and keys < queries:
+        raise InputError(
+            f"homogeneous needs the queries among the keys but there are {queries} queries and {keys} keys: "
+            "pass at least as many keys."
+        )
+
+
+def power_and_pull(p: Tensor | float, mu: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """p and 2 mu / p as contiguous vectors [H] of the accumulation type."""
+    if isinstance(p, Tensor) or isinstance(mu, Tensor):
+        p, mu = _per_head("p", p, 1, like), _per_head("mu", mu, 0, like)
+        return p, 2 * mu / p
+    _check_range("p", p, 1)
+    _check_range("mu", mu, 0)
+    dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
+    return like.new_full((heads,), p, dtype=dtype), like.new_full((heads,), 2 * mu / p, dtype=dtype)
+
+
+def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Tensor:
+    """A number, a 0-d tensor or one value a head as a contiguous vector [H] of the accumulation type."""
+    dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
+    if not isinstance(value, Tensor):
+        _check_range(name, value, low)
+        return like.new_full((heads,), value, dtype=dtype)
+    tensor = value.to(dtype)
+    if tensor.device != like.device or tensor.shape not in ((), (heads,)):
+        raise InputError(
+            f"{name} is {shape_of(tensor)} on {tensor.device} but must be a number or one value for each of the "
+            f"{heads} heads on {like.device}."
+        )
+    # A look at a GPU's values would wait for it.
+    if not torch.compiler.is_compiling() and tensor.device.type == "cpu" and not bool((tensor >= low).all()):
+        _check_range(name, tensor.min().item(), low)
+    return tensor.expand(heads).contiguous()
+
+
+def _check_range(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise InputError(f"{name} is {value:g}: pass at least {low:g}.")
+
+
+def checked_mask(mask: Tensor, wide: torch.dtype, shape: tuple[int, int, int, int]) -> Tensor:
+    """Expanded to ``shape`` without a copy; bool, or the accumulation type."""
+    if mask.requires_grad:
+        raise InputError("mask requires a gradient but is not differentiable here: pass mask.detach().")
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise InputError(f"mask is {shape_of(mask)}: pass bool (True: attend) or float (added to the products).")
+    try:
+        return (mask if mask.dtype == torch.bool else mask.to(wide)).expand(shape)
+    except RuntimeError as error:
+        raise InputError(f"mask is {shape_of(mask)} but must broadcast to {list(shape)}: reshape it.") from error
