@@ -14,7 +14,8 @@ from pathlib import Path
 
 from vlmadapt.data.cache import user_cache_dir
 from vlmadapt.files import read_json
-from vlmadapt.generative.scratch import MARKER, ScratchConfig, train_small
+from vlmadapt.generative.lessons import ScratchConfig
+from vlmadapt.generative.scratch import MARKER, train_small
 
 
 def main() -> None:

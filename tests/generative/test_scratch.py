@@ -14,12 +14,13 @@ pytest.importorskip("easy_vqa")
 pytest.importorskip("transformers")
 
 from vlmadapt.files import read_json
-from vlmadapt.generative import scratch
+from vlmadapt.generative import lessons, scratch
 from vlmadapt.generative.data import easy_vqa
 from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.data.shapes import Facts, measure
+from vlmadapt.generative.lessons import Lessons, ScratchConfig, short_captions
 from vlmadapt.generative.models.small import SmallBlipConfig, WordTokenizer, build_small, split_words
-from vlmadapt.generative.scratch import MARKER, ScratchConfig, short_captions, small_model
+from vlmadapt.generative.scratch import MARKER, small_model
 
 TINY = ScratchConfig(
     model=SmallBlipConfig(width=32, heads=2, vision_layers=1, text_layers=1),
@@ -41,14 +42,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def course():
-    words = WordTokenizer(scratch.vocabulary())
-    return scratch._Course(
+    words = WordTokenizer(lessons.vocabulary())
+    return Lessons(
         build_small("vqa", len(words), TINY.model), build_small("caption", len(words), TINY.model), words, TINY
     )
 
 
 def test_the_vocabulary_covers_every_text_of_the_three_tasks():
-    words = scratch.vocabulary()
+    words = lessons.vocabulary()
     texts = ["yes no maybe"]
     for record in easy_vqa.questions("test", easy_vqa.SEEN + easy_vqa.HELD_OUT):
         texts += [record.prompt, record.answers[0][0], easy_vqa.statement_of(record.prompt) or ""]
@@ -66,14 +67,14 @@ def test_yes_no_questions_ask_for_what_is_there_every_other_time():
     torch.manual_seed(0)
     for kind, question in asked.items():
         record = Record("a", Path("a.png"), "pretrain", question, answers=(("no", 1),), kind=kind)
-        made = [scratch._evened(record, facts) for _ in range(200)]
+        made = [lessons.evened(record, facts) for _ in range(200)]
         answers = [each.answers[0][0] for each in made]
         assert 70 < answers.count("yes") < 130
         for each, answer in zip(made, answers, strict=True):
             assert (there[kind] in each.prompt) == (answer == "yes")
             assert easy_vqa.question_kind(each.prompt) == kind
     which = Record("a", Path("a.png"), "pretrain", "what is the color of the shape?", answers=(("red", 1),))
-    assert scratch._evened(which, facts) is which
+    assert lessons.evened(which, facts) is which
 
 
 def test_short_captions_never_tell_everything():
@@ -119,12 +120,12 @@ def test_what_is_saved_sees_pictures_as_training_did(cache):
 
     path = easy_vqa.pictures("val")[0]
     image = read(path)
-    torch.testing.assert_close(small_model("vqa", TINY).transform(image), scratch._to_pixels(np.asarray(image)))
+    torch.testing.assert_close(small_model("vqa", TINY).transform(image), lessons.to_pixels(np.asarray(image)))
 
 
 def test_interrupted_among_the_words_it_goes_on_to_the_same_model(tmp_path, monkeypatch):
     whole = scratch.train_small(tmp_path / "whole", TINY)
-    score, calls = scratch._Course.score, []
+    score, calls = Lessons.score, []
 
     def interrupted(course):
         calls.append(course)
@@ -133,7 +134,7 @@ def test_interrupted_among_the_words_it_goes_on_to_the_same_model(tmp_path, monk
         return score(course)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scratch._Course, "score", interrupted)
+        patch.setattr(Lessons, "score", interrupted)
         scratch.train_small(tmp_path / "parts", TINY)
     parts = scratch.train_small(tmp_path / "parts", TINY)
     assert read_json(parts / MARKER)["seconds"] is None  # it does not claim the time of one part

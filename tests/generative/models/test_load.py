@@ -22,7 +22,7 @@ from tests.generative.tiny import END, START, WORDS, in_training, pictures, text
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.generative.methods.p_adapter import attach_p_adapter
 from vlmadapt.generative.models import load_generative
-from vlmadapt.generative.models.blip import mask_cross_attention
+from vlmadapt.generative.models.blip_attention import mask_cross_attention
 from vlmadapt.generative.models.small import WordTokenizer
 from vlmadapt.pictures import read
 
