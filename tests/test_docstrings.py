@@ -22,7 +22,7 @@ from vlmadapt.generative.methods.registry import METHODS
 
 PACKAGE = Path(vlmadapt.__file__).parent
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ["adapters", "adapters.generative", "backbones", "backbones.generative", "data", "ops", "tasks", "training"]
+ROOMS = ["adapters", "backbones", "data", "generative.methods", "generative.models", "generative.tasks", "ops", "training"]
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"TrainingDiverged"}
 
 

@@ -8,10 +8,9 @@ import torch
 
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt.adapters import Adapter
-from vlmadapt.data import FeatureCache, load_dataset, sample_shots
+from vlmadapt.data import Extraction, FeatureCache, load_dataset, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import protocol
-from vlmadapt.experiments.fit import Extraction
 from vlmadapt.experiments.protocol import run_protocol
 from vlmadapt.experiments.store import FitKey, FolderFits
 

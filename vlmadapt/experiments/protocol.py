@@ -6,18 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmadapt.data import sample_shots
+from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.fit import (
-    ClassTexts,
-    Extraction,
-    FeatureTable,
-    FewShotFeatures,
-    Measures,
-    accuracy,
-    create,
-    fit,
-)
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures
+from vlmadapt.experiments.fit import Measures, accuracy, create, fit
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
