@@ -62,6 +62,7 @@ def test_fit_saves_nothing_unless_told_and_predicts(world: Path, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
     found = vlmadapt.evaluate(classifier, no_cache=True)
     assert found.accuracy > 0.4 and len(found.by_class) == 4
+    assert len(classifier.predict([str(world / "test" / "sun" / "0.png")], top=4)[0].classes) == 4
     # The same from a data set, saved and read back.
     dataset = vlmadapt.load_dataset(world)
     saved = vlmadapt.fit(dataset, out=tmp_path / "run", no_cache=True, **options)

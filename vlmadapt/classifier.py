@@ -211,7 +211,7 @@ class Classifier:
         return cls(load_adapter(folder, encoder=encoder).to(encoder.device), encoder, run)
 
     def predict(
-        self, paths: Sequence[Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
+        self, paths: Sequence[str | Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
     ) -> list[Prediction]:
         """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
 
@@ -220,19 +220,20 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top is {top}: ask for at least 1 class.")
+        files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        features = extraction.extract(self.encoder, list(paths))
+        features = extraction.extract(self.encoder, files)
         chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)
         ranked = [
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))
             for labels, row in zip(order.tolist(), chances.tolist(), strict=True)
         ]
         if not votes:
-            return [Prediction(*parts) for parts in zip(paths, ranked, strict=True)]
+            return [Prediction(*parts) for parts in zip(files, ranked, strict=True)]
         explained = self._votes(features)
         return [
             Prediction(path, classes, row[:votes], _by_class(row)[:top])
-            for path, classes, row in zip(paths, ranked, explained, strict=True)
+            for path, classes, row in zip(files, ranked, explained, strict=True)
         ]
 
     def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:

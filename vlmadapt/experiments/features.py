@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,27 @@ from vlmadapt.backbones import class_text_features
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
+
+
+def identity_of(
+    dataset: Dataset,
+    split: FewShotSplit,
+    encoder: Encoder,
+    adapter: str,
+    config: Mapping[str, Any],
+    extraction: Extraction,
+) -> dict[str, Any]:
+    """What decides a fit, apart from the code: plain JSON, kept beside whatever can be resumed."""
+    return {
+        "adapter": adapter,
+        "config": config,
+        "split_hash": split.split_hash,
+        "class_names": list(dataset.class_names),
+        "templates": list(dataset.templates),
+        "encoder": encoder.fingerprint,
+        "views": extraction.views,
+        "precision": extraction.precision,
+    }
 
 
 class FeatureTable:

@@ -14,11 +14,12 @@ from torch import Tensor
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
+from vlmadapt.provenance.identity import difference
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
 
@@ -78,14 +79,7 @@ def fit_classifier(
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        "split_hash": split.split_hash,
-        "class_names": list(dataset.class_names),
-        "templates": list(dataset.templates),
-        "encoder": encoder.fingerprint,
-        "adapter": method.adapter,
-        "config": config,
-        "views": extraction.views,
-        "precision": extraction.precision,
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction),
     }
     if folder is not None:
         if resume and _is_finished(folder, identity):
@@ -116,12 +110,13 @@ def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
         stored = read_run(folder).identity or {}
     else:
         return False
-    for name, value in identity.items():
-        if stored.get(name) != value:
-            raise InputError(
-                f"{folder} holds a fit with another {name.replace('_', ' ')}: repeat its options to resume it, "
-                "or pass --overwrite instead of --resume."
-            )
+    other = difference(stored, identity)
+    if other is not None:
+        name = other.key.partition(".")[0].replace("_", " ")
+        raise InputError(
+            f"{folder} holds a fit with another {name} ({other}): repeat its options to resume it, or pass --overwrite "
+            "instead of --resume."
+        )
     return not unfinished.exists()
 
 
