@@ -21,8 +21,8 @@ FLOORS = (
     ("experiments", "generative"),
     ("classifier", "generative.tasks", "generative.methods"),
     ("adapters", "generative.data", "generative.models"),
-    ("data", "backbones", "training", "provenance"),
-    ("pictures", "ops"),
+    ("data", "backbones", "training"),
+    ("pictures", "ops", "provenance"),
     ("ground",),
 )
 SUBROOMS = tuple(room for floor in FLOORS for room in floor if "." in room)

@@ -21,9 +21,10 @@ from pathlib import Path
 from results_page import Section, write_page
 
 from vlmadapt.backbones import load_encoder
-from vlmadapt.data import Dataset, FeatureCache, load_dataset
+from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import MissingDependency
-from vlmadapt.experiments.fit import ClassTexts, Extraction, create
+from vlmadapt.experiments.features import ClassTexts
+from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder, run_protocol
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.store import FolderFits

@@ -201,7 +201,7 @@ def test_demo_ends_with_a_classifier_and_the_command_to_use_it(world, tmp_path, 
 
     monkeypatch.setattr(demo, "DATA", str(world))
     monkeypatch.setattr(demo, "SHOTS", (1, 2))
-    monkeypatch.setattr(demo, "ADAPTERS", f"zero-shot,{TIP_F}")
+    monkeypatch.setattr(demo, "ADAPTERS", ("zero-shot", TIP_F))
     monkeypatch.setattr(demo, "SAVED", TIP_F)
     result = call("demo", "--out", tmp_path / "demo")
     assert f"vlmadapt predict {tmp_path / 'demo' / 'classifier'} PICTURE" in result.output

@@ -16,11 +16,10 @@ from tests.experiments.world import TIP_F, ColourEncoder, make_world
 from tests.generative.tiny import spelt, tiny_blip
 from vlmadapt.adapters import ADAPTERS, create_adapter, load_adapter
 from vlmadapt.classifier import Classifier, DataSource
-from vlmadapt.data import FeatureCache, load_dataset
+from vlmadapt.data import Extraction, FeatureCache, load_dataset
 from vlmadapt.data.cache import Recipe
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import protocol
-from vlmadapt.experiments.fit import Extraction
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.single import fit_classifier
 from vlmadapt.experiments.store import FitKey, FolderFits

@@ -18,11 +18,11 @@ from tests.generative.tasks import world as tasks_world
 from tests.generative.tiny import spelt, tiny_blip
 from vlmadapt.adapters import load_adapter
 from vlmadapt.classifier import Classifier, DataSource
-from vlmadapt.data import FeatureCache, load_dataset
+from vlmadapt.data import Extraction, FeatureCache, load_dataset
 from vlmadapt.data.cache import Recipe
 from vlmadapt.errors import FileError
 from vlmadapt.experiments import single
-from vlmadapt.experiments.fit import Extraction, Measures
+from vlmadapt.experiments.fit import Measures
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.single import fit_classifier
 from vlmadapt.experiments.store import FitKey, FolderFits

@@ -1,3 +1,67 @@
-"""vlmadapt: adapt vision-language models from a handful of images."""
+"""vlmadapt: adapt vision-language models from a handful of images.
+
+    import vlmadapt
+
+    classifier = vlmadapt.fit("pictures/", adapter="xmadapter", shots=8, out="runs/mine")
+    print(vlmadapt.evaluate(classifier).accuracy)
+
+Importing this loads none of what it names: each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmadapt import ops
+    from vlmadapt.adapters import create_adapter
+    from vlmadapt.backbones import load_encoder
+    from vlmadapt.classifier import Classifier
+    from vlmadapt.data import load_dataset
+    from vlmadapt.experiments.front import compare, evaluate, fit
+    from vlmadapt.generative.methods.registry import attach
+    from vlmadapt.generative.models import load_generative
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Classifier",
+    "__version__",
+    "attach",
+    "compare",
+    "create_adapter",
+    "evaluate",
+    "fit",
+    "load_dataset",
+    "load_encoder",
+    "load_generative",
+    "ops",
+]
+
+# Where each name lives; a module of that name is the name itself.
+_HOMES = {
+    "Classifier": "vlmadapt.classifier",
+    "attach": "vlmadapt.generative.methods.registry",
+    "compare": "vlmadapt.experiments.front",
+    "create_adapter": "vlmadapt.adapters",
+    "evaluate": "vlmadapt.experiments.front",
+    "fit": "vlmadapt.experiments.front",
+    "load_dataset": "vlmadapt.data",
+    "load_encoder": "vlmadapt.backbones",
+    "load_generative": "vlmadapt.generative.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("vlmadapt.ops")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlmadapt' has no attribute {name!r}: it offers {', '.join(__all__)}.")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,26 +6,22 @@ templates, encoder, the pictures it was fitted on and how it was selected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.adapters import load_adapter
-from vlmadapt.data import BUILTIN
+from vlmadapt.data import BUILTIN, Extraction, load_dataset
 from vlmadapt.errors import FileError, InputError
-from vlmadapt.experiments.fit import Extraction, Measures
-from vlmadapt.experiments.results import SELECTION
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
-from vlmadapt.provenance.settings import Method
-from vlmadapt.provenance.versions import versions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
-    from vlmadapt.data import Dataset, FewShotSplit, Sample
+    from vlmadapt.data import Dataset
 
 FORMAT = 1
 DESCRIPTION = "run.json"
@@ -43,6 +39,90 @@ class DataSource:
     def of(cls, spec: str, seed: int, root: Path | None) -> DataSource:
         is_path = spec not in BUILTIN and Path(spec).exists()
         return cls(str(Path(spec).resolve()) if is_path else spec, seed, None if root is None else str(root.resolve()))
+
+    def load(self) -> Dataset:
+        """The data set; raises what :func:`load_dataset` raises."""
+        return load_dataset(self.spec, seed=self.seed, root=self.root)
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """The data of a fit: its name, folder, the hash of its splits, and where it is found again (None: nowhere)."""
+
+    name: str
+    root: str
+    split_hash: str
+    source: DataSource | None
+
+
+@dataclass(frozen=True)
+class FittedWith:
+    """The encoder of a fit."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.json`` says about a classifier: what it was fitted on and with, how it was selected, what it cost.
+
+    ``support`` and ``validation`` hold (path from the data's root, label) of each picture. ``val_accuracy`` is a
+    fraction, None without validation pictures. ``identity`` is by what ``fit --resume`` knows the fit again.
+    """
+
+    data: FittedOn
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    encoder: FittedWith
+    method: str
+    adapter: str
+    config: Mapping[str, Any]
+    shots: int
+    seed: int
+    few_shot_split_hash: str
+    views: int
+    precision: Literal["fp32", "bf16"]
+    support: tuple[tuple[str, int], ...]
+    validation: tuple[tuple[str, int], ...]
+    val_accuracy: float | None
+    selected: Mapping[str, Any]
+    trainable_parameters: int
+    fit_seconds: float
+    peak_memory_mib: float
+    selection: str
+    versions: Mapping[str, str]
+    identity: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``run.json``, apart from the adapter's hash."""
+        value = {"format": FORMAT, **asdict(self)}
+        if self.identity is None:
+            del value["identity"]
+        return value
+
+    @classmethod
+    def from_json(cls, path: Path, value: Any) -> Run:
+        """``value`` of the file ``path``. Raises :class:`FileError` for another format, or what is no run."""
+        again = "run vlmadapt fit --overwrite"
+        check_format(path, value.get("format") if isinstance(value, dict) else None, FORMAT, again)
+        try:
+            known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
+            source = value["data"]["source"]
+            known["data"] = FittedOn(**{**value["data"], "source": None if source is None else DataSource(**source)})
+            known["encoder"] = FittedWith(**value["encoder"])
+            for name in ("class_names", "templates"):
+                known[name] = tuple(value[name])
+            for name in ("support", "validation"):
+                known[name] = tuple((key, label) for key, label in value[name])
+            return cls(**known)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} does not describe a saved classifier ({error}): {again}.") from error
+
+    def pictures(self) -> tuple[Support, ...]:
+        """The support pictures, where they lay."""
+        root = Path(self.data.root)
+        return tuple(Support(name, root / name, label) for name, label in self.support)
 
 
 @dataclass(frozen=True)
@@ -85,24 +165,24 @@ class Prediction:
 
 
 class Classifier:
-    """``run`` is what ``run.json`` holds."""
+    """A fitted ``adapter``, the ``encoder`` of its pictures, and the ``run`` that made it."""
 
-    def __init__(self, adapter: Adapter, encoder: Encoder, run: dict[str, Any]) -> None:
+    def __init__(self, adapter: Adapter, encoder: Encoder, run: Run) -> None:
         self.adapter = adapter
         self.encoder = encoder
         self.run = run
-        root = Path(run["data"]["root"])
-        self.support = tuple(Support(name, root / name, label) for name, label in run["support"])
+        self.support = run.pictures()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.run["class_names"])
+        return self.run.class_names
 
     def save(self, folder: str | Path) -> Path:
         """Write the classifier; ``run.json`` comes last, so that a folder that has it is whole."""
         folder = Path(folder)
         self.adapter.save(folder)
-        write_json(folder / DESCRIPTION, {**self.run, "adapter_sha256": sha256_of_file(folder / "adapter.json")})
+        whole = {**self.run.as_json(), "adapter_sha256": sha256_of_file(folder / "adapter.json")}
+        write_json(folder / DESCRIPTION, whole)
         return folder
 
     @classmethod
@@ -113,24 +193,25 @@ class Classifier:
         has other weights by now than the classifier was fitted with.
         """
         folder = Path(folder)
-        run = read_run(folder)
-        if sha256_of_file(folder / "adapter.json") != run.get("adapter_sha256"):
+        value = _read(folder)
+        run = Run.from_json(folder / DESCRIPTION, value)
+        if sha256_of_file(folder / "adapter.json") != value.get("adapter_sha256"):
             raise FileError(
                 f"{folder / DESCRIPTION} was written with another adapter.json: fit again with --overwrite."
             )
         if encoder is None:
             from vlmadapt import backbones
 
-            encoder = backbones.load_encoder(run["encoder"]["name"], device=device)
-        if encoder.fingerprint != run["encoder"]["fingerprint"]:
+            encoder = backbones.load_encoder(run.encoder.name, device=device)
+        if encoder.fingerprint != run.encoder.fingerprint:
             raise InputError(
-                f"{folder} was fitted with other weights or another transform of encoder {run['encoder']['name']!r} "
+                f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "
                 "than are installed now: fit again."
             )
         return cls(load_adapter(folder, encoder=encoder).to(encoder.device), encoder, run)
 
     def predict(
-        self, paths: Sequence[Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
+        self, paths: Sequence[str | Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
     ) -> list[Prediction]:
         """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
 
@@ -139,19 +220,20 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top is {top}: ask for at least 1 class.")
+        files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        features = extraction.extract(self.encoder, list(paths))
+        features = extraction.extract(self.encoder, files)
         chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)
         ranked = [
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))
             for labels, row in zip(order.tolist(), chances.tolist(), strict=True)
         ]
         if not votes:
-            return [Prediction(*parts) for parts in zip(paths, ranked, strict=True)]
+            return [Prediction(*parts) for parts in zip(files, ranked, strict=True)]
         explained = self._votes(features)
         return [
             Prediction(path, classes, row[:votes], _by_class(row)[:top])
-            for path, classes, row in zip(paths, ranked, explained, strict=True)
+            for path, classes, row in zip(files, ranked, explained, strict=True)
         ]
 
     def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:
@@ -182,57 +264,13 @@ def _by_class(votes: Sequence[NamedVote]) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(totals.items(), key=lambda item: -item[1]))
 
 
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """What ``run.json`` of a saved classifier holds. Raises :class:`FileError` when ``folder`` has none."""
-    path = Path(folder) / DESCRIPTION
+def read_run(folder: str | Path) -> Run:
+    """The run of a saved classifier. Raises :class:`FileError` when ``folder`` has none."""
+    return Run.from_json(Path(folder) / DESCRIPTION, _read(Path(folder)))
+
+
+def _read(folder: Path) -> Any:
+    path = folder / DESCRIPTION
     if not path.is_file():
         raise FileError(f"{folder} holds no saved classifier ({DESCRIPTION} is missing): make one with vlmadapt fit.")
-    run = read_json(path)
-    check_format(path, run.get("format") if isinstance(run, dict) else None, FORMAT, "run vlmadapt fit --overwrite")
-    return run
-
-
-def describe_run(
-    dataset: Dataset,
-    source: DataSource,
-    encoder: Encoder,
-    split: FewShotSplit,
-    method: Method,
-    config: dict[str, Any],
-    extraction: Extraction,
-    measures: Measures,
-) -> dict[str, Any]:
-    """The content of ``run.json``."""
-
-    def listed(samples: Sequence[Sample]) -> list[list[Any]]:
-        return [[dataset.key(sample), sample.label] for sample in samples]
-
-    return {
-        "format": FORMAT,
-        "data": {
-            "name": dataset.name,
-            "root": str(dataset.root.resolve()),
-            "split_hash": dataset.split_hash,
-            "source": asdict(source),
-        },
-        "class_names": list(dataset.class_names),
-        "templates": list(dataset.templates),
-        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        "method": method.label,
-        "adapter": method.adapter,
-        "config": config,
-        "shots": split.shots,
-        "seed": split.seed,
-        "few_shot_split_hash": split.split_hash,
-        "views": extraction.views,
-        "precision": extraction.precision,
-        "support": listed(split.train),
-        "validation": listed(split.val),
-        "val_accuracy": measures.val_accuracy,
-        "selected": dict(measures.selected),
-        "trainable_parameters": measures.trainable_parameters,
-        "fit_seconds": measures.fit_seconds,
-        "peak_memory_mib": measures.peak_memory_mib,
-        "selection": SELECTION,
-        "versions": versions(),
-    }
+    return read_json(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -8,12 +9,12 @@ import torch
 
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt.adapters import Adapter
-from vlmadapt.data import FeatureCache, load_dataset, sample_shots
+from vlmadapt.data import Extraction, FeatureCache, load_dataset, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import protocol
-from vlmadapt.experiments.fit import Extraction
 from vlmadapt.experiments.protocol import run_protocol
 from vlmadapt.experiments.store import FitKey, FolderFits
+from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 
 QUIET = Extraction(progress=False)
 METHODS = ["zero-shot", TIP, TIP_F]
@@ -195,3 +196,27 @@ def test_fits_are_not_shared_between_equal_calls_in_memory(dataset):
     first, second = run(dataset, [TIP_F]), run(dataset, [TIP_F])
     assert comparable(first) == comparable(second)
     assert protocol.SHOTS == (1, 2, 4, 8, 16)
+
+
+TASK_RES = [f"taskres:epochs=1:scale={scale}:search_scale=false" for scale in ("1e-1", "1e+1")]
+
+
+def test_labels_that_look_alike_keep_their_own_fits(dataset, tmp_path):
+    assert len({file_name_of_0_1_0(label) for label in TASK_RES}) == 1
+    in_memory = run(dataset, TASK_RES, (2,), (0,))
+    in_folder = run(dataset, TASK_RES, (2,), (0,), fits=FolderFits(tmp_path))
+    assert [cell.test_accuracy for cell in in_folder.cells] == [cell.test_accuracy for cell in in_memory.cells]
+    assert [FolderFits(tmp_path).get(FitKey(label, 2, 0)).config.scale for label in TASK_RES] == [0.1, 10.0]
+
+
+def test_a_folder_of_0_1_0_serves_the_label_whose_fit_it_holds(dataset, tmp_path, monkeypatch):
+    first, second = TASK_RES
+    fits = FolderFits(tmp_path)
+    run(dataset, [second], (1,), (0,), fits=fits)
+    shutil.move(tmp_path / file_name(second), tmp_path / file_name_of_0_1_0(second))
+    recorder = Recorder(monkeypatch)
+    resumed = FolderFits(tmp_path)
+    run(dataset, [first, second], (1,), (0,), fits=resumed)
+    assert sum(what == "fit" for what, _ in recorder.events) == 1
+    assert [resumed.get(FitKey(label, 1, 0)).config.scale for label in TASK_RES] == [0.1, 10.0]
+    assert FolderFits(tmp_path).get(FitKey(second, 1, 0)).config.scale == 10.0

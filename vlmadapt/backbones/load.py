@@ -37,3 +37,18 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
     raise InputError(
         f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG' or 'open_clip:ARCH@CHECKPOINT'."
     )
+
+
+def pick_device(device: str) -> str:
+    """Check ``device``; ``auto`` is CUDA where torch has it. Raises :class:`InputError` with the choices."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}: use cpu, cuda, cuda:1, ... or auto.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device is {device!r}, but torch sees no CUDA device here: use cpu.")
+    return device

@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from vlmadapt.cli.console import note, say
-from vlmadapt.cli.options import (
-    Backbone,
-    BatchSize,
-    Cache,
-    DataArgument,
-    Device,
-    Download,
-    NoCache,
-    Precision,
-    Root,
-    SplitSeed,
-    Templates,
-    Views,
-    describe,
-    extraction_of,
-    open_dataset,
-    open_encoder,
-)
+from vlmadapt.cli.options import DataArgument, command
+from vlmadapt.experiments.options import FeaturesOptions
 
 FORMAT = 1  # of the file written
 
 
-def features(
-    data: DataArgument,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("features.safetensors"),
-    backbone: Backbone = "embedded",
-    root: Root = None,
-    split_seed: SplitSeed = 0,
-    template: Templates = None,
-    views: Views = 1,
-    batch_size: BatchSize = 64,
-    precision: Precision = "fp32",
-    device: Device = "auto",
-    download: Download = False,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-) -> None:
+@command(FeaturesOptions)
+def features(data: DataArgument, options: FeaturesOptions) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
     It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
@@ -54,21 +21,21 @@ def features(
     import torch
 
     from vlmadapt.data.types import SPLITS
-    from vlmadapt.experiments.fit import ClassTexts
+    from vlmadapt.experiments import front
+    from vlmadapt.experiments.features import ClassTexts
     from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
     from vlmadapt.files import write_tensors
     from vlmadapt.provenance.versions import versions
 
-    dataset = open_dataset(data, root, split_seed, template)
-    note(describe(dataset))
-    encoder = open_encoder(backbone, device, download)
-    extraction = extraction_of(views, batch_size, precision, cache, no_cache)
+    dataset = front.open_dataset(data, options, note)
+    encoder = front.open_encoder(options)
+    extraction = front.extraction_of(options)
     texts = ClassTexts(encoder, dataset)
     tensors = {"text": texts.features, "negative_text": texts.negative_features}
     for split in SPLITS:
         samples = dataset.split(split)
         paths = [sample.path for sample in samples]
-        tensors[split] = extraction.extract(encoder, paths, views if split == "train" else 1)
+        tensors[split] = extraction.extract(encoder, paths, options.views if split == "train" else 1)
         tensors[f"{split}_labels"] = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
     metadata = {
         "format": FORMAT,
@@ -76,10 +43,11 @@ def features(
         "paths": {split: [dataset.key(sample) for sample in dataset.split(split)] for split in SPLITS},
         "dataset": describe_dataset(dataset),
         "encoder": describe_encoder(encoder),
-        "views": views,
-        "precision": precision,
+        "views": options.views,
+        "precision": options.precision,
         "versions": versions(),
     }
-    write_tensors(out, tensors, {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
+    texts_of = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    write_tensors(options.out, tensors, texts_of)
     count = sum(len(dataset.split(split)) for split in SPLITS)
-    say(f"{out}: features [{encoder.width}] of {count:,} pictures and {len(dataset.class_names)} classes")
+    say(f"{options.out}: features [{encoder.width}] of {count:,} pictures and {len(dataset.class_names)} classes")

@@ -40,7 +40,7 @@ def graph(
     names = adapter.class_names
     pairs = pulled_apart(adapter, top)
     chosen = pick_classes(names, None if classes is None else split_names(classes), pairs)
-    title = f"{known['data']['name']}, {known['shots']} shot{'s' * (known['shots'] > 1)}: relations between classes"
+    title = f"{known.data.name}, {known.shots} shot{'s' * (known.shots > 1)}: relations between classes"
     draw_graph(names, chosen, strongest_edges(adapter, chosen, top), pairs, title, path)
     rows = [
         [

@@ -1,17 +1,18 @@
-"""Options that several commands share, and what they load."""
+"""From the options of the package (:mod:`vlmadapt.experiments.options`) to those of the commands."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
-if TYPE_CHECKING:
-    from vlmadapt.backbones import Encoder
-    from vlmadapt.data import Dataset, FeatureCache
-    from vlmadapt.experiments.fit import Extraction
+from vlmadapt.experiments.options import Options, offered
 
 DataArgument = Annotated[
     str,
@@ -22,74 +23,86 @@ DataArgument = Annotated[
         show_default=False,
     ),
 ]
-Root = Annotated[Optional[Path], typer.Option(help="Folder of a benchmark's or JSON split's pictures.")]  # noqa: UP045
-SplitSeed = Annotated[int, typer.Option(help="Seed that splits data which comes without a split.")]
-Backbone = Annotated[str, typer.Option(help="embedded, open_clip:MODEL/TAG or open_clip:MODEL@CHECKPOINT.")]
-Download = Annotated[bool, typer.Option("--download", help="Allow fetching the backbone's weights.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
-Views = Annotated[
-    int, typer.Option(min=1, help="Augmented views averaged for each training picture; 1 takes the picture as it is.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures encoded at a time.")]
-Precision = Annotated[str, typer.Option(help="fp32 or bf16, of the backbone.")]
-Cache = Annotated[Optional[Path], typer.Option(help="Folder of the feature cache.", show_default="the user's")]  # noqa: UP045
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the feature cache.")]
-Templates = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--template", help="Prompt with {} for the class name, instead of the data set's; repeatable."),
-]
-AllowShort = Annotated[bool, typer.Option("--allow-short", help="Let a class have fewer pictures than shots.")]
 
 
-def open_dataset(data: str, root: Path | None, split_seed: int, templates: list[str] | None = None) -> Dataset:
-    from vlmadapt.data import load_dataset
+def option(of: Field[Any]) -> Any:
+    """The ``typer.Option`` of a field."""
+    more = of.metadata
+    flag = more.get("flag") or ("--" + of.name.replace("_", "-"))
+    return typer.Option(
+        flag,
+        help=more["help"],
+        min=more.get("least"),
+        metavar=more.get("metavar"),
+        show_default=more.get("shown", True),
+    )
 
-    return load_dataset(data, seed=split_seed, root=root, templates=templates or None)
+
+def _shared(name: str) -> Any:
+    return option(Options.__dataclass_fields__[name])
 
 
-def open_encoder(backbone: str, device: str, download: bool = False) -> Encoder:
-    from vlmadapt import backbones
+Root = Annotated[Optional[Path], _shared("root")]  # noqa: UP045
+SplitSeed = Annotated[int, _shared("split_seed")]
+BatchSize = Annotated[int, _shared("batch_size")]
+Device = Annotated[str, _shared("device")]
+Download = Annotated[bool, _shared("download")]
+Cache = Annotated[Optional[Path], _shared("cache")]  # noqa: UP045
+NoCache = Annotated[bool, _shared("no_cache")]
 
-    return backbones.load_encoder(backbone, device=pick_device(device), allow_download=download)
+
+def command(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a command of a function whose last parameter is ``options``: it gets an option for each field."""
+    known = list(offered(options))
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        own = [
+            each.replace(annotation=hints[name])
+            for name, each in inspect.signature(function).parameters.items()
+            if name != "options"
+        ]
+        more = [_parameter(each) for each in known]
+
+        @functools.wraps(function)
+        def called(**given: Any) -> None:
+            chosen = options(**{each.name: _value(each, given.pop(each.name)) for each in known})
+            function(**given, options=chosen)
+
+        called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+        called.__annotations__ = {each.name: each.annotation for each in (*own, *more)}
+        return called
+
+    return decorate
+
+
+def _parameter(of: Field[Any]) -> inspect.Parameter:
+    default = of.metadata.get("command", of.default)
+    if "commas" in of.metadata:
+        default = ",".join(map(str, default))
+    kind = type(default) if default is not None else of.metadata["type"] | None
+    return inspect.Parameter(
+        of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option(of)]
+    )
+
+
+def _value(of: Field[Any], given: Any) -> Any:
+    """What the command line gave, as Python takes it."""
+    if of.metadata.get("commas") == "numbers":
+        return numbers("--" + of.name, given)
+    if of.metadata.get("commas") == "names":
+        return names(given)
+    if of.metadata.get("metavar") == "KEY=VALUE":
+        from vlmadapt.provenance.settings import parse_settings
+
+        return parse_settings(given or [])
+    return given
 
 
 def pick_device(device: str) -> str:
-    """Check ``device``; ``auto`` is CUDA where torch has it. Raises :class:`InputError` with the choices."""
-    import torch
+    from vlmadapt import backbones
 
-    from vlmadapt.errors import InputError
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"--device is {device!r}: use cpu, cuda, cuda:1, ... or auto.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device is {device!r}, but torch sees no CUDA device here: use --device cpu.")
-    return device
-
-
-def open_cache(folder: Path | None, off: bool) -> FeatureCache | None:
-    from vlmadapt.data import FeatureCache
-
-    return None if off else FeatureCache(folder)
-
-
-def extraction_of(views: int, batch_size: int, precision: str, cache: Path | None, no_cache: bool) -> Extraction:
-    from vlmadapt.errors import InputError
-    from vlmadapt.experiments.fit import Extraction
-
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"--precision is {precision!r}: use fp32 or bf16.")
-    return Extraction(
-        views=views,
-        batch_size=batch_size,
-        precision="bf16" if precision == "bf16" else "fp32",
-        cache=open_cache(cache, no_cache),
-    )
+    return backbones.pick_device(device)
 
 
 def numbers(name: str, text: str) -> list[int]:
@@ -105,10 +118,3 @@ def numbers(name: str, text: str) -> list[int]:
 def names(text: str) -> list[str]:
     """Split at commas, except inside brackets: ``"a,b:search_beta=[1,8,4]"`` are two names."""
     return [part.strip() for part in re.split(r",(?![^\[]*\])", text)]
-
-
-def describe(dataset: Dataset) -> str:
-    return (
-        f"{dataset.name}: {len(dataset.class_names)} classes, {len(dataset.train)} training, {len(dataset.val)} "
-        f"validation and {len(dataset.test)} test pictures"
-    )

@@ -11,7 +11,7 @@ import typer
 
 from vlmadapt.cli.console import output, say
 from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import BatchSize, Device, extraction_of, pick_device
+from vlmadapt.cli.options import BatchSize, Device, pick_device
 
 if TYPE_CHECKING:
     from vlmadapt.classifier import Prediction
@@ -35,14 +35,15 @@ def predict(
 ) -> None:
     """Classify pictures with a saved classifier."""
     from vlmadapt.classifier import Classifier, read_run
+    from vlmadapt.data import Extraction
     from vlmadapt.errors import InputError
 
     paths = _pictures(pictures)
     if explain_picture is not None and len(paths) != 1:
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
-    known = read_run(run)
+    precision = read_run(run).precision
     classifier = Classifier.load(run, device=pick_device(device))
-    extraction = extraction_of(1, batch_size, known["precision"], None, no_cache=True)
+    extraction = Extraction(batch_size=batch_size, precision=precision)
     wanted = votes if explain or explain_picture is not None else 0
     predictions = classifier.predict(paths, top=top, votes=wanted, extraction=extraction)
     if as_json:

@@ -5,7 +5,7 @@ from vlmadapt.data.builtin import BUILTIN, BuiltinStatus, builtin_status
 from vlmadapt.data.cache import FeatureCache, user_cache_dir
 from vlmadapt.data.check import CheckReport, check_dataset
 from vlmadapt.data.coop import read_coop_split
-from vlmadapt.data.features import extract_features
+from vlmadapt.data.features import Extraction, extract_features
 from vlmadapt.data.folder import read_folder
 from vlmadapt.data.load import load_dataset
 from vlmadapt.data.sampling import FewShotSplit, sample_shots
@@ -21,6 +21,7 @@ __all__ = [
     "BuiltinStatus",
     "CheckReport",
     "Dataset",
+    "Extraction",
     "FeatureCache",
     "FewShotSplit",
     "Sample",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -194,3 +195,26 @@ def _normalise(encoder: ImageEncoder, path: Path, feature: Tensor) -> Tensor:
             "normalised: remove the picture or use another encoder or precision."
         )
     return feature / norm
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How pictures become features; ``views`` augmented views are averaged for training pictures only."""
+
+    views: int = 1
+    batch_size: int = 64
+    precision: Literal["fp32", "bf16"] = "fp32"
+    cache: FeatureCache | None = None
+    progress: bool = True
+
+    def extract(self, encoder: ImageEncoder, paths: Sequence[Path], views: int = 1) -> Tensor:
+        """Features ``[n, D]`` of ``paths``; raises what :func:`extract_features` raises."""
+        return extract_features(
+            encoder,
+            paths,
+            views=views,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            cache=self.cache,
+            progress=self.progress,
+        )

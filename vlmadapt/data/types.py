@@ -76,6 +76,13 @@ class Dataset:
         counted = Counter(sample.label for sample in self.split(split))
         return [counted[label] for label in range(len(self.class_names))]
 
+    def describe(self) -> str:
+        """One line: how many classes and pictures."""
+        return (
+            f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.val)} "
+            f"validation and {len(self.test)} test pictures"
+        )
+
     def key(self, sample: Sample) -> str:
         """The path of ``sample`` from ``root``: the same on every machine."""
         return relative_key(sample.path, self.root)

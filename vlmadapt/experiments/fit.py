@@ -1,78 +1,22 @@
-"""One few-shot fit: features of the sampled pictures, an adapter fitted on them, and what the fit cost."""
+"""One few-shot fit, and what it cost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from vlmadapt.adapters import ADAPTERS, create_adapter, negative_templates
-from vlmadapt.backbones import class_text_features
+from vlmadapt.adapters import ADAPTERS, create_adapter
+from vlmadapt.experiments.features import ClassTexts, FewShotFeatures
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
-    from vlmadapt.backbones import Encoder
-    from vlmadapt.data import Dataset, FeatureCache, FewShotSplit, Sample
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How pictures become features; ``views`` augmented views are averaged for training pictures only."""
-
-    views: int = 1
-    batch_size: int = 64
-    precision: Literal["fp32", "bf16"] = "fp32"
-    cache: FeatureCache | None = None
-    progress: bool = True
-
-    def extract(self, encoder: Encoder, paths: Sequence[Path], views: int = 1) -> Tensor:
-        from vlmadapt.data import extract_features
-
-        return extract_features(
-            encoder,
-            paths,
-            views=views,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            cache=self.cache,
-            progress=self.progress,
-        )
-
-
-class FeatureTable:
-    """Features of many pictures, each extracted once and looked up by path."""
-
-    def __init__(self, encoder: Encoder, samples: Iterable[Sample], extraction: Extraction, views: int = 1) -> None:
-        paths = list(dict.fromkeys(sample.path for sample in samples))
-        self._row = {path: row for row, path in enumerate(paths)}
-        self._features = extraction.extract(encoder, paths, views) if paths else torch.empty(0, encoder.width)
-
-    def of(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Features ``[n, D]`` and labels ``[n]`` int64 of ``samples``."""
-        rows = torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
-        return self._features[rows], torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-
-
-@dataclass(frozen=True)
-class FewShotFeatures:
-    """What a fit may see: training features ``[n, D]`` with labels ``[n]`` and the same for validation."""
-
-    train: Tensor
-    train_labels: Tensor
-    val: Tensor
-    val_labels: Tensor
-
-    @classmethod
-    def of(cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable) -> FewShotFeatures:
-        return cls(*train.of(split.train), *val.of(split.val))
 
 
 @dataclass(frozen=True)
@@ -84,28 +28,6 @@ class Measures:
     peak_memory_mib: float
     trainable_parameters: int
     selected: Mapping[str, Any] = field(default_factory=dict)
-
-
-class ClassTexts:
-    """What the texts of a data set's classes say to ``encoder``: features of prompts and of negative prompts.
-
-    Each is encoded at most once; negative prompts only when an adapter needs them.
-    """
-
-    def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
-        self.encoder = encoder
-        self.class_names = dataset.class_names
-        self.templates = dataset.templates
-
-    @cached_property
-    def features(self) -> Tensor:
-        """``[C, D]``."""
-        return class_text_features(self.encoder, self.class_names, self.templates)
-
-    @cached_property
-    def negative_features(self) -> Tensor:
-        """``[C, D]``."""
-        return class_text_features(self.encoder, self.class_names, negative_templates(self.templates))
 
 
 def create(method: Method, texts: ClassTexts, with_encoder: bool = False) -> Adapter:

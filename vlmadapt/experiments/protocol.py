@@ -6,18 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmadapt.data import sample_shots
+from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.fit import (
-    ClassTexts,
-    Extraction,
-    FeatureTable,
-    FewShotFeatures,
-    Measures,
-    accuracy,
-    create,
-    fit,
-)
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
+from vlmadapt.experiments.fit import Measures, accuracy, create, fit
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
@@ -70,21 +62,12 @@ def run_protocol(
     measured: dict[FitKey, Measures] = {}
     for number, key in enumerate(keys, start=1):
         split = splits[key.shots, key.seed]
-        identity = {
-            "adapter": methods[key.method].adapter,
-            "config": configs[key.method],
-            "split_hash": split.split_hash,
-            "class_names": list(dataset.class_names),
-            "templates": list(dataset.templates),
-            "encoder": encoder.fingerprint,
-            "views": extraction.views,
-            "precision": extraction.precision,
-            "versions": versions(),
-        }
-        measures = fits.finished(key, identity)
+        method, config = methods[key.method], configs[key.method]
+        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction)
+        measures = fits.finished(key, {**identity, "versions": versions()})
         if measures is None:
             data = FewShotFeatures.of(split, train, val)
-            adapter = create(methods[key.method], texts)
+            adapter = create(method, texts)
             measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key))
             fits.put(key, adapter, measures)
         measured[key] = measures

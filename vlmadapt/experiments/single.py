@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, describe_run, read_run
-from vlmadapt.data import sample_shots
+from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
+from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.fit import ClassTexts, Extraction, FeatureTable, FewShotFeatures, create, fit
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
+from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
-from vlmadapt.experiments.results import Cell, ProtocolResults
+from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
+from vlmadapt.provenance.identity import difference
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
-    from vlmadapt.data import Dataset
+    from vlmadapt.data import Dataset, FewShotSplit, Sample
 
 UNFINISHED = "unfinished.json"
 FORMAT = 1  # of what UNFINISHED holds
@@ -55,16 +58,16 @@ def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = Fal
 def fit_classifier(
     encoder: Encoder,
     dataset: Dataset,
-    source: DataSource,
+    source: DataSource | None,
     method: Method,
     shots: int,
     seed: int,
-    folder: Path,
+    folder: Path | None,
     extraction: Extraction,
     resume: bool = False,
     allow_short: bool = False,
 ) -> Classifier:
-    """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``.
+    """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
 
     An interrupted call leaves checkpoints behind; the same call with ``resume`` ends with the same classifier as one
     that was never interrupted. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
@@ -76,56 +79,103 @@ def fit_classifier(
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        "split_hash": split.split_hash,
-        "class_names": list(dataset.class_names),
-        "templates": list(dataset.templates),
-        "encoder": encoder.fingerprint,
-        "adapter": method.adapter,
-        "config": config,
-        "views": extraction.views,
-        "precision": extraction.precision,
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction),
     }
-    if resume:
-        earlier = _earlier_fit(folder, identity)
-        if earlier is not None:
+    if folder is not None:
+        if resume and _is_finished(folder, identity):
             return Classifier.load(folder, encoder)
-    write_versioned(folder / UNFINISHED, identity, FORMAT)
+        write_versioned(folder / UNFINISHED, identity, FORMAT)
     data = FewShotFeatures.of(
         split,
         FeatureTable(encoder, split.train, extraction, extraction.views),
         FeatureTable(encoder, split.val, extraction),
     )
-    measures = fit(adapter, data, seed, folder / CHECKPOINTS, progress=extraction.progress)
+    checkpoints = None if folder is None else folder / CHECKPOINTS
+    measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
     run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
-    classifier = Classifier(adapter, encoder, {**run, "identity": identity})
-    classifier.save(folder)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    (folder / UNFINISHED).unlink(missing_ok=True)
+    classifier = Classifier(adapter, encoder, replace(run, identity=identity))
+    if folder is not None:
+        classifier.save(folder)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        (folder / UNFINISHED).unlink(missing_ok=True)
     return classifier
 
 
-def _earlier_fit(folder: Path, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The finished fit in ``folder``; None when there is none or it is unfinished."""
+def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds the finished fit of ``identity``. Raises :class:`InputError` when it is of another."""
     unfinished, finished = folder / UNFINISHED, folder / DESCRIPTION
     if unfinished.exists():
-        stored = read_versioned(unfinished, FORMAT, "run vlmadapt fit --overwrite")
+        stored: Mapping[str, Any] = read_versioned(unfinished, FORMAT, "run vlmadapt fit --overwrite")
     elif finished.exists():
-        stored = read_run(folder).get("identity", {})
+        stored = read_run(folder).identity or {}
     else:
-        return None
-    for name, value in identity.items():
-        if stored.get(name) != value:
-            raise InputError(
-                f"{folder} holds a fit with another {name.replace('_', ' ')}: repeat its options to resume it, "
-                "or pass --overwrite instead of --resume."
-            )
-    return None if unfinished.exists() else stored
+        return False
+    other = difference(stored, identity)
+    if other is not None:
+        name = other.key.partition(".")[0].replace("_", " ")
+        raise InputError(
+            f"{folder} holds a fit with another {name} ({other}): repeat its options to resume it, or pass --overwrite "
+            "instead of --resume."
+        )
+    return not unfinished.exists()
 
 
-def evaluate(
-    classifier: Classifier, dataset: Dataset, extraction: Extraction
-) -> tuple[ProtocolResults, list[tuple[str, int, float | None]]]:
-    """Test accuracy of a saved classifier, and ``(class name, test pictures, accuracy)`` of every class.
+def describe_run(
+    dataset: Dataset,
+    source: DataSource | None,
+    encoder: Encoder,
+    split: FewShotSplit,
+    method: Method,
+    config: Mapping[str, Any],
+    extraction: Extraction,
+    measures: Measures,
+) -> Run:
+    """The record of a fit, without its identity."""
+
+    def listed(samples: Sequence[Sample]) -> tuple[tuple[str, int], ...]:
+        return tuple((dataset.key(sample), sample.label) for sample in samples)
+
+    return Run(
+        data=FittedOn(dataset.name, str(dataset.root.resolve()), dataset.split_hash, source),
+        class_names=dataset.class_names,
+        templates=dataset.templates,
+        encoder=FittedWith(encoder.name, encoder.fingerprint),
+        method=method.label,
+        adapter=method.adapter,
+        config=config,
+        shots=split.shots,
+        seed=split.seed,
+        few_shot_split_hash=split.split_hash,
+        views=extraction.views,
+        precision=extraction.precision,
+        support=listed(split.train),
+        validation=listed(split.val),
+        selection=SELECTION,
+        versions=versions(),
+        **asdict(measures),
+    )
+
+
+class Evaluation(NamedTuple):
+    """``results`` of one classifier; ``by_class`` holds (class name, test pictures, accuracy or None) of each class."""
+
+    results: ProtocolResults
+    by_class: list[tuple[str, int, float | None]]
+
+    @property
+    def accuracy(self) -> float:
+        """The share of test pictures that are classified rightly."""
+        return self.results.cells[0].test_accuracy
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
+        paths = [*self.results.save(folder), folder / "by_class.csv"]
+        write_csv(paths[-1], ["class", "test_pictures", "accuracy"], self.by_class)
+        return paths
+
+
+def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -> Evaluation:
+    """Test accuracy of a classifier, whole and by class.
 
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
@@ -143,17 +193,17 @@ def evaluate(
     features, labels = FeatureTable(classifier.encoder, test, extraction).of(test)
     hits = classifier.adapter.predict(features).cpu() == labels
     cell = Cell(
-        method=run["method"],
-        adapter=run["adapter"],
-        shots=run["shots"],
-        seed=run["seed"],
-        split_hash=run["few_shot_split_hash"],
-        val_accuracy=run["val_accuracy"],
+        method=run.method,
+        adapter=run.adapter,
+        shots=run.shots,
+        seed=run.seed,
+        split_hash=run.few_shot_split_hash,
+        val_accuracy=run.val_accuracy,
         test_accuracy=float(hits.double().mean()),
-        trainable_parameters=run["trainable_parameters"],
-        fit_seconds=run["fit_seconds"],
-        peak_memory_mib=run["peak_memory_mib"],
-        selected=run["selected"],
+        trainable_parameters=run.trainable_parameters,
+        fit_seconds=run.fit_seconds,
+        peak_memory_mib=run.peak_memory_mib,
+        selected=run.selected,
     )
     results = ProtocolResults(
         dataset={**describe_dataset(dataset), "test": len(test)},
@@ -161,20 +211,15 @@ def evaluate(
         protocol={
             "shots": [cell.shots],
             "seeds": [cell.seed],
-            "views": run["views"],
-            "precision": run["precision"],
-            "selection": run["selection"],
+            "views": run.views,
+            "precision": run.precision,
+            "selection": run.selection,
         },
         versions=versions(),
-        methods={cell.method: run["config"]},
+        methods={cell.method: dict(run.config)},
         cells=(cell,),
     )
-    return results, _by_class(hits, labels, classifier.class_names)
-
-
-def save_by_class(path: Path, rows: list[tuple[str, int, float | None]]) -> Path:
-    write_csv(path, ["class", "test_pictures", "accuracy"], rows)
-    return path
+    return Evaluation(results, _by_class(hits, labels, classifier.class_names))
 
 
 def _by_class(hits: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
@@ -185,8 +230,8 @@ def _by_class(hits: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tupl
 
 def _refuse_leak(classifier: Classifier, dataset: Dataset) -> None:
     run = classifier.run
-    root = Path(run["data"]["root"])
-    fitted = {(root / name).resolve() for name, _ in [*run["support"], *run["validation"]]}
+    root = Path(run.data.root)
+    fitted = {(root / name).resolve() for name, _ in (*run.support, *run.validation)}
     leaked = [sample.path for sample in dataset.test if sample.path.resolve() in fitted]
     if leaked:
         raise InputError(

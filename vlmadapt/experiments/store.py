@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from vlmadapt.adapters import load_adapter
 from vlmadapt.experiments.fit import Measures
 from vlmadapt.files import read_versioned, write_versioned
+from vlmadapt.provenance.identity import difference, file_name, file_name_of_0_1_0
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
 
-FINISHED = "fit.json"
+STARTED, FINISHED = "identity.json", "fit.json"
 FORMAT = 1
 AGAIN = "run vlmadapt compare or demo with another --out"
 
@@ -59,18 +59,32 @@ class FolderFits:
 
     def __init__(self, folder: str | Path) -> None:
         self.root = Path(folder)
+        self._known: dict[FitKey, Path] = {}
 
     def folder(self, key: FitKey) -> Path:
-        return self.root / _file_name(key.method) / f"shots-{key.shots}-seed-{key.seed}"
+        """Where the fit lies or will lie; that of 0.1.0 where only it is there."""
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        own, old = self._folders(key)
+        return old if not own.exists() and old.exists() else own
+
+    def _folders(self, key: FitKey) -> tuple[Path, Path]:
+        inner = f"shots-{key.shots}-seed-{key.seed}"
+        return self.root / file_name(key.method) / inner, self.root / file_name_of_0_1_0(key.method) / inner
 
     def checkpoint_dir(self, key: FitKey) -> Path:
         return self.folder(key) / "checkpoints"
 
     def finished(self, key: FitKey, identity: Mapping[str, Any]) -> Measures | None:
         """The measures of an earlier, equal fit. An unequal one is removed, with its checkpoints."""
-        folder = self.folder(key)
-        started = folder / "identity.json"
-        if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
+        folder, old = self._folders(key)
+        # 0.1.0 gave some labels one folder together: it is taken only by the label whose fit it holds.
+        if not folder.exists() and _is_of(old, identity):
+            folder = old
+        self._known[key] = folder
+        started = folder / STARTED
+        if started.exists() and not _is_of(folder, identity):
             shutil.rmtree(folder)
         if (folder / FINISHED).exists():
             return self.measures(key)
@@ -90,7 +104,10 @@ class FolderFits:
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
+        self._known.clear()
 
 
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", label)
+def _is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a fit of ``identity`` was started in ``folder``."""
+    started = folder / STARTED
+    return started.exists() and difference(read_versioned(started, FORMAT, AGAIN), identity) is None

@@ -7,7 +7,7 @@ together. Nothing is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_tensors, write_tensors
+from vlmadapt.provenance.identity import difference
 
 FORMAT_VERSION = 1
 
@@ -60,7 +61,11 @@ class Checkpoint:
         except (KeyError, json.JSONDecodeError) as error:
             raise FileError(f"{path} is not a training checkpoint of vlmadapt: delete it to start again.") from error
         check_format(path, version, FORMAT_VERSION, "delete it and give the command that was interrupted once more")
-        refuse_other_run(path, header["identity"], json.loads(json.dumps(identity)))
+        other = difference(header["identity"], json.loads(json.dumps(identity)))
+        if other is not None:
+            raise InputError(
+                f"checkpoint {path} belongs to a different run ({other}): delete it or give another checkpoint_dir."
+            )
         parts: dict[str, dict[str, Tensor]] = {"current": {}, "best": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition("/")
@@ -73,25 +78,6 @@ class Checkpoint:
             generator=tensors["generator"],
             **parts,
         )
-
-
-def refuse_other_run(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` that names the first difference between the two runs."""
-    before, now = dict(_flatten(stored)), dict(_flatten(wanted))
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            raise InputError(
-                f"checkpoint {path} belongs to a different run ({key} was {before.get(key)!r}, is {now.get(key)!r}): "
-                "delete it or give another checkpoint_dir."
-            )
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from _flatten(entry, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", entry
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

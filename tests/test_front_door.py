@@ -1,0 +1,121 @@
+"""``import vlmadapt`` offers what a user needs, and loads none of it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer.main
+
+import vlmadapt
+from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
+from vlmadapt.cli import app
+from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options, offered
+
+SEARCH = {"search_beta": [1, 4, 2], "search_alpha": [1, 4, 2], "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("data") / "world")
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_importing_it_loads_nothing() -> None:
+    code = "import sys; old = set(sys.modules); import vlmadapt; dir(vlmadapt); print(sorted(set(sys.modules) - old))"
+    loaded = ast.literal_eval(run(code))
+    assert [name for name in loaded if name.startswith("vlmadapt")] == ["vlmadapt"]
+    assert not {name.partition(".")[0] for name in loaded} & {"torch", "numpy", "PIL", "typer", "rich", "safetensors"}
+
+
+def test_tab_shows_what_is_offered_and_all_of_it_is_there() -> None:
+    assert dir(vlmadapt) == sorted(vlmadapt.__all__) == sorted(set(vlmadapt.__all__))
+    for name in vlmadapt.__all__:
+        assert getattr(vlmadapt, name) is not None
+    assert inspect.ismodule(vlmadapt.ops) and isinstance(vlmadapt.Classifier, type)
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        vlmadapt.fitt  # noqa: B018
+
+
+def test_what_type_checkers_see_is_what_is_offered() -> None:
+    tree = ast.parse(Path(vlmadapt.__file__).read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    names = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names | {"__version__"} == set(vlmadapt.__all__)
+
+
+def test_fit_saves_nothing_unless_told_and_predicts(world: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: Any = {"adapter": "tip-adapter-f", "shots": 2, "settings": SEARCH, "encoder": ColourEncoder()}
+    classifier = vlmadapt.fit(world, no_cache=True, **options)
+    assert list(tmp_path.iterdir()) == []
+    found = vlmadapt.evaluate(classifier, no_cache=True)
+    assert found.accuracy > 0.4 and len(found.by_class) == 4
+    assert len(classifier.predict([str(world / "test" / "sun" / "0.png")], top=4)[0].classes) == 4
+    # The same from a data set, saved and read back.
+    dataset = vlmadapt.load_dataset(world)
+    saved = vlmadapt.fit(dataset, out=tmp_path / "run", no_cache=True, **options)
+    for name, value in classifier.adapter.state_dict().items():
+        assert torch.equal(value, saved.adapter.state_dict()[name])
+    back = vlmadapt.Classifier.load(tmp_path / "run", ColourEncoder())
+    assert vlmadapt.evaluate(back, dataset, out=tmp_path / "eval", no_cache=True).accuracy == found.accuracy
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == {"results.json", "results.csv", "by_class.csv"}
+    with pytest.raises(ValueError, match="data is missing"):
+        vlmadapt.evaluate(back, no_cache=True)
+
+
+def test_compare_returns_results_and_goes_on_in_a_folder(world: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    options: Any = {"adapters": [TIP, TIP_F], "shots": [1], "seeds": 2, "encoder": ColourEncoder(), "no_cache": True}
+    results = vlmadapt.compare(world, report=lines.append, **options)
+    assert len(results.cells) == 4 and len(lines) == 5 and lines[0].startswith("world: 4 classes")
+    kept = vlmadapt.compare(world, out=tmp_path, keep_fits=True, **options)
+    assert [cell.test_accuracy for cell in kept.cells] == [cell.test_accuracy for cell in results.cells]
+    assert (tmp_path / "results.csv").is_file() and (tmp_path / "fits").is_dir()
+    vlmadapt.compare(world, out=tmp_path, **options)
+    assert not (tmp_path / "fits").exists()
+
+
+def test_bad_arguments_are_named(world: Path) -> None:
+    given: Any = {"encoder": ColourEncoder(), "shots": 2, "no_cache": True}
+    changes: list[dict[str, Any]] = [{"device": "tpu", "encoder": "embedded"}, {"precision": "fp8"}, {"adapter": "tip"}]
+    for changed in changes:
+        with pytest.raises(ValueError, match=f"'{next(iter(changed.values()))}'"):
+            vlmadapt.fit(world, **{**given, **changed})
+    with pytest.raises(TypeError, match="backbone"):
+        vlmadapt.fit(world, backbone="embedded")
+    with pytest.raises(TypeError, match="views"):
+        vlmadapt.evaluate(world, views=2)
+
+
+COMMANDS: dict[str, tuple[Any, type[Options]]] = {
+    "fit": (vlmadapt.fit, FitOptions),
+    "compare": (vlmadapt.compare, CompareOptions),
+    "eval": (vlmadapt.evaluate, EvaluateOptions),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_is_an_argument_with_the_same_help_and_default(name: str) -> None:
+    function, options = COMMANDS[name]
+    command: Any = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    shown = {each.name: each for each in command.params}
+    arguments = inspect.signature(function).parameters
+    assert {each.name for each in offered(options)} | set(options.without) == {each.name for each in fields(options)}
+    for each in offered(options):
+        assert arguments[each.name].default == each.default
+        assert each.metadata["help"] in function.__doc__
+        assert shown[each.name].help == each.metadata["help"]
+        if not {"command", "commas"} & set(each.metadata):
+            assert shown[each.name].default == each.default

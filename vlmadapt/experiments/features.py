@@ -1,0 +1,89 @@
+"""What a few-shot fit is made of: features of sampled pictures, and of the texts of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters import negative_templates
+from vlmadapt.backbones import class_text_features
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
+
+
+def identity_of(
+    dataset: Dataset,
+    split: FewShotSplit,
+    encoder: Encoder,
+    adapter: str,
+    config: Mapping[str, Any],
+    extraction: Extraction,
+) -> dict[str, Any]:
+    """What decides a fit, apart from the code: plain JSON, kept beside whatever can be resumed."""
+    return {
+        "adapter": adapter,
+        "config": config,
+        "split_hash": split.split_hash,
+        "class_names": list(dataset.class_names),
+        "templates": list(dataset.templates),
+        "encoder": encoder.fingerprint,
+        "views": extraction.views,
+        "precision": extraction.precision,
+    }
+
+
+class FeatureTable:
+    """Features of many pictures, each extracted once and looked up by path."""
+
+    def __init__(self, encoder: Encoder, samples: Iterable[Sample], extraction: Extraction, views: int = 1) -> None:
+        paths = list(dict.fromkeys(sample.path for sample in samples))
+        self._row = {path: row for row, path in enumerate(paths)}
+        self._features = extraction.extract(encoder, paths, views) if paths else torch.empty(0, encoder.width)
+
+    def of(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Features ``[n, D]`` and labels ``[n]`` int64 of ``samples``."""
+        rows = torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
+        return self._features[rows], torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class FewShotFeatures:
+    """What a fit may see: training features ``[n, D]`` with labels ``[n]`` and the same for validation."""
+
+    train: Tensor
+    train_labels: Tensor
+    val: Tensor
+    val_labels: Tensor
+
+    @classmethod
+    def of(cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable) -> FewShotFeatures:
+        return cls(*train.of(split.train), *val.of(split.val))
+
+
+class ClassTexts:
+    """What the texts of a data set's classes say to ``encoder``: features of prompts and of negative prompts.
+
+    Each is encoded at most once; negative prompts only when an adapter needs them.
+    """
+
+    def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
+        self.encoder = encoder
+        self.class_names = dataset.class_names
+        self.templates = dataset.templates
+
+    @cached_property
+    def features(self) -> Tensor:
+        """``[C, D]``."""
+        return class_text_features(self.encoder, self.class_names, self.templates)
+
+    @cached_property
+    def negative_features(self) -> Tensor:
+        """``[C, D]``."""
+        return class_text_features(self.encoder, self.class_names, negative_templates(self.templates))

@@ -1,0 +1,169 @@
+"""The options of the few-shot commands: each is one field, for Python and for the command line.
+
+A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
+``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
+several values are given as one text; ``shown``, a default in words; ``command``, a default of the command line alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.provenance.settings import Method
+
+Result = TypeVar("Result")
+
+METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
+
+
+def says(text: str, **more: Any) -> dict[str, Any]:
+    """The metadata of a field: its help and the rest."""
+    return {"help": text, **more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What several commands take; one that has no use for some names them in ``without``."""
+
+    without: ClassVar[tuple[str, ...]] = ()
+
+    encoder: str | Encoder = field(
+        default="embedded",
+        metadata=says("embedded, open_clip:MODEL/TAG or open_clip:MODEL@CHECKPOINT.", flag="--backbone"),
+    )
+    root: Path | None = field(
+        default=None, metadata=says("Folder of a benchmark's or JSON split's pictures.", type=Path)
+    )
+    split_seed: int = field(default=0, metadata=says("Seed that splits data which comes without a split."))
+    templates: Sequence[str] | None = field(
+        default=None,
+        metadata=says(
+            "Prompt with {} for the class name, instead of the data set's; repeatable.",
+            flag="--template",
+            type=list[str],
+        ),
+    )
+    allow_short: bool = field(default=False, metadata=says("Let a class have fewer pictures than shots."))
+    views: int = field(
+        default=1,
+        metadata=says("Augmented views averaged for each training picture; 1 takes the picture as it is.", least=1),
+    )
+    batch_size: int = field(default=64, metadata=says("Pictures encoded at a time.", least=1))
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=says("fp32 or bf16, of the backbone."))
+    device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
+    download: bool = field(default=False, metadata=says("Allow fetching the backbone's weights."))
+    cache: Path | None = field(
+        default=None, metadata=says("Folder of the feature cache.", type=Path, shown="the user's")
+    )
+    no_cache: bool = field(default=False, metadata=says("Neither read nor write the feature cache."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Options):
+    adapter: str = field(default="xmadapter", metadata=says("The method: see vlmadapt adapters."))
+    shots: int = field(default=16, metadata=says("Training pictures a class."))
+    seed: int = field(default=0, metadata=says("Seed of the few-shot sample and of training."))
+    out: Path | None = field(
+        default=None, metadata=says("Folder of the classifier.", type=Path, shown="runs/DATA-ADAPTER-SHOTS")
+    )
+    settings: Mapping[str, Any] | None = field(
+        default=None,
+        metadata=says(
+            "A setting of the adapter: see vlmadapt adapters NAME.", flag="--set", type=list[str], metavar="KEY=VALUE"
+        ),
+    )
+    resume: bool = field(default=False, metadata=says("Go on with an interrupted fit."))
+    overwrite: bool = field(default=False, metadata=says("Replace the classifier in the folder."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Options):
+    adapters: Sequence[str | Method] = field(
+        default=METHODS,
+        metadata=says("Methods, by commas; settings follow colons: xmadapter:fusion=fixed:epochs=20.", commas="names"),
+    )
+    shots: Sequence[int] = field(
+        default=(1, 2, 4, 8, 16), metadata=says("Training pictures a class, by commas.", commas="numbers")
+    )
+    seeds: int = field(default=3, metadata=says("How many seeds, from 0.", least=1))
+    out: Path | None = field(
+        default=None, metadata=says("Folder of the results.", type=Path, command=Path("runs/compare"))
+    )
+    keep_fits: bool = field(default=False, metadata=says("Keep the fitted adapters in OUT/fits."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Options):
+    without: ClassVar = (
+        "root",
+        "split_seed",
+        "templates",
+        "allow_short",
+        "views",
+        "batch_size",
+        "precision",
+        "download",
+    )
+
+    out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
+    seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(Options):
+    without: ClassVar = ("allow_short",)
+
+    out: Path = field(default=Path("features.safetensors"), metadata=says("File to write."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
+
+    out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
+
+
+def offered(options: type[Options]) -> Iterator[Field[Any]]:
+    """The fields of a command: its own first, then those it shares."""
+    shared = {each.name for each in fields(Options)}
+    own = [each for each in fields(options) if each.name not in shared]
+    yield from own
+    yield from (each for each in fields(options) if each.name in shared and each.name not in options.without)
+
+
+def with_options(kind: type[Options]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Lets a function whose last parameter is ``options`` be called with its fields as keyword arguments.
+
+    They become part of its signature, and their help of its docstring; ``options=`` gives many at once. An argument
+    that is not offered is a TypeError, as for any function.
+    """
+    known = list(offered(kind))
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        own = [each for name, each in inspect.signature(function).parameters.items() if name != "options"]
+        more = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+            for each in known
+        ]
+        signature = inspect.signature(function).replace(parameters=[*own, *more])
+        names = {each.name for each in known}
+
+        @functools.wraps(function)
+        def called(*args: Any, options: Options | None = None, **given: Any) -> Result:
+            bound = signature.bind(*args, **given).arguments
+            chosen = {name: bound.pop(name) for name in names & bound.keys()}
+            return function(**bound, options=replace(options or kind(), **chosen))
+
+        called.__signature__ = signature  # type: ignore[attr-defined]
+        lines = "\n".join(f"    {each.name}: {each.metadata['help']}" for each in known)
+        called.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{lines}\n"
+        return called
+
+    return decorate
