@@ -26,6 +26,7 @@ ROOMS = (
     "adapters",
     "backbones",
     "data",
+    "generative",
     "generative.methods",
     "generative.models",
     "generative.tasks",
