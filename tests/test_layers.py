@@ -13,7 +13,7 @@ import vlmadapt
 
 PACKAGE = Path(vlmadapt.__file__).parent
 
-# What each room may import besides itself and the floor (errors, files, progress, __version__).
+# What each room may import besides itself and the floor (errors, files, progress, version).
 MAY_IMPORT: dict[str, set[str]] = {
     "pictures": set(),
     "ops": set(),
@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": {"experiments", "classifier", "generative", "adapters", "data", "backbones", "provenance", "pictures"},
     "cli": {"reporting", "experiments", "classifier", "generative", "adapters", "data", "backbones", "ops", "training", "provenance", "doctor", "pictures"},
 }
-FLOOR = {"errors", "files", "progress", "config", "weights", "doors", "__version__"}
+FLOOR = {"errors", "files", "progress", "config", "weights", "doors", "version"}
 # nn.MultiheadAttention is spelt out once, for cached decoding and for adapters.
 EXCEPTIONS: set[tuple[str, str]] = set()
 
