@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vlmadapt.version import __version__
+
 if TYPE_CHECKING:
     from vlmadapt import ops
     from vlmadapt.adapters import create_adapter
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.front import compare, evaluate, fit
     from vlmadapt.generative.methods.registry import attach
     from vlmadapt.generative.models import load_generative
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Classifier",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import vlmadapt
+from vlmadapt import version
 
 State = Literal["ok", "missing", "broken"]
 
@@ -100,7 +100,7 @@ def healthy(findings: list[Finding]) -> bool:
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("versions", f"vlmadapt {vlmadapt.__version__}")
+    yield Finding("versions", f"vlmadapt {version.__version__}")
     yield Finding("versions", f"python {platform.python_version()} ({platform.system()} {platform.machine()})")
     import torch
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-import vlmadapt
 from tests.data.pictures import FakeEncoder, make_picture
+from vlmadapt import version
 from vlmadapt.data import FeatureCache, extract_features
 from vlmadapt.data import features as features_module
 from vlmadapt.errors import FileError, InputError
@@ -178,7 +178,7 @@ class TestCache:
     def test_another_package_version_computes_again(self, paths, cache, monkeypatch):
         encoder = FakeEncoder()
         extract(encoder, paths, cache=cache)
-        monkeypatch.setattr(vlmadapt, "__version__", "999")
+        monkeypatch.setattr(version, "__version__", "999")
         extract(encoder, paths, cache=cache)
         assert encoder.encoded == 14
 

@@ -10,9 +10,7 @@ from PIL import Image, ImageColor
 from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import HeGraphAdapter, TipAdapter
 from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
-from vlmadapt.errors import FileError, InputError
-from vlmadapt.reporting.graph_picture import COLOURS, draw_graph
-from vlmadapt.reporting.graph_view import (
+from vlmadapt.adapters.hegraph.view import (
     Edge,
     PulledPair,
     load_graph,
@@ -20,6 +18,8 @@ from vlmadapt.reporting.graph_view import (
     pulled_apart,
     strongest_edges,
 )
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.reporting.graph_picture import COLOURS, draw_graph
 
 NAMES = ["ant", "bee", "cat", "dog $5", "emu 果物"]
 
@@ -72,7 +72,7 @@ def test_pairs_are_those_whose_centred_cosine_falls_most(adapter):
 
 def test_tiles_give_the_same_pairs(adapter, monkeypatch):
     whole = pulled_apart(adapter, 10)
-    monkeypatch.setattr("vlmadapt.reporting.graph_view.CLASSES_AT_ONCE", 2)
+    monkeypatch.setattr("vlmadapt.adapters.hegraph.view.CLASSES_AT_ONCE", 2)
     tiled = pulled_apart(adapter, 10)
     assert [(pair.first, pair.second) for pair in tiled] == [(pair.first, pair.second) for pair in whole]
     assert len(pulled_apart(adapter, 100)) == 10  # all pairs of five classes

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlmadapt import __version__
 from vlmadapt.cli import compare, data, demo, doctor, features, fit, graph, listing, predict, tune
 from vlmadapt.cli.console import fail, warn
+from vlmadapt.version import __version__
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -28,7 +28,7 @@ def demo(options: DemoOptions) -> None:
     from vlmadapt.reporting.explanation import draw_prediction
 
     out = options.out
-    dataset = front.open_dataset(DATA, options, note)
+    dataset = front.open_dataset(DATA, options)
     encoder = front.open_encoder(options)
     extraction = front.extraction_of(options)
     fits = FolderFits(out / "fits")

@@ -28,9 +28,9 @@ def graph(
 
     Works on classifiers fitted with --adapter hegraph.
     """
+    from vlmadapt.adapters.hegraph.view import load_graph, pick_classes, pulled_apart, strongest_edges
     from vlmadapt.classifier import read_run
     from vlmadapt.reporting.graph_picture import check_picture_path, draw_graph
-    from vlmadapt.reporting.graph_view import load_graph, pick_classes, pulled_apart, strongest_edges
     from vlmadapt.reporting.table import Table, show
 
     path = out or run / "graph.png"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import vlmadapt
+from vlmadapt import version
 from vlmadapt.data.cache import FeatureCache, Recipe
 from vlmadapt.errors import FileError, InputError, naming_file
 from vlmadapt.pictures import decode, encode
@@ -100,7 +100,7 @@ def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str) ->
         views=views,
         seed=seed if views > 1 else 0,
         precision=f"{precision} {encoder.dtype} {encoder.device.type}",
-        version=vlmadapt.__version__,
+        version=version.__version__,
     )
 
 

@@ -6,12 +6,12 @@ import platform
 
 import torch
 
-import vlmadapt
+from vlmadapt import version
 
 
 def versions() -> dict[str, str]:
     return {
-        "vlmadapt": vlmadapt.__version__,
+        "vlmadapt": version.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
+from vlmadapt.adapters.hegraph.view import Edge, PulledPair
 from vlmadapt.errors import InputError
 from vlmadapt.files import atomic_path
 from vlmadapt.reporting.fonts import short, wide_fonts
-from vlmadapt.reporting.graph_view import Edge, PulledPair
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

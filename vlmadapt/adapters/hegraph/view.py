@@ -6,19 +6,16 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlmadapt.adapters import HeGraphAdapter, load_adapter
+from vlmadapt.adapters.base import Adapter
+from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter
 from vlmadapt.adapters.hegraph.graph import KINDS
 from vlmadapt.errors import InputError
 from vlmadapt.ops import signed_cosine_reference
-
-if TYPE_CHECKING:
-    from vlmadapt.adapters import Adapter
 
 MOST_CLASSES = 16  # more do not fit a picture that can be read
 CLASSES_AT_ONCE = 1024
@@ -55,7 +52,7 @@ class PulledPair:
 
 def load_graph(folder: str | Path) -> HeGraphAdapter:
     """The HeGraphAdapter saved in ``folder``; raises :class:`InputError` when it holds another adapter."""
-    adapter: Adapter = load_adapter(folder)
+    adapter = Adapter.load(folder)
     if not isinstance(adapter, HeGraphAdapter):
         raise InputError(f"{folder} holds a {adapter.name} adapter, which has no graph: fit with --adapter hegraph.")
     return adapter

