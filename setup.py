@@ -88,7 +88,7 @@ def compile_flags() -> list[str]:
 
 
 class Build(cpp_extension.BuildExtension):
-    """Compiles the files of each instruction set with their own flags, then leaves the rest to torch."""
+    """Compiles each operator's level file once an instruction set, with its flags, then leaves the rest to torch."""
 
     def build_extensions(self) -> None:
         if problem := support.compiler_refuses(COMPILER, compile_flags()):
@@ -101,7 +101,7 @@ class Build(cpp_extension.BuildExtension):
         for extension in self.extensions:
             extension.define_macros = [*extension.define_macros, *macros]
         cpu = next(extension for extension in self.extensions if extension.name == "vlmadapt._cpu")
-        cpu.extra_objects = [*cpu.extra_objects, *self.compile_isa_files(levels)]
+        cpu.extra_objects = [*cpu.extra_objects, *self.compile_levels(["baseline", *levels])]
         super().build_extensions()
 
     def levels(self) -> list[str]:
@@ -114,19 +114,20 @@ class Build(cpp_extension.BuildExtension):
                 return list(support.LEVELS[:number])
         return list(support.LEVELS)
 
-    def compile_isa_files(self, levels: list[str]) -> list[str]:
+    def compile_levels(self, levels: list[str]) -> list[str]:
         folder = Path(self.build_temp) / "isa"
         folder.mkdir(parents=True, exist_ok=True)
 
         def compile_file(level: str, source: str) -> str:
-            target = folder / f"{Path(source).parent.name}_{Path(source).stem}.o"
-            flags = [*compile_flags(), "-fPIC", *SOURCES[f"flags_{level}"], f"-I{ROOT / 'csrc'}"]
+            target = folder / f"{Path(source).parent.name}_{level}.o"
+            flags = [*compile_flags(), "-fPIC", f"-DVLMADAPT_ISA={level}", *SOURCES[f"flags_{level}"]]
+            flags += [f"-I{ROOT / 'csrc'}"]
             if subprocess.run([*COMPILER, *flags, "-c", str(ROOT / source), "-o", str(target)]).returncode:
                 raise SystemExit(f"vlmadapt: {source} does not compile with {COMPILER[0]}, whose words are above.")
             return str(target)
 
         with ThreadPoolExecutor(int(os.environ["MAX_JOBS"])) as pool:
-            files = [(level, source) for level in levels for source in SOURCES[f"kernels_{level}"]]
+            files = [(level, source) for level in levels for source in SOURCES["kernels_of_each_level"]]
             jobs = [pool.submit(compile_file, *file) for file in files]
             return [job.result() for job in jobs]
 

@@ -43,7 +43,7 @@ template <class T>
 __device__ __forceinline__ void load_query(BackwardQuery<T>* to, const BackwardParams& p, int64_t first) {
   const int64_t b = first + threadIdx.x;
   if (threadIdx.x >= kTile || b >= p.num_queries) return;
-  to[threadIdx.x] = {static_cast<const T*>(p.stream.scale)[b], static_cast<const T*>(p.stream.center)[b],
+  to[threadIdx.x] = {static_cast<const T*>(p.side.scale)[b], static_cast<const T*>(p.side.center)[b],
                      p.weight ? static_cast<const T*>(p.weight)[b] : T(1), p.own_key ? p.own_key[b] : -1};
 }
 
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob
   T* tile = reinterpret_cast<T*>(key_terms + kTile);
   auto* weights = reinterpret_cast<Weight*>(tile);
   const BackwardParams& p = job.params;
-  const int64_t width = p.stream.width;
+  const int64_t width = p.side.width;
   const int64_t num_owner = queries_own ? p.num_queries : p.num_keys;
   const int64_t num_other = queries_own ? p.num_keys : p.num_queries;
   const int64_t first_owner = static_cast<int64_t>(blockIdx.x) * kTile;
@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob
   else
     load_key(key_terms, p, first_owner);
 
-  const E* queries = static_cast<const E*>(p.stream.queries);
-  const E* keys = static_cast<const E*>(p.stream.keys);
+  const E* queries = static_cast<const E*>(p.side.queries);
+  const E* keys = static_cast<const E*>(p.side.keys);
   BackwardLoader<E> loader(queries_own ? queries : keys, queries_own ? keys : queries, width, num_owner, num_other,
                            first_owner, begin, end, gradient != nullptr, job.aligned);
   for (int i = 0; i < kStages - 1; ++i) loader.load_next(stages, i);
@@ -256,7 +256,7 @@ __global__ void row_gradients_kernel(const BackwardParams p, const T* row_sums, 
     moment += row_sums[(2 * s + 1) * p.num_queries + b];
   }
   const T weight = p.weight ? static_cast<const T*>(p.weight)[b] : T(1);
-  const T scale = static_cast<const T*>(p.stream.scale)[b];
+  const T scale = static_cast<const T*>(p.side.scale)[b];
   static_cast<T*>(p.grad_scale)[b] = weight * moment;
   static_cast<T*>(p.grad_center)[b] = -weight * scale * sum;
   static_cast<T*>(p.grad_weight)[b] = sum;

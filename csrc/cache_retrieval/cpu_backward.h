@@ -10,7 +10,7 @@
 // panel as the packed side and phase 3 reads rows of it as the broadcast side.
 #pragma once
 
-#include "cache_retrieval/cpu_stream.h"
+#include "cache_retrieval/cpu_side.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
@@ -37,7 +37,7 @@ class Backward {
   Backward(const BackwardParams& p, const Parallel& parallel)
       : p_(p),
         parallel_(parallel),
-        width_(p.stream.width),
+        width_(p.side.width),
         few_(p.num_queries > 0 && p.num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
         packed_(!few_ && p.similarities == nullptr),
         most_queries_(round_up(min_of(backward_queries, p.num_queries), S::panel)),
@@ -78,7 +78,7 @@ class Backward {
 
   void prepare_queries() {
     const int64_t count = columns_.columns;
-    if (packed_) pack_queries<T>(p_.stream, first_, count, by_query_.data(), parallel_);
+    if (packed_) pack_queries<T>(p_.side, first_, count, by_query_.data(), parallel_);
     auto by_class = [&](int64_t begin, int64_t end) {
       const A* grad = static_cast<const A*>(p_.grad_scores) + first_ * p_.num_classes;
       constexpr int64_t block = 16;
@@ -91,7 +91,7 @@ class Backward {
     if (p_.grad_keys != nullptr && !few_) {
       const Panels<A> widths{width_};
       auto by_width = [&](int64_t begin, int64_t end) {
-        const T* queries = static_cast<const T*>(p_.stream.queries) + first_ * width_;
+        const T* queries = static_cast<const T*>(p_.side.queries) + first_ * width_;
         for (int64_t p = begin; p < end; ++p) {
           const int64_t lanes = widths.vectors(p) * S::lanes;
           A* panel = by_width_.data() + p * S::panel * padded_;
@@ -130,7 +130,7 @@ class Backward {
     };
     parallel_ranges(parallel_, groups * blocks, tasks);
     const A* weight = static_cast<const A*>(p_.weight);
-    const A* scale = static_cast<const A*>(p_.stream.scale);
+    const A* scale = static_cast<const A*>(p_.side.scale);
     for (int64_t group = 0; group < groups; ++group) {
       const A* sums = group_sums_.data() + group * 2 * most_queries_;
       for (int64_t q = 0; q < columns_.columns; ++q) {
@@ -145,9 +145,9 @@ class Backward {
   void weigh_group(int64_t k0, int64_t begin, int64_t end, int64_t start, int64_t count, A* sums) {
     const Panels<A> columns{count};
     const int64_t padded = columns.padded();
-    StreamTiles<T> stream(p_.stream, packed_ ? by_query_.data() + start * width_ : nullptr, first_ + start, columns);
-    QueryValues<A> scale(p_.stream.scale, first_ + start, count, padded);
-    QueryValues<A> center(p_.stream.center, first_ + start, count, padded);
+    SideTiles<T> side(p_.side, packed_ ? by_query_.data() + start * width_ : nullptr, first_ + start, columns);
+    QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
+    QueryValues<A> center(p_.side.center, first_ + start, count, padded);
     Buffer<A> shares(padded), tile(tile_rows * padded);
     Buffer<Mask> own_row(padded);
     std::memset(tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
@@ -162,7 +162,7 @@ class Backward {
     for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
       const int64_t rows = min_of(tile_rows, end - row0);
       if (p_.similarities == nullptr)
-        stream.product([&](int64_t r) { return k0 + row0 + r; }, rows, tile.data(), padded);
+        side.product([&](int64_t r) { return k0 + row0 + r; }, rows, tile.data(), padded);
       else
         load_similarities(k0 + row0, rows, first_ + start, count, tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
@@ -201,13 +201,13 @@ class Backward {
   void few_gradients(int64_t k0, int64_t group) {
     const int64_t begin = group * key_group, end = min_of(begin + key_group, min_of(key_block, p_.num_keys - k0));
     const int64_t count = columns_.columns;
-    const T* queries = static_cast<const T*>(p_.stream.queries);
+    const T* queries = static_cast<const T*>(p_.side.queries);
     A* partial = few_partials_.data() + group * max_dot_queries * width_;
     std::memset(partial, 0, static_cast<size_t>(count * width_) * sizeof(A));
     for (int64_t k = begin; k < end; ++k) {
       const A* w = weights_.data() + k * S::lanes;
       if (p_.grad_queries != nullptr) {
-        const T* key = static_cast<const T*>(p_.stream.keys) + (k0 + k) * width_;
+        const T* key = static_cast<const T*>(p_.side.keys) + (k0 + k) * width_;
         for (int64_t q = 0; q < count; ++q)
           for (int64_t d = 0; d < width_; ++d) partial[q * width_ + d] += w[q] * to_accum(key[d]);
       }
@@ -268,7 +268,7 @@ class Backward {
   void pack_keys(int64_t k0, int64_t begin, int64_t end) {
     for (int64_t t = 0; t < width_tiles_; ++t) {
       const int64_t d0 = t * tile_rows, columns = min_of(tile_rows, width_ - d0);
-      const T* source = static_cast<const T*>(p_.stream.keys) + k0 * width_ + d0;
+      const T* source = static_cast<const T*>(p_.side.keys) + k0 * width_ + d0;
       A* target = packed_keys_.data() + t * most_keys_ * tile_rows;
       if (columns == tile_rows) {
         for (int64_t k = begin; k < end; ++k)

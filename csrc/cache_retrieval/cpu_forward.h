@@ -9,7 +9,7 @@
 // the tile and one fork a tile).
 #pragma once
 
-#include "cache_retrieval/cpu_stream.h"
+#include "cache_retrieval/cpu_side.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
@@ -75,7 +75,7 @@ class ForwardBlock {
       image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t entry = begin + row0 + r;
-        keep(p_.similarities, order[row0 + r], image_tile_.data() + r * padded_);
+        store(p_.similarities, order[row0 + r], image_tile_.data() + r * padded_);
         while (entry >= offsets[current + 1]) {
           flush(current, chunk, begin, end, partials);
           ++current;
@@ -112,7 +112,7 @@ class ForwardBlock {
       A* tile = text_tile_.data();
       text_.product([&](int64_t r) { return row_key(text_first_ + r); }, text_end_ - text_first_, tile, padded_);
       for (int64_t r = 0; r < text_end_ - text_first_; ++r) {
-        keep(p_.text_similarities, row_key(text_first_ + r), tile + r * padded_);
+        store(p_.text_similarities, row_key(text_first_ + r), tile + r * padded_);
         for (int64_t q = 0; q < padded_; q += S::lanes) {
           A* x = tile + r * padded_ + q;
           S::store(x, exp(text_scale_[q] * (S::load(x) - text_center_[q])));
@@ -122,7 +122,7 @@ class ForwardBlock {
     return text_tile_.data() + (row - text_first_) * padded_;
   }
 
-  void keep(void* similarities, int64_t entry, const A* row) {
+  void store(void* similarities, int64_t entry, const A* row) {
     if (similarities != nullptr)
       std::memcpy(static_cast<A*>(similarities) + entry * p_.num_queries + first_, row,
                   static_cast<size_t>(count_) * sizeof(A));
@@ -166,7 +166,7 @@ class ForwardBlock {
   int64_t first_, count_;
   Panels<A> columns_;
   int64_t padded_;
-  StreamTiles<T> image_, text_;
+  SideTiles<T> image_, text_;
   QueryValues<A> image_scale_, image_center_, text_scale_, text_center_, ratio_;
   Buffer<A> image_tile_, text_tile_, class_sums_, gaps_;
   Buffer<Mask> own_row_;

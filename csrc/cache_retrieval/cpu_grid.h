@@ -6,7 +6,7 @@
 // search of the released Tip-Adapter (arXiv 2111.03930) repeats the products for each pair.
 #pragma once
 
-#include "cache_retrieval/cpu_stream.h"
+#include "cache_retrieval/cpu_side.h"
 
 namespace vlmadapt {
 namespace VLMADAPT_ISA {
@@ -31,8 +31,8 @@ class GridPanel {
     const Panels<A> columns{count};
     lanes_ = columns.padded();
     pack_panel_transposed(static_cast<const T*>(p_.queries), first, count, p_.width, lanes_, packed_.data());
-    const Stream stream{p_.queries, p_.keys, nullptr, nullptr, p_.width};
-    StreamTiles<T> tiles(stream, packed_.data(), first, columns);
+    const Side side{p_.queries, p_.keys, nullptr, nullptr, p_.width};
+    SideTiles<T> tiles(side, packed_.data(), first, columns);
     for (int64_t row0 = 0; row0 < p_.num_entries; row0 += tile_rows)
       tiles.product([&](int64_t r) { return p_.order[row0 + r]; }, min_of(tile_rows, p_.num_entries - row0),
                     similarities_.data() + row0 * lanes_, lanes_);

@@ -14,7 +14,7 @@ int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x >
 int64_t element_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 int64_t accumulator_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 
-bool aligned(const Stream& s, Dtype dtype) {
+bool aligned(const Side& s, Dtype dtype) {
   const auto start = reinterpret_cast<uintptr_t>(s.queries) | reinterpret_cast<uintptr_t>(s.keys);
   return start % 16 == 0 && s.width * element_bytes(dtype) % 16 == 0;
 }
@@ -82,7 +82,7 @@ cudaError_t launch_backward(const BackwardParams& p, void* gradient, void* row_s
   constexpr int shared = backward_shared_bytes<Product>();
   if (cudaError_t e = allow_shared_memory(backward_kernel<Product, queries_own>, shared)) return e;
   const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
-  const BackwardJob job{p, gradient, row_sums, divide_up(divide_up(others, kTile), splits), aligned(p.stream, p.dtype)};
+  const BackwardJob job{p, gradient, row_sums, divide_up(divide_up(others, kTile), splits), aligned(p.side, p.dtype)};
   const dim3 grid = grid_of(divide_up(owners, kTile), splits);
   CUDA_LAUNCH((backward_kernel<Product, queries_own>), grid, dim3(kThreads), shared, stream, job);
   return cudaGetLastError();
@@ -114,7 +114,7 @@ cudaError_t gradient_of(const BackwardParams& p, void* out, char* workspace, cud
   void* target = out && splits > 1 ? workspace + row_sum_bytes(p) : out;
   if (cudaError_t e = launch_backward<Product, queries_own>(p, target, workspace, splits, stream)) return e;
   if (target == out) return cudaSuccess;
-  return launch_sum<T>(target, out, owners * p.stream.width, splits, stream);
+  return launch_sum<T>(target, out, owners * p.side.width, splits, stream);
 }
 
 template <class Product>
@@ -139,8 +139,8 @@ int64_t forward_workspace(const ForwardParams& p) {
 }
 
 int64_t backward_workspace(const BackwardParams& p) {
-  const int64_t queries = p.grad_queries ? split_bytes(p.num_queries, p.num_keys, p.stream.width, p.dtype) : 0;
-  const int64_t keys = p.grad_keys ? split_bytes(p.num_keys, p.num_queries, p.stream.width, p.dtype) : 0;
+  const int64_t queries = p.grad_queries ? split_bytes(p.num_queries, p.num_keys, p.side.width, p.dtype) : 0;
+  const int64_t keys = p.grad_keys ? split_bytes(p.num_keys, p.num_queries, p.side.width, p.dtype) : 0;
   return row_sum_bytes(p) + (queries > keys ? queries : keys);
 }
 

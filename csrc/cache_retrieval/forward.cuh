@@ -101,8 +101,8 @@ struct ForwardLoader {
     }
   }
 
-  __device__ __forceinline__ void load_stage(char* stage, const Stream& s, const PieceRows& keys,
-                                             int64_t step_of_stream, bool aligned) {
+  __device__ __forceinline__ void load_stage(char* stage, const Side& s, const PieceRows& keys, int64_t step_of_stream,
+                                             bool aligned) {
     const int64_t column = step_of_stream * kStepWidth<E>;
     load_operand(stage, static_cast<const E*>(s.queries), s.width, queries, column, aligned);
     load_operand(stage + kOperandBytes, static_cast<const E*>(s.keys), s.width, keys, column, aligned);

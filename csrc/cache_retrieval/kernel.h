@@ -21,7 +21,7 @@
 
 namespace vlmadapt::cache_retrieval {
 
-struct Stream {
+struct Side {
   const void* queries;  // dtype [num_queries, width]
   const void* keys;     // dtype [num_entries or num_classes, width]
   const void* scale;    // accum [num_queries]
@@ -36,8 +36,8 @@ struct ForwardParams {
   int64_t num_classes;
   const int64_t* order;    // [num_entries]: entry indices sorted by class
   const int64_t* offsets;  // [num_classes + 1]: class c owns order[offsets[c] .. offsets[c + 1])
-  Stream image;
-  Stream text;               // queries == nullptr: one stream only
+  Side image;
+  Side text;                 // queries == nullptr: one stream only
   bool text_per_class;       // text.keys has one row a class instead of one an entry
   const void* ratio;         // accum [num_queries]; read only with two streams
   const int64_t* own_entry;  // [num_queries], -1 for none; nullptr: none at all
@@ -60,7 +60,7 @@ struct BackwardParams {
   const int64_t* labels;     // [num_keys]
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
-  Stream stream;
+  Side side;
   const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
   const void* grad_scores;   // accum [num_queries, num_classes]
   const void* similarities;  // accum [num_keys, num_queries] as the forward kept them; nullptr: recompute (CUDA always)

@@ -31,7 +31,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
   m.def(
       "cache_retrieval(Tensor queries, Tensor keys, Tensor scale, Tensor center, Tensor? text_queries, "
       "Tensor? text_keys, Tensor? text_scale, Tensor? text_center, Tensor? ratio, Tensor order, Tensor offsets, "
-      "Tensor labels, Tensor? own_entry, bool text_keys_per_class, bool mask_own_scores, bool keep, bool allow_tf32) "
+      "Tensor labels, Tensor? own_entry, bool text_keys_per_class, bool mask_own_scores, bool store_similarities, bool "
+      "allow_tf32) "
       "-> (Tensor scores, Tensor disagreement, Tensor similarities)");
   m.def(
       "cache_retrieval_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor scale, Tensor center, "

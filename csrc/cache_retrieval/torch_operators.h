@@ -10,14 +10,14 @@
 
 namespace vlmadapt::cache_retrieval {
 
-inline Stream stream_of(const Tensor& queries, const Tensor& keys, const Tensor& scale, const Tensor& center,
-                        ScalarType type, int64_t num_queries, int64_t num_keys) {
+inline Side side_of(const Tensor& queries, const Tensor& keys, const Tensor& scale, const Tensor& center,
+                    ScalarType type, int64_t num_queries, int64_t num_keys) {
   const ScalarType accum = accum_type(dtype_of(queries, "queries"));
   const int64_t width = queries.size(1);
-  return Stream{checked(queries, "queries", type, {num_queries, width}, queries),
-                checked(keys, "keys", type, {num_keys, width}, queries),
-                checked(scale, "scale", accum, {num_queries}, queries),
-                checked(center, "center", accum, {num_queries}, queries), width};
+  return Side{checked(queries, "queries", type, {num_queries, width}, queries),
+              checked(keys, "keys", type, {num_keys, width}, queries),
+              checked(scale, "scale", accum, {num_queries}, queries),
+              checked(center, "center", accum, {num_queries}, queries), width};
 }
 
 template <class Backend>
@@ -27,7 +27,7 @@ struct Operators {
                                                     OptionalTensor text_scale, OptionalTensor text_center,
                                                     OptionalTensor ratio, Tensor order, Tensor offsets, Tensor labels,
                                                     OptionalTensor own_entry, bool text_keys_per_class,
-                                                    bool mask_own_scores, bool keep, bool allow_tf32) {
+                                                    bool mask_own_scores, bool store_similarities, bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -37,11 +37,11 @@ struct Operators {
     p.order = checked_indices(order, "order", p.num_entries, queries);
     p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1, queries);
     check_device(labels, "labels", queries);  // for the backward
-    p.image = stream_of(queries, keys, scale, center, type, p.num_queries, p.num_entries);
+    p.image = side_of(queries, keys, scale, center, type, p.num_queries, p.num_entries);
     p.text_per_class = text_keys_per_class;
     if (text_queries.has_value())
-      p.text = stream_of(text_queries.value(), text_keys.value(), text_scale.value(), text_center.value(), type,
-                         p.num_queries, text_keys_per_class ? p.num_classes : p.num_entries);
+      p.text = side_of(text_queries.value(), text_keys.value(), text_scale.value(), text_center.value(), type,
+                       p.num_queries, text_keys_per_class ? p.num_classes : p.num_entries);
     p.ratio = checked(ratio, "ratio", accum, {p.num_queries}, queries);
     p.own_entry = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     p.mask_own_scores = mask_own_scores;
@@ -49,11 +49,11 @@ struct Operators {
     Tensor disagreement = new_tensor(queries, {p.num_queries}, accum);
     p.scores = scores.mutable_data_ptr();
     p.disagreement = disagreement.mutable_data_ptr();
-    const bool keep_image = keep && Backend::keeps_similarities;
-    const bool keep_text = keep_image && text_queries.has_value() && !text_keys_per_class;
-    Tensor similarities = new_tensor(queries, {keep_image + keep_text, p.num_entries, p.num_queries}, accum);
-    if (keep_image) p.similarities = similarities.mutable_data_ptr();
-    if (keep_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
+    const bool store_image = store_similarities && Backend::keeps_similarities;
+    const bool store_text = store_image && text_queries.has_value() && !text_keys_per_class;
+    Tensor similarities = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, accum);
+    if (store_image) p.similarities = similarities.mutable_data_ptr();
+    if (store_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
     Backend::forward(p, queries, allow_tf32);
     return {scores, disagreement, similarities};
   }
@@ -73,12 +73,12 @@ struct Operators {
     p.labels = checked_indices(labels, "labels", p.num_keys, queries);
     p.multiplicity = checked(multiplicity, "multiplicity", accum, {p.num_keys}, queries);
     p.own_key = checked_indices(own_key, "own_key", p.num_queries, queries);
-    p.stream = stream_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
+    p.side = side_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
     p.weight = checked(weight, "weight", accum, {p.num_queries}, queries);
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
     p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
-    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.stream.width}, accum);
-    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.stream.width}, accum);
+    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
+    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
     Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
     Tensor grad_center = new_tensor(queries, {p.num_queries}, accum);
     Tensor grad_weight = new_tensor(queries, {p.num_queries}, accum);

@@ -1,5 +1,6 @@
 // The choice of an operator's kernels by instruction-set level. An operator declares a struct CpuKernels of function
-// pointers with a static member for every level; cpu_table.h, compiled once a level, defines the member of that level.
+// pointers with a static member for every level; cpu_level.cpp, compiled once a level, defines the member of that
+// level.
 #pragma once
 
 #include "common/isa.h"

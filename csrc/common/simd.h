@@ -1,8 +1,8 @@
 // Vectors as wide as the instruction set this file is compiled for, through the compiler's vector extensions:
 // one source for SSE2, AVX2, AVX-512 (and any other architecture's baseline).
 //
-// Included only by files that define VLMADAPT_ISA; everything lives in a namespace of that name, so that the same
-// template compiled for two levels never shares a symbol.
+// Included only by files compiled with VLMADAPT_ISA defined; everything lives in a namespace of that name, so that the
+// same template compiled for two levels never shares a symbol.
 #pragma once
 
 #include <cstdint>

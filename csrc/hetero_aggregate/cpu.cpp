@@ -28,8 +28,9 @@ void transpose(const int64_t* row_offsets, int64_t num_rows, const I* columns, i
 
 }  // namespace
 
-void aggregate_cpu(const Job& job, const Parallel& parallel, Isa isa) {
-  kernels_of<CpuKernels>(isa).aggregate[static_cast<int>(job.dtype)][static_cast<int>(job.index)](job, parallel);
+void aggregate_cpu(const AggregateParams& params, const Parallel& parallel, Isa isa) {
+  kernels_of<CpuKernels>(isa).aggregate[static_cast<int>(params.dtype)][static_cast<int>(params.index)](params,
+                                                                                                        parallel);
 }
 
 void transpose_cpu(const int64_t* row_offsets, int64_t num_rows, const void* columns, int64_t num_columns, Index index,

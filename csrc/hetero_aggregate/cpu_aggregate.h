@@ -23,7 +23,7 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace hetero_aggregate {
 
-using vlmadapt::hetero_aggregate::Job;
+using vlmadapt::hetero_aggregate::AggregateParams;
 using vlmadapt::hetero_aggregate::Relation;
 
 constexpr int wide_slice = 8;  // vectors
@@ -43,29 +43,30 @@ class Aggregation {
   using S = Simd<A>;
   static constexpr int64_t slice = slice_vectors * S::lanes;
 
-  Aggregation(const Job& job, const Parallel& parallel)
-      : job_(job),
+  Aggregation(const AggregateParams& params, const Parallel& parallel)
+      : params_(params),
         parallel_(parallel),
-        operands_(job.num_relations),
-        rows_before_(job.num_matrices + 1),
-        sorted_(edges_to_sort(job)),
-        dots_(edges_with_dots(job)),
-        own_(needs_own(job)),
-        row_dots_(own_ ? job.num_relations * job.num_rows : 0) {
+        operands_(params.num_relations),
+        rows_before_(params.num_matrices + 1),
+        sorted_(edges_to_sort(params)),
+        dots_(edges_with_dots(params)),
+        own_(needs_own(params)),
+        row_dots_(own_ ? params.num_relations * params.num_rows : 0) {
     rows_before_[0] = 0;
-    for (int64_t m = 0; m < job.num_matrices; ++m) rows_before_[m + 1] = rows_before_[m] + job.matrices[m].rows;
-    for (int64_t r = 0; r < job.num_relations; ++r) num_edges_ += edges_of(r);
-    blocks_ = job.num_rows < max_blocks ? job.num_rows : max_blocks;
+    for (int64_t m = 0; m < params.num_matrices; ++m) rows_before_[m + 1] = rows_before_[m] + params.matrices[m].rows;
+    for (int64_t r = 0; r < params.num_relations; ++r) num_edges_ += edges_of(r);
+    blocks_ = params.num_rows < max_blocks ? params.num_rows : max_blocks;
   }
 
   void run() {
-    const int64_t all_rows = rows_before_[job_.num_matrices];
-    const int64_t whole = job_.width / slice;
-    const int64_t slices = job_.width > 0 ? (job_.width + slice - 1) / slice : 1;  // no columns: one slice of zeros
+    const int64_t all_rows = rows_before_[params_.num_matrices];
+    const int64_t whole = params_.width / slice;
+    const int64_t slices =
+        params_.width > 0 ? (params_.width + slice - 1) / slice : 1;  // no columns: one slice of zeros
     sort_weights();
     int64_t done = 0;
     const bool in_place = num_edges_ < edges_worth_packing * all_rows ||
-                          all_rows * job_.width * static_cast<int64_t>(sizeof(T)) < small_sources;
+                          all_rows * params_.width * static_cast<int64_t>(sizeof(T)) < small_sources;
     if (std::is_same<T, A>::value && whole > 0 && in_place) {
       aggregate_slices(nullptr, 0, whole);
       done = whole;
@@ -86,29 +87,30 @@ class Aggregation {
 
  private:
   // Weights have to be put into the order of the edges where that is another one.
-  static int64_t edges_to_sort(const Job& job) {
+  static int64_t edges_to_sort(const AggregateParams& params) {
     int64_t count = 0;
-    for (int64_t r = 0; r < job.num_relations; ++r)
-      if (job.relations[r].edges && job.relations[r].weights) count += job.relations[r].offsets[job.num_rows];
+    for (int64_t r = 0; r < params.num_relations; ++r)
+      if (params.relations[r].edges && params.relations[r].weights)
+        count += params.relations[r].offsets[params.num_rows];
     return count;
   }
-  static bool needs_own(const Job& job) {
-    for (int64_t r = 0; r < job.num_relations; ++r)
-      if (job.relations[r].grad_weights || job.relations[r].grad_coefficient) return true;
+  static bool needs_own(const AggregateParams& params) {
+    for (int64_t r = 0; r < params.num_relations; ++r)
+      if (params.relations[r].grad_weights || params.relations[r].grad_coefficient) return true;
     return false;
   }
-  static int64_t edges_with_dots(const Job& job) {
+  static int64_t edges_with_dots(const AggregateParams& params) {
     int64_t count = 0;
-    for (int64_t r = 0; r < job.num_relations; ++r)
-      if (job.relations[r].grad_weights) count += job.relations[r].offsets[job.num_rows];
+    for (int64_t r = 0; r < params.num_relations; ++r)
+      if (params.relations[r].grad_weights) count += params.relations[r].offsets[params.num_rows];
     return count;
   }
-  int64_t edges_of(int64_t r) const { return job_.relations[r].offsets[job_.num_rows]; }
+  int64_t edges_of(int64_t r) const { return params_.relations[r].offsets[params_.num_rows]; }
 
   void sort_weights() {
     A *sorted = sorted_.data(), *dots = dots_.data();
-    for (int64_t r = 0; r < job_.num_relations; ++r) {
-      const Relation& relation = job_.relations[r];
+    for (int64_t r = 0; r < params_.num_relations; ++r) {
+      const Relation& relation = params_.relations[r];
       const A* weights = static_cast<const A*>(relation.weights);
       const int64_t count = edges_of(r);
       if (relation.edges && relation.weights) {
@@ -133,12 +135,12 @@ class Aggregation {
 
   // packed[slice][row of all matrices][element], zeros beyond the width.
   void pack(A* packed, int64_t first, int64_t end_slice) {
-    const int64_t all_rows = rows_before_[job_.num_matrices];
+    const int64_t all_rows = rows_before_[params_.num_matrices];
     auto body = [&](int64_t begin, int64_t end) {
       int64_t m = 0;
       for (int64_t at = begin; at < end; ++at) {
         while (at >= rows_before_[m + 1]) ++m;
-        const T* row = static_cast<const T*>(job_.matrices[m].data) + (at - rows_before_[m]) * job_.width;
+        const T* row = static_cast<const T*>(params_.matrices[m].data) + (at - rows_before_[m]) * params_.width;
         for (int64_t s = first; s < end_slice; ++s) load_slice(row, s, packed + ((s - first) * all_rows + at) * slice);
       }
     };
@@ -147,7 +149,7 @@ class Aggregation {
 
   // Slice s of a row in the accumulation type, zeros beyond the width.
   VLMADAPT_INLINE void load_slice(const T* row, int64_t s, A* to) const {
-    const int64_t begin = s * slice, left = job_.width - begin;
+    const int64_t begin = s * slice, left = params_.width - begin;
     if (left >= slice) {
       for (int64_t i = 0; i < slice; ++i) to[i] = to_accum(row[begin + i]);
     } else {
@@ -158,7 +160,7 @@ class Aggregation {
   VLMADAPT_INLINE void store_slice(T* row, int64_t s, const typename S::V (&values)[slice_vectors]) const {
     A buffer[slice];
     for (int v = 0; v < slice_vectors; ++v) S::store(buffer + v * S::lanes, values[v]);
-    const int64_t begin = s * slice, left = job_.width - begin;
+    const int64_t begin = s * slice, left = params_.width - begin;
     if (left >= slice) {
       for (int64_t i = 0; i < slice; ++i) row[begin + i] = from_accum<T>(buffer[i]);
     } else {
@@ -169,37 +171,37 @@ class Aggregation {
   // Row blocks of about the same number of edges: the first row of block b.
   int64_t first_row(int64_t block) const {
     if (block <= 0) return 0;
-    const int64_t total = num_edges_ + row_cost * job_.num_rows;
+    const int64_t total = num_edges_ + row_cost * params_.num_rows;
     const int64_t wanted = total / blocks_ * block + total % blocks_ * block / blocks_;
-    int64_t low = 0, high = job_.num_rows;
+    int64_t low = 0, high = params_.num_rows;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
       int64_t before = row_cost * middle;
-      for (int64_t r = 0; r < job_.num_relations; ++r) before += job_.relations[r].offsets[middle];
+      for (int64_t r = 0; r < params_.num_relations; ++r) before += params_.relations[r].offsets[middle];
       if (before < wanted)
         low = middle + 1;
       else
         high = middle;
     }
-    return block >= blocks_ ? job_.num_rows : low;
+    return block >= blocks_ ? params_.num_rows : low;
   }
 
   void aggregate_slices(const A* packed, int64_t first, int64_t end_slice) {
-    const int64_t all_rows = rows_before_[job_.num_matrices];
+    const int64_t all_rows = rows_before_[params_.num_matrices];
     auto body = [&](int64_t begin_block, int64_t end_block) {
       const int64_t begin = first_row(begin_block), end = first_row(end_block);
-      Buffer<Operands<A, I>> operands(job_.num_relations);
+      Buffer<Operands<A, I>> operands(params_.num_relations);
       for (int64_t s = first; s < end_slice; ++s) {
-        for (int64_t r = 0; r < job_.num_relations; ++r) {
-          const int64_t m = job_.relations[r].matrix;
+        for (int64_t r = 0; r < params_.num_relations; ++r) {
+          const int64_t m = params_.relations[r].matrix;
           operands[r] = operands_[r];
-          operands[r].stride = packed ? slice : job_.width;
+          operands[r].stride = packed ? slice : params_.width;
           operands[r].rows = packed ? packed + ((s - first) * all_rows + rows_before_[m]) * slice
-                                    : reinterpret_cast<const A*>(job_.matrices[m].data) + s * slice;
+                                    : reinterpret_cast<const A*>(params_.matrices[m].data) + s * slice;
         }
         for (int64_t row = begin; row < end; ++row) aggregate_row(operands.data(), row, s);
       }
-      if (end_slice * slice >= job_.width) write_grad_weights(begin, end);
+      if (end_slice * slice >= params_.width) write_grad_weights(begin, end);
     };
     parallel_ranges(parallel_, blocks_, body);
   }
@@ -207,8 +209,8 @@ class Aggregation {
   VLMADAPT_INLINE void aggregate_row(const Operands<A, I>* operands, int64_t row, int64_t s) {
     typename S::V total[slice_vectors] = {};
     A own[slice];
-    if (own_) load_slice(static_cast<const T*>(job_.own) + row * job_.width, s, own);
-    for (int64_t r = 0; r < job_.num_relations; ++r) {
+    if (own_) load_slice(static_cast<const T*>(params_.own) + row * params_.width, s, own);
+    for (int64_t r = 0; r < params_.num_relations; ++r) {
       const Operands<A, I>& relation = operands[r];
       const int64_t begin = relation.offsets[row], end = relation.offsets[row + 1];
       typename S::V sums[slice_vectors] = {};
@@ -222,24 +224,24 @@ class Aggregation {
       } else {
         sum_edges<A, I, false, false, slice_vectors>(relation, begin, end, own, s == 0, sums);
       }
-      if (job_.relations[r].grad_coefficient) {
+      if (params_.relations[r].grad_coefficient) {
         typename S::V dot = {};
         for (int v = 0; v < slice_vectors; ++v) dot += sums[v] * S::load(own + v * S::lanes);
-        A& sum = row_dots_[r * job_.num_rows + row];
+        A& sum = row_dots_[r * params_.num_rows + row];
         sum = s == 0 ? S::sum(dot) : sum + S::sum(dot);
       }
       if (begin < end)  // a row without edges is zero, whatever the coefficient
         for (int v = 0; v < slice_vectors; ++v) sums[v] *= relation.coefficient;
-      if (job_.stacked && job_.out)
-        store_slice(static_cast<T*>(job_.out) + (r * job_.num_rows + row) * job_.width, s, sums);
+      if (params_.stacked && params_.out)
+        store_slice(static_cast<T*>(params_.out) + (r * params_.num_rows + row) * params_.width, s, sums);
       for (int v = 0; v < slice_vectors; ++v) total[v] += sums[v];
     }
-    if (!job_.stacked && job_.out) store_slice(static_cast<T*>(job_.out) + row * job_.width, s, total);
+    if (!params_.stacked && params_.out) store_slice(static_cast<T*>(params_.out) + row * params_.width, s, total);
   }
 
   void write_grad_weights(int64_t begin_row, int64_t end_row) {
-    for (int64_t r = 0; r < job_.num_relations; ++r) {
-      const Relation& relation = job_.relations[r];
+    for (int64_t r = 0; r < params_.num_relations; ++r) {
+      const Relation& relation = params_.relations[r];
       if (!relation.grad_weights) continue;
       const I* edges = static_cast<const I*>(relation.edges);
       A* grad = static_cast<A*>(relation.grad_weights);
@@ -250,15 +252,15 @@ class Aggregation {
 
   // Row after row and in double: the same sum at every number of threads.
   void sum_row_dots() {
-    for (int64_t r = 0; r < job_.num_relations; ++r) {
-      if (!job_.relations[r].grad_coefficient) continue;
+    for (int64_t r = 0; r < params_.num_relations; ++r) {
+      if (!params_.relations[r].grad_coefficient) continue;
       double sum = 0;
-      for (int64_t row = 0; row < job_.num_rows; ++row) sum += row_dots_[r * job_.num_rows + row];
-      *static_cast<A*>(job_.relations[r].grad_coefficient) = static_cast<A>(sum);
+      for (int64_t row = 0; row < params_.num_rows; ++row) sum += row_dots_[r * params_.num_rows + row];
+      *static_cast<A*>(params_.relations[r].grad_coefficient) = static_cast<A>(sum);
     }
   }
 
-  const Job& job_;
+  const AggregateParams& params_;
   const Parallel& parallel_;
   Buffer<Operands<A, I>> operands_;
   Buffer<int64_t> rows_before_;  // of each matrix among all
@@ -271,13 +273,13 @@ class Aggregation {
 };
 
 template <class T, class I>
-void aggregate(const Job& job, const Parallel& parallel) {
+void aggregate(const AggregateParams& params, const Parallel& parallel) {
   int64_t source_rows = 0;
-  for (int64_t m = 0; m < job.num_matrices; ++m) source_rows += job.matrices[m].rows;
+  for (int64_t m = 0; m < params.num_matrices; ++m) source_rows += params.matrices[m].rows;
   if (source_rows * wide_slice * vector_bytes < many_sources)
-    Aggregation<T, I, wide_slice>(job, parallel).run();
+    Aggregation<T, I, wide_slice>(params, parallel).run();
   else
-    Aggregation<T, I, narrow_slice>(job, parallel).run();
+    Aggregation<T, I, narrow_slice>(params, parallel).run();
 }
 
 }  // namespace hetero_aggregate

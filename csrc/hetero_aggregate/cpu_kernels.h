@@ -6,7 +6,7 @@
 namespace vlmadapt::hetero_aggregate {
 
 struct CpuKernels {
-  void (*aggregate[num_dtypes][num_indices])(const Job&, const Parallel&);
+  void (*aggregate[num_dtypes][num_indices])(const AggregateParams&, const Parallel&);
 
   static const CpuKernels &baseline(), &avx2(), &avx512();
 };

@@ -5,36 +5,39 @@
 namespace vlmadapt::hetero_aggregate {
 namespace {
 
-int64_t description_bytes(const Job& job) { return job.num_relations * static_cast<int64_t>(sizeof(Description)); }
+int64_t description_bytes(const AggregateParams& params) {
+  return params.num_relations * static_cast<int64_t>(sizeof(Description));
+}
 
-bool needs_own(const Job& job) {
-  for (int64_t r = 0; r < job.num_relations; ++r)
-    if (job.relations[r].grad_weights || job.relations[r].grad_coefficient) return true;
+bool needs_own(const AggregateParams& params) {
+  for (int64_t r = 0; r < params.num_relations; ++r)
+    if (params.relations[r].grad_weights || params.relations[r].grad_coefficient) return true;
   return false;
 }
 
 // Whether every row that is read or written starts at a multiple of 16 bytes.
-bool aligned(const Job& job) {
+bool aligned(const AggregateParams& params) {
   auto address = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
-  uintptr_t all = address(job.out) | address(job.own);
-  for (int64_t m = 0; m < job.num_matrices; ++m) all |= address(job.matrices[m].data);
-  return all % 16 == 0 && job.width * element_bytes(job.dtype) % 16 == 0;
+  uintptr_t all = address(params.out) | address(params.own);
+  for (int64_t m = 0; m < params.num_matrices; ++m) all |= address(params.matrices[m].data);
+  return all % 16 == 0 && params.width * element_bytes(params.dtype) % 16 == 0;
 }
 
-cudaError_t describe(const Job& job, Description* out, char* row_dots, cudaStream_t stream) {
-  for (int64_t first = 0; first < job.num_relations; first += kDescribed) {
+cudaError_t describe(const AggregateParams& params, Description* out, char* row_dots, cudaStream_t stream) {
+  for (int64_t first = 0; first < params.num_relations; first += kDescribed) {
     Descriptions given{};
     int count = 0;
-    for (int64_t r = first; r < job.num_relations && count < kDescribed; ++r, ++count) {
-      const Relation& relation = job.relations[r];
-      given.at[count] = {relation.offsets,
-                         relation.columns,
-                         relation.edges,
-                         relation.weights,
-                         relation.grad_weights,
-                         relation.coefficient,
-                         job.matrices[relation.matrix].data,
-                         relation.grad_coefficient ? row_dots + r * job.num_rows * accum_bytes(job.dtype) : nullptr};
+    for (int64_t r = first; r < params.num_relations && count < kDescribed; ++r, ++count) {
+      const Relation& relation = params.relations[r];
+      given.at[count] = {
+          relation.offsets,
+          relation.columns,
+          relation.edges,
+          relation.weights,
+          relation.grad_weights,
+          relation.coefficient,
+          params.matrices[relation.matrix].data,
+          relation.grad_coefficient ? row_dots + r * params.num_rows * accum_bytes(params.dtype) : nullptr};
     }
     CUDA_LAUNCH(describe_kernel, dim3(1), dim3(kDescribed), 0, stream, given, out + first, count);
     if (cudaError_t e = cudaGetLastError()) return e;
@@ -63,12 +66,12 @@ cudaError_t launch(const RowJob& job, Index index, bool wide, bool with_own, cud
 }
 
 template <class T>
-cudaError_t sum_rows(const Job& job, const char* row_dots, cudaStream_t stream) {
-  for (int64_t r = 0; r < job.num_relations; ++r) {
-    if (!job.relations[r].grad_coefficient) continue;
+cudaError_t sum_rows(const AggregateParams& params, const char* row_dots, cudaStream_t stream) {
+  for (int64_t r = 0; r < params.num_relations; ++r) {
+    if (!params.relations[r].grad_coefficient) continue;
     CUDA_LAUNCH(row_sum_kernel<T>, dim3(1), dim3(kThreads), 0, stream,
-                reinterpret_cast<const T*>(row_dots) + r * job.num_rows, job.num_rows,
-                static_cast<T*>(job.relations[r].grad_coefficient));
+                reinterpret_cast<const T*>(row_dots) + r * params.num_rows, params.num_rows,
+                static_cast<T*>(params.relations[r].grad_coefficient));
     if (cudaError_t e = cudaGetLastError()) return e;
   }
   return cudaSuccess;
@@ -76,37 +79,39 @@ cudaError_t sum_rows(const Job& job, const char* row_dots, cudaStream_t stream) 
 
 }  // namespace
 
-int64_t aggregate_workspace(const Job& job) {
-  const int64_t dots = needs_own(job) ? job.num_relations * job.num_rows * accum_bytes(job.dtype) : 0;
-  return description_bytes(job) + dots;
+int64_t aggregate_workspace(const AggregateParams& params) {
+  const int64_t dots = needs_own(params) ? params.num_relations * params.num_rows * accum_bytes(params.dtype) : 0;
+  return description_bytes(params) + dots;
 }
 
-cudaError_t aggregate_cuda(const Job& job, void* workspace, cudaStream_t stream) {
+cudaError_t aggregate_cuda(const AggregateParams& params, void* workspace, cudaStream_t stream) {
   auto* descriptions = static_cast<Description*>(workspace);
-  char* row_dots = static_cast<char*>(workspace) + description_bytes(job);
-  const bool own = needs_own(job), wide = aligned(job);
-  if (job.num_rows > 0) {
-    if (cudaError_t e = describe(job, descriptions, row_dots, stream)) return e;
-    const RowJob rows{descriptions, job.num_relations, job.num_rows, job.width, job.stacked, job.out, job.own};
+  char* row_dots = static_cast<char*>(workspace) + description_bytes(params);
+  const bool own = needs_own(params), wide = aligned(params);
+  if (params.num_rows > 0) {
+    if (cudaError_t e = describe(params, descriptions, row_dots, stream)) return e;
+    const RowJob rows{descriptions,   params.num_relations, params.num_rows, params.width,
+                      params.stacked, params.out,           params.own};
     cudaError_t error = cudaErrorInvalidValue;
-    switch (job.dtype) {
+    switch (params.dtype) {
       case Dtype::f32:
-        error = launch<float>(rows, job.index, wide, own, stream);
+        error = launch<float>(rows, params.index, wide, own, stream);
         break;
       case Dtype::f64:
-        error = launch<double>(rows, job.index, wide, own, stream);
+        error = launch<double>(rows, params.index, wide, own, stream);
         break;
       case Dtype::bf16:
-        error = launch<__nv_bfloat16>(rows, job.index, wide, own, stream);
+        error = launch<__nv_bfloat16>(rows, params.index, wide, own, stream);
         break;
       case Dtype::f16:
-        error = launch<__half>(rows, job.index, wide, own, stream);
+        error = launch<__half>(rows, params.index, wide, own, stream);
         break;
     }
     if (error != cudaSuccess) return error;
   }
   if (!own) return cudaSuccess;
-  return job.dtype == Dtype::f64 ? sum_rows<double>(job, row_dots, stream) : sum_rows<float>(job, row_dots, stream);
+  return params.dtype == Dtype::f64 ? sum_rows<double>(params, row_dots, stream)
+                                    : sum_rows<float>(params, row_dots, stream);
 }
 
 }  // namespace vlmadapt::hetero_aggregate

@@ -3,9 +3,9 @@
 //   out[i]    = sum over relations r of coefficients[r] * sum over edges k of row i of w_r[k] * matrix_r[columns_r[k]]
 //   out[r, i] =                         coefficients[r] * sum over edges k of row i of w_r[k] * matrix_r[columns_r[k]]
 //
-// One job serves both directions. Forward: the rows are targets, the matrices sources. Backward: the rows are the rows
-// of one source matrix, the edges those of the transposed relations, the matrix the gradient of the result, so that
-// `out` is that source's gradient. There `own`, the source rows themselves, give two gradients more from the same
+// One params serves both directions. Forward: the rows are targets, the matrices sources. Backward: the rows are the
+// rows of one source matrix, the edges those of the transposed relations, the matrix the gradient of the result, so
+// that `out` is that source's gradient. There `own`, the source rows themselves, give two gradients more from the same
 // reads:
 //
 //   grad_weights_r[edges_r[k]] = coefficients[r] * own[i] . matrix_r[columns_r[k]]
@@ -42,10 +42,10 @@ struct Relation {
   void* grad_weights;       // accum [num_edges], written whole; nullptr: not wanted
   const void* coefficient;  // accum [1]
   void* grad_coefficient;   // accum [1]; nullptr: not wanted
-  int64_t matrix;           // which of the job's matrices is read
+  int64_t matrix;           // which of the params's matrices is read
 };
 
-struct Job {
+struct AggregateParams {
   Dtype dtype;
   Index index;
   int64_t num_rows;
@@ -62,7 +62,7 @@ struct Job {
 inline int64_t element_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 inline int64_t accum_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 
-void aggregate_cpu(const Job& job, const Parallel& parallel, Isa isa);
+void aggregate_cpu(const AggregateParams& params, const Parallel& parallel, Isa isa);
 
 // The transpose of a relation by a stable counting sort: offsets [num_columns + 1], and per edge of the transpose its
 // row in the relation and its place there.

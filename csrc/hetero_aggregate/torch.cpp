@@ -8,7 +8,9 @@ namespace vlmadapt::hetero_aggregate {
 namespace {
 
 struct Cpu {
-  static void aggregate(const Job& job, const Tensor&) { aggregate_cpu(job, torch_parallel(), active_isa()); }
+  static void aggregate(const AggregateParams& params, const Tensor&) {
+    aggregate_cpu(params, torch_parallel(), active_isa());
+  }
 };
 
 std::tuple<Tensor, Tensor, Tensor> transpose(Tensor row_offsets, Tensor columns, int64_t num_sources) {

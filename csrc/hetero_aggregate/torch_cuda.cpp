@@ -9,10 +9,10 @@ namespace vlmadapt::hetero_aggregate {
 namespace {
 
 struct Cuda {
-  static void aggregate(const Job& job, const Tensor& like) {
+  static void aggregate(const AggregateParams& params, const Tensor& like) {
     CudaCall call(like);
-    void* workspace = call.workspace(aggregate_workspace(job));
-    CudaCall::check(aggregate_cuda(job, workspace, call.stream()), "hetero_aggregate");
+    void* workspace = call.workspace(aggregate_workspace(params));
+    CudaCall::check(aggregate_cuda(params, workspace, call.stream()), "hetero_aggregate");
   }
 };
 

@@ -1,5 +1,5 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
-// A Backend has a static member aggregate taking (job, a tensor of the right device).
+// A Backend has a static member aggregate taking (params, a tensor of the right device).
 #pragma once
 
 #include "common/torch_binding.h"
@@ -45,37 +45,38 @@ struct Operators {
                         Tensors transposed_edges) {
     const auto count = static_cast<int64_t>(columns.size());
     check_lengths(columns.size(), {source_of.size(), row_offsets.size(), weights.size()});
-    Job job{};
-    job.index = index_of(columns);
-    job.dtype = dtype_of(sources.at(0), "sources");
+    AggregateParams params{};
+    params.index = index_of(columns);
+    params.dtype = dtype_of(sources.at(0), "sources");
     const ScalarType type = sources[0].scalar_type();
-    const void* scales = checked(coefficients, "coefficients", accum_type(job.dtype), {count}, sources[0]);
+    const void* scales = checked(coefficients, "coefficients", accum_type(params.dtype), {count}, sources[0]);
     check_device(transposed_offsets, "transposed_offsets", sources[0]);  // for the backward
     check_device(transposed_targets, "transposed_targets", sources[0]);
     check_device(transposed_edges, "transposed_edges", sources[0]);
-    job.num_rows = row_offsets[0].size(0) - 1;
-    job.width = sources[0].size(1);
-    job.stacked = stacked;
+    params.num_rows = row_offsets[0].size(0) - 1;
+    params.width = sources[0].size(1);
+    params.stacked = stacked;
     std::vector<Matrix> matrices;
     for (const Tensor& source : sources)
-      matrices.push_back({checked(source, "sources", type, {source.size(0), job.width}, sources[0]), source.size(0)});
+      matrices.push_back(
+          {checked(source, "sources", type, {source.size(0), params.width}, sources[0]), source.size(0)});
     std::vector<Relation> relations;
     for (size_t r = 0; r < columns.size(); ++r) {
-      relations.push_back(relation_of(row_offsets[r], columns[r], weights[r], job.index, scales, r, job.num_rows,
-                                      job.dtype, sources[0]));
+      relations.push_back(relation_of(row_offsets[r], columns[r], weights[r], params.index, scales, r, params.num_rows,
+                                      params.dtype, sources[0]));
       relations[r].matrix = source_of[r];
       if (source_of[r] < 0 || source_of[r] >= static_cast<int64_t>(sources.size()))
         throw std::out_of_range("source_of must number the sources");
     }
-    Tensor out = stacked ? new_tensor(sources[0], {count, job.num_rows, job.width}, type)
-                         : new_tensor(sources[0], {job.num_rows, job.width}, type);
-    job.out = out.mutable_data_ptr();
-    run(job, matrices, relations, sources[0]);
+    Tensor out = stacked ? new_tensor(sources[0], {count, params.num_rows, params.width}, type)
+                         : new_tensor(sources[0], {params.num_rows, params.width}, type);
+    params.out = out.mutable_data_ptr();
+    run(params, matrices, relations, sources[0]);
     return out;
   }
 
   // Gradients of the sources, then of the weights, then of the coefficients; an empty tensor where none is wanted.
-  // One job a source: its rows, over the transposed edges of the relations that read it.
+  // One params a source: its rows, over the transposed edges of the relations that read it.
   static Tensors backward(Tensor grad, Tensors sources, Integers source_of, Tensors weights, Tensor coefficients,
                           bool stacked, Tensors offsets, Tensors targets, Tensors edges, Integers want_sources,
                           Integers want_weights, bool want_coefficients) {
@@ -99,20 +100,20 @@ struct Operators {
     results.push_back(new_tensor(grad, {want_coefficients ? num_relations : 0}, accum));
 
     for (size_t u = 0; u < sources.size(); ++u) {
-      Job job{};
-      job.dtype = dtype;
-      job.index = index;
-      job.num_rows = sources[u].size(0);
-      job.width = width;
-      job.own = checked(sources[u], "sources", type, {job.num_rows, width}, grad);
-      job.out = want_sources[u] ? results[u].mutable_data_ptr() : nullptr;
-      bool wanted = job.out != nullptr;
+      AggregateParams params{};
+      params.dtype = dtype;
+      params.index = index;
+      params.num_rows = sources[u].size(0);
+      params.width = width;
+      params.own = checked(sources[u], "sources", type, {params.num_rows, width}, grad);
+      params.out = want_sources[u] ? results[u].mutable_data_ptr() : nullptr;
+      bool wanted = params.out != nullptr;
       std::vector<Matrix> matrices;
       std::vector<Relation> relations;
       for (size_t r = 0; r < count; ++r) {
         if (source_of[r] != static_cast<int64_t>(u)) continue;
         Relation relation =
-            relation_of(offsets[r], targets[r], weights[r], index, scales, r, job.num_rows, dtype, grad);
+            relation_of(offsets[r], targets[r], weights[r], index, scales, r, params.num_rows, dtype, grad);
         relation.edges = checked(edges[r], "edges", targets[r].scalar_type(), {targets[r].numel()}, grad);
         if (want_weights[r]) relation.grad_weights = results[sources.size() + r].mutable_data_ptr();
         if (want_coefficients)
@@ -124,7 +125,7 @@ struct Operators {
         relation.matrix = static_cast<int64_t>(matrices.size()) - 1;
         relations.push_back(relation);
       }
-      if (wanted) run(job, matrices, relations, grad);
+      if (wanted) run(params, matrices, relations, grad);
     }
     return results;
   }
@@ -135,13 +136,13 @@ struct Operators {
   }
 
  private:
-  static void run(Job& job, const std::vector<Matrix>& matrices, const std::vector<Relation>& relations,
+  static void run(AggregateParams& params, const std::vector<Matrix>& matrices, const std::vector<Relation>& relations,
                   const Tensor& like) {
-    job.num_matrices = static_cast<int64_t>(matrices.size());
-    job.matrices = matrices.data();
-    job.num_relations = static_cast<int64_t>(relations.size());
-    job.relations = relations.data();
-    Backend::aggregate(job, like);
+    params.num_matrices = static_cast<int64_t>(matrices.size());
+    params.matrices = matrices.data();
+    params.num_relations = static_cast<int64_t>(relations.size());
+    params.relations = relations.data();
+    Backend::aggregate(params, like);
   }
 };
 

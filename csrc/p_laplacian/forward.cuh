@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
         dropped = dropped || a == T(0);
         if (!plain) {
           T q = a * squared[m];
-          if (p.keep) {
+          if (p.released) {
             const T eps = static_cast<T>(p.eps), root = a > T(0) ? sqrt(a) : T(0);
             q += T(2) * eps * root * shift[m] + static_cast<T>(p.features) * eps * eps;
           } else {

@@ -1,7 +1,7 @@
 // p-Laplacian attention: the contract between kernels and callers. Knows no torch.
 //
 //   A[i, j] = attention[i, j], or exp(s[i, j] - lse[i]) with s = scale query . key + mask
-//   Q[i, j] = A |x_query[i] - x_value[j]|^2                       keep: |sqrt(A) (x_query[i] - x_value[j]) + eps|^2
+//   Q[i, j] = A |x_query[i] - x_value[j]|^2                   released: |sqrt(A) (x_query[i] - x_value[j]) + eps|^2
 //   M[i, j] = A Q^((p - 2) / 2)                                   0 where A is 0 or the pair is dropped
 //   row_sum = sum_j M,   out = (sum_j M x_value[j] + pull r) / (row_sum + pull),   pull = 2 mu / p
 //
@@ -49,7 +49,7 @@ struct Problem {
   bool causal;                 // key j is seen by query i where j <= i + num_keys - num_queries
   bool residual;               // r = x_query instead of 0
   bool drop_diagonal;
-  bool keep;  // eps in every coordinate and nothing dropped; only with `attention`
+  bool released;  // eps in every coordinate and nothing dropped; only with `attention`
   double eps;
 };
 

@@ -5,7 +5,7 @@
 
 namespace vlmadapt::p_laplacian {
 
-// One pair, from its score or attention, squared distance, sum of differences (keep), grad_out . x_value and
+// One pair, from its score or attention, squared distance, sum of differences (released), grad_out . x_value and
 // grad_context . value.
 template <class T, bool from_scores>
 struct Pair {
@@ -16,7 +16,7 @@ struct Pair {
       : attention(0), weight(0), e(0), constant(0), grad(0), grad_p(0) {
     if (!exists) return;
     const T h = exponent / 2, g = h - 1;
-    const bool plain = exponent == T(2), near = !p.keep && squared < Limits<T>::coincidence;
+    const bool plain = exponent == T(2), near = !p.released && squared < Limits<T>::coincidence;
     const T safe = near ? T(1) : squared;
     bool dropped = self || (near && !plain);
     T q = safe, root = T(0), length;
@@ -31,7 +31,7 @@ struct Pair {
       attention = score;
       dropped = dropped || score == T(0);
       q *= score;
-      if (p.keep) {
+      if (p.released) {
         const T eps = static_cast<T>(p.eps);
         root = score > T(0) ? sqrt(score) : T(0);
         q += T(2) * eps * root * shift + static_cast<T>(p.features) * eps * eps;
@@ -48,7 +48,7 @@ struct Pair {
       e = 2 * g * u / safe;
     } else if (dropped) {
       return;
-    } else if (p.keep) {
+    } else if (p.released) {
       const T through = g * u / q, eps = static_cast<T>(p.eps);
       grad = u / score + through * (squared + eps * shift / root);
       e = 2 * through * score;

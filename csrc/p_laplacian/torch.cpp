@@ -14,11 +14,12 @@ struct Cpu {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
   m.def(
-      "p_laplacian(Tensor attention, Tensor x_query, Tensor x_value, Tensor p, Tensor pull, bool residual, bool keep, "
+      "p_laplacian(Tensor attention, Tensor x_query, Tensor x_value, Tensor p, Tensor pull, bool residual, bool "
+      "released, "
       "bool drop_diagonal, float eps) -> (Tensor out, Tensor row_sum)");
   m.def(
       "p_laplacian_backward(Tensor grad_out, Tensor attention, Tensor x_query, Tensor x_value, Tensor p, Tensor pull, "
-      "Tensor out, Tensor row_sum, bool residual, bool keep, bool drop_diagonal, float eps, bool want_attention, "
+      "Tensor out, Tensor row_sum, bool residual, bool released, bool drop_diagonal, float eps, bool want_attention, "
       "bool want_p) -> (Tensor grad_attention, Tensor grad_x_query, Tensor grad_x_value, Tensor grad_p, "
       "Tensor grad_pull)");
   m.def(

@@ -31,11 +31,11 @@ inline Problem problem_of(const Tensor& x_query, const Tensor& x_value, const Te
   return problem;
 }
 
-inline void add_attention(Problem& problem, const Tensor& attention, ScalarType type, bool keep, double eps,
-                          const Tensor& like) {
+inline void add_probabilities(Problem& problem, const Tensor& attention, ScalarType type, bool released, double eps,
+                              const Tensor& like) {
   problem.attention = checked(attention, "attention", type,
                               {problem.batch, problem.heads, problem.num_queries, problem.num_keys}, like);
-  problem.keep = keep;
+  problem.released = released;
   problem.eps = eps;
 }
 
@@ -73,12 +73,12 @@ inline void add_scores(Problem& problem, const Tensor& query, const Tensor& key,
 
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor> from_attention(Tensor attention, Tensor x_query, Tensor x_value, Tensor p,
-                                                   Tensor pull, bool residual, bool keep, bool drop_diagonal,
-                                                   double eps) {
+  static std::tuple<Tensor, Tensor> from_probabilities(Tensor attention, Tensor x_query, Tensor x_value, Tensor p,
+                                                       Tensor pull, bool residual, bool released, bool drop_diagonal,
+                                                       double eps) {
     ForwardParams f{};
     f.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_attention(f.problem, attention, x_query.scalar_type(), keep, eps, x_query);
+    add_probabilities(f.problem, attention, x_query.scalar_type(), released, eps, x_query);
     Results results(f.problem, x_query);
     results.fill(f);
     Backend::forward(f, x_query);
@@ -106,12 +106,12 @@ struct Operators {
     return {results.out, results.row_sum, lse, context};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_attention(
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_probabilities(
       Tensor grad_out, Tensor attention, Tensor x_query, Tensor x_value, Tensor p, Tensor pull, Tensor out,
-      Tensor row_sum, bool residual, bool keep, bool drop_diagonal, double eps, bool want_attention, bool want_p) {
+      Tensor row_sum, bool residual, bool released, bool drop_diagonal, double eps, bool want_attention, bool want_p) {
     BackwardParams b{};
     b.problem = problem_of(x_query, x_value, p, pull, residual, drop_diagonal);
-    add_attention(b.problem, attention, x_query.scalar_type(), keep, eps, x_query);
+    add_probabilities(b.problem, attention, x_query.scalar_type(), released, eps, x_query);
     Gradients grads(b, x_query, grad_out, out, row_sum);
     const Problem& n = b.problem;
     b.want_p = want_p;
@@ -150,8 +150,8 @@ struct Operators {
   }
 
   static void register_all(torch::stable::detail::StableLibrary& library) {
-    library.impl("p_laplacian", TORCH_BOX(&from_attention));
-    library.impl("p_laplacian_backward", TORCH_BOX(&backward_attention));
+    library.impl("p_laplacian", TORCH_BOX(&from_probabilities));
+    library.impl("p_laplacian_backward", TORCH_BOX(&backward_probabilities));
     library.impl("p_laplacian_attention", TORCH_BOX(&from_scores));
     library.impl("p_laplacian_attention_backward", TORCH_BOX(&backward_scores));
   }

@@ -26,19 +26,19 @@ bool stronger(const Candidate<T>& a, const Candidate<T>& b) {
 }
 
 template <class T>
-void strongest_of_row(const Strongest<T>& job, int64_t r, std::vector<Candidate<T>>& kept) {
-  const T* row = job.tile + r * job.num_columns;
-  const int64_t skipped = job.skip_diagonal ? job.first_row + r : -1;
-  const auto capacity = static_cast<size_t>(4 * job.k + block);
+void top_k_of_row(const TopKParams<T>& params, int64_t r, std::vector<Candidate<T>>& kept) {
+  const T* row = params.tile + r * params.num_columns;
+  const int64_t skipped = params.skip_diagonal ? params.first_row + r : -1;
+  const auto capacity = static_cast<size_t>(4 * params.k + block);
   T threshold = -1;  // the weakest of k candidates; a later column has to beat it
   kept.clear();
   auto prune = [&] {
-    std::nth_element(kept.begin(), kept.begin() + (job.k - 1), kept.end(), stronger<T>);
-    threshold = kept[static_cast<size_t>(job.k - 1)].magnitude;
-    kept.resize(static_cast<size_t>(job.k));
+    std::nth_element(kept.begin(), kept.begin() + (params.k - 1), kept.end(), stronger<T>);
+    threshold = kept[static_cast<size_t>(params.k - 1)].magnitude;
+    kept.resize(static_cast<size_t>(params.k));
   };
-  for (int64_t first = 0; first < job.num_columns; first += block) {
-    const int64_t end = std::min(first + block, job.num_columns);
+  for (int64_t first = 0; first < params.num_columns; first += block) {
+    const int64_t end = std::min(first + block, params.num_columns);
     int candidates = 0;
     for (int64_t j = first; j < end; ++j) candidates |= !(std::abs(row[j]) <= threshold);
     if (!candidates) continue;
@@ -48,28 +48,28 @@ void strongest_of_row(const Strongest<T>& job, int64_t r, std::vector<Candidate<
     }
     if (kept.size() + block > capacity) prune();
   }
-  if (kept.size() > static_cast<size_t>(job.k)) prune();
+  if (kept.size() > static_cast<size_t>(params.k)) prune();
   std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.column < b.column; });
   for (size_t n = 0; n < kept.size(); ++n) {
-    job.columns[r * job.k + static_cast<int64_t>(n)] = kept[n].column;
-    job.values[r * job.k + static_cast<int64_t>(n)] = row[kept[n].column];
+    params.columns[r * params.k + static_cast<int64_t>(n)] = kept[n].column;
+    params.values[r * params.k + static_cast<int64_t>(n)] = row[kept[n].column];
   }
 }
 
 template <class T>
-void strongest(const Strongest<T>& job, const Parallel& parallel) {
-  if (job.k == 0) return;
+void top_k(const TopKParams<T>& params, const Parallel& parallel) {
+  if (params.k == 0) return;
   auto body = [&](int64_t begin, int64_t end) {
     std::vector<Candidate<T>> kept;
-    kept.reserve(static_cast<size_t>(4 * job.k + 2 * block));
-    for (int64_t r = begin; r < end; ++r) strongest_of_row(job, r, kept);
+    kept.reserve(static_cast<size_t>(4 * params.k + 2 * block));
+    for (int64_t r = begin; r < end; ++r) top_k_of_row(params, r, kept);
   };
-  parallel_ranges(parallel, job.num_rows, body);
+  parallel_ranges(parallel, params.num_rows, body);
 }
 
 }  // namespace
 
-void strongest_cpu(const Strongest<float>& job, const Parallel& parallel) { strongest(job, parallel); }
-void strongest_cpu(const Strongest<double>& job, const Parallel& parallel) { strongest(job, parallel); }
+void top_k_cpu(const TopKParams<float>& params, const Parallel& parallel) { top_k(params, parallel); }
+void top_k_cpu(const TopKParams<double>& params, const Parallel& parallel) { top_k(params, parallel); }
 
 }  // namespace vlmadapt::signed_cosine

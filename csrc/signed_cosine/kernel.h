@@ -11,7 +11,7 @@ namespace vlmadapt::signed_cosine {
 // their signs. Among equal magnitudes the lower column wins; NaN counts as the largest. Row r leaves the column
 // first_row + r out where `skip_diagonal` says so; there must be k others.
 template <class T>
-struct Strongest {
+struct TopKParams {
   const T* tile;
   int64_t num_rows;
   int64_t num_columns;
@@ -22,7 +22,7 @@ struct Strongest {
   T* values;         // [num_rows, k]
 };
 
-void strongest_cpu(const Strongest<float>& job, const Parallel& parallel);
-void strongest_cpu(const Strongest<double>& job, const Parallel& parallel);
+void top_k_cpu(const TopKParams<float>& params, const Parallel& parallel);
+void top_k_cpu(const TopKParams<double>& params, const Parallel& parallel);
 
 }  // namespace vlmadapt::signed_cosine

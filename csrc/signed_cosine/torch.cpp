@@ -11,9 +11,9 @@ namespace {
 template <class T>
 void run(const Tensor& tile, Tensor& columns, Tensor& values, int64_t k, int64_t first_row, bool skip_diagonal) {
   const void* data = checked(tile, "tile", tile.scalar_type(), {tile.size(0), tile.size(1)}, tile);
-  strongest_cpu(
-      Strongest<T>{static_cast<const T*>(data), tile.size(0), tile.size(1), k, first_row, skip_diagonal,
-                   static_cast<int64_t*>(columns.mutable_data_ptr()), static_cast<T*>(values.mutable_data_ptr())},
+  top_k_cpu(
+      TopKParams<T>{static_cast<const T*>(data), tile.size(0), tile.size(1), k, first_row, skip_diagonal,
+                    static_cast<int64_t*>(columns.mutable_data_ptr()), static_cast<T*>(values.mutable_data_ptr())},
       torch_parallel());
 }
 
@@ -35,9 +35,10 @@ std::tuple<Tensor, Tensor> select(Tensor tile, int64_t k, int64_t first_row, boo
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
-  m.def("strongest_entries(Tensor tile, int k, int first_row, bool skip_diagonal) -> (Tensor columns, Tensor values)");
+  m.def(
+      "signed_cosine_top_k(Tensor tile, int k, int first_row, bool skip_diagonal) -> (Tensor columns, Tensor values)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vlmadapt, CPU, m) { m.impl("strongest_entries", TORCH_BOX(&select)); }
+STABLE_TORCH_LIBRARY_IMPL(vlmadapt, CPU, m) { m.impl("signed_cosine_top_k", TORCH_BOX(&select)); }
 
 }  // namespace vlmadapt::signed_cosine

@@ -3,8 +3,8 @@
 
 namespace {
 
-cache_retrieval::Stream stream_of(const py::array& queries, const py::array& keys, const py::array& scale,
-                                  const py::array& center) {
+cache_retrieval::Side side_of(const py::array& queries, const py::array& keys, const py::array& scale,
+                              const py::array& center) {
   return {queries.data(), keys.data(), scale.data(), center.data(), queries.shape(1)};
 }
 
@@ -12,7 +12,7 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
                   const py::array& scale, const py::array& center, const Indices& order, const Indices& offsets,
                   const std::optional<py::array>& text_queries, const std::optional<py::array>& text_keys,
                   const std::optional<py::array>& ratio, bool text_per_class, const std::optional<Indices>& own_entry,
-                  bool mask_own_scores, bool keep) {
+                  bool mask_own_scores, bool store_similarities) {
   cache_retrieval::ForwardParams p{};
   p.dtype = dtype_of(queries, half);
   p.num_queries = queries.shape(0);
@@ -20,8 +20,8 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   p.num_classes = offsets.size() - 1;
   p.order = order.data();
   p.offsets = offsets.data();
-  p.image = stream_of(queries, keys, scale, center);
-  if (text_queries) p.text = stream_of(*text_queries, *text_keys, scale, center);
+  p.image = side_of(queries, keys, scale, center);
+  if (text_queries) p.text = side_of(*text_queries, *text_keys, scale, center);
   p.text_per_class = text_per_class;
   p.ratio = pointer(ratio);
   p.own_entry = pointer(own_entry);
@@ -30,11 +30,11 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   py::array disagreement = new_array(p.dtype, {queries.shape(0)});
   p.scores = scores.mutable_data();
   p.disagreement = disagreement.mutable_data();
-  const bool keep_text = keep && text_queries && !text_per_class;
-  py::array similarities = new_array(p.dtype, {keep ? keys.shape(0) : 0, queries.shape(0)});
-  py::array text_similarities = new_array(p.dtype, {keep_text ? keys.shape(0) : 0, queries.shape(0)});
-  if (keep) p.similarities = similarities.mutable_data();
-  if (keep_text) p.text_similarities = text_similarities.mutable_data();
+  const bool store_text = store_similarities && text_queries && !text_per_class;
+  py::array similarities = new_array(p.dtype, {store_similarities ? keys.shape(0) : 0, queries.shape(0)});
+  py::array text_similarities = new_array(p.dtype, {store_text ? keys.shape(0) : 0, queries.shape(0)});
+  if (store_similarities) p.similarities = similarities.mutable_data();
+  if (store_text) p.text_similarities = text_similarities.mutable_data();
   cache_retrieval::forward_cpu(p, std_parallel(), isa_of(isa));
   return py::make_tuple(scores, disagreement, similarities, text_similarities);
 }
@@ -52,7 +52,7 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   p.labels = labels.data();
   p.multiplicity = pointer(multiplicity);
   p.own_key = pointer(own_key);
-  p.stream = stream_of(queries, keys, scale, center);
+  p.side = side_of(queries, keys, scale, center);
   p.weight = pointer(weight);
   p.grad_scores = grad_scores.data();
   p.similarities = pointer(similarities);
@@ -94,7 +94,8 @@ void bind_cache_retrieval(py::module_& m) {
   using namespace py::literals;
   m.def("cache_retrieval", &forward, "isa"_a, "half"_a, "queries"_a, "keys"_a, "scale"_a, "center"_a, "order"_a,
         "offsets"_a, "text_queries"_a = py::none(), "text_keys"_a = py::none(), "ratio"_a = py::none(),
-        "text_per_class"_a = false, "own_entry"_a = py::none(), "mask_own_scores"_a = false, "keep"_a = false);
+        "text_per_class"_a = false, "own_entry"_a = py::none(), "mask_own_scores"_a = false,
+        "store_similarities"_a = false);
   m.def("cache_retrieval_backward", &backward, "isa"_a, "half"_a, "grad_scores"_a, "queries"_a, "keys"_a, "scale"_a,
         "center"_a, "labels"_a, "weight"_a = py::none(), "multiplicity"_a = py::none(), "own_key"_a = py::none(),
         "similarities"_a = py::none());

@@ -8,7 +8,7 @@ namespace {
 py::tuple aggregate(const std::string& isa, const std::string& half, const std::vector<py::array>& matrices,
                     const std::vector<py::tuple>& relations, bool stacked, const std::optional<py::array>& own) {
   using namespace hetero_aggregate;
-  Job job{};
+  AggregateParams job{};
   job.dtype = dtype_of(matrices[0], half);
   job.width = matrices[0].shape(1);
   std::vector<Matrix> rows;

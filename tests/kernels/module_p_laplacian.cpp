@@ -58,7 +58,7 @@ Problem problem_of(const std::string& half, const py::dict& arrays, const py::di
   p.causal = switches["causal"].cast<bool>();
   p.residual = switches["residual"].cast<bool>();
   p.drop_diagonal = switches["drop_diagonal"].cast<bool>();
-  p.keep = switches["keep"].cast<bool>();
+  p.released = switches["released"].cast<bool>();
   p.eps = switches["eps"].cast<double>();
   return p;
 }

@@ -58,7 +58,7 @@ class Head:
             a, away = self.attention[i, j], self.x_query[i] - self.x_value[j]
             if a == 0:
                 continue
-            if self.switches["keep"]:
+            if self.switches["released"]:
                 away = np.sqrt(a) * away + self.switches["eps"]
             else:
                 if self.switches["drop_diagonal"] and j == i + self.keys - self.queries:

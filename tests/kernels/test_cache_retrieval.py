@@ -146,7 +146,7 @@ def test_kept_similarities_serve_the_backward(level: str, storage: str, shape: t
     streams = (case.queries, case.keys, case.scale, case.center)
     text = (case.queries, case.keys[::-1].copy(), case.ratio)
     *_, image, reverse = raw_kernels.cache_retrieval(
-        level, case.half, *streams, case.order, case.offsets, *text, own_entry=case.own, keep=True
+        level, case.half, *streams, case.order, case.offsets, *text, own_entry=case.own, store_similarities=True
     )
     expected = case.exact_keys @ case.exact_queries.T
     case.check(image, expected)

@@ -13,7 +13,7 @@ from tests.kernels import raw_kernels
 from tests.kernels.test_cache_retrieval import STORAGE
 
 LEVELS = raw_kernels.levels()
-SWITCHES = {"scale": 0.4, "causal": False, "residual": True, "drop_diagonal": False, "keep": False, "eps": 1e-3}
+SWITCHES = {"scale": 0.4, "causal": False, "residual": True, "drop_diagonal": False, "released": False, "eps": 1e-3}
 
 # batch, heads, queries, keys, width, value width, features: one, odd, tiles and one more, several blocks, empty.
 SHAPES = [
@@ -29,7 +29,7 @@ SHAPES = [
     (1, 2, 3, 4, 5, 6, 0),
 ]
 SCORES = ["plain", "causal", "boolean", "additive", "no value", "coincident"]
-ATTENTION = ["plain", "keep", "diagonal", "coincident"]
+PROBABILITIES = ["plain", "released", "diagonal", "coincident"]
 
 
 class Case:
@@ -61,7 +61,7 @@ class Case:
             "causal": {"causal": True},
             "additive": {"residual": False},
             "no value": {"drop_diagonal": True},
-            "keep": {"keep": True, "residual": False},
+            "released": {"released": True, "residual": False},
             "diagonal": {"drop_diagonal": True},
         }.get(kind, {})
         p = np.array([1.25, 2.0, 3.0])[:heads]
@@ -132,10 +132,10 @@ def test_from_scores(level: str, storage: str, shape: tuple[int, ...], kind: str
 @stored
 @pytest.mark.parametrize(
     ("shape", "kind"),
-    [(s, k) for s in SHAPES for k in ATTENTION if s[-1] or k != "keep"],  # Q is 0 without features
+    [(s, k) for s in SHAPES for k in PROBABILITIES if s[-1] or k != "released"],  # Q is 0 without features
     ids=str,
 )
-def test_from_attention(level: str, storage: str, shape: tuple[int, ...], kind: str) -> None:
+def test_from_probabilities(level: str, storage: str, shape: tuple[int, ...], kind: str) -> None:
     case = case_of(storage, shape, "attention", kind)
     results = case.forward(level)
     check(results, case.results, storage)
@@ -143,7 +143,7 @@ def test_from_attention(level: str, storage: str, shape: tuple[int, ...], kind: 
 
 
 @every
-@pytest.mark.parametrize(("entry", "kind"), [("scores", "causal"), ("attention", "plain"), ("attention", "keep")])
+@pytest.mark.parametrize(("entry", "kind"), [("scores", "causal"), ("attention", "plain"), ("attention", "released")])
 def test_gradients_that_are_not_wanted_change_no_other(level: str, entry: str, kind: str) -> None:
     case = case_of("f32", SHAPES[4], entry, kind)
     results = case.forward(level)
@@ -168,7 +168,7 @@ def test_threads_do_not_change_a_bit(level: str, entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "kind"), [("scores", kind) for kind in SCORES] + [("attention", k) for k in ATTENTION]
+    ("entry", "kind"), [("scores", kind) for kind in SCORES] + [("attention", k) for k in PROBABILITIES]
 )
 def test_the_loops_differentiate(entry: str, kind: str) -> None:
     """Every gradient of the loops against the imaginary part of a step along the imaginary axis."""

@@ -202,7 +202,7 @@ def test_the_aggregate_compiles_into_one_graph(rows: int) -> None:
 
 
 def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.vlmadapt.strongest_entries.default, (torch.randn(5, 200), 7, 2, True))
+    torch.library.opcheck(torch.ops.vlmadapt.signed_cosine_top_k.default, (torch.randn(5, 200), 7, 2, True))
 
 
 BAD_CALLS = [

@@ -53,7 +53,7 @@ int cache_backward(const int64_t* n, void* const* p) {
   b.labels = integers(p[0]);
   b.multiplicity = p[1];
   b.own_key = integers(p[2]);
-  b.stream = {p[3], p[4], p[5], p[6], n[5]};
+  b.side = {p[3], p[4], p[5], p[6], n[5]};
   b.weight = p[7];
   b.grad_scores = p[8];
   b.grad_queries = p[9];

@@ -18,7 +18,7 @@ T* moved_back(T* p, int64_t bytes) {
 //           then the matrices
 extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
   using namespace vlmadapt::hetero_aggregate;
-  Job job{};
+  AggregateParams job{};
   job.dtype = static_cast<vlmadapt::Dtype>(n[0]);
   job.index = static_cast<Index>(n[1]);
   job.num_rows = n[2];

@@ -11,7 +11,7 @@ using namespace vlmadapt;
 using namespace vlmadapt::p_laplacian;
 
 // sizes: dtype, batch, heads, queries, keys, width, value width, features, from scores, with value, mask kind, mask
-//        strides (4), causal, residual, drop diagonal, keep, scale and eps in millionths, far
+//        strides (4), causal, residual, drop diagonal, released, scale and eps in millionths, far
 // pointers: attention, query, key, value, x query, x value, p, pull, mask, key lengths
 Problem problem_of(const int64_t* n, void* const* p) {
   Problem q{};
@@ -30,7 +30,7 @@ Problem problem_of(const int64_t* n, void* const* p) {
   q.causal = n[15] != 0;
   q.residual = n[16] != 0;
   q.drop_diagonal = n[17] != 0;
-  q.keep = n[18] != 0;
+  q.released = n[18] != 0;
   q.scale = 1e-6 * static_cast<double>(n[19]);
   q.eps = 1e-6 * static_cast<double>(n[20]);
   q.attention = p[0];

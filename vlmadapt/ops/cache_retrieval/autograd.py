@@ -1,8 +1,8 @@
 """What torch must know of the compiled cache-retrieval operators: shapes of results, and gradients.
 
 The compiled operators take ``scale`` and ``center`` as [B] vectors; :func:`vlmadapt.ops.cache_retrieval` is what users
-call. With ``keep`` the forward on the CPU also returns the similarities [S, n, B], transposed, of the S streams that
-have one key an entry; the backward then need not compute them again. Otherwise, and on CUDA, S is 0.
+call. With ``store_similarities`` the forward on the CPU also returns the similarities [S, n, B], transposed, of the S
+streams that have one key an entry; the backward then need not compute them again. Otherwise, and on CUDA, S is 0.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if "_cpu" in library._loaded:
     @library.register_fake("cache_retrieval")
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
-        text_keys_per_class, _mask_own_scores, keep, _allow_tf32 = rest[-4:]
+        text_keys_per_class, _mask_own_scores, store_similarities, _allow_tf32 = rest[-4:]
         dtype = accumulation_dtype(queries.dtype)
         scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
         matrices = 0
-        if keep and queries.device.type == "cpu":
+        if store_similarities and queries.device.type == "cpu":
             matrices = 1 if text_queries is None or text_keys_per_class else 2
         similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
         return scores, queries.new_empty(queries.shape[0], dtype=dtype), similarities
@@ -56,7 +56,7 @@ if "_cpu" in library._loaded:
         return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, _keep, ctx.allow_tf32 = inputs
+        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, _store_similarities, ctx.allow_tf32 = inputs
         _scores, disagreement, similarities = output
         ctx.mark_non_differentiable(disagreement, similarities)
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient

@@ -121,7 +121,7 @@ def cache_retrieval(
         own_entry,
         text_keys_per_class,
         mask_own_scores,
-        _keep_similarities(queries, keys, scale, center, *text, mix, per_class=text_keys_per_class),
+        _stores_similarities(queries, keys, scale, center, *text, mix, per_class=text_keys_per_class),
         allow_tf32(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
@@ -239,7 +239,7 @@ def _exponent(
     return beta / deviation, mean + deviation
 
 
-def _keep_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, per_class: bool) -> bool:
+def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, per_class: bool) -> bool:
     """Whether the forward stores the similarities of the streams with one key an entry for the backward."""
     if queries.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return False  # an exported program should not depend on whether its example was small

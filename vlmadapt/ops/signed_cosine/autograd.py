@@ -9,6 +9,6 @@ from vlmadapt.ops import library
 
 if "_cpu" in library._loaded:
 
-    @library.register_fake("strongest_entries")
-    def _strongest_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
+    @library.register_fake("signed_cosine_top_k")
+    def _top_k_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
         return tile.new_empty(len(tile), k, dtype=torch.int64), tile.new_empty(len(tile), k)

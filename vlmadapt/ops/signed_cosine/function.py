@@ -77,7 +77,7 @@ def signed_cosine_top_k(
     weights = torch.empty(len(targets), kept, dtype=accumulation_dtype(targets.dtype), device=targets.device)
     for first, tile in _tiles(targets, sources, diagonal):
         rows = slice(first, first + len(tile))
-        columns[rows], weights[rows] = _strongest(tile, kept, first, skip)
+        columns[rows], weights[rows] = _top_k_of_tile(tile, kept, first, skip)
     offsets = torch.arange(len(targets) + 1, device=targets.device) * kept
     if len(sources) <= torch.iinfo(torch.int32).max:
         columns = columns.to(torch.int32)
@@ -152,10 +152,10 @@ def _tiles(targets: Tensor, sources: Tensor, diagonal: Diagonal) -> Iterator[tup
             yield first, tile
 
 
-def _strongest(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
+def _top_k_of_tile(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
     """Columns and values ``[rows, k]`` of the largest magnitudes, columns rising."""
     if tile.device.type == "cpu":
-        return torch.ops.vlmadapt.strongest_entries(tile, k, first_row, skip_diagonal)
+        return torch.ops.vlmadapt.signed_cosine_top_k(tile, k, first_row, skip_diagonal)
     magnitude = tile.abs().nan_to_num(nan=torch.inf)
     if skip_diagonal:
         magnitude.diagonal(first_row).fill_(-1)

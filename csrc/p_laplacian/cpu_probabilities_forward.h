@@ -10,13 +10,13 @@ namespace p_laplacian {
 constexpr int64_t task_queries = 128;
 
 template <class A>
-class AttentionForward {
+class ProbabilitiesForward {
   using S = Simd<A>;
   using V = typename S::V;
   using I = typename S::I;
 
  public:
-  explicit AttentionForward(const ForwardParams& params)
+  explicit ProbabilitiesForward(const ForwardParams& params)
       : params_(params),
         p_(params.problem),
         tile_(p_, 128 * S::lanes),
@@ -47,8 +47,8 @@ class AttentionForward {
       A* weights = weights_.data();
       if (plain_)
         for (int64_t k = 0; k < count * keys; ++k) weights[k] = 1;
-      else if (p_.keep)
-        keep_squares(row, count, x, j0, keys);
+      else if (p_.released)
+        released_squares(row, count, x, j0, keys);
       else
         for_row_pairs(count, [&](auto rows, int64_t i) __attribute__((always_inline)) {
           row_squares<A, decltype(rows)::count>(x + i * panel_.width, panel_, j0, keys, end, weights + i * keys);
@@ -63,7 +63,7 @@ class AttentionForward {
     });
   }
 
-  // weights_: squared distances (Q itself in keep mode) to M.
+  // weights_: squared distances (Q itself in released mode) to M.
   void weigh(int64_t row, int64_t count, int64_t j0, int64_t keys) {
     const A g = exponent_ * A(0.5) - 1;
     A* weights = weights_.data();
@@ -73,12 +73,12 @@ class AttentionForward {
       });
       return;
     }
-    const bool keep = p_.keep;
-    const A least = keep ? A(-1) : coincidence<A>();
+    const bool released = p_.released;
+    const A least = released ? A(-1) : coincidence<A>();
     for_pairs(p_, row, count, j0, keys, read_.data(),
               [=](int64_t at, V a, int64_t left) __attribute__((always_inline)) {
                 const V squared = S::load(weights + at);
-                const V power = g * bounded_log2<A>(keep ? squared : a * squared);
+                const V power = g * bounded_log2<A>(released ? squared : a * squared);
                 const I none = (a == 0) | (squared < least);
                 store_row<A>(weights + at, none ? S::broadcast(-__builtin_inff()) : power, left);
               });
@@ -121,7 +121,7 @@ class AttentionForward {
   }
 
   // weights_ = |sqrt(A) (x_query - x_value) + eps|^2, the released arithmetic.
-  void keep_squares(int64_t row, int64_t count, const A* x, int64_t j0, int64_t keys) {
+  void released_squares(int64_t row, int64_t count, const A* x, int64_t j0, int64_t keys) {
     for (int64_t i = 0; i < count; ++i, x += panel_.width) {
       A* squares = weights_.data() + i * keys;
       for_pairs(p_, row + i, 1, j0, keys, read_.data(), [&](int64_t j, V a, int64_t left) {
@@ -172,11 +172,11 @@ class AttentionForward {
 };
 
 template <class A>
-inline void forward_attention(const ForwardParams& params, const Parallel& parallel) {
+inline void forward_probabilities(const ForwardParams& params, const Parallel& parallel) {
   const Problem& p = params.problem;
   const int64_t parts = divide_up(p.num_queries, task_queries);
   auto tasks = [&](int64_t begin, int64_t end) {
-    AttentionForward<A> work(params);
+    ProbabilitiesForward<A> work(params);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % parts * task_queries;
       work.run(task / parts, first, min_of(first + task_queries, p.num_queries));

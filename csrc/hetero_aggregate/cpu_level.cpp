@@ -1,6 +1,4 @@
-// The function table of one instruction-set level, in dtype and index order.
-#pragma once
-
+// Compiled once a level, with VLMADAPT_ISA and the level's flags: the level's function table, in dtype and index order.
 #include "hetero_aggregate/cpu_aggregate.h"
 #include "hetero_aggregate/cpu_kernels.h"
 

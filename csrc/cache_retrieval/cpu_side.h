@@ -1,4 +1,4 @@
-// The products of a stream of queries and keys, for forward, backward and grid; compiled once per instruction set.
+// The products of a side, its queries and keys, for forward, backward and grid; compiled once per instruction set.
 // Up to max_dot_queries queries there is nothing to reuse and the time is that of reading the keys: plain dot products,
 // lanes over the width. More queries are packed into panels, lanes over queries.
 #pragma once
@@ -11,7 +11,7 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
-using vlmadapt::cache_retrieval::Stream;
+using vlmadapt::cache_retrieval::Side;
 
 constexpr int64_t max_dot_queries = 4;
 constexpr int64_t query_block_bytes = 512 * 1024;  // packed queries of a task: half of a typical L2
@@ -23,19 +23,19 @@ inline int64_t query_block(int64_t width) {
   return max_of(Simd<A>::panel, min_of(max_query_block, fitting) / Simd<A>::panel * Simd<A>::panel);
 }
 
-// The products of one stream for tile_rows rows of keys against a block of queries.
+// The products of one side for tile_rows rows of keys against a block of queries.
 template <class T>
-class StreamTiles {
+class SideTiles {
   using A = Accum<T>;
 
  public:
-  StreamTiles(const Stream& stream, const A* packed, int64_t first_query, Panels<A> columns)
-      : keys_(static_cast<const T*>(stream.keys)),
-        queries_(static_cast<const T*>(stream.queries) + first_query * stream.width),
+  SideTiles(const Side& side, const A* packed, int64_t first_query, Panels<A> columns)
+      : keys_(static_cast<const T*>(side.keys)),
+        queries_(static_cast<const T*>(side.queries) + first_query * side.width),
         packed_(packed),
-        width_(stream.width),
+        width_(side.width),
         columns_(columns),
-        staged_(staged_size(stream.width)) {}
+        staged_(staged_size(side.width)) {}
 
   // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
   template <class RowKey>
@@ -100,15 +100,14 @@ class QueryValues {
 
 // Packs queries [first, first + count) into panels, in parallel.
 template <class T>
-inline void pack_queries(const Stream& stream, int64_t first, int64_t count, Accum<T>* packed,
-                         const Parallel& parallel) {
+inline void pack_queries(const Side& side, int64_t first, int64_t count, Accum<T>* packed, const Parallel& parallel) {
   using S = Simd<Accum<T>>;
   const Panels<Accum<T>> columns{count};
   auto body = [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel_transposed(static_cast<const T*>(stream.queries), first + p * S::panel,
-                            min_of(S::panel, count - p * S::panel), stream.width, columns.vectors(p) * S::lanes,
-                            packed + p * S::panel * stream.width);
+      pack_panel_transposed(static_cast<const T*>(side.queries), first + p * S::panel,
+                            min_of(S::panel, count - p * S::panel), side.width, columns.vectors(p) * S::lanes,
+                            packed + p * S::panel * side.width);
   };
   parallel_ranges(parallel, columns.count(), body);
 }

@@ -1,6 +1,4 @@
-// The function table of one instruction-set level, in dtype order.
-#pragma once
-
+// Compiled once a level, with VLMADAPT_ISA and the level's flags: the level's function table, in dtype order.
 #include "cache_retrieval/cpu_backward.h"
 #include "cache_retrieval/cpu_forward.h"
 #include "cache_retrieval/cpu_grid.h"

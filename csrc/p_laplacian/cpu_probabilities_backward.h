@@ -16,13 +16,13 @@ namespace VLMADAPT_ISA {
 namespace p_laplacian {
 
 template <class A>
-class AttentionBackward {
+class ProbabilitiesBackward {
   using S = Simd<A>;
   using V = typename S::V;
   using I = typename S::I;
 
  public:
-  explicit AttentionBackward(const BackwardParams& params)
+  explicit ProbabilitiesBackward(const BackwardParams& params)
       : params_(params),
         p_(params.problem),
         tile_(p_, 256 * S::lanes),
@@ -57,7 +57,7 @@ class AttentionBackward {
   void add_block(int64_t first, int64_t count) {
     const int64_t row = head_ * p_.num_queries + first;
     prepare_rows(row, count);
-    const bool by_distance = !plain_ && (exponent_ != 2 || p_.keep);
+    const bool by_distance = !plain_ && (exponent_ != 2 || p_.released);
     const int64_t seen = keys_seen(p_, head_);
     for (int64_t j0 = 0; j0 == 0 || j0 < seen; j0 += tile_.keys) {
       const int64_t keys = min_of(tile_.keys, seen - j0);
@@ -74,7 +74,7 @@ class AttentionBackward {
       mark_self_pairs(p_, first, count, j0, keys, weights_.data());
       if (plain_)
         differentiate_plain(row, count, j0, keys);
-      else if (p_.keep)
+      else if (p_.released)
         differentiate_kept(row, count, j0, keys);
       else
         differentiate(row, count, j0, keys);
@@ -108,7 +108,7 @@ class AttentionBackward {
 
   // grad x_query and grad x_value of these pairs, from M, E and the shifts.
   void add_sums(int64_t count, int64_t j0, int64_t keys, const RowEnd<A>& end, bool by_distance) {
-    const A *weights = weights_.data(), *spread = spread_.data(), *shifts = p_.keep ? powers_.data() : nullptr;
+    const A *weights = weights_.data(), *spread = spread_.data(), *shifts = p_.released ? powers_.data() : nullptr;
     if (!by_distance) {
       add_keys<A, false>(x_, upstream_.data(), weights, nullptr, nullptr, count, panel_, grads_, j0, keys, end);
       return;
@@ -235,7 +235,7 @@ class AttentionBackward {
 };
 
 template <class A>
-inline void backward_attention(const BackwardParams& params, const Parallel& parallel) {
+inline void backward_probabilities(const BackwardParams& params, const Parallel& parallel) {
   const Problem& p = params.problem;
   const int64_t heads = p.batch * p.heads;
   const int64_t chunks = chunks_of(heads, p.num_queries), share = divide_up(p.num_queries, chunks);
@@ -243,7 +243,7 @@ inline void backward_attention(const BackwardParams& params, const Parallel& par
   Buffer<A> partial(chunks > 1 ? heads * chunks * columns : 0);
   Buffer<double> scalars(heads * chunks * 2);
   auto tasks = [&](int64_t begin, int64_t end) {
-    AttentionBackward<A> work(params);
+    ProbabilitiesBackward<A> work(params);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / chunks, first = min_of(task % chunks * share, p.num_queries);
       KeyPanel<A>& grads = work.run(head, first, min_of(first + share, p.num_queries));

@@ -1,2 +1,0 @@
-#define VLMADAPT_ISA avx512
-#include "cache_retrieval/cpu_table.h"

@@ -1,2 +1,0 @@
-#define VLMADAPT_ISA avx512
-#include "hetero_aggregate/cpu_table.h"

@@ -1,2 +1,0 @@
-#define VLMADAPT_ISA baseline
-#include "hetero_aggregate/cpu_table.h"

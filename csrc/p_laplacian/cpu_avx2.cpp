@@ -1,2 +1,0 @@
-#define VLMADAPT_ISA avx2
-#include "p_laplacian/cpu_table.h"

@@ -1,2 +1,0 @@
-#define VLMADAPT_ISA baseline
-#include "p_laplacian/cpu_table.h"
