@@ -1,6 +1,6 @@
 """What a user waits for: epochs, the hyper-parameter search, one prediction, the import, the build.
 
-The eager rival of an adapter is the adapter itself with its operators replaced by their plain-PyTorch references.
+The eager rival of an adapter is the adapter itself within ``ops.use_reference()``: its operators in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -22,27 +20,10 @@ from torch.nn.functional import normalize
 
 from benchmarks import timing
 from vlmadapt.adapters import create_adapter
-from vlmadapt.ops import (
-    PreparedCache,
-    cache_retrieval_grid,
-    cache_retrieval_reference,
-    hetero_aggregate_reference,
-    p_laplacian_attention_reference,
-)
+from vlmadapt.ops import PreparedCache, cache_retrieval_grid, use_reference
 
 CLASSES, SHOTS, WIDTH, EPOCHS = 100, 16, 512, 5
-# Where an adapter finds its operators, and its settings.
-REPLACED: dict[str, tuple[dict[str, Callable[..., Any]], dict[str, Any]]] = {
-    "tip-adapter-f": ({"tip_adapter.cache_retrieval": cache_retrieval_reference}, {}),
-    "xmadapter": ({"xm_adapter.cache_retrieval": cache_retrieval_reference}, {}),
-    "hegraph": (
-        {
-            "hegraph_adapter.cache_retrieval": cache_retrieval_reference,
-            "graph.hetero_aggregate": hetero_aggregate_reference,
-        },
-        {"graph": "sparse"},
-    ),
-}
+SETTINGS: dict[str, dict[str, Any]] = {"tip-adapter-f": {}, "xmadapter": {}, "hegraph": {"graph": "sparse"}}
 
 
 def problem(classes: int = CLASSES) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,28 +35,23 @@ def problem(classes: int = CLASSES) -> tuple[Tensor, Tensor, Tensor]:
     return text, normalize(text[labels] + 0.1 * noise, dim=-1), labels
 
 
-def replaced(operators: dict[str, Callable[..., Any]]) -> ExitStack:
-    """Within the context, the adapters' modules find these functions in place of their operators."""
-    stack = ExitStack()
-    for name, function in operators.items():
-        stack.enter_context(mock.patch(f"vlmadapt.adapters.{name}", function))
-    return stack
+def operators(rival: str) -> AbstractContextManager[None]:
+    return use_reference() if rival == "eager" else nullcontext()
 
 
 @pytest.mark.parametrize("rival", ["ours", "eager"])
-@pytest.mark.parametrize("adapter", list(REPLACED))
+@pytest.mark.parametrize("adapter", list(SETTINGS))
 def test_epochs(benchmark: Any, adapter: str, rival: str) -> None:
     benchmark.group = f"end to end | {EPOCHS} epochs on cached features, C100 K16 D512 | {adapter}"
     text, features, labels = problem()
-    operators, settings = REPLACED[adapter]
 
     def fit() -> None:
         model = create_adapter(
-            adapter, text, 100.0, {"epochs": EPOCHS, **settings}, negative_text_features=text.roll(1, 0)
+            adapter, text, 100.0, {"epochs": EPOCHS, **SETTINGS[adapter]}, negative_text_features=text.roll(1, 0)
         )
         model.fit(features, labels)
 
-    with replaced(operators if rival == "eager" else {}):
+    with operators(rival):
         timing.run(benchmark, fit, rounds=5)
 
 
@@ -96,7 +72,7 @@ def test_p_adapter_step(benchmark: Any, rival: str) -> None:
         loss = model(pixels, tokens, labels=tokens).loss
         torch.autograd.grad(loss, list(attached.parameters()), allow_unused=True)
 
-    with replaced({"p_adapter.p_laplacian_attention": p_laplacian_attention_reference} if rival == "eager" else {}):
+    with operators(rival):
         timing.run(benchmark, step, rounds=5)
 
 

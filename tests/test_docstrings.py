@@ -143,7 +143,7 @@ def sources() -> Iterator[Any]:
     yield from (pytest.param(config.__doc__, id=name) for name, config in several.items())
     operators = {name: value for name, value in exported("ops").items() if inspect.isfunction(value)}
     alone = {**ADAPTERS, **operators}
-    del alone["build_info"]
+    del alone["build_info"], alone["use_reference"]
     for name, value in alone.items():
         yield pytest.param(inspect.getmodule(value).__doc__, id=name)
 

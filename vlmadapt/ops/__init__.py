@@ -23,6 +23,7 @@ from vlmadapt.ops.signed_cosine import (
     signed_cosine_reference,
     signed_cosine_top_k,
 )
+from vlmadapt.ops.switch import use_reference
 
 __all__ = [
     "PLaplacianOutput",
@@ -44,4 +45,5 @@ __all__ = [
     "signed_cosine_degrees",
     "signed_cosine_reference",
     "signed_cosine_top_k",
+    "use_reference",
 ]

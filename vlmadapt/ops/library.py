@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vlmadapt.errors import InputError, MissingDependency
+from vlmadapt.ops.switch import reference_in_use
 
 PACKAGE = Path(__file__).resolve().parent.parent
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps ."
@@ -37,7 +38,9 @@ def _load(name: str) -> None:
 
 
 def require(device: torch.device) -> None:
-    """Raise :class:`MissingDependency` unless there are kernels for ``device``."""
+    """Raise :class:`MissingDependency` unless there are kernels for ``device``, or none are to be used."""
+    if reference_in_use():
+        return
     if "_cpu" not in _loaded:
         raise MissingDependency(f"{_failure}: rebuild the package from its source folder with `{REBUILD}`.")
     if device.type == "cuda" and "_cuda" not in _loaded:

@@ -8,6 +8,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import check_device, check_indices, check_matrix, check_same
+from vlmadapt.ops.switch import reference_in_use
 
 
 class PreparedCache:
@@ -35,7 +36,11 @@ class PreparedCache:
         self.num_classes = num_classes
         if not torch.compiler.is_compiling():
             check_label_range(self.labels, num_classes)
-        order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
+        if reference_in_use():
+            order = self.labels.argsort(stable=True)
+            offsets = (self.labels.unsqueeze(0) < torch.arange(num_classes + 1, device=labels.device)[:, None]).sum(1)
+        else:
+            order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
         self.order: Tensor = order.to(labels.device)
         self.offsets: Tensor = offsets.to(labels.device)
 
@@ -45,6 +50,7 @@ class PreparedCache:
 
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:
+    """Raise :class:`InputError` unless the labels lie in ``[0, num_classes - 1]``."""
     if labels.numel() == 0:
         return
     low, high = (int(value) for value in torch.aminmax(labels))
@@ -56,6 +62,7 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
 
 
 def prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tensor) -> PreparedCache:
+    """The labels as a :class:`PreparedCache`; :class:`InputError` unless they are one a key."""
     check_device("labels", labels.labels if isinstance(labels, PreparedCache) else labels, "keys", keys)
     if not isinstance(labels, PreparedCache):
         if num_classes is None:
@@ -71,8 +78,34 @@ def prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tens
 def grid_inputs(
     queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, num_classes: int | None
 ) -> tuple[Tensor, Tensor, PreparedCache]:
+    """Queries, keys and cache for what has no gradient, checked and contiguous."""
     library.require(queries.device)
     check_matrix("queries", queries)
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
     return queries.contiguous(), keys.contiguous(), prepared(labels, num_classes, keys)
+
+
+def checked_text(
+    text_queries: Tensor | None,
+    text_keys: Tensor | None,
+    text_beta: Tensor | float | None,
+    per_class: bool,
+    cache: PreparedCache,
+    queries: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The second stream's queries and keys; :class:`InputError` unless it is whole and fits the first."""
+    if text_queries is None or text_keys is None or text_beta is None:
+        raise InputError("a text stream needs text_queries, text_keys and text_beta: pass all three or none.")
+    check_matrix("text_queries", text_queries)
+    check_matrix("text_keys", text_keys)
+    check_same("text_queries", text_queries, "queries", queries, width=False)
+    check_same("text_keys", text_keys, "text_queries", text_queries)
+    rows = cache.num_classes if per_class else len(cache.labels)
+    if len(text_queries) != len(queries) or len(text_keys) != rows:
+        raise InputError(
+            f"text_queries and text_keys have {len(text_queries)} and {len(text_keys)} rows but {len(queries)} and "
+            f"{rows} are needed: one row a query, and one a {'class' if per_class else 'cache entry'} "
+            f"(text_keys_per_class={per_class})."
+        )
+    return text_queries, text_keys

@@ -18,8 +18,8 @@ from torch import Tensor
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
-from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, grid_inputs, prepared
-from vlmadapt.ops.cache_retrieval.reference import SMALLEST_DEVIATION
+from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, checked_text, grid_inputs, prepared
+from vlmadapt.ops.cache_retrieval.reference import SMALLEST_DEVIATION, cache_retrieval_reference, multi_beta_reference
 from vlmadapt.ops.checks import (
     accumulation_dtype,
     allow_tf32,
@@ -29,6 +29,7 @@ from vlmadapt.ops.checks import (
     check_same,
     per_row,
 )
+from vlmadapt.ops.switch import reference_in_use
 
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored.
@@ -98,16 +99,38 @@ def cache_retrieval(
                 f"own_entry holds {int(own_entry.max())} but the cache has {len(keys)} entries: "
                 "give each query its entry's index, or -1."
             )
-    scale, center = _exponent("beta", beta, queries, keys, None, standardize)
-    text: tuple[Tensor | None, ...] = (None, None, None, None)
+    beta = per_row("beta", beta, queries)
     mix = None
     if text_queries is not None or text_keys is not None:
-        text = _text_stream(text_queries, text_keys, text_beta, text_keys_per_class, cache, queries, keys, standardize)
-        if ratio is None:
+        text_queries, text_keys = checked_text(text_queries, text_keys, text_beta, text_keys_per_class, cache, queries)
+        if text_beta is None or ratio is None:
             raise InputError("ratio must be given with a text stream: pass the first stream's share, in [0, 1].")
-        mix = per_row("ratio", ratio, queries)
+        text_beta, mix = per_row("text_beta", text_beta, text_queries), per_row("ratio", ratio, queries)
     elif return_disagreement:
         raise InputError("return_disagreement needs two streams: pass text_queries, text_keys, text_beta and ratio.")
+    if reference_in_use():
+        with torch.autocast(queries.device.type, enabled=False):
+            return cache_retrieval_reference(
+                queries.to(beta.dtype),
+                keys.to(beta.dtype),
+                cache,
+                beta,
+                text_queries=None if text_queries is None else text_queries.to(beta.dtype),
+                text_keys=None if text_keys is None else text_keys.to(beta.dtype),
+                text_beta=text_beta,
+                text_keys_per_class=text_keys_per_class,
+                ratio=mix,
+                standardize=standardize,
+                own_entry=own_entry,
+                mask_own_scores=mask_own_scores,
+                return_disagreement=return_disagreement,
+            )
+    scale, center = _exponent(beta, queries, keys, None, standardize)
+    text: tuple[Tensor | None, ...] = (None, None, None, None)
+    if text_queries is not None and text_keys is not None and isinstance(text_beta, Tensor):
+        counts = cache.counts() if text_keys_per_class else None
+        exponent = _exponent(text_beta, text_queries, text_keys, counts, standardize)
+        text = (text_queries.contiguous(), text_keys.contiguous(), *exponent)
     scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
         queries.contiguous(),
         keys.contiguous(),
@@ -142,6 +165,8 @@ def cache_retrieval_multi_beta(
     queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
     check_device("betas", betas, "queries", queries)
     betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
+    if reference_in_use():
+        return multi_beta_reference(queries, keys, cache, betas)
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
         queries, keys, cache.order, cache.offsets, betas, allow_tf32(queries)
     )
@@ -186,6 +211,11 @@ def cache_retrieval_grid(
     targets = check_indices("targets", targets, len(queries))
     check_label_range(targets, cache.num_classes)
     dtype = accumulation_dtype(queries.dtype)
+    if reference_in_use():
+        scores = multi_beta_reference(queries, keys, cache, betas.to(dtype))
+        logits = base_logits.to(dtype) + alphas.to(dtype).reshape(-1, 1, 1) * scores.unsqueeze(1)
+        best, predicted = logits.max(-1)
+        return ((predicted == targets) & ~best.isnan()).double().sum(-1) / max(len(queries), 1)
     correct = torch.ops.vlmadapt.cache_retrieval_grid(
         queries,
         keys,
@@ -200,39 +230,10 @@ def cache_retrieval_grid(
     return correct.double() / max(len(queries), 1)
 
 
-def _text_stream(
-    text_queries: Tensor | None,
-    text_keys: Tensor | None,
-    text_beta: Tensor | float | None,
-    per_class: bool,
-    cache: PreparedCache,
-    queries: Tensor,
-    keys: Tensor,
-    standardize: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if text_queries is None or text_keys is None or text_beta is None:
-        raise InputError("a text stream needs text_queries, text_keys and text_beta: pass all three or none.")
-    check_matrix("text_queries", text_queries)
-    check_matrix("text_keys", text_keys)
-    check_same("text_queries", text_queries, "queries", queries, width=False)
-    check_same("text_keys", text_keys, "text_queries", text_queries)
-    rows = cache.num_classes if per_class else len(keys)
-    if len(text_queries) != len(queries) or len(text_keys) != rows:
-        raise InputError(
-            f"text_queries and text_keys have {len(text_queries)} and {len(text_keys)} rows but {len(queries)} and "
-            f"{rows} are needed: one row a query, and one a {'class' if per_class else 'cache entry'} "
-            f"(text_keys_per_class={per_class})."
-        )
-    counts = cache.counts() if per_class else None
-    scale, center = _exponent("text_beta", text_beta, text_queries, text_keys, counts, standardize)
-    return text_queries.contiguous(), text_keys.contiguous(), scale, center
-
-
 def _exponent(
-    name: str, beta: Tensor | float, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
+    beta: Tensor, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
 ) -> tuple[Tensor, Tensor]:
     """``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (similarity - center))``."""
-    beta = per_row(name, beta, queries)
     if not standardize:
         return beta, torch.ones_like(beta)
     mean, deviation = _moments(queries.to(beta.dtype), keys.to(beta.dtype), counts)

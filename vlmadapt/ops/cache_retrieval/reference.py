@@ -1,4 +1,4 @@
-"""Cache retrieval in plain PyTorch: readable, ``[B, n]`` in memory, the truth of the tests."""
+"""Cache retrieval (arXiv 2111.03930 and 2404.12588) in plain PyTorch: ``[B, n]`` in memory, the truth of the tests."""
 
 from __future__ import annotations
 
@@ -56,3 +56,13 @@ def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, sta
         variance = (similarity - mean).square().mean(-1, keepdim=True)
         similarity = (similarity - mean) / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
     return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
+
+
+@torch.no_grad()
+def multi_beta_reference(queries: Tensor, keys: Tensor, cache: PreparedCache, betas: Tensor) -> Tensor:
+    """Scores ``[G, B, C]`` of ``betas [G]``, as :func:`vlmadapt.ops.cache_retrieval_multi_beta` gives them."""
+    with torch.autocast(queries.device.type, enabled=False):
+        similarity = queries.to(betas.dtype) @ keys.to(betas.dtype).T
+    affinity = torch.exp(-betas.reshape(-1, 1, 1) * (1 - similarity))
+    scores = affinity.new_zeros(len(betas), len(queries), cache.num_classes)
+    return scores.index_add(2, cache.labels, affinity)

@@ -19,7 +19,9 @@ from vlmadapt.errors import InputError
 from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.hetero_aggregate import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
+from vlmadapt.ops.hetero_aggregate.reference import hetero_aggregate_reference
 from vlmadapt.ops.hetero_aggregate.relation import Relation
+from vlmadapt.ops.switch import reference_in_use
 
 
 def hetero_aggregate(
@@ -65,9 +67,21 @@ def hetero_aggregate(
     if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
         dtype = torch.float32
     with torch.autocast(device.type, enabled=False):
+        if reference_in_use():
+            return _plain(given, output, reduction).to(dtype)
         if given.dense:
             return _with_dense(given, output == "stacked", reduction == "mean").to(dtype)
         return _sparse(given, dtype, output == "stacked", reduction == "mean")
+
+
+def _plain(given: Arguments, output: Literal["fused", "stacked"], reduction: Literal["sum", "mean"]) -> Tensor:
+    """The reference, everything in the accumulation type."""
+    dtype = accumulation_dtype(given.sources[0].dtype)
+    sources = [source.to(dtype) for source in given.sources]
+    relations = [relation.to(dtype) if isinstance(relation, Tensor) else relation for relation in given.relations]
+    return hetero_aggregate_reference(
+        sources, relations, given.weights, given.coefficients, output=output, reduction=reduction
+    )
 
 
 def _with_dense(given: Arguments, stacked: bool, mean: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Aggregation over relations in plain PyTorch: readable, ``[E, D]`` in memory, the truth of the tests."""
+"""Aggregation over relations (ours) in plain PyTorch: ``[E, D]`` in memory, the truth of the tests."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from vlmadapt.ops.checks import FLOATS, accumulation_dtype
 
 
 def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
-    """The tensors, all [B, H, rows, columns] of one dtype and device; float32 under autocast."""
+    """All [B, H, rows, columns] of one dtype and device, else :class:`InputError`; float32 under autocast."""
     (first_name, first), *_ = tensors.items()
     library.require(first.device)
     if torch.is_autocast_enabled(first.device.type):
@@ -32,11 +32,13 @@ def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 
 def check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
+    """Raise :class:`InputError` unless the tensor has this shape."""
     if list(tensor.shape) != shape:
         raise InputError(f"{name} is {shape_of(tensor)} but must be {shape} to match the other arguments: reshape it.")
 
 
 def check_options(residual: str, self_loops: str, homogeneous: bool, eps: float, queries: int, keys: int) -> None:
+    """Raise :class:`InputError` unless the options are known and fit the numbers of queries and keys."""
     if residual not in ("query", "none"):
         raise InputError(f"residual is {residual!r}: choose 'query' or 'none'.")
     if self_loops not in ("drop", "keep"):
@@ -85,7 +87,7 @@ def _check_range(name: str, value: float, low: float) -> None:
 
 
 def checked_mask(mask: Tensor, wide: torch.dtype, shape: tuple[int, int, int, int]) -> Tensor:
-    """Expanded to ``shape`` without a copy; bool, or the accumulation type."""
+    """Expanded to ``shape`` without a copy, else :class:`InputError`; bool, or the accumulation type."""
     if mask.requires_grad:
         raise InputError("mask requires a gradient but is not differentiable here: pass mask.detach().")
     if mask.dtype != torch.bool and not mask.is_floating_point():

@@ -13,6 +13,8 @@ them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,14 @@ from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops.checks import accumulation_dtype, check_device
 from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.p_laplacian.checks import check_options, check_shape, checked, checked_mask, power_and_pull
-from vlmadapt.ops.p_laplacian.reference import PLaplacianOutput, Residual, SelfLoops, attention_probabilities
+from vlmadapt.ops.p_laplacian.reference import (
+    PLaplacianOutput,
+    Residual,
+    SelfLoops,
+    attention_probabilities,
+    p_laplacian_reference,
+)
+from vlmadapt.ops.switch import reference_in_use
 
 
 def p_laplacian(
@@ -67,12 +76,25 @@ def p_laplacian(
     check_shape("x_query", x_query, [*attention.shape[:3], x_query.shape[-1]])
     check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
     check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
-    p, pull = power_and_pull(p, mu, attention)
+    power, pull = power_and_pull(p, mu, attention)
+    if reference_in_use():
+        with torch.autocast(attention.device.type, enabled=False):
+            return p_laplacian_reference(
+                attention.to(power.dtype),
+                x_query.to(power.dtype),
+                x_value.to(power.dtype),
+                p,
+                mu,
+                residual=residual,
+                self_loops=self_loops,
+                homogeneous=homogeneous,
+                eps=eps,
+            ).to(attention.dtype)
     out, _row_sum = torch.ops.vlmadapt.p_laplacian(
         attention.contiguous(),
         x_query.contiguous(),
         x_value.contiguous(),
-        p,
+        power,
         pull,
         residual == "query",
         self_loops == "keep",
@@ -149,11 +171,15 @@ def p_laplacian_attention(
             raise InputError(
                 f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample."
             )
-    if self_loops == "keep":
-        probabilities, lse = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, key_lengths, scale)
-        nodes = (x_query.to(wide), x_value.to(wide))
-        out = p_laplacian(probabilities, *nodes, p, mu, residual=residual, self_loops="keep", eps=eps)
-        context = None if value is None else probabilities @ value.to(wide)
+    if self_loops == "keep" or reference_in_use():
+        with torch.autocast(query.device.type, enabled=False):
+            probabilities, lse = attention_probabilities(
+                query.to(wide), key.to(wide), mask, is_causal, key_lengths, scale
+            )
+            nodes = (x_query.to(wide), x_value.to(wide))
+            options: dict[str, Any] = {"residual": residual, "homogeneous": homogeneous, "eps": eps}
+            out = p_laplacian(probabilities, *nodes, p, mu, self_loops=self_loops, **options)
+            context = None if value is None else probabilities @ value.to(wide)
     else:
         p, pull = power_and_pull(p, mu, query)
         out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(

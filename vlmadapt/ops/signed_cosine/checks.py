@@ -15,6 +15,7 @@ Diagonal = Literal["keep", "negate", "zero"]
 
 
 def check_graph(targets: Tensor, sources: Tensor, diagonal: str) -> None:
+    """Raise :class:`InputError` unless both sets of rows and the diagonal fit together."""
     library.require(torch.device("cpu"))
     check_matrix("targets", targets)
     check_matrix("sources", sources)
@@ -29,6 +30,7 @@ def check_graph(targets: Tensor, sources: Tensor, diagonal: str) -> None:
 
 
 def check_scale(name: str, scale: Tensor | None, rows: Tensor) -> None:
+    """Raise :class:`InputError` unless ``scale`` is None or one number a row."""
     if scale is not None and (scale.shape != (len(rows),) or scale.dtype not in FLOATS or scale.device != rows.device):
         raise InputError(
             f"{name} is {shape_of(scale)} on {scale.device} but must be one floating-point number a row, [{len(rows)}] "

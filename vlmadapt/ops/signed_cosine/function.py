@@ -24,6 +24,7 @@ from vlmadapt.ops.hetero_aggregate import Relation
 from vlmadapt.ops.signed_cosine import autograd  # noqa: F401  (registers the fake kernel)
 from vlmadapt.ops.signed_cosine.checks import Diagonal, check_graph, check_scale
 from vlmadapt.ops.signed_cosine.reference import signed_cosine_reference
+from vlmadapt.ops.switch import reference_in_use
 
 TILE_BYTES = 16 << 20  # of r at a time, in one buffer that is used again
 
@@ -123,9 +124,8 @@ def signed_cosine_aggregate(
             moments = moments * source_scale.to(dtype).unsqueeze(-1)
         rows, columns, width = len(targets), len(sources), targets.shape[1]
         out_width = features.shape[1]
-        if (
-            rows * columns * (width + out_width) <= (rows + columns) * width * out_width
-        ):  # few rows: r itself is smaller
+        few_rows = rows * columns * (width + out_width) <= (rows + columns) * width * out_width  # r itself is smaller
+        if few_rows or reference_in_use():
             out = signed_cosine_reference(targets, sources, diagonal=diagonal) @ moments
         else:
             unit_targets, unit_sources = normalize(targets.to(dtype), dim=-1), normalize(sources.to(dtype), dim=-1)
@@ -141,6 +141,9 @@ def _tiles(targets: Tensor, sources: Tensor, diagonal: Diagonal) -> Iterator[tup
     """``(first row, rows of r)`` through BLAS into one buffer, which the caller may spoil."""
     dtype = accumulation_dtype(targets.dtype)
     with torch.autocast(targets.device.type, enabled=False):
+        if reference_in_use():
+            yield 0, signed_cosine_reference(targets, sources, diagonal=diagonal)
+            return
         targets, sources = normalize(targets.detach().to(dtype), dim=-1), normalize(sources.detach().to(dtype), dim=-1)
         height = max(TILE_BYTES // max(len(sources) * targets.element_size(), 1), 16)
         buffer = targets.new_empty(min(height, len(targets)), len(sources))
@@ -154,7 +157,7 @@ def _tiles(targets: Tensor, sources: Tensor, diagonal: Diagonal) -> Iterator[tup
 
 def _top_k_of_tile(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
     """Columns and values ``[rows, k]`` of the largest magnitudes, columns rising."""
-    if tile.device.type == "cpu":
+    if tile.device.type == "cpu" and not reference_in_use():
         return torch.ops.vlmadapt.signed_cosine_top_k(tile, k, first_row, skip_diagonal)
     magnitude = tile.abs().nan_to_num(nan=torch.inf)
     if skip_diagonal:

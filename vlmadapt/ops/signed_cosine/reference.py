@@ -1,4 +1,4 @@
-"""The signed-cosine graph in plain PyTorch: the dense matrix, the truth of the tests."""
+"""The signed-cosine graph (arXiv 2410.07854) in plain PyTorch: the dense matrix, the truth of the tests."""
 
 from __future__ import annotations
 
