@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from architecture import DRAWING, FLOORS, GROUND, draw, imports, module_of, room_of
 
 import vlmadapt
-from scripts.architecture import DRAWING, FLOORS, GROUND, draw, imports, module_of, room_of
 
 PACKAGE = Path(vlmadapt.__file__).parent
 MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}

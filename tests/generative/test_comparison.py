@@ -37,7 +37,7 @@ def test_the_rate_is_chosen_on_validation_and_no_test_record_is_asked(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "ASIDE", 2)
-    asked = set()
+    asked: set[str] = set()
     original = VQATask.predict
 
     def watched(self: Any, records: Any, *more: Any, **options: Any) -> Any:
@@ -48,17 +48,17 @@ def test_the_rate_is_chosen_on_validation_and_no_test_record_is_asked(
     scores = {0.001: 0.2, 0.003: 0.9, 0.01: 0.5}
     rates = iter(RATES)
 
+    tried = [0.0]
+
     def score(self: Any) -> tuple[float]:
-        return (scores[rate],)
+        return (scores[tried[-1]],)
 
     run = comparison.run_tuning
 
     def at_rate(*given: Any, **options: Any) -> Any:
-        nonlocal rate
-        rate = next(rates)
+        tried.append(next(rates))
         return run(*given, **options)
 
-    rate = 0.0
     monkeypatch.setattr(VQATask, "score_validation", score)
     monkeypatch.setattr(comparison, "run_tuning", at_rate)
     assert best_rate(world.model(), data, COURSE, "bitfit", tmp_path, say) == 0.003

@@ -163,7 +163,8 @@ class Own(nn.Module):
 
 
 def own_forward(self: Any, x: Tensor) -> Tensor:
-    return attention_adapter(self)(*self.projected(x), self.out, is_causal=True)
+    adapter: Any = attention_adapter(self)
+    return adapter(*self.projected(x), self.out, is_causal=True)
 
 
 def test_a_module_of_the_users_own() -> None:

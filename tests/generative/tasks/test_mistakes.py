@@ -107,7 +107,7 @@ BEFORE_TRAINING = [
     (["--model", "blip:{}/empty"], "/empty could not be loaded"),
     (["--model", "blip:{}/vqa"], "does not describe pictures: give a captioning model, or another --task."),
     (["--model", "coca:coca_ViT-Q@random"], "the architecture 'coca_ViT-Q', which open_clip does not know"),
-    (["--device", "tpu"], "--device is 'tpu': use cpu,"),
+    (["--device", "tpu"], "device is 'tpu': use cpu,"),
     (["--test-limit", "1"], "captions need at least 2, since CIDEr compares pictures (see --test-limit)."),
     (["--root", "{}/damaged"], "1.png is not a readable picture"),
     (["--out", "{}/good/1.png"], "Not a directory"),
