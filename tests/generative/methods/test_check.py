@@ -194,3 +194,23 @@ def test_a_renamed_keyword_of_torchs_attention(monkeypatch: pytest.MonkeyPatch) 
             multihead_forward()
     finally:
         multihead_forward.cache_clear()
+
+
+def first_attention() -> Any:
+    model: Any = attach_p_adapter(tiny_blip(CAPTION), SETTINGS).model
+    return model.text_decoder.bert.encoder.layer[0].attention.self
+
+
+@pytest.mark.parametrize("name", blip_attention.ATTENTION.no_effect)
+def test_what_is_said_to_be_without_effect_is(name: str) -> None:
+    attention, hidden = first_attention(), torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(3))
+    for given, plain in zip(attention(hidden, **{name: 7})[0], attention(hidden)[0], strict=True):
+        assert torch.equal(given, plain)
+
+
+@pytest.mark.parametrize("name", blip_attention.ATTENTION.refuses)
+def test_what_is_refused_is(name: str) -> None:
+    attention, hidden = first_attention(), torch.zeros(1, 4, 32)
+    attention(hidden, **{name: False})
+    with pytest.raises(InputError, match=rf"BlipTextSelfAttention\.forward was given {name}: "):
+        attention(hidden, **{name: True})
