@@ -1,5 +1,6 @@
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import EpsImagePlugin, Image
 
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.pictures import SUFFIXES, read
+from vlmadapt.pictures.read import pillow_silent
 
 
 def colour(path: Path, at: tuple[int, int]) -> Any:
@@ -217,3 +219,18 @@ def test_a_format_that_is_not_named_is_refused(tmp_path, kind):
 def test_every_ending_that_folders_are_searched_for_is_read(tmp_path, suffix):
     Image.new("L", (16, 16), 77).save(tmp_path / f"a{suffix}")
     assert read(tmp_path / f"a{suffix}").size == (16, 16)
+
+
+def test_warnings_of_others_outlive_readers_that_overlap() -> None:
+    """The second leaves after the first: with ``warnings.catch_warnings`` nobody would be warned again."""
+    before = list(warnings.filters)
+    first, second = pillow_silent(), pillow_silent()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn("the cache cannot be written", stacklevel=1)
+    assert len(caught) == 1
+    second.__exit__(None, None, None)
+    assert list(warnings.filters) == before

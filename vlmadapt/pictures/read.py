@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +32,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 WIDE_MODES = ("I", "F")  # and every "I;16..." variant
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}  # Pillow converts these to their plain forms only
+PILLOW = r"PIL\b"
+_lock = threading.Lock()
+_silent = 0  # threads that read a picture now
 
 
 def read(picture: str | Path | Image.Image, name: str = "picture") -> Image.Image:
@@ -65,15 +71,37 @@ def decode(data: bytes, path: str | Path) -> Image.Image:
     if not data:
         raise FileError(f"{path} is an empty file: replace it with a picture or remove it.")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata and of large pictures; beyond twice that size it raises, which we report.
-            warnings.simplefilter("ignore")
+        # Pillow warns of odd metadata and of large pictures; beyond twice that size it raises, which we report.
+        with pillow_silent():
             return _to_rgb(Image.open(io.BytesIO(data), formats=_formats()))
     except MemoryError:
         raise
     except Exception as error:
         # Decoders raise whatever a malformed file makes them stumble over: struct, Syntax, Index, EOF and OS errors.
         raise _unreadable(str(path), "", error) from error
+
+
+@contextmanager
+def pillow_silent() -> Iterator[None]:
+    """No warnings of Pillow while any thread is in this block; others' are untouched.
+
+    ``warnings.catch_warnings`` is for one thread: of two, the last to leave puts back what the first had changed, and
+    everybody's warnings stay switched off.
+    """
+    global _silent
+    with _lock:
+        if not _silent:
+            warnings.filterwarnings("ignore", module=PILLOW)
+        _silent += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silent -= 1
+            if not _silent:
+                warnings.filters[:] = [  # type: ignore[index]
+                    entry for entry in warnings.filters if getattr(entry[3], "pattern", entry[3]) != PILLOW
+                ]
 
 
 @cache
