@@ -81,6 +81,8 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
     if "commas" in of.metadata:
         default = ",".join(map(str, default))
     kind = type(default) if default is not None else of.metadata["type"] | None
+    if isinstance(default, Path):
+        kind = Path  # Path() makes one of the platform's own class, which older versions of typer do not know.
     return inspect.Parameter(
         of.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option(of)]
     )
