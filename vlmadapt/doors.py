@@ -15,7 +15,7 @@ from typing import Any
 
 from vlmadapt.errors import IncompatibleLibrary, InputError
 
-# Oldest and newest version with which `make test-oldest` and `make test-latest` passed, by the name pip knows.
+# The versions `make test-oldest` and `make test-latest` ran with, by the name pip knows; docs/compatibility.md: how far.
 PROVEN: dict[str, tuple[str, str]] = {
     "torch": ("2.13.0", "2.15.0"),
     "transformers": ("5.0.0", "5.24.0"),
