@@ -15,7 +15,8 @@ from typing import Any
 
 from vlmadapt.errors import IncompatibleLibrary, InputError
 
-# The versions `make test-oldest` and `make test-latest` ran with, by the name pip knows; docs/compatibility.md: how far.
+# The versions `make test-oldest` and `make test-latest` ran with, by the name pip knows; how far they ran is told in
+# docs/compatibility.md.
 PROVEN: dict[str, tuple[str, str]] = {
     "torch": ("2.13.0", "2.15.0"),
     "transformers": ("5.0.0", "5.24.0"),
