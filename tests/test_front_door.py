@@ -6,7 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ import typer.main
 import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt.cli import app
-from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options, offered
+from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions
+from vlmadapt.generative.front import tune
+from vlmadapt.generative.options import TuneOptions
+from vlmadapt.options import OptionSet, offered
 
 SEARCH = {"search_beta": [1, 4, 2], "search_alpha": [1, 4, 2], "epochs": 2}
 
@@ -99,10 +102,11 @@ def test_bad_arguments_are_named(world: Path) -> None:
         vlmadapt.evaluate(world, views=2)
 
 
-COMMANDS: dict[str, tuple[Any, type[Options]]] = {
+COMMANDS: dict[str, tuple[Any, type[OptionSet]]] = {
     "fit": (vlmadapt.fit, FitOptions),
     "compare": (vlmadapt.compare, CompareOptions),
     "eval": (vlmadapt.evaluate, EvaluateOptions),
+    "tune": (tune, TuneOptions),
 }
 
 
@@ -114,8 +118,10 @@ def test_an_option_is_an_argument_with_the_same_help_and_default(name: str) -> N
     arguments = inspect.signature(function).parameters
     assert {each.name for each in offered(options)} | set(options.without) == {each.name for each in fields(options)}
     for each in offered(options):
-        assert arguments[each.name].default == each.default
+        required = each.default is MISSING
+        assert arguments[each.name].default == (inspect.Parameter.empty if required else each.default)
+        assert shown[each.name].required == required
         assert each.metadata["help"] in function.__doc__
         assert shown[each.name].help == each.metadata["help"]
-        if not {"command", "commas"} & set(each.metadata):
+        if not required and not {"command", "commas"} & set(each.metadata):
             assert shown[each.name].default == each.default

@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from tests.generative.tasks import world
+from vlmadapt import generative
 from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative import tuning
@@ -203,10 +204,10 @@ def test_a_bad_plan_is_refused_before_training(methods, seeds, said, data, tmp_p
 
 def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
-    from vlmadapt.generative.data import load as generative
+    from vlmadapt.generative import front
 
     captions = world.records("caption", data.root)
-    monkeypatch.setattr(generative, "load_records", lambda name, task, root: captions)
+    monkeypatch.setattr(front, "load_records", lambda name, task, root: captions)
     monkeypatch.setattr(CaptionTask, "score_validation", lambda self: (0.0,))
     loaded = world.model("caption")
     save_small(loaded.model, world.tokenizer(), tmp_path / "model")
@@ -221,3 +222,23 @@ def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch
     assert value["data"]["records"]["test"] == 4 and value["protocol"]["options"]["longest"] == 4
     bad = CliRunner().invoke(app, ["tune", "--task", "caption", "--set", "beam=2", "--out", str(tmp_path / "bad")])
     assert bad.exit_code == 2 and "no option of a task" in bad.output + bad.stderr
+
+
+def test_tune_in_python(data, tmp_path):
+    given = {"data": data, "model": world.model(), "methods": "bitfit", "epochs": 1, "settings": {"batch": 4}}
+    written = []
+
+    def finish(results, records, folder):
+        written.append((len(records.test), sorted(path.name for path in folder.iterdir())))
+
+    results = generative.tune(task="vqa", test_limit=4, out=tmp_path / "run", finish=finish, **given)
+    assert [cell.method for cell in results.cells] == ["bitfit"] and results.protocol["options"]["batch"] == 4
+    assert written == [(4, ["fits", "results.csv", "results.json"])]
+    assert TuningResults.load(tmp_path / "run") == results
+    with pytest.raises(InputError, match="task is 'caption', but data are records for vqa"):
+        generative.tune(task="caption", out=tmp_path / "bad", **given)
+    with pytest.raises(InputError, match="'beam' is no option"):
+        generative.tune(task="vqa", out=tmp_path / "bad", **{**given, "settings": {"beam": 2}})
+    with pytest.raises(TypeError, match="task"):
+        generative.tune(**given)
+    assert not (tmp_path / "bad").exists()
