@@ -154,7 +154,7 @@ class CocaCaptioner(Captioner):
         return self.module.text_decoder(features, self.module._encode_text(targets.inputs)[1])
 
     def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
+        start = self.opening(prompt)
         inputs = torch.tensor([start] * len(features), device=features.device)
         options: dict[str, Any] = {
             "start_token": self.tokenizer.bos,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.text import Targets, encode_prompts, encode_targets
+from vlmadapt.generative.models.text import Targets, encode_opening, encode_prompts, encode_targets
 
 
 class TaskModel(ABC):
@@ -47,7 +47,7 @@ class TaskModel(ABC):
         return numbers.to(self.device), mask.to(self.device)
 
     def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:
-        """What a decoder reads and is to say for ``texts``, after ``prompt``."""
+        """What a decoder reads and is to say for ``texts``, after ``prompt``; raises as :func:`encode_targets` does."""
         return encode_targets(self.tokenizer, texts, self.longest, prompt).to(self.device)
 
     def decode(self, numbers: Tensor) -> list[str]:
@@ -57,6 +57,10 @@ class TaskModel(ABC):
 
 class Captioner(TaskModel):
     """A model that describes a picture."""
+
+    def opening(self, prompt: str) -> list[int]:
+        """Token numbers that a caption starts from; raises as :func:`encode_opening` does."""
+        return encode_opening(self.tokenizer, prompt, self.longest)
 
     @abstractmethod
     def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
