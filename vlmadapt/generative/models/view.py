@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.text import Targets, encode_opening, encode_prompts, encode_targets
+from vlmadapt.generative.models.wrappers import unwrapped
 
 
 class TaskModel(ABC):
     """A loaded generative model as a task sees it.
 
-    ``module`` is the model itself, which methods attach to; ``transform`` gives float32 [3, H, W] of a picture;
-    ``longest`` is the most tokens a text may have.
+    ``module`` is the model itself without torch's wrappers, which methods attach to; ``transform`` gives float32
+    [3, H, W] of a picture; ``longest`` is the most tokens a text may have.
     """
 
     longest: int
 
     def __init__(self, loaded: GenerativeModel) -> None:
-        self.module: Any = loaded.model
+        self.module: Any = unwrapped(loaded.model)
         self.tokenizer, self.transform, self.name = loaded.tokenizer, loaded.transform, loaded.name
 
     @property
