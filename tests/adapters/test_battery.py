@@ -373,7 +373,7 @@ def test_votes(fitted, problem):
         for vote in votes:
             assert vote.label == int(problem.labels[vote.support_index])
             assert vote.class_name == f"class {vote.label}"
-            assert 0 < vote.share <= 1
+            assert 0 < vote.class_share <= 1
             assert vote.stream in ("image", "text")
 
 
@@ -381,7 +381,7 @@ def test_votes(fitted, problem):
 def test_shares_of_a_class_sum_to_one(fitted, problem):
     votes = fitted.explain(problem.queries[:1], top=len(problem.labels))[0]
     for label in range(5):
-        assert sum(vote.share for vote in votes if vote.label == label) == pytest.approx(1.0)
+        assert sum(vote.class_share for vote in votes if vote.label == label) == pytest.approx(1.0)
 
 
 def test_trainable_parameters_are_counted(fitted):

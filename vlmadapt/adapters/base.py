@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.checks import (
-    Samples,
     canonical_order,
     check_class_names,
     check_labels,
@@ -24,7 +23,7 @@ from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.training import TrainResult
+from vlmadapt.training import Samples, TrainResult
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import TrainConfig, check_range
+from vlmadapt.training import Samples, TrainConfig, check_range
 from vlmadapt.training.layers import empty_linear, set_uniform
 
 

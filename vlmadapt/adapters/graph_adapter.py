@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import TrainConfig, check_range, choose
+from vlmadapt.training import Samples, TrainConfig, check_range, choose
 from vlmadapt.training.layers import empty_linear
 
 CLASSES_AT_ONCE = 512

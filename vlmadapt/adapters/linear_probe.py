@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.errors import InputError
-from vlmadapt.training import check_range, choose, log_grid, score_logits
+from vlmadapt.training import Samples, check_range, choose, log_grid, score_logits
 
 SMALL_PROBLEM = 4_000_000  # numbers in the matrix of samples
 

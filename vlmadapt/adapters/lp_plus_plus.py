@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import check_range, choose, score_logits
+from vlmadapt.training import Samples, check_range, choose, score_logits
 
 SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SCORE_EVERY = 5

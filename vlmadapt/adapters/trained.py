@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
-from vlmadapt.training import ParameterGroup, choose, fingerprint_tensors, fit_loop, score_logits
+from vlmadapt.training import ParameterGroup, Samples, choose, fingerprint_tensors, fit_loop, score_logits
 
 
 class TrainedAdapter(Adapter):

@@ -17,6 +17,7 @@ from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
+    from vlmadapt.training import Samples
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,21 @@ def fit(
 
     ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
     """
-    has_val = len(data.val_labels) > 0
-    with PeakMemory(data.train.device) as peak:
+    train, val = data.train, data.val
+    with PeakMemory(train.features.device) as peak:
         start = time.perf_counter()
         adapter.fit(
-            data.train,
-            data.train_labels,
-            data.val if has_val else None,
-            data.val_labels if has_val else None,
+            train.features,
+            train.labels,
+            None if val is None else val.features,
+            None if val is None else val.labels,
             seed=seed,
             checkpoint_dir=checkpoint_dir,
             progress=progress,
         )
         seconds = time.perf_counter() - start
     return Measures(
-        val_accuracy=accuracy(adapter, data.val, data.val_labels) if has_val else None,
+        val_accuracy=None if val is None else accuracy(adapter, val),
         fit_seconds=seconds,
         peak_memory_mib=peak.mib,
         trainable_parameters=adapter.trainable_parameters(),
@@ -82,6 +83,11 @@ def fit(
     )
 
 
-def accuracy(adapter: Adapter, features: Tensor, labels: Tensor) -> float:
-    """Share of ``features [B, D]`` whose predicted class is ``labels [B]``."""
-    return float((adapter.predict(features).cpu() == labels.cpu()).double().mean())
+def hits(adapter: Adapter, samples: Samples) -> Tensor:
+    """Which of ``samples`` are classified rightly: bool ``[n]``, on the CPU."""
+    return adapter.predict(samples.features).cpu() == samples.labels.cpu()
+
+
+def accuracy(adapter: Adapter, samples: Samples) -> float:
+    """Share of ``samples`` that are classified rightly."""
+    return float(hits(adapter, samples).double().mean())

@@ -76,7 +76,7 @@ def run_protocol(
 
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     test = dataset.test
-    features, labels = FeatureTable(encoder, test, extraction).of(test)
+    samples = FeatureTable(encoder, test, extraction).of(test)
     cells = [
         Cell(
             method=key.method,
@@ -84,13 +84,13 @@ def run_protocol(
             shots=key.shots,
             seed=key.seed,
             split_hash=splits[key.shots, key.seed].split_hash,
-            test_accuracy=accuracy(fits.get(key), features, labels),
+            test_accuracy=accuracy(fits.get(key), samples),
             **asdict(measured[key]),
         )
         for key in keys
     ]
     return ProtocolResults(
-        dataset={**describe_dataset(dataset), "test": len(labels)},
+        dataset={**describe_dataset(dataset), "test": len(test)},
         encoder=describe_encoder(encoder),
         protocol={
             "shots": list(shots),
