@@ -17,7 +17,18 @@ import typer.main
 import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt.cli import app
-from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options, offered
+from vlmadapt.experiments.options import (
+    CheckOptions,
+    CompareOptions,
+    DemoOptions,
+    EvaluateOptions,
+    FeaturesOptions,
+    FitOptions,
+    GraphOptions,
+    Options,
+    PredictOptions,
+    offered,
+)
 
 SEARCH = {"search_beta": [1, 4, 2], "search_alpha": [1, 4, 2], "epochs": 2}
 
@@ -119,3 +130,24 @@ def test_an_option_is_an_argument_with_the_same_help_and_default(name: str) -> N
         assert shown[each.name].help == each.metadata["help"]
         if not {"command", "commas"} & set(each.metadata):
             assert shown[each.name].default == each.default
+
+
+OTHERS: dict[str, type[Options]] = {
+    "predict": PredictOptions,
+    "data check": CheckOptions,
+    "graph": GraphOptions,
+    "features": FeaturesOptions,
+    "demo": DemoOptions,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_command_has_its_options_and_no_others(name: str) -> None:
+    command: Any = typer.main.get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    shown = {each.name: each for each in command.params if each.param_type_name == "option"}
+    known = {each.name: each for each in offered(OTHERS[name])}
+    assert shown.keys() - {"help"} == known.keys()
+    for each in known.values():
+        assert (shown[each.name].help, shown[each.name].default) == (each.metadata["help"], each.default)

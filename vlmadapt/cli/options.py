@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -38,17 +38,8 @@ def option(of: Field[Any]) -> Any:
     )
 
 
-def _shared(name: str) -> Any:
-    return option(Options.__dataclass_fields__[name])
-
-
-Root = Annotated[Optional[Path], _shared("root")]  # noqa: UP045
-SplitSeed = Annotated[int, _shared("split_seed")]
-BatchSize = Annotated[int, _shared("batch_size")]
-Device = Annotated[str, _shared("device")]
-Download = Annotated[bool, _shared("download")]
-Cache = Annotated[Optional[Path], _shared("cache")]  # noqa: UP045
-NoCache = Annotated[bool, _shared("no_cache")]
+Device = Annotated[str, option(Options.__dataclass_fields__["device"])]
+Download = Annotated[bool, option(Options.__dataclass_fields__["download"])]
 
 
 def command(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -78,7 +69,7 @@ def command(options: type[Options]) -> Callable[[Callable[..., None]], Callable[
 
 def _parameter(of: Field[Any]) -> inspect.Parameter:
     default = of.metadata.get("command", of.default)
-    if "commas" in of.metadata:
+    if "commas" in of.metadata and default is not None:
         default = ",".join(map(str, default))
     kind = type(default) if default is not None else of.metadata["type"] | None
     if isinstance(default, Path):
@@ -90,6 +81,8 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
 
 def _value(of: Field[Any], given: Any) -> Any:
     """What the command line gave, as Python takes it."""
+    if of.metadata.get("commas") and given is None:
+        return None
     if of.metadata.get("commas") == "numbers":
         return numbers("--" + of.name, given)
     if of.metadata.get("commas") == "names":

@@ -65,6 +65,11 @@ class Options:
     no_cache: bool = field(default=False, metadata=says("Neither read nor write the feature cache."))
 
 
+def all_but(*names: str) -> tuple[str, ...]:
+    """The shared options without ``names``: for a command that takes few of them."""
+    return tuple(each.name for each in fields(Options) if each.name not in names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
     adapter: str = field(default="xmadapter", metadata=says("The method: see vlmadapt adapters."))
@@ -101,16 +106,7 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    without: ClassVar = (
-        "root",
-        "split_seed",
-        "templates",
-        "allow_short",
-        "views",
-        "batch_size",
-        "precision",
-        "download",
-    )
+    without: ClassVar = all_but("encoder", "device", "cache", "no_cache")
 
     out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
@@ -128,6 +124,38 @@ class EvaluateOptions(Options):
     without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
 
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    without: ClassVar = all_but("batch_size", "device")
+
+    top: int = field(default=3, metadata=says("Classes to list for each picture.", least=1))
+    explain: bool = field(default=False, metadata=says("Name the cached support pictures that voted."))
+    votes: int = field(default=5, metadata=says("Support pictures to name.", least=1))
+    explain_picture: Path | None = field(
+        default=None, metadata=says("Draw one picture beside its support pictures.", type=Path, metavar="PNG")
+    )
+    as_json: bool = field(default=False, metadata=says("Print JSON.", flag="--json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    without: ClassVar = all_but("root", "split_seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions(Options):
+    without: ClassVar = all_but()
+
+    classes: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Classes to draw, by commas.", type=str, commas="names", shown="the pairs pulled apart most"),
+    )
+    top: int = field(default=8, metadata=says("Relations drawn of each kind, and pairs listed.", least=1))
+    out: Path | None = field(
+        default=None, metadata=says("Picture to write, .png or .svg.", type=Path, shown="RUN/graph.png")
+    )
 
 
 def offered(options: type[Options]) -> Iterator[Field[Any]]:
