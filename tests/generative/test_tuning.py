@@ -141,7 +141,7 @@ def test_interrupted_it_goes_on_and_ends_where_it_would_have(data, tmp_path, mon
     again = run_tuning(world.model(), data, plan, tmp_path / "cut")
     assert (tmp_path / "cut" / "fits" / "bitfit" / "seed-0" / "fit.json").stat().st_mtime_ns == kept
     for one, other in zip(whole.cells, again.cells, strict=True):
-        assert (one.test, one.validation, one.best_epoch) == (other.test, other.validation, other.best_epoch)
+        assert (one.values, one.validation, one.best_epoch) == (other.values, other.validation, other.best_epoch)
     for name in ("bitfit", "bottleneck-width=4"):
         files = [
             tmp_path / run / "fits" / name / "seed-0" / "adapter" / "adapter.safetensors" for run in ("whole", "cut")

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from vlmadapt.adapters import ADAPTERS, create_adapter
 from vlmadapt.experiments.features import ClassTexts, FewShotFeatures
+from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
-    from vlmadapt.training import Samples
 
 
 @dataclass(frozen=True)
@@ -75,19 +73,9 @@ def fit(
         )
         seconds = time.perf_counter() - start
     return Measures(
-        val_accuracy=None if val is None else accuracy(adapter, val),
+        val_accuracy=None if val is None else measure(adapter.logits(val.features), val.labels)[MAIN],
         fit_seconds=seconds,
         peak_memory_mib=peak.mib,
         trainable_parameters=adapter.trainable_parameters(),
         selected=adapter.hyperparameters(),
     )
-
-
-def hits(adapter: Adapter, samples: Samples) -> Tensor:
-    """Which of ``samples`` are classified rightly: bool ``[n]``, on the CPU."""
-    return adapter.predict(samples.features).cpu() == samples.labels.cpu()
-
-
-def accuracy(adapter: Adapter, samples: Samples) -> float:
-    """Share of ``samples`` that are classified rightly."""
-    return float(hits(adapter, samples).double().mean())

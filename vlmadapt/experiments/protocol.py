@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
-from vlmadapt.experiments.fit import Measures, accuracy, create, fit
+from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
@@ -84,7 +85,7 @@ def run_protocol(
             shots=key.shots,
             seed=key.seed,
             split_hash=splits[key.shots, key.seed].split_hash,
-            test_accuracy=accuracy(fits.get(key), samples),
+            values=measure(fits.get(key).logits(samples.features), samples.labels),
             **asdict(measured[key]),
         )
         for key in keys

@@ -15,7 +15,8 @@ from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, F
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
-from vlmadapt.experiments.fit import Measures, create, fit, hits
+from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
@@ -165,7 +166,7 @@ class Evaluation(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].test_accuracy
+        return self.results.cells[0].values[MAIN]
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
@@ -191,7 +192,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
     if not test:
         raise InputError(f"data set {dataset.name!r} has no test pictures: add some to its test split.")
     samples = FeatureTable(classifier.encoder, test, extraction).of(test)
-    right = hits(classifier.adapter, samples)
+    logits = classifier.adapter.logits(samples.features).cpu()
     cell = Cell(
         method=run.method,
         adapter=run.adapter,
@@ -199,7 +200,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        test_accuracy=float(right.double().mean()),
+        values=measure(logits, samples.labels),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,
@@ -219,7 +220,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         methods={cell.method: dict(run.config)},
         cells=(cell,),
     )
-    return Evaluation(results, _by_class(right, samples.labels, classifier.class_names))
+    return Evaluation(results, _by_class(logits.argmax(-1) == samples.labels, samples.labels, classifier.class_names))
 
 
 def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:

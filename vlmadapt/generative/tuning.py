@@ -200,7 +200,7 @@ class _Run:
             adapter=job.method.adapter,
             seed=job.seed,
             split_hash=self.sets[job.seed].split_hash,
-            test=found["test"],
+            values=found["test"],
             by_kind=found["by_kind"],
             **read_versioned(job.folder / FITTED, FORMAT, AGAIN),
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.files import write_text
 from vlmadapt.reporting.table import Table, protocol_table, to_markdown
@@ -120,7 +121,7 @@ def compared(results: ProtocolResults) -> list[str]:
 
 def accuracy(results: ProtocolResults, method: str, shots: int, seed: int) -> float:
     return next(
-        cell.test_accuracy for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
+        cell.values[MAIN] for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
     )
 
 
