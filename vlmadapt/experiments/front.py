@@ -12,9 +12,10 @@ from vlmadapt.classifier import Classifier, DataSource, read_run
 from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import single
-from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options, with_options
+from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import run_protocol
 from vlmadapt.experiments.store import FolderFits
+from vlmadapt.options import with_options
 from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
