@@ -18,7 +18,7 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A built-in set (clipart, mnist5k, textile3, tuxphotos), a folder of class folders, a .csv or .jsonl "
+        help="A built-in set such as clipart (see vlmadapt data list), a folder of class folders, a .csv or .jsonl "
         "file, a split_zhou_*.json file, or a benchmark's name with --root.",
         show_default=False,
     ),

@@ -35,8 +35,8 @@ def tune(
     model: Annotated[
         str,
         typer.Option(
-            help="small-blip (trained from scratch on first use, some minutes), blip:FOLDER, coca:ARCH@CHECKPOINT or "
-            "coca:ARCH/TAG."
+            help="small-blip (trained from scratch on first use, some minutes), or a name of vlmadapt.load_generative, "
+            "such as blip:FOLDER."
         ),
     ] = SMALL,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
