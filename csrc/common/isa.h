@@ -7,11 +7,6 @@
   LEVEL(avx2, HAS("avx2") && HAS("fma") && HAS("f16c")) \
   LEVEL(avx512, HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl"))
 
-// How many of them this build contains: the lowest ones.
-#ifndef VLMADAPT_NUM_NEWER_LEVELS
-#error "define VLMADAPT_NUM_NEWER_LEVELS, as setup.py and CMakeLists.txt do"
-#endif
-
 // In an operator's struct CpuKernels: its member of every level.
 #define VLMADAPT_KERNELS_OF_LEVEL(level, features) static const CpuKernels& level();
 #define VLMADAPT_KERNELS_OF_EVERY_LEVEL \
@@ -28,7 +23,10 @@ enum class Isa : int { baseline, VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, ) };
 constexpr int num_isas = 1 VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, );
 #undef VLMADAPT_LEVEL
 
+#ifdef VLMADAPT_NUM_NEWER_LEVELS
+// This build contains the lowest ones; setup.py and CMakeLists.txt say how many. CUDA files need not be told.
 constexpr bool is_built(Isa isa) { return static_cast<int>(isa) <= VLMADAPT_NUM_NEWER_LEVELS; }
+#endif
 
 // The best level that this processor has and this build contains.
 Isa best_isa();
