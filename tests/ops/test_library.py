@@ -67,7 +67,7 @@ except MissingDependency as error:
 with ops.use_reference():
     ops.signed_cosine_top_k(targets, targets, 1)
 print(ops.build_info()["cpu_library"], ops.build_info()["error"])
-print(*(finding.text for finding in doctor.examine() if finding.state == "broken"))
+print(*(finding.text for finding in doctor.operator_findings(ops.build_info()) if finding.state == "broken"))
 """
 
 
