@@ -248,7 +248,7 @@ class Classifier:
                         class_name=vote.class_name,
                         affinity=vote.affinity,
                         share=vote.affinity / total if total > 0 else 0.0,
-                        class_share=vote.share,
+                        class_share=vote.class_share,
                         stream=vote.stream,
                     )
                     for vote in row

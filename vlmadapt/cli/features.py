@@ -18,25 +18,23 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
     negative_text (a normalised row a class); names, paths and the encoder are in its metadata.
     """
-    import torch
-
     from vlmadapt.data.types import SPLITS
     from vlmadapt.experiments import front
-    from vlmadapt.experiments.features import ClassTexts
+    from vlmadapt.experiments.features import ClassTexts, FeatureTable
     from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
     from vlmadapt.files import write_tensors
     from vlmadapt.provenance.versions import versions
 
-    dataset = front.open_dataset(data, options, note)
+    dataset = front.open_dataset(data, options)
+    note(dataset.describe())
     encoder = front.open_encoder(options)
     extraction = front.extraction_of(options)
     texts = ClassTexts(encoder, dataset)
     tensors = {"text": texts.features, "negative_text": texts.negative_features}
     for split in SPLITS:
-        samples = dataset.split(split)
-        paths = [sample.path for sample in samples]
-        tensors[split] = extraction.extract(encoder, paths, options.views if split == "train" else 1)
-        tensors[f"{split}_labels"] = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        pictures = dataset.split(split)
+        samples = FeatureTable(encoder, pictures, extraction, options.views if split == "train" else 1).of(pictures)
+        tensors[split], tensors[f"{split}_labels"] = samples.features, samples.labels
     metadata = {
         "format": FORMAT,
         "class_names": list(dataset.class_names),

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Optional
-
-import typer
-
 from vlmadapt.cli.console import note, output, say
 from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import names as split_names
+from vlmadapt.cli.options import command
+from vlmadapt.experiments.options import GraphOptions
 
 
-def graph(
-    run: RunArgument,
-    classes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Classes to draw, by commas.", show_default="the pairs pulled apart most"),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Relations drawn of each kind, and pairs listed.")] = 8,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Picture to write, .png or .svg.", show_default="RUN/graph.png"),
-    ] = None,
-) -> None:
+@command(GraphOptions)
+def graph(run: RunArgument, options: GraphOptions) -> None:
     """Draw the strongest relations among classes, and list the pairs that negative nodes pull apart most.
 
     Works on classifiers fitted with --adapter hegraph.
@@ -33,13 +19,14 @@ def graph(
     from vlmadapt.reporting.graph_picture import check_picture_path, draw_graph
     from vlmadapt.reporting.table import Table, show
 
-    path = out or run / "graph.png"
+    top = options.top
+    path = options.out or run / "graph.png"
     check_picture_path(path)
     known = read_run(run)
     adapter = load_graph(run)
     names = adapter.class_names
     pairs = pulled_apart(adapter, top)
-    chosen = pick_classes(names, None if classes is None else split_names(classes), pairs)
+    chosen = pick_classes(names, options.classes, pairs)
     title = f"{known.data.name}, {known.shots} shot{'s' * (known.shots > 1)}: relations between classes"
     draw_graph(names, chosen, strongest_edges(adapter, chosen, top), pairs, title, path)
     rows = [

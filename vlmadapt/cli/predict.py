@@ -5,33 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmadapt.cli.console import output, say
 from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import BatchSize, Device, pick_device
+from vlmadapt.cli.options import command, pick_device
+from vlmadapt.experiments.options import PredictOptions
 
 if TYPE_CHECKING:
     from vlmadapt.classifier import Prediction
 
 
+@command(PredictOptions)
 def predict(
     run: RunArgument,
     pictures: Annotated[
         list[Path], typer.Argument(metavar="PICTURE|FOLDER...", help="Pictures to classify.", show_default=False)
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes to list for each picture.")] = 3,
-    explain: Annotated[bool, typer.Option("--explain", help="Name the cached support pictures that voted.")] = False,
-    votes: Annotated[int, typer.Option(min=1, help="Support pictures to name.")] = 5,
-    explain_picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="PNG", help="Draw one picture beside its support pictures."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    batch_size: BatchSize = 64,
-    device: Device = "auto",
+    options: PredictOptions,
 ) -> None:
     """Classify pictures with a saved classifier."""
     from vlmadapt.classifier import Classifier, read_run
@@ -39,24 +32,25 @@ def predict(
     from vlmadapt.errors import InputError
 
     paths = _pictures(pictures)
-    if explain_picture is not None and len(paths) != 1:
+    drawing = options.explain_picture
+    if drawing is not None and len(paths) != 1:
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
     precision = read_run(run).precision
-    classifier = Classifier.load(run, device=pick_device(device))
-    extraction = Extraction(batch_size=batch_size, precision=precision)
-    wanted = votes if explain or explain_picture is not None else 0
-    predictions = classifier.predict(paths, top=top, votes=wanted, extraction=extraction)
-    if as_json:
+    classifier = Classifier.load(run, device=pick_device(options.device))
+    extraction = Extraction(batch_size=options.batch_size, precision=precision)
+    wanted = options.votes if options.explain or drawing is not None else 0
+    predictions = classifier.predict(paths, top=options.top, votes=wanted, extraction=extraction)
+    if options.as_json:
         print(json.dumps([_as_json(prediction) for prediction in predictions], indent=2, ensure_ascii=False))
     else:
         for prediction in predictions:
-            _print(prediction, explain)
-    if explain_picture is not None:
+            _print(prediction, options.explain)
+    if drawing is not None:
         from vlmadapt.reporting.explanation import draw_prediction
 
-        draw_prediction(predictions[0], explain_picture)
-        if not as_json:
-            say(f"drawn: {explain_picture}", "green")
+        draw_prediction(predictions[0], drawing)
+        if not options.as_json:
+            say(f"drawn: {drawing}", "green")
 
 
 def _pictures(given: list[Path]) -> list[Path]:

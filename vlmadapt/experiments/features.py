@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlmadapt.adapters import negative_templates
 from vlmadapt.backbones import class_text_features
+from vlmadapt.training import Samples
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
@@ -47,24 +48,23 @@ class FeatureTable:
         self._row = {path: row for row, path in enumerate(paths)}
         self._features = extraction.extract(encoder, paths, views) if paths else torch.empty(0, encoder.width)
 
-    def of(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Features ``[n, D]`` and labels ``[n]`` int64 of ``samples``."""
+    def of(self, samples: Sequence[Sample]) -> Samples:
+        """The features and labels of ``samples``, in their order."""
         rows = torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
-        return self._features[rows], torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        return Samples.of(self._features[rows], labels)
 
 
 @dataclass(frozen=True)
 class FewShotFeatures:
-    """What a fit may see: training features ``[n, D]`` with labels ``[n]`` and the same for validation."""
+    """What a fit may see; ``val`` is None without validation pictures."""
 
-    train: Tensor
-    train_labels: Tensor
-    val: Tensor
-    val_labels: Tensor
+    train: Samples
+    val: Samples | None
 
     @classmethod
     def of(cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable) -> FewShotFeatures:
-        return cls(*train.of(split.train), *val.of(split.val))
+        return cls(train.of(split.train), val.of(split.val) if split.val else None)
 
 
 class ClassTexts:

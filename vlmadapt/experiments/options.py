@@ -1,38 +1,25 @@
-"""The options of the few-shot commands: each is one field, for Python and for the command line.
-
-A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
-``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
-several values are given as one text; ``shown``, a default in words; ``command``, a default of the command line alone.
-"""
+"""The options of the few-shot commands (:mod:`vlmadapt.options`)."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vlmadapt.options import OptionSet, says
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
+    from vlmadapt.classifier import DataSource
     from vlmadapt.provenance.settings import Method
-
-Result = TypeVar("Result")
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
 
 
-def says(text: str, **more: Any) -> dict[str, Any]:
-    """The metadata of a field: its help and the rest."""
-    return {"help": text, **more}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What several commands take; one that has no use for some names them in ``without``."""
-
-    without: ClassVar[tuple[str, ...]] = ()
+class Options(OptionSet):
+    """What several commands take."""
 
     encoder: str | Encoder = field(
         default="embedded",
@@ -63,6 +50,14 @@ class Options:
         default=None, metadata=says("Folder of the feature cache.", type=Path, shown="the user's")
     )
     no_cache: bool = field(default=False, metadata=says("Neither read nor write the feature cache."))
+    report: Callable[[str], None] | None = field(
+        default=None, metadata=says("Called with a line about the data, and after each fit of several.", python=True)
+    )
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    """The shared options without ``names``: for a command that takes few of them."""
+    return tuple(each.name for each in fields(Options) if each.name not in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +76,9 @@ class FitOptions(Options):
     )
     resume: bool = field(default=False, metadata=says("Go on with an interrupted fit."))
     overwrite: bool = field(default=False, metadata=says("Replace the classifier in the folder."))
+    source: DataSource | None = field(
+        default=None, metadata=says("Where a data set came from, so that evaluate finds it again.", python=True)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +99,7 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    without: ClassVar = (
-        "root",
-        "split_seed",
-        "templates",
-        "allow_short",
-        "views",
-        "batch_size",
-        "precision",
-        "download",
-    )
+    without: ClassVar = all_but("encoder", "device", "cache", "no_cache")
 
     out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
@@ -130,40 +119,33 @@ class EvaluateOptions(Options):
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
 
 
-def offered(options: type[Options]) -> Iterator[Field[Any]]:
-    """The fields of a command: its own first, then those it shares."""
-    shared = {each.name for each in fields(Options)}
-    own = [each for each in fields(options) if each.name not in shared]
-    yield from own
-    yield from (each for each in fields(options) if each.name in shared and each.name not in options.without)
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    without: ClassVar = all_but("batch_size", "device")
+
+    top: int = field(default=3, metadata=says("Classes to list for each picture.", least=1))
+    explain: bool = field(default=False, metadata=says("Name the cached support pictures that voted."))
+    votes: int = field(default=5, metadata=says("Support pictures to name.", least=1))
+    explain_picture: Path | None = field(
+        default=None, metadata=says("Draw one picture beside its support pictures.", type=Path, metavar="PNG")
+    )
+    as_json: bool = field(default=False, metadata=says("Print JSON.", flag="--json"))
 
 
-def with_options(kind: type[Options]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Lets a function whose last parameter is ``options`` be called with its fields as keyword arguments.
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    without: ClassVar = all_but("root", "split_seed")
 
-    They become part of its signature, and their help of its docstring; ``options=`` gives many at once. An argument
-    that is not offered is a TypeError, as for any function.
-    """
-    known = list(offered(kind))
 
-    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        own = [each for name, each in inspect.signature(function).parameters.items() if name != "options"]
-        more = [
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-            for each in known
-        ]
-        signature = inspect.signature(function).replace(parameters=[*own, *more])
-        names = {each.name for each in known}
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions(Options):
+    without: ClassVar = all_but()
 
-        @functools.wraps(function)
-        def called(*args: Any, options: Options | None = None, **given: Any) -> Result:
-            bound = signature.bind(*args, **given).arguments
-            chosen = {name: bound.pop(name) for name in names & bound.keys()}
-            return function(**bound, options=replace(options or kind(), **chosen))
-
-        called.__signature__ = signature  # type: ignore[attr-defined]
-        lines = "\n".join(f"    {each.name}: {each.metadata['help']}" for each in known)
-        called.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{lines}\n"
-        return called
-
-    return decorate
+    classes: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Classes to draw, by commas.", type=str, commas="names", shown="the pairs pulled apart most"),
+    )
+    top: int = field(default=8, metadata=says("Relations drawn of each kind, and pairs listed.", least=1))
+    out: Path | None = field(
+        default=None, metadata=says("Picture to write, .png or .svg.", type=Path, shown="RUN/graph.png")
+    )

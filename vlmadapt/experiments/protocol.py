@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
-from vlmadapt.experiments.fit import Measures, accuracy, create, fit
+from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
@@ -76,7 +77,7 @@ def run_protocol(
 
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     test = dataset.test
-    features, labels = FeatureTable(encoder, test, extraction).of(test)
+    samples = FeatureTable(encoder, test, extraction).of(test)
     cells = [
         Cell(
             method=key.method,
@@ -84,13 +85,13 @@ def run_protocol(
             shots=key.shots,
             seed=key.seed,
             split_hash=splits[key.shots, key.seed].split_hash,
-            test_accuracy=accuracy(fits.get(key), features, labels),
+            values=measure(fits.get(key).logits(samples.features), samples.labels),
             **asdict(measured[key]),
         )
         for key in keys
     ]
     return ProtocolResults(
-        dataset={**describe_dataset(dataset), "test": len(labels)},
+        dataset={**describe_dataset(dataset), "test": len(test)},
         encoder=describe_encoder(encoder),
         protocol={
             "shots": list(shots),

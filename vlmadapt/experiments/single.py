@@ -16,6 +16,7 @@ from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
 from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
@@ -165,7 +166,7 @@ class Evaluation(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].test_accuracy
+        return self.results.cells[0].values[MAIN]
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
@@ -190,8 +191,8 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
     test = dataset.test
     if not test:
         raise InputError(f"data set {dataset.name!r} has no test pictures: add some to its test split.")
-    features, labels = FeatureTable(classifier.encoder, test, extraction).of(test)
-    hits = classifier.adapter.predict(features).cpu() == labels
+    samples = FeatureTable(classifier.encoder, test, extraction).of(test)
+    logits = classifier.adapter.logits(samples.features).cpu()
     cell = Cell(
         method=run.method,
         adapter=run.adapter,
@@ -199,7 +200,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        test_accuracy=float(hits.double().mean()),
+        values=measure(logits, samples.labels),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,
@@ -219,13 +220,13 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         methods={cell.method: dict(run.config)},
         cells=(cell,),
     )
-    return Evaluation(results, _by_class(hits, labels, classifier.class_names))
+    return Evaluation(results, _by_class(logits.argmax(-1) == samples.labels, samples.labels, classifier.class_names))
 
 
-def _by_class(hits: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
+def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
     counts = torch.bincount(labels, minlength=len(names)).tolist()
-    right = torch.bincount(labels[hits], minlength=len(names)).tolist()
-    return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, right, strict=True)]
+    rights = torch.bincount(labels[right], minlength=len(names)).tolist()
+    return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, rights, strict=True)]
 
 
 def _refuse_leak(classifier: Classifier, dataset: Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,28 @@ from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
 from vlmadapt.ops.switch import reference_in_use
+
+
+class Keywords(TypedDict, total=False):
+    """The keyword arguments of ``cache_retrieval`` that do not decide the type of its result."""
+
+    num_classes: int | None
+    text_queries: Tensor | None
+    text_keys: Tensor | None
+    text_beta: Tensor | float | None
+    text_keys_per_class: bool
+    ratio: Tensor | float | None
+    standardize: bool
+    own_entry: Tensor | None
+    mask_own_scores: bool
+
+
+class ScoresOnly(Keywords, total=False):
+    return_disagreement: Literal[False]
+
+
+class Both(Keywords):
+    return_disagreement: Literal[True]
 
 
 class PreparedCache:

@@ -12,6 +12,8 @@ CPU, where a gradient is wanted and they fit into ``KEPT_BYTES``, the forward ke
 
 from __future__ import annotations
 
+from typing import Unpack, overload
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,9 @@ from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.cache_retrieval.checks import (
+    Both,
     PreparedCache,
+    ScoresOnly,
     check_label_range,
     checked_text,
     checked_vector,
@@ -43,6 +47,18 @@ from vlmadapt.ops.switch import reference_in_use
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored.
 KEPT_BYTES = 16 << 20
+
+
+@overload
+def cache_retrieval(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, beta: Tensor | float, **more: Unpack[ScoresOnly]
+) -> Tensor: ...
+
+
+@overload
+def cache_retrieval(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, beta: Tensor | float, **more: Unpack[Both]
+) -> tuple[Tensor, Tensor]: ...
 
 
 def cache_retrieval(
