@@ -37,6 +37,29 @@ def _load(name: str) -> None:
         _failure = f"the compiled library {path.name} could not be loaded: {str(error).splitlines()[0]}"
 
 
+def provides(operators: dict[str, int]) -> bool:
+    """Whether the library is there and has these operators with these numbers of arguments.
+
+    One that was built from older sources counts as not there: its operators would be called in another form.
+    """
+    global _failure
+    for name, arguments in operators.items():
+        if "_cpu" in _loaded and arguments != _arguments_of(name):
+            _failure = (
+                f"the compiled library {_loaded['_cpu'].name} was built from other sources, for it has no operator "
+                f"{name} of {arguments} arguments"
+            )
+            _loaded.clear()
+    return "_cpu" in _loaded
+
+
+def _arguments_of(operator: str) -> int | None:
+    try:
+        return len(getattr(torch.ops.vlmadapt, operator).default._schema.arguments)
+    except AttributeError:
+        return None
+
+
 def require(device: torch.device) -> None:
     """Raise :class:`MissingDependency` unless there are kernels for ``device``, or none are to be used."""
     if reference_in_use():
