@@ -18,14 +18,14 @@ from vlmadapt.provenance.settings import parse_settings
 from vlmadapt.training import TrainConfig
 
 
-def configurations(base: type) -> Iterator[type]:
+def configurations(base: type[Any]) -> Iterator[type[Any]]:
     for kind in base.__subclasses__():
         if kind.__module__.startswith("vlmadapt."):
             yield kind
             yield from configurations(kind)
 
 
-KINDS = list(dict.fromkeys([TrainConfig, *configurations(TrainConfig), *configurations(AdapterConfig)]))
+KINDS: list[Any] = list(dict.fromkeys([TrainConfig, *configurations(TrainConfig), *configurations(AdapterConfig)]))
 SWITCHES = [(kind, entry.name) for kind in KINDS for entry in fields(kind) if entry.type == "bool"]
 RANGES = [(kind, entry.name) for kind in KINDS for entry in fields(kind) if entry.name.startswith("search_")]
 RANGES = [(kind, name) for kind, name in RANGES if (kind, name) not in SWITCHES]

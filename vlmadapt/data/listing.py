@@ -1,12 +1,21 @@
-"""Checks shared by the readers of files that list pictures."""
+"""What the readers of files that list pictures share: where a listed path points, and whether it is there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from vlmadapt.data.names import shown
 from vlmadapt.data.types import Sample
 from vlmadapt.errors import FileError
+
+
+def picture_path(folder: Path, listed: str) -> Path:
+    """Where a path of a listing points: ``~`` is the user's home, an absolute path is taken as it is."""
+    if listed.startswith("~") and not os.path.lexists(folder / listed):
+        listed = os.path.expanduser(listed)
+    return folder / listed
 
 
 def require_files(listing: str | Path, samples: Iterable[Sample]) -> None:
@@ -14,6 +23,6 @@ def require_files(listing: str | Path, samples: Iterable[Sample]) -> None:
     missing = [sample.path for sample in samples if not sample.path.is_file()]
     if missing:
         raise FileError(
-            f"{listing} lists {len(missing)} picture(s) that are not there, first {missing[0]}: restore them or "
+            f"{listing} lists {len(missing)} picture(s) that are not there, first {shown(missing[0])}: restore them or "
             "run `vlmadapt data check` for the whole list."
         )
