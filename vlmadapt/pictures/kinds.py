@@ -21,7 +21,7 @@ class Kind(Enum):
 
 # Endings of pictures that are never opened. Raw files of cameras hold a small TIFF or JPEG that is not the picture.
 _OTHERS = """
-.3fr .ai .arw .bpg .cin .cr2 .cr3 .crw .cur .dcm .dcr .dds .djvu .dng .dpx .emf .eps .erf .exr .fit .fits
+.3fr .ai .arw .bpg .cin .cr2 .cr3 .crw .cur .dcm .dcr .dds .dib .djvu .dng .dpx .emf .eps .erf .exr .fit .fits
 .flif .fpx .hdr .heic .heics .heif .heifs .hif .icns .ico .iff .jls .jxl .jxr .kdc .mef .mrw .nef .nrw .orf
 .pam .pcx .pef .pfm .pic .pict .psb .psd .qoi .raf .raw .rgb .rw2 .rwl .sgi .sr2 .srf .srw .svg .svgz .tga
 .thm .wdp .wmf .x3f .xbm .xcf .xpm

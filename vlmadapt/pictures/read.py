@@ -21,9 +21,9 @@ LONGEST_SIDE = 100_000  # pixels; what is longer is no photograph, and square pa
 # refused: some of Pillow's readers start programs (EPS runs `gs`). MPO and UltraHDR files are opened as JPEG.
 FORMATS: dict[str, tuple[str, ...]] = {
     "AVIF": (".avif", ".avifs"),  # from Pillow 11.3 on
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
     "PNG": (".png", ".apng"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
