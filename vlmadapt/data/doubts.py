@@ -31,7 +31,7 @@ def notes_of(dataset: Dataset) -> tuple[str, ...]:
         sample.path
         for split in SPLITS
         for sample in dataset.split(split)
-        if dataset.key(sample).startswith("../") or os.path.isabs(dataset.key(sample))
+        if os.path.normpath(dataset.key(sample)).split(os.sep)[0] == os.pardir
     ]
     if not outside:
         return ()

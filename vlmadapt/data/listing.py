@@ -6,13 +6,18 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlmadapt.data.names import shown
+from vlmadapt.data.names import is_utf8, shown
 from vlmadapt.data.types import Sample
-from vlmadapt.errors import FileError
+from vlmadapt.errors import FileError, InputError
 
 
 def picture_path(folder: Path, listed: str) -> Path:
-    """Where a path of a listing points: ``~`` is the user's home, an absolute path is taken as it is."""
+    """Where a path of a listing points: ``~`` is the user's home, an absolute path is taken as it is.
+
+    Raises :class:`InputError` for one that is no text, as JSON can hold.
+    """
+    if not is_utf8(listed) or "\0" in listed:
+        raise InputError(f"the file name {listed!r} is not UTF-8 text: correct the list.")
     if listed.startswith("~") and not os.path.lexists(folder / listed):
         listed = os.path.expanduser(listed)
     return folder / listed

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from vlmadapt.data.types import Sample
 from vlmadapt.pictures import Identity, identify
-from vlmadapt.pictures.identity import Sketch
+from vlmadapt.pictures.identity import Known, Sketch
 
 MOST_IN_A_BAND = 64  # sketches that share 16 bits with so many others are compared with those only
 
@@ -69,8 +69,13 @@ def identities(paths: Sequence[Path]) -> list[Identity]:
         return list(pool.map(identify, paths))
 
 
-def again(fitted: Iterable[Identity], samples: Sequence[Sample]) -> list[Sample]:
-    """Those of ``samples`` whose content is that of a picture in ``fitted``."""
-    known = {key for identity in fitted for key in identity.keys}
-    found = identities([sample.path for sample in samples]) if known else []
-    return [sample for sample, identity in zip(samples, found, strict=False) if not known.isdisjoint(identity.keys)]
+def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]) -> list[tuple[Path, str]]:
+    """(path, name of the picture it is the same as) of those of ``samples`` that are in ``known`` by content.
+
+    Raises :class:`FileError` naming a picture that cannot be read.
+    """
+    pictures = Known(known)
+    paths = [sample.path for sample in samples]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        names = pool.map(pictures.name_of, paths)
+        return [(path, name) for path, name in zip(paths, names, strict=True) if name is not None]

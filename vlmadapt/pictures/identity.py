@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlmadapt.errors import naming_file
-from vlmadapt.pictures.read import decode
+from vlmadapt.pictures.read import decode, size_of
 
 SKETCH_SIDE = 8
 FLATTEST = 4.0  # greys: a picture of less contrast has no sketch, its differences would be noise
@@ -46,6 +47,34 @@ def identify(path: str | Path) -> Identity:
     with naming_file(path, "read"):
         data = Path(path).read_bytes()
     return identity_of(data, decode(data, path))
+
+
+class Known:
+    """Pictures by content, each with a name, to look others up in."""
+
+    def __init__(self, pictures: Iterable[tuple[Identity, str]]) -> None:
+        self._names: dict[str, str] = {}
+        for identity, name in pictures:
+            for key in identity.keys:
+                self._names.setdefault(key, name)
+        self._sizes = {_sides(key.partition(":")[0].split("x")) for key in self._names if ":" in key}
+
+    def name_of(self, path: Path) -> str | None:
+        """The name of the picture that the file ``path`` is the same as; None for another.
+
+        It is decoded only where one of its size is known. Raises :class:`FileError` naming it when it cannot be read.
+        """
+        with naming_file(path, "read"):
+            data = path.read_bytes()
+        found = self._names.get(hashlib.sha256(data).hexdigest())
+        if found is not None or _sides(map(str, size_of(data, path))) not in self._sizes:
+            return found
+        return self._names.get(identity_of(data, decode(data, path)).pixels)
+
+
+def _sides(size: Iterable[str]) -> frozenset[str]:
+    """Without an order: EXIF may turn a picture."""
+    return frozenset(size)
 
 
 class Sketch(NamedTuple):

@@ -82,6 +82,20 @@ def decode(data: bytes, path: str | Path) -> Image.Image:
         raise _unreadable(str(path), "", error) from error
 
 
+def size_of(data: bytes, path: str | Path) -> tuple[int, int]:
+    """(width, height) as a file's bytes give them, before EXIF turns the picture; nothing is decoded.
+
+    Raises :class:`FileError` naming ``path`` as :func:`decode` does.
+    """
+    try:
+        with pillow_silent():
+            return Image.open(io.BytesIO(data), formats=formats()).size
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unreadable(str(path), "", error) from error
+
+
 @contextmanager
 def pillow_silent() -> Iterator[None]:
     """No warnings of Pillow while any thread is in this block; others' are untouched.
