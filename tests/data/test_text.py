@@ -40,11 +40,8 @@ def test_every_unicode_encoding_is_read(root, encoding):
         "list.jsonl": "\n".join(json.dumps({"path": p, "label": n}, ensure_ascii=False) for p, n in ROWS),
     }.items():
         assert table(root, text, encoding, name).class_names == ("Käse", "猫")
-    split = {
-        "train": [[p, n == "猫", n] for p, n in ROWS[1:7]],
-        "test": [[ROWS[0][0], 0, "Käse"], [ROWS[7][0], 1, "猫"]],
-    }
-    split["train"] = [[p, int(label), n] for p, label, n in split["train"]]
+    entries = [[path, int(name == "猫"), name] for path, name in ROWS]
+    split = {"train": entries[1:7], "test": [entries[0], entries[7]]}
     (root / "s.json").write_bytes(json.dumps(split, ensure_ascii=False).encode(encoding))
     assert read_coop_split(root / "s.json").class_names == ("Käse", "猫")
 
