@@ -39,6 +39,7 @@ class LPPlusPlusConfig(AdapterConfig):
     search_scale: bool = field(default=True, metadata={"help": "search scale on validation"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "steps", low=0)
         check_range(self, "scale", low=0.0)
 

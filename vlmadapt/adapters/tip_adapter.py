@@ -41,6 +41,7 @@ class TipAdapterConfig(AdapterConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "beta", low=0.0, low_allowed=False)
         check_range(self, "alpha", low=0.0)
         check_grid(self, "search_beta")

@@ -74,7 +74,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
         options.report(dataset.describe())
     source = options.source
     if source is None and not isinstance(data, Dataset):
-        source = DataSource.of(str(data), options.split_seed, options.root)
+        source = DataSource.of(str(data), options.split_seed, options.root, options.domain, options.test_domain)
     return single.fit_classifier(
         open_encoder(options),
         dataset,
@@ -130,7 +130,7 @@ def evaluate(
     if data is None:
         if run.data.source is None:
             raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
-        data = run.data.source.load()
+        data = run.data.source.load(options.domain, options.test_domain)
     dataset = _announced(data, options)
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
@@ -145,7 +145,14 @@ def evaluate(
 def open_dataset(data: Data, options: Options) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    return load_dataset(data, seed=options.split_seed, root=options.root, templates=options.templates or None)
+    return load_dataset(
+        data,
+        seed=options.split_seed,
+        root=options.root,
+        templates=options.templates or None,
+        domain=options.domain,
+        test_domain=options.test_domain,
+    )
 
 
 def _announced(data: Data, options: Options) -> Dataset:

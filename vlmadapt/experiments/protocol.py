@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
+from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
@@ -51,6 +52,7 @@ def run_protocol(
     """
     extraction = extraction or Extraction()
     methods = _checked(adapters, shots, seeds)
+    leaks.require_test(dataset)
     on_short: Literal["error", "all"] = "all" if allow_short else "error"
     splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
     texts = ClassTexts(encoder, dataset)
@@ -58,6 +60,7 @@ def run_protocol(
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
+    leaks.warn(dataset, splits.values())
     fits = fits or MemoryFits()
     keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
     measured: dict[FitKey, Measures] = {}
