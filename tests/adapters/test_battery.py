@@ -387,8 +387,9 @@ def test_shares_of_a_class_sum_to_one(fitted, problem):
 
 
 def test_the_docs_table_counts_the_trained_parameters(fitted):
-    row = re.search(rf"^\| `{re.escape(fitted.name)}` \| (nothing|`[^`]+`)", TABLE, re.MULTILINE)[1]
-    product = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", row.strip("`").replace("nothing", "0").replace("^", "**"))
+    row = re.search(rf"^\| `{re.escape(fitted.name)}` \| (nothing|`[^`]+`)", TABLE, re.MULTILINE)
+    assert row is not None
+    product = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", row[1].strip("`").replace("nothing", "0").replace("^", "**"))
     assert fitted.trainable_parameters() == eval(product, {"C": 5, "D": 24, "n": 20, "M": 4, "E": 24})
 
 
