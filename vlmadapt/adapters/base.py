@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,10 +23,11 @@ from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.training import Samples, TrainResult
+from vlmadapt.training import Samples, TrainResult, choose, score_logits
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,20 @@ class Adapter(nn.Module):
     def _logits(self, features: Tensor) -> Tensor:
         """``[B, D]`` normalised -> ``[B, C]``, differentiable."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, ...]:
+        """What epochs and candidates are compared by, on validation ``samples``."""
+        return score_logits(self._logits(samples.features), samples.labels)
+
+    def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
+        """``take`` the candidate that scores best on validation; list the default first, it wins ties."""
+
+        def score(value: Value) -> tuple[float, ...]:
+            take(value)
+            return self._score(validation)
+
+        take(choose(candidates, score))
 
     def _zero_shot_logits(self, features: Tensor) -> Tensor:
         return self.logit_scale * features @ self.text_features.T

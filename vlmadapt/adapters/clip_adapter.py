@@ -58,7 +58,7 @@ class CLIPAdapter(TrainedAdapter):
         self._train(support, validation, options)
         if validation is not None and self.config.search_ratio:
             candidates = [self.config.ratio, *(step / 10 for step in range(11))]
-            self._choose_scalar(self.ratio, candidates, validation)
+            self._choose(candidates, self.ratio.fill_, validation)
 
     def _logits(self, features: Tensor) -> Tensor:
         ratio = self.ratio.to(features.dtype)

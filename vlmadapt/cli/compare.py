@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     from vlmadapt.experiments import front
 
     assert options.out is not None  # the command line's default
-    report_comparison(front.compare(data, report=note, options=options), options.out)
+    report_comparison(front.compare.with_options(data, replace(options, report=note)), options.out)
 
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:

@@ -25,7 +25,8 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     from vlmadapt.files import write_tensors
     from vlmadapt.provenance.versions import versions
 
-    dataset = front.open_dataset(data, options, note)
+    dataset = front.open_dataset(data, options)
+    note(dataset.describe())
     encoder = front.open_encoder(options)
     extraction = front.extraction_of(options)
     texts = ClassTexts(encoder, dataset)

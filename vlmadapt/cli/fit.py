@@ -30,7 +30,7 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     dataset = front.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
     source = DataSource.of(data, options.split_seed, options.root)
-    classifier = front.fit(dataset, source=source, report=note, options=replace(options, out=folder))
+    classifier = front.fit.with_options(dataset, replace(options, source=source, report=note, out=folder))
     report_fit(classifier, folder)
 
 
@@ -69,7 +69,7 @@ def evaluate(
     from vlmadapt.experiments import front
     from vlmadapt.reporting.table import protocol_table, show
 
-    found = front.evaluate(run, data, report=note, options=replace(options, out=None))
+    found = front.evaluate.with_options(run, data, options=replace(options, report=note, out=None))
     folder = options.out or run / f"eval-{found.results.dataset['name']}"
     show(protocol_table(found.results), output())
     paths = found.save(folder)

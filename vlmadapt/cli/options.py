@@ -44,7 +44,7 @@ Download = Annotated[bool, option(Options.__dataclass_fields__["download"])]
 
 def command(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command of a function whose last parameter is ``options``: it gets an option for each field."""
-    known = list(offered(options))
+    known = [each for each in offered(options) if not each.metadata.get("python")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)

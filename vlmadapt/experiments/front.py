@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
 from vlmadapt.classifier import Classifier, DataSource, read_run
@@ -22,25 +22,56 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.results import ProtocolResults
 
 Data = str | Path | Dataset
-Report = Callable[[str], None]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
-@with_options(FitOptions)
-def fit(
-    data: Data, *, source: DataSource | None = None, report: Report | None = None, options: FitOptions
-) -> Classifier:
+class OnData(Protocol[Given, Result]):
+    """A function of data; its keyword arguments are the fields of its options."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(self, data: Data, *args: Given.args, **options: Given.kwargs) -> Result: ...
+
+
+class OnClassifier(Protocol[Given, Result]):
+    """The same of a classifier, and of data that may be left out."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(
+        self,
+        classifier: str | Path | Classifier,
+        data: Data | None = None,
+        *args: Given.args,
+        **options: Given.kwargs,
+    ) -> Result: ...
+
+
+def _on_data(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnData[Given, Result]]:
+    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    return decorator
+
+
+def _on_classifier(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnClassifier[Given, Result]]:
+    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    return decorator
+
+
+@_on_data(FitOptions)
+def fit(data: Data, options: FitOptions) -> Classifier:
     """Fit a classifier on a few pictures a class; with ``out``, save it there, resumably.
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set. source: where a data set came from, so that
-        :func:`evaluate` finds it again. report: called with a line about the data.
+    data: what :func:`vlmadapt.load_dataset` takes, or a data set.
     Hyper-parameters and epochs are chosen on validation pictures; the test split is not read.
     Raises :class:`InputError` for a bad argument or a folder that holds something else, before any slow work.
     """
     method = Method(options.adapter, options.adapter, options.settings or {})
     dataset = open_dataset(data, options)
     folder = None if options.out is None else single.claim_folder(options.out, options.resume, options.overwrite)
-    if report is not None:
-        report(dataset.describe())
+    if options.report is not None:
+        options.report(dataset.describe())
+    source = options.source
     if source is None and not isinstance(data, Dataset):
         source = DataSource.of(str(data), options.split_seed, options.root)
     return single.fit_classifier(
@@ -57,16 +88,15 @@ def fit(
     )
 
 
-@with_options(CompareOptions)
-def compare(data: Data, *, report: Report | None = None, options: CompareOptions) -> ProtocolResults:
+@_on_data(CompareOptions)
+def compare(data: Data, options: CompareOptions) -> ProtocolResults:
     """Compare adapters over shots and seeds under one protocol (:func:`vlmadapt.experiments.protocol.run_protocol`).
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set. report: called with a line about the data and after
-        each fit. With ``out``, ``results.json`` and ``results.csv`` are written there, and finished fits wait there for
-        an interrupted call to be repeated.
+    data: what :func:`vlmadapt.load_dataset` takes, or a data set. With ``out``, ``results.json`` and ``results.csv``
+        are written there, and finished fits wait there for an interrupted call to be repeated.
     Raises :class:`InputError` for a bad argument, before any picture is read.
     """
-    dataset = open_dataset(data, options, report)
+    dataset = _announced(data, options)
     fits = None if options.out is None else FolderFits(options.out / "fits")
     results = run_protocol(
         open_encoder(options),
@@ -76,7 +106,7 @@ def compare(data: Data, *, report: Report | None = None, options: CompareOptions
         range(options.seeds),
         extraction=extraction_of(options),
         fits=fits,
-        report=report,
+        report=options.report,
         allow_short=options.allow_short,
     )
     if options.out is not None:
@@ -86,17 +116,13 @@ def compare(data: Data, *, report: Report | None = None, options: CompareOptions
     return results
 
 
-@with_options(EvaluateOptions)
+@_on_classifier(EvaluateOptions)
 def evaluate(
-    classifier: str | Path | Classifier,
-    data: Data | None = None,
-    *,
-    report: Report | None = None,
-    options: EvaluateOptions,
+    classifier: str | Path | Classifier, data: Data | None = None, *, options: EvaluateOptions
 ) -> single.Evaluation:
     """Test accuracy of a classifier, or of the one saved in a folder; with ``out``, written there.
 
-    data: other data with the same classes; by default what it was fitted on. report: called with a line about the data.
+    data: other data with the same classes; by default what it was fitted on.
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
     run = classifier.run if isinstance(classifier, Classifier) else read_run(classifier)
@@ -104,7 +130,7 @@ def evaluate(
         if run.data.source is None:
             raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
         data = run.data.source.load()
-    dataset = open_dataset(data, options, report)
+    dataset = _announced(data, options)
     if not isinstance(classifier, Classifier):
         classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
     # Test pictures are taken as they are, in the precision the classifier was fitted in.
@@ -115,15 +141,17 @@ def evaluate(
     return found
 
 
-def open_dataset(data: Data, options: Options, report: Report | None = None) -> Dataset:
-    dataset = data if isinstance(data, Dataset) else _load(data, options)
-    if report is not None:
-        report(dataset.describe())
+def open_dataset(data: Data, options: Options) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    return load_dataset(data, seed=options.split_seed, root=options.root, templates=options.templates or None)
+
+
+def _announced(data: Data, options: Options) -> Dataset:
+    dataset = open_dataset(data, options)
+    if options.report is not None:
+        options.report(dataset.describe())
     return dataset
-
-
-def _load(spec: str | Path, options: Options) -> Dataset:
-    return load_dataset(spec, seed=options.split_seed, root=options.root, templates=options.templates or None)
 
 
 def open_encoder(options: Options) -> Encoder:

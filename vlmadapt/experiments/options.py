@@ -2,7 +2,8 @@
 
 A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
 ``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
-several values are given as one text; ``shown``, a default in words; ``command``, a default of the command line alone.
+several values are given as one text; ``shown``, a default in words; ``command``, a default of the command line alone;
+``python``, whether it is no option at all.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
+    from vlmadapt.classifier import DataSource
     from vlmadapt.provenance.settings import Method
 
 Result = TypeVar("Result")
@@ -63,6 +65,9 @@ class Options:
         default=None, metadata=says("Folder of the feature cache.", type=Path, shown="the user's")
     )
     no_cache: bool = field(default=False, metadata=says("Neither read nor write the feature cache."))
+    report: Callable[[str], None] | None = field(
+        default=None, metadata=says("Called with a line about the data, and after each fit of several.", python=True)
+    )
 
 
 def all_but(*names: str) -> tuple[str, ...]:
@@ -86,6 +91,9 @@ class FitOptions(Options):
     )
     resume: bool = field(default=False, metadata=says("Go on with an interrupted fit."))
     overwrite: bool = field(default=False, metadata=says("Replace the classifier in the folder."))
+    source: DataSource | None = field(
+        default=None, metadata=says("Where a data set came from, so that evaluate finds it again.", python=True)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +177,8 @@ def offered(options: type[Options]) -> Iterator[Field[Any]]:
 def with_options(kind: type[Options]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Lets a function whose last parameter is ``options`` be called with its fields as keyword arguments.
 
-    They become part of its signature, and their help of its docstring; ``options=`` gives many at once. An argument
-    that is not offered is a TypeError, as for any function.
+    They become part of its signature, and their help of its docstring; its ``with_options`` is the function as it was.
+    An argument that is not offered is a TypeError, as for any function.
     """
     known = list(offered(kind))
 
@@ -184,12 +192,13 @@ def with_options(kind: type[Options]) -> Callable[[Callable[..., Result]], Calla
         names = {each.name for each in known}
 
         @functools.wraps(function)
-        def called(*args: Any, options: Options | None = None, **given: Any) -> Result:
+        def called(*args: Any, **given: Any) -> Result:
             bound = signature.bind(*args, **given).arguments
             chosen = {name: bound.pop(name) for name in names & bound.keys()}
-            return function(**bound, options=replace(options or kind(), **chosen))
+            return function(**bound, options=kind(**chosen))
 
         called.__signature__ = signature  # type: ignore[attr-defined]
+        called.with_options = function  # type: ignore[attr-defined]
         lines = "\n".join(f"    {each.name}: {each.metadata['help']}" for each in known)
         called.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{lines}\n"
         return called
