@@ -160,6 +160,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The string metadata of a safetensors file. Raises :class:`FileError` naming the file."""
+    with naming_file(path, "read"), open(path, "rb"):
+        pass
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            return dict(stream.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
 def sha256_of_file(path: str | Path) -> str:
     with naming_file(path, "read"), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

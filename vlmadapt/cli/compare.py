@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, output, say
+from vlmadapt.cli.folders import writing_to
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import CompareOptions
 
@@ -22,9 +23,14 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     at the end. Interrupted, the same command goes on where it stopped.
     """
     from vlmadapt.experiments import front
+    from vlmadapt.experiments.folders import places_of, refuse_inside
 
-    assert options.out is not None  # the command line's default
-    report_comparison(front.compare.with_options(data, replace(options, report=note)), options.out)
+    dataset = front.open_dataset(data, options)
+    folder = options.out or Path("runs") / f"compare-{dataset.name}"
+    options = replace(options, report=note, out=folder)
+    refuse_inside(data, places_of(options))
+    with writing_to(folder):
+        report_comparison(front.compare.with_options(dataset, options), folder)
 
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:

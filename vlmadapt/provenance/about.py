@@ -19,6 +19,7 @@ KINDS = {
     "demo": "a demo",
     "eval": "an evaluation",
     "tune": "a tuning run",
+    "features": "features",
 }
 
 

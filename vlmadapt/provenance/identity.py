@@ -42,10 +42,11 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def file_name(label: str) -> str:
     """A name for ``label`` that any file system takes and no other label has.
 
-    Letters, digits and ``_ . = -`` stay; a label with anything else, or too long a one, ends in ``~`` and its hash.
+    Small letters of ASCII, digits and ``_ . = -`` stay; a label with anything else, or too long a one, ends in ``~``
+    and its hash: some file systems take ``A`` for ``a``, or one spelling of an accent for another.
     """
     clean = file_name_of_0_1_0(label)
-    if clean == label and len(label) <= LONGEST and label.strip("."):
+    if clean == label == label.lower() and label.isascii() and len(label) <= LONGEST and label.strip("."):
         return label
     return f"{clean[:LONGEST].strip('.')}~{hashlib.sha256(label.encode()).hexdigest()[:12]}"
 
