@@ -218,11 +218,16 @@ class Classifier:
         Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
         an adapter that keeps no cache.
         """
-        if top < 1:
-            raise InputError(f"top is {top}: ask for at least 1 class.")
         files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        features = extraction.extract(self.encoder, files)
+        return self.predict_features(files, extraction.extract(self.encoder, files), top, votes)
+
+    def predict_features(
+        self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0
+    ) -> list[Prediction]:
+        """:meth:`predict` of pictures whose ``features [n, D]`` are known. Raises :class:`InputError` as it does."""
+        if top < 1:
+            raise InputError(f"top is {top}: ask for at least 1 class.")
         chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)
         ranked = [
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))

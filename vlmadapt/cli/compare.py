@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.folders import writing_to
+from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import CompareOptions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmadapt.cli.compare import report_comparison
 from vlmadapt.cli.console import note, say
-from vlmadapt.cli.folders import writing_to
+from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import command
 from vlmadapt.experiments.options import METHODS, CompareOptions, DemoOptions
 

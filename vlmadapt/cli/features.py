@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,13 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     negative_text (a normalised row a class); names, paths and the encoder are in its metadata.
     """
     from vlmadapt.experiments import front
-    from vlmadapt.experiments.folders import describe, places_of, refuse_inside
+    from vlmadapt.experiments.folders import describe, refuse_inside
     from vlmadapt.provenance.place import hold_file
 
     dataset = front.open_dataset(data, options)
     path = options.out or Path(f"features-{dataset.name}.safetensors")
-    refuse_inside(data, places_of(replace(options, out=path)))
+    refuse_inside(data, {"--out": path}, files=True)
+    refuse_inside(data, {"--cache": options.cache})
     settings = {"views": options.views, "precision": options.precision, "templates": dataset.templates}
     with hold_file(path):
         if not options.overwrite:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.folders import writing_to
+from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import EvaluateOptions, FitOptions
 

@@ -16,6 +16,8 @@ def graph(run: RunArgument, options: GraphOptions) -> None:
     """
     from vlmadapt.adapters.hegraph.view import load_graph, pick_classes, pulled_apart, strongest_edges
     from vlmadapt.classifier import read_run
+    from vlmadapt.experiments.folders import refuse_inside
+    from vlmadapt.provenance.place import hold_file
     from vlmadapt.reporting.graph_picture import check_picture_path, draw_graph
     from vlmadapt.reporting.table import Table, show
 
@@ -23,12 +25,14 @@ def graph(run: RunArgument, options: GraphOptions) -> None:
     path = options.out or run / "graph.png"
     check_picture_path(path)
     known = read_run(run)
-    adapter = load_graph(run)
-    names = adapter.class_names
-    pairs = pulled_apart(adapter, top)
-    chosen = pick_classes(names, options.classes, pairs)
-    title = f"{known.data.name}, {known.shots} shot{'s' * (known.shots > 1)}: relations between classes"
-    draw_graph(names, chosen, strongest_edges(adapter, chosen, top), pairs, title, path)
+    refuse_inside(known.data.source and known.data.source.spec, {"--out": options.out}, files=True)
+    with hold_file(path):
+        adapter = load_graph(run)
+        names = adapter.class_names
+        pairs = pulled_apart(adapter, top)
+        chosen = pick_classes(names, options.classes, pairs)
+        title = f"{known.data.name}, {known.shots} shot{'s' * (known.shots > 1)}: relations between classes"
+        draw_graph(names, chosen, strongest_edges(adapter, chosen, top), pairs, title, path)
     rows = [
         [
             f"{names[pair.first]} / {names[pair.second]}",

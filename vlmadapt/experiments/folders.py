@@ -48,17 +48,19 @@ def describe_evaluation(dataset: Dataset, run: Run, own: bool) -> About:
     return replace(describe("eval", dataset, settings), encoder=run.encoder.fingerprint)
 
 
-def refuse_inside(data: object, paths: Mapping[str, Path | None]) -> None:
+def refuse_inside(data: object, paths: Mapping[str, Path | None], files: bool = False) -> None:
     """Raise :class:`InputError` when one of ``paths``, by option, lies in the folder of pictures ``data``.
 
-    The next reading would take what is written there for classes or pictures. Data sets that list their files, and
-    built-in ones, take no harm.
+    The next reading would take what is written there for classes or pictures. ``files``: the paths are single files,
+    which do no harm beside the class folders. Data sets that list their files, and built-in ones, take none at all.
     """
     if not isinstance(data, (str, Path)) or str(data) in BUILTIN or not os.path.isdir(data):
         return
     root = os.path.realpath(data)
     for option, path in paths.items():
-        if path is not None and os.path.commonpath([root, os.path.realpath(path)]) == root:
+        if path is None or (files and os.path.realpath(path.parent) == root):
+            continue
+        if os.path.commonpath([root, os.path.realpath(path)]) == root:
             outside = os.path.relpath(os.path.join(os.path.dirname(root), "runs", path.name))
             raise InputError(
                 f"{path} lies inside the data {data}, where it would be read as classes and pictures: "
