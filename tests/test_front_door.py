@@ -6,7 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -27,8 +27,10 @@ from vlmadapt.experiments.options import (
     GraphOptions,
     Options,
     PredictOptions,
-    offered,
 )
+from vlmadapt.generative.front import tune
+from vlmadapt.generative.options import TuneOptions
+from vlmadapt.options import OptionSet, offered
 
 SEARCH = {"search_beta": [1, 4, 2], "search_alpha": [1, 4, 2], "epochs": 2}
 
@@ -119,10 +121,11 @@ def typed() -> None:
     assert_type(vlmadapt.evaluate("runs/mine").accuracy, float)
 
 
-COMMANDS: dict[str, tuple[Any, type[Options]]] = {
+COMMANDS: dict[str, tuple[Any, type[OptionSet]]] = {
     "fit": (vlmadapt.fit, FitOptions),
     "compare": (vlmadapt.compare, CompareOptions),
     "eval": (vlmadapt.evaluate, EvaluateOptions),
+    "tune": (tune, TuneOptions),
 }
 
 
@@ -134,13 +137,15 @@ def test_an_option_is_an_argument_with_the_same_help_and_default(name: str) -> N
     arguments = inspect.signature(function).parameters
     assert {each.name for each in offered(options)} | set(options.without) == {each.name for each in fields(options)}
     for each in offered(options):
-        assert arguments[each.name].default == each.default
+        required = each.default is MISSING
+        assert arguments[each.name].default == (inspect.Parameter.empty if required else each.default)
         assert each.metadata["help"] in function.__doc__
         if each.metadata.get("python"):
             assert each.name not in shown
             continue
+        assert shown[each.name].required == required
         assert shown[each.name].help == each.metadata["help"]
-        if not {"command", "commas"} & set(each.metadata):
+        if not required and not {"command", "commas"} & set(each.metadata):
             assert shown[each.name].default == each.default
 
 

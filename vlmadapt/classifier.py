@@ -15,6 +15,7 @@ from vlmadapt.adapters import load_adapter
 from vlmadapt.data import BUILTIN, Extraction, load_dataset
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
+from vlmadapt.modes import usual
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,6 +187,7 @@ class Classifier:
         return folder
 
     @classmethod
+    @usual(grad=True)
     def load(cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu") -> Classifier:
         """Read a saved classifier, with its backbone unless ``encoder`` is given.
 
@@ -222,6 +224,7 @@ class Classifier:
         extraction = extraction or Extraction(progress=False)
         return self.predict_features(files, extraction.extract(self.encoder, files), top, votes)
 
+    @usual()
     def predict_features(
         self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0
     ) -> list[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from tests.generative.tasks import world
+from vlmadapt import generative
 from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative import tuning
@@ -21,7 +23,8 @@ from vlmadapt.generative.models.small import save_small
 from vlmadapt.generative.plan import TuningPlan
 from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tasks import CaptionTask, VQATask
-from vlmadapt.generative.tuning import predictions_of, run_tuning
+from vlmadapt.generative.tuning import fit_folder, predictions_of, run_tuning
+from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 from vlmadapt.reporting.tuning_table import tuning_table
 from vlmadapt.training import TrainConfig
 
@@ -142,11 +145,42 @@ def test_interrupted_it_goes_on_and_ends_where_it_would_have(data, tmp_path, mon
     assert (tmp_path / "cut" / "fits" / "bitfit" / "seed-0" / "fit.json").stat().st_mtime_ns == kept
     for one, other in zip(whole.cells, again.cells, strict=True):
         assert (one.values, one.validation, one.best_epoch) == (other.values, other.validation, other.best_epoch)
-    for name in ("bitfit", "bottleneck-width=4"):
+    for name in ("bitfit", "bottleneck:width=4"):
         files = [
-            tmp_path / run / "fits" / name / "seed-0" / "adapter" / "adapter.safetensors" for run in ("whole", "cut")
+            fit_folder(tmp_path / run / "fits", name, 0) / "adapter" / "adapter.safetensors" for run in ("whole", "cut")
         ]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+ALIKE = ("bitfit:lr=1e-1", "bitfit:lr=1e+1")  # one folder for both, until 0.1.0
+
+
+def test_labels_that_look_alike_keep_their_own_fits(data, tmp_path):
+    assert len({file_name_of_0_1_0(label) for label in ALIKE}) == 1
+    plan = replace(PLAN, methods=ALIKE, seeds=(0,))
+    together = run_tuning(world.model(), data, plan, tmp_path / "both")
+    for number, label in enumerate(ALIKE):
+        alone = run_tuning(world.model(), data, replace(plan, methods=(label,)), tmp_path / str(number))
+        assert together.of(label)[0].validation == alone.cells[0].validation
+        assert predictions_of(tmp_path / "both", label, 0) == predictions_of(tmp_path / str(number), label, 0)
+    folders = [fit_folder(tmp_path / "both" / "fits", label, 0) for label in ALIKE]
+    rates = [json.loads((folder / "identity.json").read_text())["config"]["training"]["lr"] for folder in folders]
+    assert rates == [0.1, 10.0]
+
+
+def test_a_folder_of_0_1_0_serves_the_label_whose_fit_it_holds(data, tmp_path):
+    plan = replace(PLAN, methods=ALIKE[1:], seeds=(0,))
+    run_tuning(world.model(), data, plan, tmp_path)
+    said = predictions_of(tmp_path, ALIKE[1], 0)
+    fits = tmp_path / "fits"
+    shutil.move(fits / file_name(ALIKE[1]), fits / file_name_of_0_1_0(ALIKE[1]))
+    assert predictions_of(tmp_path, ALIKE[1], 0) == said
+    with pytest.raises(FileError, match="could not read"):
+        predictions_of(tmp_path, ALIKE[0], 0)
+    kept = (fits / file_name_of_0_1_0(ALIKE[1]) / "seed-0" / "fit.json").read_text()
+    run_tuning(world.model(), data, replace(plan, methods=ALIKE), tmp_path)
+    assert (fits / file_name_of_0_1_0(ALIKE[1]) / "seed-0" / "fit.json").read_text() == kept
+    assert sorted(path.name for path in fits.iterdir()) == sorted([file_name(ALIKE[0]), file_name_of_0_1_0(ALIKE[1])])
 
 
 def test_a_changed_setting_is_fitted_again(data, tmp_path):
@@ -170,10 +204,10 @@ def test_a_bad_plan_is_refused_before_training(methods, seeds, said, data, tmp_p
 
 def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
-    from vlmadapt.generative.data import load as generative
+    from vlmadapt.generative import front
 
     captions = world.records("caption", data.root)
-    monkeypatch.setattr(generative, "load_records", lambda name, task, root: captions)
+    monkeypatch.setattr(front, "load_records", lambda name, task, root: captions)
     monkeypatch.setattr(CaptionTask, "score_validation", lambda self: (0.0,))
     loaded = world.model("caption")
     save_small(loaded.model, world.tokenizer(), tmp_path / "model")
@@ -188,3 +222,23 @@ def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch
     assert value["data"]["records"]["test"] == 4 and value["protocol"]["options"]["longest"] == 4
     bad = CliRunner().invoke(app, ["tune", "--task", "caption", "--set", "beam=2", "--out", str(tmp_path / "bad")])
     assert bad.exit_code == 2 and "no option of a task" in bad.output + bad.stderr
+
+
+def test_tune_in_python(data, tmp_path):
+    given = {"data": data, "model": world.model(), "methods": "bitfit", "epochs": 1, "settings": {"batch": 4}}
+    written = []
+
+    def finish(results, records, folder):
+        written.append((len(records.test), sorted(path.name for path in folder.iterdir())))
+
+    results = generative.tune(task="vqa", test_limit=4, out=tmp_path / "run", finish=finish, **given)
+    assert [cell.method for cell in results.cells] == ["bitfit"] and results.protocol["options"]["batch"] == 4
+    assert written == [(4, ["fits", "results.csv", "results.json"])]
+    assert TuningResults.load(tmp_path / "run") == results
+    with pytest.raises(InputError, match="task is 'caption', but data are records for vqa"):
+        generative.tune(task="caption", out=tmp_path / "bad", **given)
+    with pytest.raises(InputError, match="'beam' is no option"):
+        generative.tune(task="vqa", out=tmp_path / "bad", **{**given, "settings": {"beam": 2}})
+    with pytest.raises(TypeError, match="task"):
+        generative.tune(**given)
+    assert not (tmp_path / "bad").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from vlmadapt.provenance.identity import difference, file_name, file_name_of_0_1_0
@@ -27,10 +28,28 @@ def test_labels_never_share_a_name(tmp_path: Path) -> None:
         "",
         "a" * 300,
         "a" * 301,
+        "a" * 80,
+        "Lora",
+        "lora",
+        "LORA",
+        "lora.",
+        ".lora",
+        "caf\u00e9",
+        "cafe\u0301",
+        "\u212a",  # the kelvin sign, which some file systems take for a K
+        "k",
+        "\U0001d5ba" * 80,
+        "\U0001d5ba" * 81,
+        "\u732b" * 300,
+        "\udce9",
+        "lora\0",
+        "lora/../x",
         *(file_name(label) for label in ("taskres:scale=1e-1:search_scale=false", "..")),
     ]
     names = [file_name(label) for label in labels]
-    assert len(set(names)) == len(labels)
+    # No case, and one form of every letter, as on Windows and macOS.
+    assert len({unicodedata.normalize("NFKD", name).casefold() for name in names}) == len(labels)
+    assert all(len(name.encode()) < 100 and not name.startswith(".") and not name.endswith(".") for name in names)
     for name in names:
         (tmp_path / name).mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import CompareOptions
 
@@ -24,12 +23,13 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     """
     from vlmadapt.experiments import front
     from vlmadapt.experiments.folders import places_of, refuse_inside
+    from vlmadapt.provenance.place import hold
 
     dataset = front.open_dataset(data, options)
     folder = options.out or Path("runs") / f"compare-{dataset.name}"
     options = replace(options, report=note, out=folder)
     refuse_inside(data, places_of(options))
-    with writing_to(folder):
+    with hold(folder):
         report_comparison(front.compare.with_options(dataset, options), folder)
 
 

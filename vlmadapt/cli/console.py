@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 # What a stream of another encoding than UTF-8 most often lacks.
-SPELT = {"±": "+-", "×": "x", "…": "...", "·": ".", "─": "-"}
+SPELT = {"±": "+-", "\u00d7": "x", "…": "...", "·": ".", "─": "-"}
 REPLACED = "vlmadapt"
 
 

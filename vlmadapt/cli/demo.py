@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vlmadapt.cli.compare import report_comparison
 from vlmadapt.cli.console import note, say
-from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import command
 from vlmadapt.experiments.options import METHODS, CompareOptions, DemoOptions
 
@@ -25,13 +24,14 @@ def demo(options: DemoOptions) -> None:
     from vlmadapt.experiments import front
     from vlmadapt.experiments.single import describe_run
     from vlmadapt.experiments.store import FitKey, FolderFits
+    from vlmadapt.provenance.place import hold
     from vlmadapt.provenance.settings import Method
     from vlmadapt.reporting.explanation import draw_prediction
 
     out = options.out
     dataset = front.open_dataset(DATA, options)
     extraction = front.extraction_of(options)
-    with writing_to(out):
+    with hold(out):
         encoder = front.open_encoder(options)
         fits = FolderFits(out / "fits")
         asked = CompareOptions(

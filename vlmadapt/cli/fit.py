@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.interruption import writing_to
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import EvaluateOptions, FitOptions
 
@@ -28,13 +27,14 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     from vlmadapt.classifier import DataSource
     from vlmadapt.experiments import front
     from vlmadapt.experiments.folders import places_of, refuse_inside
+    from vlmadapt.provenance.place import hold
 
     dataset = front.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
     source = DataSource.of(data, options.split_seed, options.root)
     options = replace(options, source=source, report=note, out=folder)
     refuse_inside(data, places_of(options))
-    with writing_to(folder):
+    with hold(folder):
         classifier = front.fit.with_options(dataset, options)
     report_fit(classifier, folder)
 

@@ -7,13 +7,11 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 RESUMED_BY_FLAG = ("fit",)
 RESUMED_BY_REPEATING = ("compare", "demo", "features", "tune")  # the others leave nothing behind
-BEGUN = "vlmadapt_begun"  # an attribute of the interruption
 
 
 class Terminated(KeyboardInterrupt):
@@ -53,30 +51,16 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
-@contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Hold ``folder``; an interruption tells whether the run has made it its own, so that it can go on there.
-
-    Raises :class:`InputError` and :class:`FileError` as :func:`vlmadapt.provenance.place.hold` does.
-    """
-    from vlmadapt.provenance.place import hold
-
-    with hold(folder) as place:
-        try:
-            yield
-        except KeyboardInterrupt as stop:
-            setattr(stop, BEGUN, place.begun)
-            raise
-
-
 def resume_hint(command: str | None, arguments: Sequence[str], stop: KeyboardInterrupt) -> str:
     """How the command with ``arguments`` goes on, and whether it does."""
+    from vlmadapt.provenance.place import has_begun
+
     again = list(arguments)
     nothing_kept = command == "features" and "--no-cache" in again
     if nothing_kept or command not in RESUMED_BY_REPEATING + RESUMED_BY_FLAG:
         return "Interrupted."
     # Before the folder is the run's own, the same command does the same; after it, replacing would begin anew.
-    if getattr(stop, BEGUN, False):
+    if has_begun(stop):
         again = [argument for argument in again if argument != "--overwrite"]
         if command in RESUMED_BY_FLAG and "--resume" not in again:
             again.append("--resume")

@@ -1,4 +1,4 @@
-"""From the options of the package (:mod:`vlmadapt.experiments.options`) to those of the commands."""
+"""From the options of the package (:mod:`vlmadapt.options`) to those of the commands."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import Field
+from dataclasses import MISSING, Field
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from vlmadapt.experiments.options import Options, offered
+from vlmadapt.experiments.options import Options
+from vlmadapt.options import OptionSet, offered
 
 DataArgument = Annotated[
     str,
@@ -42,7 +43,7 @@ Device = Annotated[str, option(Options.__dataclass_fields__["device"])]
 Download = Annotated[bool, option(Options.__dataclass_fields__["download"])]
 
 
-def command(options: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command of a function whose last parameter is ``options``: it gets an option for each field."""
     known = [each for each in offered(options) if not each.metadata.get("python")]
 
@@ -71,7 +72,10 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
     default = of.metadata.get("command", of.default)
     if "commas" in of.metadata and default is not None:
         default = ",".join(map(str, default))
-    kind = type(default) if default is not None else of.metadata["type"] | None
+    if default is MISSING:
+        kind, default = of.metadata["type"], inspect.Parameter.empty
+    else:
+        kind = type(default) if default is not None else of.metadata["type"] | None
     if isinstance(default, Path):
         kind = Path  # Path() makes one of the platform's own class, which older versions of typer do not know.
     return inspect.Parameter(

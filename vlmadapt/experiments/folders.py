@@ -14,7 +14,7 @@ from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import pictures_hash
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.provenance.about import About
-from vlmadapt.provenance.place import OTHER, Place
+from vlmadapt.provenance.place import Place
 from vlmadapt.provenance.settings import Method, plain
 
 if TYPE_CHECKING:
@@ -76,23 +76,12 @@ def places_of(options: Options) -> dict[str, Path | None]:
 def claim_results(
     place: Place, about: About, methods: Sequence[Method], shots: Sequence[int], seeds: Sequence[int], overwrite: bool
 ) -> bool:
-    """Whether ``place`` may take a comparison, and then whether it replaces the results there.
+    """:meth:`Place.claim_results` for a comparison of ``methods``; raises what it raises."""
 
-    Raises :class:`InputError` when they are of another run, or hold fits that the new one would not have, unless
-    ``overwrite``.
-    """
-    found = place.claim(about, overwrite, (*RESULTS, *DRAWN))
-    if found is None or not (place.folder / "results.json").exists():
-        return False
-    if overwrite or found.replacing:
-        return True
-    lost = _lost(ProtocolResults.load(place.folder), methods, shots, seeds)
-    if lost:
-        raise InputError(
-            f"{place.folder} holds results of {len(lost)} fits that this run would not have, {lost[0]} the first: "
-            f"ask for these too, {OTHER}, or pass --overwrite to replace them."
-        )
-    return False
+    def lost() -> list[str]:
+        return _lost(ProtocolResults.load(place.folder), methods, shots, seeds)
+
+    return place.claim_results(about, overwrite, (*RESULTS, *DRAWN), lost)
 
 
 def _lost(old: ProtocolResults, methods: Sequence[Method], shots: Sequence[int], seeds: Sequence[int]) -> list[str]:

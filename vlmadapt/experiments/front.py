@@ -14,9 +14,11 @@ from vlmadapt.classifier import Classifier, DataSource, Run, read_run
 from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import folders, single
-from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options, with_options
+from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.store import FolderFits
+from vlmadapt.modes import usual
+from vlmadapt.options import with_options
 from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method
 
@@ -62,6 +64,7 @@ def _on_classifier(kind: Callable[Given, Options]) -> Callable[[Callable[..., Re
 
 
 @_on_data(FitOptions)
+@usual(grad=True)
 def fit(data: Data, options: FitOptions) -> Classifier:
     """Fit a classifier on a few pictures a class; with ``out``, save it there, resumably.
 
@@ -106,6 +109,7 @@ def compare(data: Data, options: CompareOptions) -> ProtocolResults:
     return comparison(data, options)
 
 
+@usual(grad=True)
 def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> ProtocolResults:
     """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
     folders.refuse_inside(data, folders.places_of(options))
@@ -160,6 +164,7 @@ def _run(
 
 
 @_on_classifier(EvaluateOptions)
+@usual(grad=True)
 def evaluate(
     classifier: str | Path | Classifier, data: Data | None = None, *, options: EvaluateOptions
 ) -> single.Evaluation:

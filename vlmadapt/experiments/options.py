@@ -1,40 +1,25 @@
-"""The options of the few-shot commands: each is one field, for Python and for the command line.
-
-A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
-``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
-several values are given as one text; ``shown``, a default in words; ``command``, a default of the command line alone;
-``python``, whether it is no option at all.
-"""
+"""The options of the few-shot commands (:mod:`vlmadapt.options`)."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vlmadapt.options import OptionSet, says
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.classifier import DataSource
     from vlmadapt.provenance.settings import Method
 
-Result = TypeVar("Result")
-
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
 
 
-def says(text: str, **more: Any) -> dict[str, Any]:
-    """The metadata of a field: its help and the rest."""
-    return {"help": text, **more}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What several commands take; one that has no use for some names them in ``without``."""
-
-    without: ClassVar[tuple[str, ...]] = ()
+class Options(OptionSet):
+    """What several commands take."""
 
     encoder: str | Encoder = field(
         default="embedded",
@@ -170,43 +155,3 @@ class GraphOptions(Options):
     out: Path | None = field(
         default=None, metadata=says("Picture to write, .png or .svg.", type=Path, shown="RUN/graph.png")
     )
-
-
-def offered(options: type[Options]) -> Iterator[Field[Any]]:
-    """The fields of a command: its own first, then those it shares."""
-    shared = {each.name for each in fields(Options)}
-    own = [each for each in fields(options) if each.name not in shared]
-    yield from own
-    yield from (each for each in fields(options) if each.name in shared and each.name not in options.without)
-
-
-def with_options(kind: type[Options]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Lets a function whose last parameter is ``options`` be called with its fields as keyword arguments.
-
-    They become part of its signature, and their help of its docstring; its ``with_options`` is the function as it was.
-    An argument that is not offered is a TypeError, as for any function.
-    """
-    known = list(offered(kind))
-
-    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        own = [each for name, each in inspect.signature(function).parameters.items() if name != "options"]
-        more = [
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-            for each in known
-        ]
-        signature = inspect.signature(function).replace(parameters=[*own, *more])
-        names = {each.name for each in known}
-
-        @functools.wraps(function)
-        def called(*args: Any, **given: Any) -> Result:
-            bound = signature.bind(*args, **given).arguments
-            chosen = {name: bound.pop(name) for name in names & bound.keys()}
-            return function(**bound, options=kind(**chosen))
-
-        called.__signature__ = signature  # type: ignore[attr-defined]
-        called.with_options = function  # type: ignore[attr-defined]
-        lines = "\n".join(f"    {each.name}: {each.metadata['help']}" for each in known)
-        called.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{lines}\n"
-        return called
-
-    return decorate

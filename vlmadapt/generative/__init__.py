@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmadapt.generative.data.load import load_records
+    from vlmadapt.generative.front import tune
     from vlmadapt.generative.methods.registry import METHODS, attach
     from vlmadapt.generative.models.load import load_generative
 
@@ -21,9 +22,10 @@ _PLACES = {
     "attach": "methods.registry",
     "load_generative": "models.load",
     "load_records": "data.load",
+    "tune": "front",
 }
 
-__all__ = ["METHODS", "attach", "load_generative", "load_records"]
+__all__ = ["METHODS", "attach", "load_generative", "load_records", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from vlmadapt.config import AdapterConfig
@@ -34,13 +32,12 @@ class TuningPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: method, seed, its settings, and where it lies."""
+    """One fit: method, seed and its settings."""
 
     method: Method
     seed: int
     config: AdapterConfig
     train: TrainConfig
-    folder: Path
 
     @property
     def describes(self) -> dict[str, Any]:
@@ -48,8 +45,8 @@ class Job:
         return plain({**self.config.as_dict(), "training": self.train.train_fields()})
 
 
-def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[Job]:
-    """The fits of ``plan``, below ``root``; needs no model, and raises :class:`InputError` for a bad plan."""
+def check_plan(plan: TuningPlan, data: RecordSet) -> list[Job]:
+    """The fits of ``plan``; needs no model, and raises :class:`InputError` for a bad plan."""
     if not plan.methods or not plan.seeds or len(set(plan.seeds)) < len(plan.seeds):
         raise InputError(
             f"methods is {list(plan.methods)}, seeds {list(plan.seeds)}: give some of each, all different."
@@ -57,10 +54,10 @@ def check_plan(plan: TuningPlan, data: RecordSet, root: Path = Path()) -> list[J
     if len(set(plan.methods)) < len(plan.methods):
         raise InputError(f"methods is {list(plan.methods)}: name each once.")
     data.limited(*plan.limits)
-    return list(_jobs(plan, data, root))
+    return list(_jobs(plan, data))
 
 
-def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[Job]:
+def _jobs(plan: TuningPlan, data: RecordSet) -> Iterator[Job]:
     for text in plan.methods:
         method = parse_method(text)
         names = {entry.name for entry in fields(TrainConfig)}
@@ -71,9 +68,4 @@ def _jobs(plan: TuningPlan, data: RecordSet, root: Path) -> Iterator[Job]:
         config = make_config(method.adapter, data.task, settings)
         # Nothing about a frozen model depends on a seed.
         for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
-            yield Job(method, seed, config, train, root / folder_name(method.label) / f"seed-{seed}")
-
-
-def folder_name(label: str) -> str:
-    """Where the fits of a method lie below ``fits``."""
-    return re.sub(r"[^\w.=-]+", "-", label)
+            yield Job(method, seed, config, train)

@@ -16,12 +16,14 @@ from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import known_family, task_model
-from vlmadapt.generative.plan import Job, TuningPlan, check_plan, folder_name
+from vlmadapt.generative.plan import Job, TuningPlan, check_plan
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
+from vlmadapt.modes import usual
 from vlmadapt.progress import track
+from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 from vlmadapt.provenance.memory import PeakMemory
-from vlmadapt.provenance.settings import plain
+from vlmadapt.provenance.settings import parse_method, plain
 from vlmadapt.provenance.versions import versions
 from vlmadapt.training import fingerprint_tensors, fit_loop
 
@@ -30,6 +32,7 @@ FORMAT = 1  # of the first three
 AGAIN = "run vlmadapt tune with another --out"
 
 
+@usual(grad=True)
 def run_tuning(
     loaded: GenerativeModel,
     data: RecordSet,
@@ -78,8 +81,9 @@ class _Run:
         report: Callable[[str], None],
         progress: bool,
     ) -> None:
-        self.jobs = check_plan(plan, data, root)
-        self.data, self.plan, self.report, self.progress = data, plan, report, progress
+        self.jobs = check_plan(plan, data)
+        self.data, self.plan, self.root = data, plan, root
+        self.report, self.progress = report, progress
         self.model = task_model(loaded)
         self.pictures = Pictures(self.model)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
@@ -118,21 +122,22 @@ class _Run:
             self.model.module.eval()
 
     def fit(self, job: Job, place: str) -> None:
-        identity, started = self.identity(job), job.folder / IDENTITY
+        identity, folder = self.identity(job), fit_folder(self.root, job.method.label, job.seed)
+        started = folder / IDENTITY
         if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
             self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
-            shutil.rmtree(job.folder)
-        if not (job.folder / FITTED).exists():
+            shutil.rmtree(folder)
+        if not (folder / FITTED).exists():
             write_versioned(started, identity, FORMAT)
-            self._fit(job, identity)
-        found = read_versioned(job.folder / FITTED, FORMAT, AGAIN)
+            self._fit(job, identity, folder)
+        found = read_versioned(folder / FITTED, FORMAT, AGAIN)
         unit = " %" if self.metric == "accuracy" else ""
         self.report(
             f"{place} {job.method.label}, seed {job.seed}: {found['trainable_parameters']:,} parameters, "
             f"{found['fit_seconds']:.1f} s, validation {TITLES[self.metric]} {100 * found['validation']:.1f}{unit}"
         )
 
-    def _fit(self, job: Job, identity: Mapping[str, Any]) -> None:
+    def _fit(self, job: Job, identity: Mapping[str, Any], folder: Path) -> None:
         task = self.task(job.seed)
         with self.attached(job) as method:
             numbers = method.trainable_parameters()
@@ -150,7 +155,7 @@ class _Run:
                         evaluate=watch,
                         seed=job.seed,
                         identity=identity,
-                        checkpoint_dir=job.folder / "checkpoints",
+                        checkpoint_dir=folder / "checkpoints",
                         label=f"{job.method.label}, seed {job.seed}",
                         progress=self.progress,
                     )
@@ -160,7 +165,7 @@ class _Run:
                 else:
                     score = watch()
                 seconds = time.perf_counter() - begun
-            method.save(job.folder / ADAPTER)
+            method.save(folder / ADAPTER)
         assert score is not None
         measures = {
             "validation": score[0],
@@ -170,8 +175,8 @@ class _Run:
             "fit_seconds": seconds,
             "peak_memory_mib": peak.mib,
         }
-        write_versioned(job.folder / FITTED, measures, FORMAT)
-        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+        write_versioned(folder / FITTED, measures, FORMAT)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def _compute_features(self, task: Task) -> None:
         """Before the clock starts: a frozen tower is asked about each picture once, whichever method comes first."""
@@ -182,11 +187,12 @@ class _Run:
                 task.features(records[start : start + batch])
 
     def test(self, job: Job) -> TuningCell:
-        path = job.folder / TESTED
+        folder = fit_folder(self.root, job.method.label, job.seed)
+        path = folder / TESTED
         if not path.exists():
             task = self.task(job.seed)
             with self.attached(job) as method:
-                method.load(job.folder / ADAPTER)
+                method.load(folder / ADAPTER)
                 said = task.predict(task.data.test, progress=self.progress)
             measured = {
                 "test": task.measure(task.data.test, said),
@@ -202,7 +208,7 @@ class _Run:
             split_hash=self.sets[job.seed].split_hash,
             values=found["test"],
             by_kind=found["by_kind"],
-            **read_versioned(job.folder / FITTED, FORMAT, AGAIN),
+            **read_versioned(folder / FITTED, FORMAT, AGAIN),
         )
 
 
@@ -218,10 +224,26 @@ def by_kind(task: Task, said: Sequence[str]) -> dict[str, float]:
     }
 
 
+def fit_folder(root: Path, label: str, seed: int) -> Path:
+    """Where the fit of ``label`` lies below ``root``, or will: that of 0.1.0 where only it holds a fit of ``label``."""
+    own, old = (root / name(label) / f"seed-{seed}" for name in (file_name, file_name_of_0_1_0))
+    return old if not own.exists() and _holds(old, label) else own
+
+
+def _holds(folder: Path, label: str) -> bool:
+    """Whether the fit that was started in ``folder`` has the settings of ``label``; 0.1.0 gave some labels one folder
+    together."""
+    if not (folder / IDENTITY).exists():
+        return False
+    found, method = read_versioned(folder / IDENTITY, FORMAT, AGAIN), parse_method(label)
+    config, wanted = found.get("config", {}), plain(method.settings)
+    settings = {**config.get("training", {}), **config}
+    return found.get("method") == method.adapter and all(settings.get(name) == wanted[name] for name in wanted)
+
+
 def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
     """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
-    path = folder / "fits" / folder_name(label) / f"seed-{seed}" / TESTED
-    return read_versioned(path, FORMAT, AGAIN)["predictions"]
+    return read_versioned(fit_folder(folder / "fits", label, seed) / TESTED, FORMAT, AGAIN)["predictions"]
 
 
 class _Watch:

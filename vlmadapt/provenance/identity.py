@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-LONGEST = 80  # characters of a label in a file's name
+LONGEST = 80  # bytes of a label in a file's name
 
 
 class Difference(NamedTuple):
@@ -40,15 +40,16 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def file_name(label: str) -> str:
-    """A name for ``label`` that any file system takes and no other label has.
+    """A name for ``label`` that any file system takes and no other label has, nor one that differs in case alone.
 
-    Small letters of ASCII, digits and ``_ . = -`` stay; a label with anything else, or too long a one, ends in ``~``
-    and its hash: some file systems take ``A`` for ``a``, or one spelling of an accent for another.
+    Small letters a to z, digits and ``_ . = -`` stay; a label with anything else, or too long a one, ends in ``~`` and
+    its hash.
     """
-    clean = file_name_of_0_1_0(label)
-    if clean == label == label.lower() and label.isascii() and len(label) <= LONGEST and label.strip("."):
+    if len(label) <= LONGEST and re.fullmatch(r"[a-z0-9_=-]([a-z0-9_.=-]*[a-z0-9_=-])?", label):
         return label
-    return f"{clean[:LONGEST].strip('.')}~{hashlib.sha256(label.encode()).hexdigest()[:12]}"
+    # Bytes of a command line that are no text have no UTF-8 either.
+    clean = file_name_of_0_1_0(label).encode()[:LONGEST].decode(errors="ignore").strip(".")
+    return f"{clean}~{hashlib.sha256(label.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
 def file_name_of_0_1_0(label: str) -> str:

@@ -15,7 +15,7 @@ import os
 import platform
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ LOCK = ".vlmadapt.lock"
 PROBE = b"\0" * 65536
 OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 INNER = ("checkpoints", "fits", "classifier")  # folders of a run that leftovers may lie in
+BEGUN = "vlmadapt_begun"  # an attribute of an interruption
 OTHER = "choose another folder with --out"
 _held = threading.local()
 
@@ -61,6 +62,27 @@ class Place:
                 raise InputError(f"{self.folder} holds a {name} that no run wrote: {OTHER}.")
         return found
 
+    def claim_results(
+        self, about: About, overwrite: bool, writes: Sequence[str], lost: Callable[[], Sequence[str]]
+    ) -> bool:
+        """:meth:`claim` for a run whose results may be replaced; returns whether it was asked to replace others.
+
+        ``lost`` names the fits of the results that lie here which the new run would not have. Raises
+        :class:`InputError` as :meth:`claim` does, and when fits would be lost, unless ``overwrite``.
+        """
+        found = self.claim(about, overwrite, writes)
+        if found is None or not (self.folder / "results.json").exists():
+            return False
+        if overwrite or found.replacing:
+            return True
+        gone = lost()
+        if gone:
+            raise InputError(
+                f"{self.folder} holds results of {len(gone)} fits that this run would not have, {gone[0]} the first: "
+                f"ask for these too, {OTHER}, or pass --overwrite to replace them."
+            )
+        return False
+
     def begin(self, about: About, replacing: bool = False) -> None:
         """Say what the folder is of, from now on. Raises :class:`FileError` where that cannot be written."""
         replace(about, replacing=replacing).write(self.folder)
@@ -79,7 +101,8 @@ def _is_nothing(path: Path) -> bool:
 def hold(folder: str | Path) -> Iterator[Place]:
     """Keep every other run out of ``folder`` inside the block, and make it where it is not there.
 
-    A thread that holds it already gets the same place again. A folder that was made and stays empty is removed.
+    A thread that holds it already gets the same place again. A folder that was made and stays empty is removed. An
+    interruption takes along whether the run has begun there (:func:`has_begun`).
     Raises :class:`InputError` when another process or thread holds it, :class:`FileError` when it cannot be written.
     """
     folder = Path(folder)
@@ -92,11 +115,19 @@ def hold(folder: str | Path) -> Iterator[Place]:
         mine[key] = Place(folder)
         try:
             yield mine[key]
+        except KeyboardInterrupt as stop:
+            setattr(stop, BEGUN, mine[key].begun)
+            raise
         finally:
             place = mine.pop(key)
             with suppress(OSError):
                 if place.is_empty():
                     (folder / ABOUT).unlink(missing_ok=True)
+
+
+def has_begun(stop: KeyboardInterrupt) -> bool:
+    """Whether the run that was interrupted had made its folder its own, so that it can go on there."""
+    return getattr(stop, BEGUN, False)
 
 
 @contextmanager

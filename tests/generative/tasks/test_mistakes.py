@@ -91,14 +91,14 @@ BEFORE_LOADING = [
     (["--set", "beam=2"], "'beam' is no option of a task: use prompt,"),
     (["--set", "beams=1.5"], "TaskOptions.beams is 1.5: give a whole number."),
     (["--set", "prompt=5"], "TaskOptions.prompt is 5: give words"),
-    (["--model", "blipp"], "--model is 'blipp': use small-blip, blip:FOLDER,"),
-    (["--model", "coca:"], "--model is 'coca:': use small-blip, blip:FOLDER,"),
+    (["--model", "blipp"], "model is 'blipp': use small-blip, blip:FOLDER,"),
+    (["--model", "coca:"], "model is 'coca:': use small-blip, blip:FOLDER,"),
 ]
 
 
 @pytest.mark.parametrize(("options", "said"), BEFORE_LOADING, ids=[" ".join(options) for options, _ in BEFORE_LOADING])
 def test_refused_before_a_model_is_loaded(options, said, place, monkeypatch):
-    monkeypatch.setattr("vlmadapt.cli.tune.open_model", None)
+    monkeypatch.setattr("vlmadapt.generative.front.open_model", None)
     assert said in sentence(run(place, *options))
 
 

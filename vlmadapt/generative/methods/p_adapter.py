@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shape_of
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.pooling import pool_attention
@@ -38,6 +38,7 @@ class PAdapter(nn.Module):
     """The adapter of one attention.
 
     width: D, of the attention's output. heads: H. kind: whether keys come from the same sequence as queries.
+    value_heads: G, of keys and values, each read by H / G query heads in a row; None: H.
     ``Down``, ``Gate`` and ``Up`` are made in ``dtype``; ``p`` and ``theta`` never below float32.
 
     Raises :class:`InputError` unless ``D / reduction`` is a multiple of H.
@@ -52,6 +53,7 @@ class PAdapter(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        value_heads: int | None = None,
     ):
         super().__init__()
         config = PAdapterConfig.make(config)
@@ -62,6 +64,7 @@ class PAdapter(nn.Module):
                 f"multiple of its {heads} heads: pass one such as {math.gcd(width // heads, config.reduction)}."
             )
         self.heads = heads
+        self.value_heads = value_heads or heads
         self.kind = kind
         self.config = config
         self.down = empty_linear(width, bottleneck, dtype)
@@ -94,8 +97,8 @@ class PAdapter(nn.Module):
         return self.config.initial_mu * (2 + torch.tanh(_at_least_float(self.theta)))
 
     def features(self, x: Tensor, output: nn.Module) -> Tensor:
-        """Node features ``Down(W_o x)`` [B, H, L, d] of projected queries or values ``x`` [B, H, L, e]."""
-        joined = merge_heads(x)
+        """Node features ``Down(W_o x)`` [B, H, L, d] of projected queries or values ``x`` [B, H or G, L, e]."""
+        joined = merge_heads(self._of_each(x))
         if isinstance(output, nn.Linear) and joined.shape[0] * joined.shape[1] > self.down.out_features:
             # Two linear maps in a row are one: D^2 / 8 products a token in place of D^2, and no W_o x to keep.
             weight = self.down.weight @ output.weight
@@ -103,9 +106,29 @@ class PAdapter(nn.Module):
             return split_heads(F.linear(joined, weight, bias), self.heads)
         return split_heads(self.down(output(joined)), self.heads)
 
+    def _of_each(self, x: Tensor) -> Tensor:
+        """[B, G, L, e] -> [B, H, L, e]: for each query head what it reads."""
+        return x if x.shape[1] == self.heads else x.repeat_interleave(self.heads // self.value_heads, 1)
+
     def pack(self, value: Tensor, output: nn.Module) -> Tensor:
-        """Values [B, H, L, e] with their node features beside them [B, H, L, e + d]: what goes into a KV cache."""
-        return torch.cat([value, self.features(value, output).to(value.dtype)], -1)
+        """Values [B, G, L, e], their node features beside them [B, G, L, e + d H / G]: what goes into a KV cache."""
+        beside = self.features(value, output).unflatten(1, (self.value_heads, -1)).transpose(2, 3).flatten(3)
+        return torch.cat([value, beside.to(value.dtype)], -1)
+
+    def _unpacked(self, value: Tensor, width: int, output: nn.Module) -> tuple[Tensor, Tensor]:
+        """Values ``width`` wide, and their node features [B, H, L, d]: beside them, or computed.
+
+        Raises :class:`InputError` for values that are neither ``width`` wide nor packed."""
+        group = self.heads // self.value_heads
+        packed = width + group * (self.down.out_features // self.heads)
+        if value.shape[1] != self.value_heads or value.shape[-1] not in (width, packed):
+            raise InputError(
+                f"value is {shape_of(value)} but must be [B, {self.value_heads}, Lk, {width}], or {packed} wide as "
+                "pack() makes it: see AttentionSite.value_heads."
+            )
+        if value.shape[-1] == width:
+            return value, self.features(value, output)
+        return value[..., :width], value[..., width:].unflatten(-1, (group, -1)).transpose(2, 3).flatten(1, 2)
 
     def attend(
         self,
@@ -121,14 +144,13 @@ class PAdapter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The attention context [B, Lq, D] and the messages [B, Lq, D / reduction].
 
-        query [B, H, Lq, e], key [B, H, Lk, e], value [B, H, Lk, e] or as :meth:`pack` gives it; output: the frozen
+        query [B, H, Lq, e], key [B, G, Lk, e], value [B, G, Lk, e] or as :meth:`pack` gives it; output: the frozen
         ``W_o``. mask, is_causal and scale are those of :func:`vlmadapt.ops.p_laplacian_attention`.
         dropout: of the attention probabilities, in the context only, as in the released code.
+        Raises :class:`InputError` for shapes that do not go together.
         """
-        width = query.shape[-1]
-        packed = value.shape[-1] > width
-        x_value = value[..., width:] if packed else self.features(value, output)
-        value = value[..., :width] if packed else value
+        value, x_value = self._unpacked(value, query.shape[-1], output)
+        key, value = self._of_each(key), self._of_each(value)
         options = self._options()
         first_query = x_value.shape[2] - query.shape[2]
         x_query = x_value[:, :, first_query:] if options["homogeneous"] else self.features(query, output)
@@ -213,7 +235,8 @@ def attach_p_adapter(
         for site in attentions:
             output = site.output
             dtype, device = output.weight.dtype, output.weight.device
-            adapter = PAdapter(output.out_features, site.heads, site.kind, config, dtype=dtype, generator=generator)
+            options: dict[str, Any] = {"dtype": dtype, "generator": generator, "value_heads": site.value_heads}
+            adapter = PAdapter(output.out_features, site.heads, site.kind, config, **options)
             site.attach(attached, "p_adapter", adapter.to(device))
         for ffn in found.feed_forwards if config.ffn else ():
             parallel = FeedForwardAdapter(ffn.width, config.reduction, ffn.weight.dtype, generator)

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor, nn
 
+from vlmadapt.errors import InputError
+
 AttentionKind = Literal["self", "cross"]
 Forward = Callable[..., Any]
 
@@ -18,8 +20,9 @@ ATTENTION_SLOT, FEED_FORWARD_SLOT = "attention_adapter", "feed_forward_adapter"
 class AttentionAdapter(Protocol):
     """What the replaced forward of an attention asks; :class:`vlmadapt.generative.methods.p_adapter.PAdapter` is one.
 
-    query [B, H, Lq, e], key [B, H, Lk, e], value [B, H, Lk, e] or packed, output: the frozen ``W_o``. Options are
-    ``mask``, ``is_causal``, ``scale`` and ``dropout``.
+    query [B, H, Lq, e], key [B, G, Lk, e], value [B, G, Lk, e] or packed, output: the frozen ``W_o``. G is H, or in
+    grouped-query attention the number of key-value heads. Options are ``mask``, ``is_causal``, ``scale`` and
+    ``dropout``.
     """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, output: nn.Module, **options: Any) -> Tensor:
@@ -37,7 +40,7 @@ class AttentionAdapter(Protocol):
         ...
 
     def pack(self, value: Tensor, output: nn.Module) -> Tensor:
-        """What a KV cache holds in place of the values [B, H, L, e]."""
+        """What a KV cache holds in place of the values [B, G, L, e]."""
         ...
 
 
@@ -79,6 +82,10 @@ class AttentionSite:
         rest to the adapter: ``attention_adapter(owner)(query, key, value, output, mask=...)``.
     setup: ``setup(attached, owner)`` does anything else on attaching.
     result: the module whose output, its first one of several, is the attention's before the residual; None: ``output``.
+    value_heads: G, of keys and values in grouped-query attention (arXiv 2305.13245), where query head h reads head
+        h // (heads / G); None: as many as ``heads``.
+
+    Raises :class:`InputError` where ``value_heads`` does not divide ``heads``.
     """
 
     name: str
@@ -89,6 +96,14 @@ class AttentionSite:
     forwards: Sequence[tuple[nn.Module, Forward]]
     setup: Callable[[Attaching, nn.Module], None] | None = None
     result: nn.Module | None = None
+    value_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.value_heads is not None and (self.value_heads < 1 or self.heads % self.value_heads):
+            raise InputError(
+                f"AttentionSite.value_heads of {self.name} is {self.value_heads}: give a number that divides its "
+                f"{self.heads} heads."
+            )
 
     def attach(self, attached: Attaching, child: str, adapter: nn.Module) -> None:
         """Make ``adapter``, an :class:`AttentionAdapter`, the owner's module ``child`` and replace the forwards, until

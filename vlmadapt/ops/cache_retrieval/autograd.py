@@ -92,7 +92,9 @@ if "_cpu" in library._loaded:
             if ctx.text_keys_per_class:
                 text_labels = torch.arange(len(text_keys), device=labels.device)
                 counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
-                text_own = None if own is None else torch.where(own < 0, -1, labels[own.clamp(min=0)])
+                # Without entries no query can be one.
+                if own is not None and len(labels):
+                    text_own = torch.where(own < 0, -1, labels[own.clamp(min=0)])
             result = torch.ops.vlmadapt.cache_retrieval_backward(
                 grad_scores,
                 text_queries,
