@@ -15,6 +15,7 @@ from vlmadapt.adapters import load_adapter
 from vlmadapt.data import BUILTIN, Extraction, load_dataset
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
+from vlmadapt.modes import usual
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,6 +199,7 @@ class Classifier:
         return folder
 
     @classmethod
+    @usual(grad=True)
     def load(cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu") -> Classifier:
         """Read a saved classifier, with its backbone unless ``encoder`` is given.
 
@@ -230,11 +232,17 @@ class Classifier:
         Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
         an adapter that keeps no cache.
         """
-        if top < 1:
-            raise InputError(f"top is {top}: ask for at least 1 class.")
         files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        features = extraction.extract(self.encoder, files)
+        return self.predict_features(files, extraction.extract(self.encoder, files), top, votes)
+
+    @usual()
+    def predict_features(
+        self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0
+    ) -> list[Prediction]:
+        """:meth:`predict` of pictures whose ``features [n, D]`` are known. Raises :class:`InputError` as it does."""
+        if top < 1:
+            raise InputError(f"top is {top}: ask for at least 1 class.")
         chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)
         ranked = [
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))

@@ -39,18 +39,21 @@ def settings(name):
 
 
 def make(name, problem, order=None, **extra):
+    return create_adapter(name, **arguments(name, problem, order, **extra))
+
+
+def arguments(name, problem, order=None, **extra):
     """``order`` renumbers the classes: class ``c`` becomes ``order[c]``."""
     classes = len(problem.text)
     rows = torch.arange(classes) if order is None else torch.argsort(order)
-    return create_adapter(
-        name,
-        problem.text[rows],
-        TAU,
-        {**settings(name), **extra},
-        class_names=[f"class {row}" for row in rows],
-        encoder=TokenEncoder(problem.text) if ADAPTERS[name].needs_encoder else None,
-        negative_text_features=problem.negative[rows],
-    )
+    return {
+        "text_features": problem.text[rows],
+        "logit_scale": TAU,
+        "config": {**settings(name), **extra},
+        "class_names": [f"class {row}" for row in rows],
+        "encoder": TokenEncoder(problem.text) if ADAPTERS[name].needs_encoder else None,
+        "negative_text_features": problem.negative[rows],
+    }
 
 
 @pytest.fixture(scope="module")

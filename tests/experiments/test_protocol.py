@@ -154,8 +154,9 @@ def test_a_kept_fit_can_be_loaded(dataset, tmp_path):
     assert fits.measures(key).val_accuracy == results.cells[0].val_accuracy
     assert fits.get(key).config.epochs == 2
     assert not fits.checkpoint_dir(key).exists()
-    fits.remove()
-    assert not tmp_path.exists()
+    run(dataset, ["zero-shot"], (1,), (0,), fits=fits)
+    fits.remove(results)
+    assert [path.name for path in tmp_path.iterdir()] == ["zero-shot"]  # that of another run stays
 
 
 def test_averaged_views_are_for_training_pictures_only(dataset):

@@ -23,6 +23,7 @@ from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
+from vlmadapt.modes import usual
 from vlmadapt.training import Samples, TrainResult, choose, score_logits
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
@@ -63,6 +64,12 @@ class Adapter(nn.Module):
     text_features: Tensor
     encoder: ImageEncoder | None
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in cls.__dict__:  # its tensors are made under the usual modes, whatever the caller's are
+            cls.__init__ = usual(grad=True)(cls.__init__)  # type: ignore[method-assign]
+
+    @usual(grad=True)
     def __init__(
         self,
         text_features: Tensor,
@@ -93,6 +100,7 @@ class Adapter(nn.Module):
         """D."""
         return self.text_features.shape[1]
 
+    @usual(grad=True)
     def fit(
         self: AnyAdapter,
         features: Any,
@@ -130,6 +138,7 @@ class Adapter(nn.Module):
         """Class logits ``[B, C]`` of features ``[B, D]``, differentiable."""
         return self._logits(self._features("features", features))
 
+    @usual()
     @torch.no_grad()
     def logits(self, features: Any) -> Tensor:
         """Class logits ``[B, C]``, in the adapter's dtype."""
@@ -175,6 +184,7 @@ class Adapter(nn.Module):
         return write_pair(Path(folder), self.state_dict(), header)
 
     @classmethod
+    @usual(grad=True)
     def load(cls: type[AnyAdapter], folder: str | Path, encoder: ImageEncoder | None = None) -> AnyAdapter:
         """Read what :meth:`save` wrote into ``folder``; on ``Adapter`` itself, an adapter of any kind.
 

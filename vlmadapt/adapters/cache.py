@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.votes import Vote, top_votes
+from vlmadapt.modes import usual
 from vlmadapt.ops import PreparedCache, cache_retrieval
 from vlmadapt.training import Samples
 
@@ -65,6 +66,7 @@ class CacheAdapter(Adapter):
         raise NotImplementedError
 
     @torch.no_grad()
+    @usual()
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples with the largest affinity to each query, whatever their class.
 

@@ -99,9 +99,10 @@ class CompareOptions(Options):
     )
     seeds: int = field(default=3, metadata=says("How many seeds, from 0.", least=1))
     out: Path | None = field(
-        default=None, metadata=says("Folder of the results.", type=Path, command=Path("runs/compare"))
+        default=None, metadata=says("Folder of the results.", type=Path, shown="runs/compare-DATA")
     )
     keep_fits: bool = field(default=False, metadata=says("Keep the fitted adapters in OUT/fits."))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +111,17 @@ class DemoOptions(Options):
 
     out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesOptions(Options):
     without: ClassVar = ("allow_short",)
 
-    out: Path = field(default=Path("features.safetensors"), metadata=says("File to write."))
+    out: Path | None = field(
+        default=None, metadata=says("File to write.", type=Path, shown="features-DATA.safetensors")
+    )
+    overwrite: bool = field(default=False, metadata=says("Replace a file of other features."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,7 @@ class EvaluateOptions(Options):
     without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
 
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,20 @@ class ProtocolResults:
         return tuple(sorted({cell.shots for cell in self.cells}))
 
     @property
+    def same_draws(self) -> dict[int, list[list[int]]]:
+        """By shots: groups of seeds that drew the same pictures, so that their figures do not tell of the draw."""
+        found: dict[int, list[list[int]]] = {}
+        for count in self.shots:
+            seeds: dict[str, set[int]] = {}
+            for cell in self.cells:
+                if cell.shots == count:
+                    seeds.setdefault(cell.split_hash, set()).add(cell.seed)
+            groups = [sorted(group) for group in seeds.values() if len(group) > 1]
+            if groups:
+                found[count] = sorted(groups)
+        return found
+
+    @property
     def measures(self) -> list[str]:
         return means.measures_of(self.cells)
 
@@ -87,6 +101,7 @@ class ProtocolResults:
         value = {
             **asdict(self),
             "cells": [cell.as_json() for cell in self.cells],
+            "same_draws": [{"shots": count, "seeds": groups} for count, groups in self.same_draws.items()],
             "summary": [asdict(line) for line in self.summary()],
         }
         rows = [self._csv_row(cell) for cell in self.cells]

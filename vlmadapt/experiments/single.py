@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,14 @@ from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, F
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
-from vlmadapt.provenance.identity import difference
+from vlmadapt.provenance.about import About
+from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
 
@@ -34,27 +36,23 @@ FORMAT = 1  # of what UNFINISHED holds
 CHECKPOINTS = "checkpoints"
 
 
-def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
-    """Check that a fit may write to ``folder``, before any slow work.
+def claim_folder(place: Place, resume: bool = False, overwrite: bool = False) -> None:
+    """Check that a fit may write to ``place``, before any slow work.
 
     Raises :class:`InputError` when it holds something else, or a fit that neither ``resume`` nor ``overwrite`` covers.
     """
-    folder = Path(folder)
+    folder = place.folder
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: pass one of them.")
+    place.claim(About("fit"))
     unfinished, finished = (folder / UNFINISHED).exists(), (folder / DESCRIPTION).exists()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (unfinished or finished)):
+    if not (unfinished or finished or place.is_empty()):
         raise InputError(f"{folder} holds other files: choose a new or empty folder with --out.")
     if (unfinished or finished) and not (resume or overwrite):
         state = "an unfinished fit" if unfinished else "a finished fit"
         raise InputError(
             f"{folder} holds {state}: pass --resume to go on, --overwrite to replace it, or another --out."
         )
-    if overwrite:
-        # The old classifier itself stays until the new one replaces it.
-        (folder / UNFINISHED).unlink(missing_ok=True)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return folder
 
 
 def fit_classifier(
@@ -72,35 +70,45 @@ def fit_classifier(
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
 
     An interrupted call leaves checkpoints behind; the same call with ``resume`` ends with the same classifier as one
-    that was never interrupted. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
+    that was never interrupted; without it they are removed, and an older classifier stays until the new one replaces
+    it. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
     split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
+    pictures = pictures_hash((*split.train, *split.val))
     identity = {
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        **identity_of(dataset, split, encoder, method.adapter, config, extraction),
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures),
     }
-    if folder is not None:
-        if resume and _is_finished(folder, identity):
-            return Classifier.load(folder, encoder)
-        write_versioned(folder / UNFINISHED, identity, FORMAT)
-    data = FewShotFeatures.of(
-        split,
-        FeatureTable(encoder, split.train, extraction, extraction.views),
-        FeatureTable(encoder, split.val, extraction),
-    )
-    checkpoints = None if folder is None else folder / CHECKPOINTS
-    measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
-    run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
-    classifier = Classifier(adapter, encoder, replace(run, identity=identity))
-    if folder is not None:
-        classifier.save(folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / UNFINISHED).unlink(missing_ok=True)
+    with nullcontext() if folder is None else hold(folder) as place:
+        if place is not None:
+            if resume and _is_finished(place.folder, identity):
+                return Classifier.load(place.folder, encoder)
+            _begin(place, identity, resume)
+        data = FewShotFeatures.of(
+            split,
+            FeatureTable(encoder, split.train, extraction, extraction.views),
+            FeatureTable(encoder, split.val, extraction),
+        )
+        checkpoints = None if place is None else place.folder / CHECKPOINTS
+        measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
+        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
+        classifier = Classifier(adapter, encoder, replace(run, identity=identity))
+        if place is not None:
+            classifier.save(place.folder)
+            shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)
+            (place.folder / UNFINISHED).unlink(missing_ok=True)
     return classifier
+
+
+def _begin(place: Place, identity: Mapping[str, Any], resume: bool) -> None:
+    if not resume:
+        shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)
+    write_versioned(place.folder / UNFINISHED, identity, FORMAT)
+    place.begun = True  # the file just written, and run.json in the end, say what the folder is of
 
 
 def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -112,7 +120,7 @@ def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
         stored = read_run(folder).identity or {}
     else:
         return False
-    other = difference(stored, identity)
+    other = changed(stored, identity)
     if other is not None:
         name = other.key.partition(".")[0].replace("_", " ")
         raise InputError(

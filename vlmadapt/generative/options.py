@@ -58,6 +58,7 @@ class TuneOptions(OptionSet):
     out: Path | None = field(
         default=None, metadata=says("Folder of the results.", type=Path, shown="runs/tune-DATA-TASK")
     )
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
     device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
     download: bool = field(default=False, metadata=says("Allow fetching the model's weights."))
     report: Callable[[str], None] | None = field(

@@ -19,6 +19,7 @@ from vlmadapt.generative.models.load import known_family, task_model
 from vlmadapt.generative.plan import Job, TuningPlan, check_plan
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
+from vlmadapt.modes import usual
 from vlmadapt.progress import track
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 from vlmadapt.provenance.memory import PeakMemory
@@ -31,6 +32,7 @@ FORMAT = 1  # of the first three
 AGAIN = "run vlmadapt tune with another --out"
 
 
+@usual(grad=True)
 def run_tuning(
     loaded: GenerativeModel,
     data: RecordSet,

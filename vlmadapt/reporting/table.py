@@ -55,10 +55,19 @@ def protocol_table(results: ProtocolResults) -> Table:
         notes=[
             f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
             "pictures only, test read once.",
+            *(_same_draw(count, groups) for count, groups in results.same_draws.items()),
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
         bold=best_places([summary.mean for summary in column] for column in zip(*lines.values(), strict=True)),
         split_at=1 + len(columns),
+    )
+
+
+def _same_draw(shots: int, groups: Sequence[Sequence[int]]) -> str:
+    seeds = "; ".join(", ".join(map(str, group)) for group in groups)
+    return (
+        f"{shots} shot{'s' * (shots > 1)}: seeds {seeds} drew the same pictures, so that the deviation there does not "
+        "tell of the draw."
     )
 
 

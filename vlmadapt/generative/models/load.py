@@ -13,6 +13,7 @@ from vlmadapt.generative.models.family import Family
 from vlmadapt.generative.models.probe import Probe
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.view import TaskModel
+from vlmadapt.modes import usual
 
 FAMILIES: tuple[Family, ...] = (
     Blip(),
@@ -20,6 +21,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+@usual(grad=True)
 def load_generative(name: str, device: str | torch.device = "cpu", allow_download: bool = False) -> GenerativeModel:
     """Load a generative model by name.
 
