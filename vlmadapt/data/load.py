@@ -31,11 +31,11 @@ def load_dataset(
 ) -> Dataset:
     """Load a data set.
 
-    ``spec`` is a built-in name (``clipart``, ``mnist5k``, ``textile3``, ``tuxphotos``), a folder, a ``.csv``, ``.tsv``
-    or ``.jsonl`` listing, a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder
-    is below ``root``. ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a
-    split file, ``root`` is the folder its paths count from. ``templates`` replaces the prompt templates.
-    ``check_files=False`` skips the test that listed pictures exist.
+    ``spec`` is the name of a built-in set (a key of ``BUILTIN``), a folder, a ``.csv``, ``.tsv`` or ``.jsonl`` listing,
+    a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder is below ``root``.
+    ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a split file, ``root``
+    is the folder its paths count from. ``templates`` replaces the prompt templates. ``check_files=False`` skips the
+    test that listed pictures exist.
     ``domain`` reads one of the folders in a folder whose folders hold the same classes; ``test_domain`` takes another
     one's pictures as the test split, ``others`` those of all others (:func:`vlmadapt.data.domains.read_domain`).
     Warns of each of the data set's doubts. Raises :class:`InputError`, :class:`FileError` or
