@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image, features
 
 from tests.data.pictures import make_classes, make_picture
-from vlmadapt.data import check_dataset, load_dataset, sample_shots
+from vlmadapt.data import check_dataset, load_dataset, read_folder, sample_shots
 from vlmadapt.data.names import alike, class_name_of, ordered, resolve_eval, split_named, split_word
 from vlmadapt.data.walk import LeftOut, list_images
 from vlmadapt.errors import FileError, InputError
@@ -57,6 +58,7 @@ SPLIT_FOLDERS = [
     ("trainset", "valset", "testset"),
     ("Train Data", None, "Holdout"),
     ("training", "Validierung", "Test"),
+    ("Trainingsdaten", "Validierungsdaten", "Testdaten"),
     ("entraînement", "validation", "test"),
     ("entrenamiento", "validación", "prueba"),
     ("treino", "validação", "teste"),
@@ -389,7 +391,7 @@ def test_the_order_does_not_depend_on_the_hash_seed(tmp_path):
             text=True,
             check=True,
         ).stdout
-        for seed in ("0", "1", "2")
+        for seed in ("0", "1")
     }
     assert printed == {"('001', '01', '1', '02', '2')\n"}
 
@@ -420,8 +422,11 @@ DOMAINS = {
 }
 
 
-def test_domains_are_noticed(tmp_path):
+@pytest.mark.parametrize("stray", [True, False])
+def test_domains_are_noticed(tmp_path, stray):
     make_classes(tmp_path, DOMAINS)
+    if stray:
+        make_picture(tmp_path / "photo" / "contact sheet.png")
     dataset = load(tmp_path)
     assert "all hold the same folders (dog, elephant, giraffe)" in dataset.doubts[0]
     assert "--domain" in dataset.doubts[0]
@@ -512,34 +517,36 @@ def test_names_of_other_bytes_are_refused_and_shown(tmp_path, where):
     assert not report.ok and "\\xe9" in "\n".join(report.lines())
 
 
-AS_NOBODY = """
-import os, sys
-from pathlib import Path
-from vlmadapt.data import read_folder
-from vlmadapt.errors import FileError
-if os.getuid() == 0:
-    os.setgid(65534); os.setuid(65534)
-try:
-    read_folder(Path(sys.argv[1]))
-except FileError as error:
-    print(error)
-"""
+def as_nobody(root: Path) -> str:
+    """What reading ``root`` says to a user with no rights, in a copy of this process: root may read everything."""
+    inlet, outlet = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            read_folder(root)
+        except Exception as error:
+            os.write(outlet, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(outlet)
+    os.waitpid(child, 0)
+    with open(inlet, encoding="utf-8") as stream:
+        return stream.read()
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o000, 0o111])
-def test_a_class_folder_that_may_not_be_read_is_named(tmp_path, mode):
-    root = pets(tmp_path / "pets")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/tmp"):
-            folder.chmod(0o755)
-    (root / "dog").chmod(mode)
-    try:
-        found = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, str(root)], capture_output=True, text=True, check=True
-        ).stdout
-    finally:
+def test_a_class_folder_that_may_not_be_read_is_named(mode):
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        os.chmod(place, 0o755)
+        root = pets(Path(place, "pets"))
+        (root / "dog").chmod(mode)
+        said = as_nobody(root)
         (root / "dog").chmod(0o755)
-    assert found == f"folder {root / 'dog'} may not be read by this user: run chmod u+rx on it, or remove it.\n"
+    words = "may not be read by this user: run chmod u+rx on it, or remove it."
+    assert said == f"FileError: folder {root / 'dog'} {words}"
 
 
 def test_errors_of_folders_name_them(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.data.walk import LeftOut, list_images, scan
 from vlmadapt.errors import FileError, InputError
 
+MOSTLY = 0.9  # of a class's pictures lie in folders
 RUNS = "runs"  # where commands write by default
 
 
@@ -128,12 +129,13 @@ def _refuse_file_kinds(place: Path, class_names: Sequence[str]) -> None:
 
 def _doubt_equal_insides(place: Path, files: Mapping[str, list[Path]], left_out: LeftOut) -> None:
     """Domains or splits below which the classes lie look like classes that all hold the same folders."""
+    depth = len(place.parts) + 1
     insides = []
     for pictures in files.values():
-        depth = len(place.parts) + 1
-        if any(len(picture.parts) < depth + 2 for picture in pictures):
+        deeper = [picture.parts[depth] for picture in pictures if len(picture.parts) > depth + 1]
+        if len(deeper) < MOSTLY * len(pictures):
             return
-        insides.append({picture.parts[depth] for picture in pictures})
+        insides.append(set(deeper))
     names = [name for inside in insides for name in inside]
     shared = {name for name in names if names.count(name) > 1}
     if len(insides) > 1 and len(shared) > 1 and all(inside & shared for inside in insides):

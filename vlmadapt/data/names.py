@@ -22,19 +22,21 @@ def _set(words: str) -> frozenset[str]:
 WORDS: dict[str, frozenset[str]] = {
     "train": _set(
         "train training trained trn trainset trainingset traindata trainingdata trainval learning "
-        "trainieren lernen entrainement apprentissage entrenamiento addestramento allenamento treino treinamento "
+        "trainieren trainingsdaten trainingsbilder lernen "
+        "entrainement apprentissage entrenamiento addestramento allenamento treino treinamento "
         "trening treningowy uczacy traen egitim obuchenie обучение обучающая тренировка "
         "训练 训练集 训练数据 訓練 訓練集 訓練データ 学習 学習データ 훈련 학습"
     ),
     "val": _set(
         "val valid validation validate validating valset validset validationset valdata validationdata "
         "dev devel development devset "
-        "validierung validacion validazione validacao validatie walidacja walidacyjny dogrulama валидация "
+        "validierung validierungsdaten "
+        "validacion validazione validacao validatie walidacja walidacyjny dogrulama валидация "
         "验证 验证集 验证数据 驗證 驗證集 検証 検証データ 검증"
     ),
     "test": _set(
         "test tests testing tst testset testingset testdata holdout heldout "
-        "prueba pruebas prova teste testowy тест тестовая тестирование "
+        "testdaten testbilder prueba pruebas prova teste testowy тест тестовая тестирование "
         "测试 测试集 测试数据 測試 測試集 テスト テストデータ 테스트"
     ),
     "eval": frozenset(("eval", "evaluation", "evaluate", "evalset", "evaluationset", "evaluierung")),

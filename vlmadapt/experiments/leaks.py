@@ -98,5 +98,5 @@ def _warn_of(leaked: list[tuple[Path, str]], what: str) -> None:
 
 def _first(leaked: list[tuple[Path, str]]) -> str:
     path, name = leaked[0]
-    same = "" if str(path).endswith(name) else f" is {shown(name)}"
+    same = "" if str(path) == name else f" is {shown(name)}"
     return f"{shown(path)}{same}"
