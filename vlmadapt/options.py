@@ -3,7 +3,8 @@
 A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
 ``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
 several values are given as one text; ``type``, where the default does not tell it; ``shown``, a default in words;
-``command``, a default of the command line alone. A field without a default must be given.
+``command``, a default of the command line alone; ``python``, whether it is no option at all. A field without
+a default must be given.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
-Result = TypeVar("Result")
+Given = ParamSpec("Given")
+Result = TypeVar("Result", covariant=True)
 
 
 def says(text: str, **more: Any) -> dict[str, Any]:
@@ -36,15 +38,23 @@ def offered(options: type[OptionSet]) -> Iterator[Field[Any]]:
     yield from (each for each in fields(options) if each.name not in own and each.name not in options.without)
 
 
-def with_options(kind: type[OptionSet]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+class WithOptions(Protocol[Given, Result]):
+    """A function whose keyword arguments are the fields of its options."""
+
+    with_options: Callable[..., Any]
+
+    def __call__(self, *args: Given.args, **options: Given.kwargs) -> Result: ...
+
+
+def with_options(kind: Callable[Given, OptionSet]) -> Callable[[Callable[..., Result]], WithOptions[Given, Result]]:
     """Lets a function whose last parameter is ``options`` be called with its fields as keyword arguments.
 
-    They become part of its signature, and their help of its docstring; ``options=`` gives many at once. An argument
-    that is not offered is a TypeError, as for any function.
+    They become part of its signature, and their help of its docstring; its ``with_options`` is the function as it was.
+    An argument that is not offered is a TypeError, as for any function.
     """
-    known = list(offered(kind))
+    known = list(offered(kind))  # type: ignore[arg-type]
 
-    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+    def decorate(function: Callable[..., Result]) -> WithOptions[Given, Result]:
         own = [each for name, each in inspect.signature(function).parameters.items() if name != "options"]
         more = [
             inspect.Parameter(
@@ -59,14 +69,15 @@ def with_options(kind: type[OptionSet]) -> Callable[[Callable[..., Result]], Cal
         names = {each.name for each in known}
 
         @functools.wraps(function)
-        def called(*args: Any, options: OptionSet | None = None, **given: Any) -> Result:
-            bound = signature.bind_partial(*args, **given).arguments
+        def called(*args: Any, **given: Any) -> Result:
+            bound = signature.bind(*args, **given).arguments
             chosen = {name: bound.pop(name) for name in names & bound.keys()}
-            return function(**bound, options=kind(**chosen) if options is None else replace(options, **chosen))
+            return function(**bound, options=kind(**chosen))  # type: ignore[call-arg]
 
         called.__signature__ = signature  # type: ignore[attr-defined]
+        called.with_options = function  # type: ignore[attr-defined]
         lines = "\n".join(f"    {each.name}: {each.metadata['help']}" for each in known)
         called.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{lines}\n"
-        return called
+        return called  # type: ignore[return-value]
 
     return decorate

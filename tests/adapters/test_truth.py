@@ -276,7 +276,7 @@ def test_votes_are_the_entries_of_the_affinity(problem):
     for vote in adapter.explain(problem.queries[4:5], top=6)[0]:
         assert vote.affinity == pytest.approx(affinity[vote.support_index], rel=1e-10)
         total = math.fsum(a for a, label in zip(affinity, labels, strict=True) if label == vote.label)
-        assert vote.share == pytest.approx(vote.affinity / total, rel=1e-10)
+        assert vote.class_share == pytest.approx(vote.affinity / total, rel=1e-10)
         assert vote.stream == "image"
 
 

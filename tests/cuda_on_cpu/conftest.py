@@ -1,9 +1,11 @@
 """--cuda-full runs the whole matrix, --cuda-quick what finds most faults in little time beyond a run without either.
 
-A run without either: route A's plain build, and the static checks of one architecture.
+A run without either is route A's plain build. Static checks: one architecture in the quick run, all in the whole.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of several hands its tables to the one that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tables"] = TABLES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    TABLES.update(getattr(node, "workeroutput", {}).get("tables", {}))
 
 
 TABLES: dict[str, list[str]] = {}

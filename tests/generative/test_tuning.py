@@ -25,6 +25,7 @@ from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tasks import CaptionTask, VQATask
 from vlmadapt.generative.tuning import fit_folder, predictions_of, run_tuning
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
+from vlmadapt.reporting.said_picture import is_right
 from vlmadapt.reporting.tuning_table import tuning_table
 from vlmadapt.training import TrainConfig
 
@@ -144,7 +145,7 @@ def test_interrupted_it_goes_on_and_ends_where_it_would_have(data, tmp_path, mon
     again = run_tuning(world.model(), data, plan, tmp_path / "cut")
     assert (tmp_path / "cut" / "fits" / "bitfit" / "seed-0" / "fit.json").stat().st_mtime_ns == kept
     for one, other in zip(whole.cells, again.cells, strict=True):
-        assert (one.test, one.validation, one.best_epoch) == (other.test, other.validation, other.best_epoch)
+        assert (one.values, one.validation, one.best_epoch) == (other.values, other.validation, other.best_epoch)
     for name in ("bitfit", "bottleneck:width=4"):
         files = [
             fit_folder(tmp_path / run / "fits", name, 0) / "adapter" / "adapter.safetensors" for run in ("whole", "cut")
@@ -229,11 +230,11 @@ def test_tune_in_python(data, tmp_path):
     written = []
 
     def finish(results, records, folder):
-        written.append((len(records.test), sorted(path.name for path in folder.iterdir())))
+        written.append((len(records.test), {path.name for path in folder.iterdir() if path.name[0] != "."}))
 
     results = generative.tune(task="vqa", test_limit=4, out=tmp_path / "run", finish=finish, **given)
     assert [cell.method for cell in results.cells] == ["bitfit"] and results.protocol["options"]["batch"] == 4
-    assert written == [(4, ["fits", "results.csv", "results.json"])]
+    assert written == [(4, {"fits", "results.csv", "results.json"})]
     assert TuningResults.load(tmp_path / "run") == results
     with pytest.raises(InputError, match="task is 'caption', but data are records for vqa"):
         generative.tune(task="caption", out=tmp_path / "bad", **given)
@@ -242,3 +243,14 @@ def test_tune_in_python(data, tmp_path):
     with pytest.raises(TypeError, match="task"):
         generative.tune(**given)
     assert not (tmp_path / "bad").exists()
+
+
+def test_the_picture_marks_what_the_measure_counts(data, tmp_path):
+    black = next(record for record in data.test if len(record.answers) == 2)  # eight said black, two dark
+    said = {"black": True, "Black!": True, "the black": True, "dark": True, "red": False, "": False, "the": False}
+    assert {text: is_right(black, text) for text in said} == said
+    one = replace(black, answers=(("black", 9), ("dark", 1)))
+    assert is_right(one, "dark") is False
+    captioned, stated = (world.records(task, tmp_path).test[0] for task in ("caption", "entailment"))
+    assert is_right(captioned, captioned.captions[0]) is None
+    assert is_right(stated, stated.label) is True and is_right(stated, "") is False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.ops.cases import generator
+from tests.ops.draw import generator
 
 DRAWS = 9
 UNIT = 2.0**-24  # the largest relative error of rounding to float32, in which all but float64 is accumulated

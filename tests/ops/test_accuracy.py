@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.accuracy import Draw, assert_accurate, draw_of
-from tests.ops.cases import generator
+from tests.ops.draw import generator
 
 SEEDS, SIZE = range(50), 24
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.ops.cases import generator
+from tests.ops.draw import generator
 from tests.ops.test_cache_retrieval import MODULE, SHAPES, make, scores_of, two_streams
 from vlmadapt.ops import cache_retrieval
 

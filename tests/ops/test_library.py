@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,22 +13,25 @@ import torch
 from vlmadapt.errors import MissingDependency
 from vlmadapt.ops import build_info, library
 
-PRINT_LEVEL = "from vlmadapt.ops import build_info; print(build_info()['isa'])"
+# A process a level, for the library looks once; torch, which takes seconds, is imported before they part.
+PRINT_LEVELS = """
+import os, sys, torch, torch._dynamo
+for level in sys.argv[1:]:
+    if os.fork() == 0:
+        os.environ["VLMADAPT_ISA"] = level
+        from vlmadapt.ops import build_info
+        print(build_info()["isa"], flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
-def run_with_level(level: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"VLMADAPT_ISA": level}
-    return subprocess.run([sys.executable, "-c", PRINT_LEVEL], capture_output=True, text=True, env=environment)
-
-
-def test_a_lower_level_can_be_forced() -> None:
-    for level in build_info()["isa_available"]:
-        assert run_with_level(level).stdout.strip() == level
-
-
-def test_an_unknown_level_is_refused() -> None:
-    result = run_with_level("sse9")
-    assert result.returncode != 0 and "VLMADAPT_ISA is 'sse9': choose one of" in result.stderr
+def test_a_lower_level_can_be_forced_and_an_unknown_one_is_refused() -> None:
+    levels = build_info()["isa_available"]
+    command = [sys.executable, "-c", PRINT_LEVELS, *levels, "sse9"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout.split() == levels
+    assert "VLMADAPT_ISA is 'sse9': choose one of" in result.stderr
 
 
 def test_build_info_names_the_library() -> None:
@@ -49,6 +51,45 @@ def test_a_library_that_does_not_load_still_names_its_stable_abi(monkeypatch: py
     target = build_info()["stable_abi_target"]
     monkeypatch.setattr(library, "_loaded", {})
     assert target is not None and build_info()["stable_abi_target"] == target
+
+
+STALE = """
+import sys, torch
+load = torch.ops.load_library
+torch.ops.load_library = lambda path: load(sys.argv[1])
+from vlmadapt import doctor, ops
+from vlmadapt.errors import MissingDependency
+targets = torch.eye(3)
+try:
+    ops.signed_cosine_top_k(targets, targets, 1)
+except MissingDependency as error:
+    print(error)
+with ops.use_reference():
+    ops.signed_cosine_top_k(targets, targets, 1)
+print(ops.build_info()["cpu_library"], ops.build_info()["error"])
+print(*(finding.text for finding in doctor.operator_findings(ops.build_info()) if finding.state == "broken"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("today", "once"),
+    [
+        (b"signed_cosine_top_k(Tensor", b"signed_cosine_top_x(Tensor"),
+        (b"int first_row, bool skip_diagonal)", b"int first_row                    )"),
+    ],
+    ids=["an operator is missing", "an argument is missing"],
+)
+def test_a_library_of_older_sources_is_one_sentence_at_the_first_use(tmp_path: Path, today: bytes, once: bytes) -> None:
+    path = library._loaded["_cpu"]
+    compiled = path.read_bytes()
+    assert len(today) == len(once) and compiled.count(today) == 1
+    stale = tmp_path / path.name
+    stale.write_bytes(compiled.replace(today, once))
+    result = subprocess.run([sys.executable, "-c", STALE, str(stale)], capture_output=True, text=True)
+    refused, info, broken = result.stdout.splitlines() or [result.stderr] * 3
+    why = f"the compiled library {path.name} was built from other sources, for it has no operator signed_cosine_top_k"
+    assert refused.startswith(why) and "rebuild the package from its source folder with `pip install" in refused
+    assert info.startswith(f"None {why}") and f"CPU library: none ({why}" in broken
 
 
 def test_a_missing_library_is_one_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.ops.cases import generator
+from tests.ops.draw import generator
 from tests.sparse import linux, sparse_zeros
 from vlmadapt.ops import p_laplacian_attention
 

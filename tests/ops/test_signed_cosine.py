@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.accuracy import Draw, assert_accurate, draw_of
-from tests.ops.cases import generator
+from tests.ops.draw import generator
 from vlmadapt.errors import InputError
 from vlmadapt.ops import (
     hetero_aggregate,
@@ -34,11 +34,11 @@ def make(shape: tuple[int, int, int], dtype: torch.dtype = torch.float64, seed: 
 
 
 def written_out(targets: Tensor, sources: Tensor, diagonal: str) -> Tensor:
+    targets, sources = targets.double(), sources.double()
     dense = torch.zeros(len(targets), len(sources), dtype=torch.float64)
-    for i, t in enumerate(targets.double()):
-        for j, s in enumerate(sources.double()):
-            cosine = (t * s).sum() / (t.norm() * s.norm())
-            dense[i, j] = cosine * ({"keep": 1, "negate": -1, "zero": 0}[diagonal] if i == j else 1)
+    for i, t in enumerate(targets):
+        dense[i] = (t * sources).sum(1) / (t.norm() * sources.square().sum(1).sqrt())
+    dense.diagonal().mul_({"keep": 1, "negate": -1, "zero": 0}[diagonal])
     return dense
 
 
@@ -77,7 +77,8 @@ def test_the_strongest_edges_are_kept_with_their_signs(shape: Any, diagonal: Any
     for i in range(shape[0]):
         begin, end = int(relation.row_offsets[i]), int(relation.row_offsets[i + 1])
         candidates = [j for j in range(shape[1]) if diagonal != "zero" or j != i]
-        expected = sorted(sorted(candidates, key=lambda j: (-dense[i, j].abs().item(), j))[:k])
+        magnitudes = dense[i].abs().tolist()
+        expected = sorted(sorted(candidates, key=lambda j: (-magnitudes[j], j))[:k])
         assert relation.columns[begin:end].tolist() == expected
         torch.testing.assert_close(weights[begin:end], dense[i, expected], rtol=0, atol=1e-12)
 
@@ -167,61 +168,22 @@ def test_a_zero_row_has_no_direction() -> None:
     assert signed_cosine_degrees(targets, sources)[0][2] == 0
 
 
-def test_non_contiguous_inputs() -> None:
-    targets, sources = make((60, 60, 5))
-    strided = [torch.stack([x, x], -1)[..., 0] for x in (targets, sources)]
-    for function in (signed_cosine_degrees, lambda t, s: signed_cosine_top_k(t, s, 7)[1:]):
-        for ours, expected in zip(function(*strided), function(targets, sources), strict=True):
-            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
-
-
 def test_no_gradient_reaches_degrees_and_edges() -> None:
     targets, sources = (x.requires_grad_() for x in make((9, 9, 7)))
     results = [*signed_cosine_degrees(targets, sources), signed_cosine_top_k(targets, sources, 2)[1]]
     assert not any(result.requires_grad for result in results)
 
 
-def test_autocast_computes_in_float32() -> None:
-    targets, sources = make((40, 40, 7), torch.float32)
-    expected = [*signed_cosine_degrees(targets, sources), signed_cosine_aggregate(targets, sources, sources)]
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = [*signed_cosine_degrees(targets, sources), signed_cosine_aggregate(targets, sources, sources)]
-    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
-
-
-@pytest.mark.parametrize("rows", [6, 60])
-def test_the_aggregate_compiles_into_one_graph(rows: int) -> None:
-    targets, sources = make((rows, rows, 12), torch.float32)
-
-    def function(features: Tensor) -> Tensor:
-        return signed_cosine_aggregate(targets, sources, features, diagonal="zero").tanh()
-
-    features = sources.clone().requires_grad_()
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(features)
-    torch.testing.assert_close(compiled, function(features))
-
-
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.vlmadapt.signed_cosine_top_k.default, (torch.randn(5, 200), 7, 2, True))
-
-
 BAD_CALLS = [
     (signed_cosine_degrees, {"sources": torch.zeros(4, 5)}, "sources is 5 wide but targets is 3 wide"),
-    (signed_cosine_degrees, {"sources": torch.zeros(4, 3).double()}, "sources is float64"),
     (signed_cosine_degrees, {"diagonal": "drop"}, "diagonal is 'drop': choose"),
     (signed_cosine_degrees, {"sources": torch.zeros(5, 3), "diagonal": "zero"}, "targets has 4 rows and sources 5"),
     (signed_cosine_top_k, {"k": 0}, "k is 0"),
     (signed_cosine_aggregate, {"features": torch.zeros(3, 3)}, "features has 3 rows but there are 4 sources"),
-    (signed_cosine_aggregate, {"features": torch.zeros(4, 3).double()}, "features is float64"),
     (
         signed_cosine_aggregate,
         {"features": torch.zeros(4, 3), "target_scale": torch.zeros(3)},
         "target_scale is float32",
-    ),
-    (
-        signed_cosine_aggregate,
-        {"features": torch.zeros(4, 3), "source_scale": torch.zeros(4).int()},
-        "source_scale is int",
     ),
 ]
 

@@ -8,77 +8,56 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.ops.test_devices import CPU, calls
+from tests.ops.calls import Recorder, results_and_gradients
+from tests.ops.cases import CASES
 from vlmadapt import ops
 from vlmadapt.errors import InputError, MissingDependency
 from vlmadapt.ops import library
 from vlmadapt.ops.switch import reference_in_use
 
-FUNCTIONS = [name for name in calls() if not name.startswith("Relation")]
+CPU = torch.device("cpu")
+NAMES = [name for name, case in CASES.items() if not (case.plain or name.startswith(("Relation", "PreparedCache")))]
 
 
-class Compiled(TorchDispatchMode):
-    """Notes which compiled operators run."""
+def run(name: str, autocast: bool = False) -> tuple[list[Tensor], list[str]]:
+    """Results and gradients, and the compiled operators that ran."""
+    case = CASES[name]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
+    def function(**arguments: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return case.function(**arguments)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if function.namespace == "vlmadapt":
-            self.names.append(function.name())
-        return function(*args, **(kwargs or {}))
-
-
-def flat(result: Any) -> list[Tensor]:
-    if isinstance(result, ops.Relation):
-        return [result.row_offsets, result.columns]
-    if isinstance(result, Tensor):
-        return [result]
-    return [tensor for part in result if part is not None for tensor in flat(part)]
-
-
-def run(call: str, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor], list[str]]:
-    """Results, gradients of the tensors that have one, and the compiled operators that ran."""
     with CPU:
-        function, arguments = calls()[call]
-        leaves = [x for value in arguments.values() for x in (value if isinstance(value, list) else [value])]
-        leaves = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
-        with Compiled() as compiled:
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                results = flat(function(**arguments))
-            wanted = [x for x in results if x.requires_grad]
-            grads = torch.autograd.grad([x.sum() for x in wanted], leaves, allow_unused=True) if wanted else ()
-        return (
-            results,
-            [x.new_zeros(()) if g is None else g for x, g in zip(leaves, grads, strict=False)],
-            compiled.names,
-        )
+        arguments = case.draw()
+        with Recorder() as recorder:
+            results, gradients = results_and_gradients(function, arguments)
+    return [*results, *gradients], [func._schema.name for func, _ in recorder.calls]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["plain", "autocast"])
-@pytest.mark.parametrize("call", FUNCTIONS)
-def test_results_and_gradients_are_those_of_the_compiled_operator(call: str, dtype: torch.dtype) -> None:
-    results, grads, ran = run(call, dtype)
-    assert ran or call == "signed_cosine_degrees" or call == "signed_cosine_aggregate"  # these two are torch's products
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("name", NAMES)
+def test_results_and_gradients_are_those_of_the_compiled_operator(name: str, autocast: bool) -> None:
+    results, ran = run(name, autocast)
+    assert ran or name.startswith(("signed_cosine_degrees", "signed_cosine_aggregate"))  # these are torch's products
     with ops.use_reference():
-        plain, plain_grads, ran = run(call, dtype)
-    assert not [name for name in ran if "class_order" not in name]
-    for ours, expected in zip([*plain, *plain_grads], [*results, *grads], strict=True):
-        assert ours.dtype == expected.dtype
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("call", FUNCTIONS)
-def test_no_compiled_library_is_needed(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_loaded", {})
-    with pytest.raises(MissingDependency):
-        run(call)
-    with ops.use_reference():
-        _, _, ran = run(call)
+        plain, ran = run(name, autocast)
     assert not ran
+    for ours, expected in zip(plain, results, strict=True):
+        assert ours.dtype == expected.dtype
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_compiled_library_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CPU, monkeypatch.context() as patched:
+        arguments = CASES[name].draw()
+        patched.setattr(library, "_loaded", {})
+        with pytest.raises(MissingDependency):
+            CASES[name].function(**arguments)
+        with ops.use_reference(), Recorder() as recorder:
+            CASES[name].function(**arguments)
+    assert not recorder.calls
 
 
 def test_bad_arguments_are_refused_as_ever() -> None:

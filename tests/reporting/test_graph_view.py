@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,28 @@ def test_tiles_give_the_same_pairs(adapter, monkeypatch):
     monkeypatch.setattr("vlmadapt.adapters.hegraph.view.CLASSES_AT_ONCE", 2)
     tiled = pulled_apart(adapter, 10)
     assert [(pair.first, pair.second) for pair in tiled] == [(pair.first, pair.second) for pair in whole]
-    assert len(pulled_apart(adapter, 100)) == 10  # all pairs of five classes
+    falling = pulled_apart(adapter, 100)
+    assert 1 < len(falling) < 10 and all(pair.change < 0 for pair in falling)  # of all pairs of five classes
+
+
+@pytest.mark.parametrize(
+    ("text_scale", "negative_scale", "shown"),
+    [(1.0, 0.0, {"vp", "pp", "vv"}), (0.0, 0.1, {"pn", "vn", "vv"}), (0.0, 0.0, {"vv"})],
+)
+def test_what_validation_switched_off_is_not_shown(adapter, text_scale, negative_scale, shown):
+    own = copy.deepcopy(adapter)
+    own.set_scalars(own.fusion, text_scale, negative_scale)
+    assert {edge.relation for edge in strongest_edges(own, range(5), 4)} == shown
+    assert bool(pulled_apart(own, 4)) == bool(negative_scale)
+
+
+def test_pairs_are_as_far_apart_as_the_classifier_has_them(adapter):
+    own = copy.deepcopy(adapter)
+    changes = []
+    for scale in (0.05, 0.4):
+        own.set_scalars(own.fusion, 1.0, scale)
+        changes.append(pulled_apart(own, 1)[0].change)
+    assert changes[1] < 2 * changes[0] < 0
 
 
 def test_without_negative_nodes_there_is_one_sentence():

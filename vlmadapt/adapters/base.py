@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.checks import (
-    Samples,
     canonical_order,
     check_class_names,
     check_labels,
@@ -24,10 +23,12 @@ from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.training import TrainResult
+from vlmadapt.modes import usual
+from vlmadapt.training import Samples, TrainResult, choose, score_logits
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class Adapter(nn.Module):
     text_features: Tensor
     encoder: ImageEncoder | None
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in cls.__dict__:  # its tensors are made under the usual modes, whatever the caller's are
+            cls.__init__ = usual(grad=True)(cls.__init__)  # type: ignore[method-assign]
+
+    @usual(grad=True)
     def __init__(
         self,
         text_features: Tensor,
@@ -93,6 +100,7 @@ class Adapter(nn.Module):
         """D."""
         return self.text_features.shape[1]
 
+    @usual(grad=True)
     def fit(
         self: AnyAdapter,
         features: Any,
@@ -130,6 +138,7 @@ class Adapter(nn.Module):
         """Class logits ``[B, C]`` of features ``[B, D]``, differentiable."""
         return self._logits(self._features("features", features))
 
+    @usual()
     @torch.no_grad()
     def logits(self, features: Any) -> Tensor:
         """Class logits ``[B, C]``, in the adapter's dtype."""
@@ -175,6 +184,7 @@ class Adapter(nn.Module):
         return write_pair(Path(folder), self.state_dict(), header)
 
     @classmethod
+    @usual(grad=True)
     def load(cls: type[AnyAdapter], folder: str | Path, encoder: ImageEncoder | None = None) -> AnyAdapter:
         """Read what :meth:`save` wrote into ``folder``; on ``Adapter`` itself, an adapter of any kind.
 
@@ -204,6 +214,20 @@ class Adapter(nn.Module):
     def _logits(self, features: Tensor) -> Tensor:
         """``[B, D]`` normalised -> ``[B, C]``, differentiable."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def _score(self, samples: Samples) -> tuple[float, ...]:
+        """What epochs and candidates are compared by, on validation ``samples``."""
+        return score_logits(self._logits(samples.features), samples.labels)
+
+    def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
+        """``take`` the candidate that scores best on validation; list the default first, it wins ties."""
+
+        def score(value: Value) -> tuple[float, ...]:
+            take(value)
+            return self._score(validation)
+
+        take(choose(candidates, score))
 
     def _zero_shot_logits(self, features: Tensor) -> Tensor:
         return self.logit_scale * features @ self.text_features.T

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.votes import Vote, top_votes
-from vlmadapt.ops import PreparedCache
+from vlmadapt.modes import usual
+from vlmadapt.ops import PreparedCache, cache_retrieval
+from vlmadapt.training import Samples
 
 
 class CacheAdapter(Adapter):
@@ -50,11 +51,22 @@ class CacheAdapter(Adapter):
         alone = torch.bincount(self.labels, minlength=self.num_classes) < 2
         return torch.where(alone[self.labels[indices]], -1, indices)
 
+    def _scores(self, features: Tensor, keys: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
+        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
+        return cache_retrieval(
+            features, keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
+        )
+
+    def _entry_scores(self, features: Tensor, beta: float) -> Tensor:
+        """Affinity of each query to each entry ``[B, n]``, where there is one stream."""
+        return cache_retrieval(features, self.keys, self._each_entry(), beta)
+
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Affinity of each query to each entry ``[B, n]``, and the part of it that the text stream contributed."""
         raise NotImplementedError
 
     @torch.no_grad()
+    @usual()
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples with the largest affinity to each query, whatever their class.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,21 +11,6 @@ from torch import Tensor
 from vlmadapt.errors import InputError, check_finite, shape_of
 
 SMALLEST_NORM = 1e-12
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Labelled features in canonical order.
-
-    features: ``[n, D]`` normalised. labels: int64 ``[n]``. position: int64 ``[n]``, row of each in what was given.
-    """
-
-    features: Tensor
-    labels: Tensor
-    position: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:

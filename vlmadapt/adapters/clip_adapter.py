@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import TrainConfig, check_range
+from vlmadapt.training import Samples, TrainConfig, check_range
 from vlmadapt.training.layers import empty_linear, set_uniform
 
 
@@ -59,7 +58,7 @@ class CLIPAdapter(TrainedAdapter):
         self._train(support, validation, options)
         if validation is not None and self.config.search_ratio:
             candidates = [self.config.ratio, *(step / 10 for step in range(11))]
-            self._choose_scalar(self.ratio, candidates, validation)
+            self._choose(candidates, self.ratio.fill_, validation)
 
     def _logits(self, features: Tensor) -> Tensor:
         ratio = self.ratio.to(features.dtype)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples, normalize
+from vlmadapt.adapters.checks import normalize
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
-from vlmadapt.training import TrainConfig, check_range
+from vlmadapt.training import Samples, TrainConfig, check_range
 
 PLACEHOLDER = "x"
 PROMPTS_AT_ONCE = 256

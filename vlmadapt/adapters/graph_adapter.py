@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import TrainConfig, check_range, choose
+from vlmadapt.training import Samples, TrainConfig, check_range
 from vlmadapt.training.layers import empty_linear
 
 CLASSES_AT_ONCE = 512
@@ -83,7 +82,8 @@ class GraphAdapter(TrainedClassifier):
         self.set_shares(self.config.alpha, self.config.beta)
         self._train(support, validation, options)
         if validation is not None and self.config.search_shares:
-            self._search(validation)
+            candidates = [(self.config.alpha, self.config.beta), *((alpha, beta) for alpha in ALPHAS for beta in BETAS)]
+            self._choose(candidates, lambda shares: self.set_shares(*shares), validation)
         self.classifier = self.adapted_text().detach()
 
     @torch.no_grad()
@@ -91,17 +91,6 @@ class GraphAdapter(TrainedClassifier):
         """What validation searches: shares ``alpha`` of a class's own text feature and ``beta`` of the text graph."""
         self.alpha.fill_(alpha)
         self.beta.fill_(beta)
-
-    @torch.no_grad()
-    def _search(self, validation: Samples) -> None:
-        start = (self.config.alpha, self.config.beta)
-        candidates = [start, *((alpha, beta) for alpha in ALPHAS for beta in BETAS)]
-
-        def score(shares: tuple[float, float]) -> tuple[float, ...]:
-            self.set_shares(*shares)
-            return self._score(validation)
-
-        self.set_shares(*choose(candidates, score))
 
     def adapted_text(self) -> Tensor:
         """``W' [C, D]`` of the weights as they are, normalised; differentiable in them."""

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmadapt.errors import InputError
+from vlmadapt.modes import usual
 from vlmadapt.pictures import encode, read
 
 
@@ -31,6 +32,7 @@ def is_pictures(value: object) -> bool:
     return isinstance(value, (str, Path, Image.Image, list, tuple))
 
 
+@usual()
 def encode_pictures(name: str, value: object, encoder: ImageEncoder | None) -> Tensor:
     """Paths or PIL images to features ``[n, D]``, one view each, in the given order.
 

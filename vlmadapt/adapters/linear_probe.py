@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.errors import InputError
-from vlmadapt.training import check_range, choose, log_grid, score_logits
+from vlmadapt.training import Samples, check_range, log_grid
 
 SMALL_PROBLEM = 4_000_000  # numbers in the matrix of samples
 
@@ -34,6 +33,7 @@ class LinearProbeConfig(AdapterConfig):
     tolerance: float = field(default=1e-5, metadata={"help": "L-BFGS stops below this gradient"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "c", low=0.0, low_allowed=False)
         check_grid(self, "search_c")
         check_range(self, "max_iterations", low=1)
@@ -59,15 +59,14 @@ class LinearProbe(Adapter):
             raise InputError(
                 f"labels holds only class {int(present[0])}: a linear probe needs samples of at least two classes."
             )
-        best = self.config.c
-        if validation is not None:
-            candidates = log_grid(*self.config.search_c).tolist()
-            best = choose(candidates, lambda c: self._solve(support, c, validation))
-        self._solve(support, best)
+        if validation is None:
+            self._solve(support, self.config.c)
+        else:
+            self._choose(log_grid(*self.config.search_c).tolist(), lambda c: self._solve(support, c), validation)
 
     @torch.no_grad()
-    def _solve(self, support: Samples, c: float, validation: Samples | None = None) -> tuple[float, float]:
-        """Fit with strength ``c``; the validation score, if there is anything to score."""
+    def _solve(self, support: Samples, c: float) -> None:
+        """Fit with strength ``c``."""
         weight, bias = self._regression(support, c)
         present = support.labels.unique().cpu()
         full_weight = torch.zeros(self.weight.shape, dtype=torch.float64)
@@ -76,7 +75,6 @@ class LinearProbe(Adapter):
         self.weight.copy_(full_weight)
         self.bias.copy_(full_bias)
         self.c.fill_(c)
-        return (0.0, 0.0) if validation is None else score_logits(self._logits(validation.features), validation.labels)
 
     def _regression(self, support: Samples, c: float) -> tuple[Tensor, Tensor]:
         """Weights and biases of the classes present, float64 ``[present, D]`` and ``[present]``."""

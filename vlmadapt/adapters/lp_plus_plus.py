@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import check_range, choose, score_logits
+from vlmadapt.training import Samples, check_range
 
 SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SCORE_EVERY = 5
@@ -40,6 +39,7 @@ class LPPlusPlusConfig(AdapterConfig):
     search_scale: bool = field(default=True, metadata={"help": "search scale on validation"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "steps", low=0)
         check_range(self, "scale", low=0.0)
 
@@ -62,17 +62,15 @@ class LPPlusPlus(Adapter):
     @torch.no_grad()
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         means = class_means(support, self.num_classes)
-        scale = self.config.scale
+        self._begin(means, self.config.scale)
         if validation is not None and self.config.search_scale:
-            scale = choose([scale, *SCALES], lambda value: self._begin(means, value, validation))
-        self._begin(means, scale)
+            self._choose([self.config.scale, *SCALES], lambda scale: self._begin(means, scale), validation)
         self._descend(support, validation)
 
-    def _begin(self, means: Tensor, scale: float, validation: Samples | None = None) -> tuple[float, float]:
+    def _begin(self, means: Tensor, scale: float) -> None:
         self.visual.copy_(scale * self.logit_scale * means)
         self.blend.fill_(self.logit_scale)
         self.scale.fill_(scale)
-        return (0.0, 0.0) if validation is None else score_logits(self._logits(validation.features), validation.labels)
 
     def _descend(self, support: Samples, validation: Samples | None) -> None:
         """Blocks in turn; leaves the step that validates best, the earliest of equals, or the last one."""
@@ -110,9 +108,7 @@ class LPPlusPlus(Adapter):
         self.steps.fill_(best[3])
 
     def _state(self, validation: Samples | None, step: int) -> tuple[tuple[float, ...], Tensor, Tensor, int]:
-        score: tuple[float, ...] = ()
-        if validation is not None:
-            score = score_logits(self._logits(validation.features), validation.labels)
+        score = () if validation is None else self._score(validation)
         return score, self.visual.detach().clone(), self.blend.detach().clone(), step
 
     def _logits(self, features: Tensor) -> Tensor:

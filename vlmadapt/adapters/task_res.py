@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import TrainConfig, check_range
+from vlmadapt.training import Samples, TrainConfig, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class TaskRes(TrainedAdapter):
         if validation is not None and self.config.search_scale:
             factors = (1.0, 0.0, 0.25, 0.5, 0.75, 1.5, 2.0)
             candidates = [self.config.scale * factor for factor in factors]
-            self._choose_scalar(self.scale, candidates, validation)
+            self._choose(candidates, self.scale.fill_, validation)
 
     def _logits(self, features: Tensor) -> Tensor:
         moved = self.text_features + self.scale.to(features.dtype) * self.residual

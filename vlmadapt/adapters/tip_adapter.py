@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig, check_grid
-from vlmadapt.ops import cache_retrieval, cache_retrieval_grid, cache_retrieval_multi_beta
-from vlmadapt.training import TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood, smoothed_hits
+from vlmadapt.ops import cache_retrieval_grid, cache_retrieval_multi_beta
+from vlmadapt.training import Samples, TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood, smoothed_hits
 
 TIES_AT_ONCE = 64  # logits of tied cells held at a time
 
@@ -42,6 +41,7 @@ class TipAdapterConfig(AdapterConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "beta", low=0.0, low_allowed=False)
         check_range(self, "alpha", low=0.0)
         check_grid(self, "search_beta")
@@ -119,21 +119,12 @@ class TipAdapter(CacheAdapter):
             validation.features, self.keys.detach(), self._cache(), *self._grid(), base, validation.labels
         )
 
-    def _cache_scores(self, features: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
-        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
-        scores = cache_retrieval(
-            features, self.keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
-        )
-        assert isinstance(scores, Tensor)
-        return scores
-
     def _logits(self, features: Tensor) -> Tensor:
-        return self._zero_shot_logits(features) + float(self.alpha) * self._cache_scores(features, float(self.beta))
+        scores = self._scores(features, self.keys, float(self.beta))
+        return self._zero_shot_logits(features) + float(self.alpha) * scores
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        affinity = cache_retrieval(features, self.keys, self._each_entry(), float(self.beta))
-        assert isinstance(affinity, Tensor)
-        return affinity, None
+        return self._entry_scores(features, float(self.beta)), None
 
     def hyperparameters(self) -> dict[str, float]:
         return {"beta": float(self.beta), "alpha": float(self.alpha)}
@@ -167,7 +158,7 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
         features = support.features[indices]
         hidden = self._own_entries(indices) if self.config.leave_one_out else None
-        scores = self._cache_scores(features, float(self.beta), hidden)
+        scores = self._scores(features, self.keys, float(self.beta), hidden)
         logits = self._zero_shot_logits(features) + float(self.alpha) * scores
         return torch.nn.functional.cross_entropy(logits, support.labels[indices])
 

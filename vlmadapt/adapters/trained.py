@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
-from vlmadapt.training import ParameterGroup, choose, fingerprint_tensors, fit_loop, score_logits
+from vlmadapt.training import ParameterGroup, Samples, fingerprint_tensors, fit_loop
 
 
 class TrainedAdapter(Adapter):
@@ -58,19 +57,6 @@ class TrainedAdapter(Adapter):
     def _loss(self, support: Samples, indices: Tensor) -> Tensor:
         logits = self._logits(support.features[indices])
         return torch.nn.functional.cross_entropy(logits, support.labels[indices])
-
-    @torch.no_grad()
-    def _score(self, samples: Samples) -> tuple[float, ...]:
-        return score_logits(self._logits(samples.features), samples.labels)
-
-    def _choose_scalar(self, scalar: Tensor, candidates: Sequence[float], validation: Samples) -> None:
-        """Fill ``scalar`` with the candidate of the best validation score; list the default first, it wins ties."""
-
-        def score(value: float) -> tuple[float, ...]:
-            scalar.fill_(value)
-            return self._score(validation)
-
-        scalar.fill_(choose(candidates, score))
 
 
 class TrainedClassifier(TrainedAdapter):

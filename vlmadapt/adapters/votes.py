@@ -17,7 +17,7 @@ class Vote:
 
     support_index: row of the sample in the features that ``fit`` was given; label, class_name: its class.
     affinity: its entry of ``A [B, n]``, both streams fused where there are two.
-    share: ``affinity`` over the class score ``S[b, label]``, in [0, 1].
+    class_share: ``affinity`` over the class score ``S[b, label]``, in [0, 1].
     stream: ``"image"`` or ``"text"``, whichever contributed more to ``affinity``.
     """
 
@@ -25,7 +25,7 @@ class Vote:
     label: int
     class_name: str
     affinity: float
-    share: float
+    class_share: float
     stream: str
 
 
@@ -61,7 +61,7 @@ def top_votes(
                     label=label,
                     class_name=class_names[label],
                     affinity=value,
-                    share=float(affinity[row, entry] / class_score[row, label].clamp(min=1e-30)),
+                    class_share=float(affinity[row, entry] / class_score[row, label].clamp(min=1e-30)),
                     stream="text" if mostly_text else "image",
                 )
             )

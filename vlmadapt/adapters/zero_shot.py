@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.config import AdapterConfig
+from vlmadapt.training import Samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlmadapt.errors import InputError, check_finite, shape_of
+from vlmadapt.modes import usual
 
 TOKENS_AT_ONCE = 256
 
@@ -69,6 +70,7 @@ class Encoder(ABC):
     @abstractmethod
     def _token_features(self, inputs: TokenInputs) -> Tensor: ...
 
+    @usual()
     def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """``pixels`` [B, 3, H, W] as :meth:`transform` gives them -> float32 [B, D]. Raises :class:`InputError`."""
         if pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -78,6 +80,7 @@ class Encoder(ABC):
             return torch.zeros(0, self.width, device=self.device)
         return self._finish(self._image_features(pixels.to(self.device, self.dtype)), normalize)
 
+    @usual()
     def encode_texts(self, texts: Sequence[str], normalize: bool = True) -> Tensor:
         """``T`` texts -> float32 [T, D]. Raises :class:`InputError` unless given a sequence of strings."""
         if isinstance(texts, str):
@@ -93,6 +96,7 @@ class Encoder(ABC):
         chunks = [texts[start : start + TOKENS_AT_ONCE] for start in range(0, len(texts), TOKENS_AT_ONCE)]
         return self._finish(torch.cat([self._text_features(chunk) for chunk in chunks]), normalize)
 
+    @usual()
     def encode_tokens(self, inputs: TokenInputs, normalize: bool = True) -> Tensor:
         """Like :meth:`encode_texts` from (possibly learned) token embeddings; differentiable in them."""
         return self._finish(self._token_features(inputs), normalize)
@@ -103,6 +107,7 @@ class Encoder(ABC):
         return F.normalize(features, dim=-1) if normalize else features
 
 
+@usual()
 def class_text_features(encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Prompt ensemble: the normalised mean, over ``templates``, of normalised text features, float32 [C, D].
 

@@ -6,8 +6,10 @@ import torch
 
 from vlmadapt.backbones.base import Encoder
 from vlmadapt.errors import InputError
+from vlmadapt.modes import usual
 
 
+@usual(grad=True)
 def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", allow_download: bool = False) -> Encoder:
     """Load a backbone by name.
 

@@ -16,7 +16,7 @@ from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolv
 from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.pictures import read
-from vlmadapt.pictures.views import random_view, to_tensor
+from vlmadapt.pictures.views import middle_of_long, random_view, to_tensor
 
 INSTALL = "pip install 'vlmadapt[open-clip]'"
 RANDOM_SEED = 0
@@ -50,6 +50,7 @@ class OpenClipEncoder(Encoder):
         self._mean = torch.tensor(settings.mean).view(3, 1, 1)
         self._std = torch.tensor(settings.std).view(3, 1, 1)
         self._resample = Image.Resampling[settings.interpolation.upper()]
+        self._crops = settings.resize_mode == "shortest"
         self._test_view = image_transform_v2(settings, is_train=False)
 
         self.model.to(self.device)
@@ -58,7 +59,8 @@ class OpenClipEncoder(Encoder):
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def transform(self, image: Image.Image) -> Tensor:
-        return self._test_view(read(image)).float()
+        picture = read(image)
+        return self._test_view(middle_of_long(picture, self._size) if self._crops else picture).float()
 
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         view = random_view(read(image), self._size, generator, self._resample)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vlmadapt.cli import compare, data, demo, doctor, features, fit, graph, listing, predict, tune
-from vlmadapt.cli.console import fail, warn
+from vlmadapt.cli.console import drop_output, fail, prepare_streams, warn
+from vlmadapt.cli.interruption import ending_softly, exit_code, resume_hint
 from vlmadapt.version import __version__
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
-# How an interrupted command goes on; the others leave nothing behind.
-RESUMED_BY_FLAG = ("fit",)
-RESUMED_BY_REPEATING = ("compare", "demo", "features", "tune")
+EXIT_PIPE = 141  # as shells count: 128 and the number of SIGPIPE
 
 
 class Commands(TyperGroup):
-    """Turns this package's errors into one red sentence, and Ctrl-C into a hint."""
+    """Turns this package's errors into one red sentence, and interruptions into a hint."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta["vlmadapt.arguments"] = list(args)
@@ -30,11 +28,20 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         warnings.showwarning = lambda message, *_args, **_kwargs: warn(str(message))
+        prepare_streams()
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail(_resume_hint(ctx.invoked_subcommand, ctx.meta["vlmadapt.arguments"]))
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            with ending_softly():
+                result = super().invoke(ctx)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+                return result
+        except KeyboardInterrupt as stop:
+            with suppress(OSError):  # a terminal that has hung up takes no hint
+                fail(resume_hint(ctx.invoked_subcommand, ctx.meta["vlmadapt.arguments"], stop))
+            raise typer.Exit(exit_code(stop)) from None
+        except BrokenPipeError:
+            drop_output()  # whoever read it has gone, as `head` does
+            raise typer.Exit(EXIT_PIPE) from None
         except Exception as error:
             if ctx.params.get("debug") or not _is_ours(error):
                 raise
@@ -46,15 +53,6 @@ def _is_ours(error: Exception) -> bool:
     """The errors live in a module that imports torch: where nothing has imported it, none of them was raised."""
     errors = sys.modules.get("vlmadapt.errors")
     return errors is not None and isinstance(error, errors.VlmadaptError)
-
-
-def _resume_hint(command: str | None, arguments: list[str]) -> str:
-    again = list(arguments)
-    if command in RESUMED_BY_FLAG and "--resume" not in again:
-        again = [argument for argument in again if argument != "--overwrite"] + ["--resume"]
-    elif command not in RESUMED_BY_REPEATING + RESUMED_BY_FLAG:
-        return "Interrupted."
-    return f"Interrupted. To go on where it stopped: vlmadapt {shlex.join(again)}"
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,15 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     at the end. Interrupted, the same command goes on where it stopped.
     """
     from vlmadapt.experiments import front
+    from vlmadapt.experiments.folders import places_of, refuse_inside
+    from vlmadapt.provenance.place import hold
 
-    assert options.out is not None  # the command line's default
-    report_comparison(front.compare(data, report=note, options=options), options.out)
+    dataset = front.open_dataset(data, options)
+    folder = options.out or Path("runs") / f"compare-{dataset.name}"
+    options = replace(options, report=note, out=folder)
+    refuse_inside(data, places_of(options))
+    with hold(folder):
+        report_comparison(front.compare.with_options(dataset, options), folder)
 
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:

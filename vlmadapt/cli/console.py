@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+# What a stream of another encoding than UTF-8 most often lacks.
+SPELT = {"±": "+-", "\u00d7": "x", "…": "...", "·": ".", "─": "-"}
+REPLACED = "vlmadapt"
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """``SPELT``, and escapes for the rest: nothing that is printed fails for its letters."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    bad = error.object[error.start : error.end]
+    return "".join(SPELT.get(letter, letter.encode("ascii", "backslashreplace").decode()) for letter in bad), error.end
+
+
+codecs.register_error(REPLACED, _spell)
+
+
+def prepare_streams() -> None:
+    """Let standard output and error take any text, whatever their encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=REPLACED)
+
+
+def drop_output() -> None:
+    """Send what is still to be printed nowhere, so that the interpreter does not complain of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, or none with a handle
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON to standard output, in escapes where its encoding lacks a letter."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)
 
 
 def output() -> Console:
@@ -37,5 +84,7 @@ def fail(text: str) -> None:
 def _line(stream: Any, text: str, style: str | None) -> None:
     from rich.console import Console
 
+    if stream is None:  # closed before the program began; rich would take standard output instead
+        return
     # soft_wrap leaves long lines to the terminal, so that paths and commands can be copied whole.
     Console(file=stream).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from vlmadapt.cli.console import fail, say
-from vlmadapt.cli.options import DataArgument, Root, SplitSeed
+from vlmadapt.cli.options import DataArgument, command
+from vlmadapt.experiments.options import CheckOptions
 
 commands = typer.Typer(name="data", help="Look at data sets.", no_args_is_help=True)
 
@@ -16,14 +17,17 @@ def _group() -> None:
 
 
 @commands.command()
-def check(data: DataArgument, root: Root = None, split_seed: SplitSeed = 0) -> None:
-    """Read every picture of a data set and say what is wrong: missing, unreadable, in two splits, empty classes.
+@command(CheckOptions)
+def check(data: DataArgument, options: CheckOptions) -> None:
+    """Read every picture of a data set and say what is wrong: missing, unreadable, twice, left out.
 
     Exit code 0 when nothing is, 1 otherwise.
     """
     from vlmadapt.data import check_dataset
 
-    report = check_dataset(data, seed=split_seed, root=root)
+    report = check_dataset(
+        data, options.split_seed, options.root, domain=options.domain, test_domain=options.test_domain
+    )
     *findings, verdict = report.lines()
     for line in findings:
         say(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlmadapt.cli.compare import report_comparison
 from vlmadapt.cli.console import note, say
 from vlmadapt.cli.options import command
-from vlmadapt.experiments.options import METHODS, DemoOptions
+from vlmadapt.experiments.options import METHODS, CompareOptions, DemoOptions
 
 DATA = "clipart"
 ADAPTERS = METHODS
@@ -24,38 +24,41 @@ def demo(options: DemoOptions) -> None:
     from vlmadapt.experiments import front
     from vlmadapt.experiments.single import describe_run
     from vlmadapt.experiments.store import FitKey, FolderFits
+    from vlmadapt.provenance.place import hold
     from vlmadapt.provenance.settings import Method
     from vlmadapt.reporting.explanation import draw_prediction
 
     out = options.out
     dataset = front.open_dataset(DATA, options)
-    encoder = front.open_encoder(options)
     extraction = front.extraction_of(options)
-    fits = FolderFits(out / "fits")
-    results = front.compare(
-        dataset,
-        adapters=ADAPTERS,
-        shots=SHOTS,
-        seeds=options.seeds,
-        out=out,
-        keep_fits=True,
-        encoder=encoder,
-        cache=options.cache,
-        no_cache=options.no_cache,
-        report=note,
-    )
-    report_comparison(results, out)
+    with hold(out):
+        encoder = front.open_encoder(options)
+        fits = FolderFits(out / "fits")
+        asked = CompareOptions(
+            adapters=ADAPTERS,
+            shots=SHOTS,
+            seeds=options.seeds,
+            out=out,
+            keep_fits=True,
+            overwrite=options.overwrite,
+            encoder=encoder,
+            cache=options.cache,
+            no_cache=options.no_cache,
+            report=note,
+        )
+        results = front.comparison(dataset, asked, kind="demo")
+        report_comparison(results, out)
 
-    key = FitKey(SAVED, SHOTS[-1], 0)
-    split = sample_shots(dataset, key.shots, key.seed)
-    method, config, measures = Method(SAVED, SAVED), results.methods[SAVED], fits.measures(key)
-    run = describe_run(dataset, DataSource(DATA), encoder, split, method, config, extraction, measures)
-    classifier = Classifier(fits.get(key, encoder), encoder, run)
-    folder = classifier.save(out / "classifier")
-    sample = dataset.test[0]
-    prediction = classifier.predict([sample.path], votes=5, extraction=extraction)[0]
-    evidence = draw_prediction(prediction, out / "evidence.png")
-    fits.remove()
+        key = FitKey(SAVED, SHOTS[-1], 0)
+        split = sample_shots(dataset, key.shots, key.seed)
+        method, config, measures = Method(SAVED, SAVED), results.methods[SAVED], fits.measures(key)
+        run = describe_run(dataset, DataSource(DATA), encoder, split, method, config, extraction, measures)
+        classifier = Classifier(fits.get(key, encoder), encoder, run)
+        folder = classifier.save(out / "classifier")
+        sample = dataset.test[0]
+        prediction = classifier.predict([sample.path], votes=5, extraction=extraction)[0]
+        evidence = draw_prediction(prediction, out / "evidence.png")
+        fits.remove(results)
     say(f"evidence: {evidence} (a test picture beside the support pictures that decided)")
     say(f"classifier: {folder} ({SAVED}, {key.shots} shots)", "green")
     say("Use it on a picture of your own:")

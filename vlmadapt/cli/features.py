@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, say
 from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import FeaturesOptions
 
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.data import Dataset, Extraction
+    from vlmadapt.provenance.about import About
+
 FORMAT = 1  # of the file written
+SPLITS = ("train", "val", "test")
 
 
 @command(FeaturesOptions)
@@ -18,36 +26,68 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
     negative_text (a normalised row a class); names, paths and the encoder are in its metadata.
     """
-    import torch
-
-    from vlmadapt.data.types import SPLITS
     from vlmadapt.experiments import front
-    from vlmadapt.experiments.features import ClassTexts
+    from vlmadapt.experiments.folders import describe, refuse_inside
+    from vlmadapt.provenance.place import hold_file
+
+    dataset = front.open_dataset(data, options)
+    path = options.out or Path(f"features-{dataset.name}.safetensors")
+    refuse_inside(data, {"--out": path}, files=True)
+    refuse_inside(data, {"--cache": options.cache})
+    settings = {"views": options.views, "precision": options.precision, "templates": dataset.templates}
+    with hold_file(path):
+        if not options.overwrite:
+            _refuse_other(path, describe("features", dataset, settings))
+        note(dataset.describe())
+        encoder = front.open_encoder(options)
+        about = describe("features", dataset, settings, encoder)
+        if not options.overwrite:
+            _refuse_other(path, about)
+        _write(path, dataset, encoder, front.extraction_of(options), about)
+    count = sum(len(dataset.split(split)) for split in SPLITS)
+    say(f"{path}: features [{encoder.width}] of {count:,} pictures and {len(dataset.class_names)} classes")
+
+
+def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extraction, about: About) -> None:
+    from vlmadapt.experiments.features import ClassTexts, FeatureTable
     from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
     from vlmadapt.files import write_tensors
     from vlmadapt.provenance.versions import versions
 
-    dataset = front.open_dataset(data, options, note)
-    encoder = front.open_encoder(options)
-    extraction = front.extraction_of(options)
     texts = ClassTexts(encoder, dataset)
     tensors = {"text": texts.features, "negative_text": texts.negative_features}
     for split in SPLITS:
-        samples = dataset.split(split)
-        paths = [sample.path for sample in samples]
-        tensors[split] = extraction.extract(encoder, paths, options.views if split == "train" else 1)
-        tensors[f"{split}_labels"] = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        pictures = dataset.split(split)
+        samples = FeatureTable(encoder, pictures, extraction, extraction.views if split == "train" else 1).of(pictures)
+        tensors[split], tensors[f"{split}_labels"] = samples.features, samples.labels
     metadata = {
         "format": FORMAT,
         "class_names": list(dataset.class_names),
         "paths": {split: [dataset.key(sample) for sample in dataset.split(split)] for split in SPLITS},
         "dataset": describe_dataset(dataset),
         "encoder": describe_encoder(encoder),
-        "views": options.views,
-        "precision": options.precision,
+        "views": extraction.views,
+        "precision": extraction.precision,
+        "pictures": about.pictures,
         "versions": versions(),
     }
-    texts_of = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
-    write_tensors(options.out, tensors, texts_of)
-    count = sum(len(dataset.split(split)) for split in SPLITS)
-    say(f"{options.out}: features [{encoder.width}] of {count:,} pictures and {len(dataset.class_names)} classes")
+    write_tensors(path, tensors, {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
+
+
+def _refuse_other(path: Path, about: About) -> None:
+    """Raise :class:`InputError` when ``path`` holds other features than those of ``about``, or anything else."""
+    from vlmadapt.errors import FileError, InputError
+    from vlmadapt.files import read_metadata
+    from vlmadapt.provenance.about import About
+
+    if not path.exists():
+        return
+    way_out = "name another file with --out, or pass --overwrite to replace it"
+    try:
+        found = {name: json.loads(value) for name, value in read_metadata(path).items()}
+        data, encoder = found["dataset"], found["encoder"]["fingerprint"]
+        settings = {"templates": data["templates"], **{name: found[name] for name in ("views", "precision")}}
+        known = About("features", data["name"], data["split_hash"], found.get("pictures"), encoder, settings)
+    except (FileError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a file of vlmadapt features: {way_out}.") from error
+    about.refuse_other(known, path, way_out)

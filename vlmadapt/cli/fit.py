@@ -26,11 +26,16 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     """
     from vlmadapt.classifier import DataSource
     from vlmadapt.experiments import front
+    from vlmadapt.experiments.folders import places_of, refuse_inside
+    from vlmadapt.provenance.place import hold
 
     dataset = front.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
-    source = DataSource.of(data, options.split_seed, options.root)
-    classifier = front.fit(dataset, source=source, report=note, options=replace(options, out=folder))
+    source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
+    options = replace(options, source=source, report=note, out=folder)
+    refuse_inside(data, places_of(options))
+    with hold(folder):
+        classifier = front.fit.with_options(dataset, options)
     report_fit(classifier, folder)
 
 
@@ -66,13 +71,15 @@ def evaluate(
     options: EvaluateOptions,
 ) -> None:
     """Accuracy of a saved classifier on the test split, as a table, results.json, results.csv and by_class.csv."""
+    from vlmadapt.classifier import read_run
     from vlmadapt.experiments import front
+    from vlmadapt.experiments.folders import EVALUATED
     from vlmadapt.reporting.table import protocol_table, show
 
-    found = front.evaluate(run, data, report=note, options=replace(options, out=None))
-    folder = options.out or run / f"eval-{found.results.dataset['name']}"
+    dataset = front.test_data(read_run(run), data, options)
+    folder = options.out or run / f"eval-{dataset.name}"
+    found = front.evaluate.with_options(run, dataset, options=replace(options, report=note, out=folder))
     show(protocol_table(found.results), output())
-    paths = found.save(folder)
     worst = sorted((line for line in found.by_class if line[2] is not None), key=lambda line: line[2] or 0.0)[:3]
     say("hardest classes: " + ", ".join(f"{name} {100 * (share or 0):.0f} %" for name, _, share in worst))
-    say("written: " + ", ".join(map(str, paths)))
+    say("written: " + ", ".join(str(folder / name) for name in EVALUATED))

@@ -8,18 +8,17 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from vlmadapt.experiments.options import Options
 from vlmadapt.options import OptionSet, offered
 
 DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A built-in set (clipart, mnist5k, textile3, tuxphotos), a folder of class folders, a .csv or .jsonl "
+        help="A built-in set such as clipart (see vlmadapt data list), a folder of class folders, a .csv or .jsonl "
         "file, a split_zhou_*.json file, or a benchmark's name with --root.",
         show_default=False,
     ),
@@ -39,22 +38,9 @@ def option(of: Field[Any]) -> Any:
     )
 
 
-def _shared(name: str) -> Any:
-    return option(Options.__dataclass_fields__[name])
-
-
-Root = Annotated[Optional[Path], _shared("root")]  # noqa: UP045
-SplitSeed = Annotated[int, _shared("split_seed")]
-BatchSize = Annotated[int, _shared("batch_size")]
-Device = Annotated[str, _shared("device")]
-Download = Annotated[bool, _shared("download")]
-Cache = Annotated[Optional[Path], _shared("cache")]  # noqa: UP045
-NoCache = Annotated[bool, _shared("no_cache")]
-
-
 def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command of a function whose last parameter is ``options``: it gets an option for each field."""
-    known = list(offered(options))
+    known = [each for each in offered(options) if not each.metadata.get("python")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
@@ -79,7 +65,7 @@ def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callabl
 
 def _parameter(of: Field[Any]) -> inspect.Parameter:
     default = of.metadata.get("command", of.default)
-    if "commas" in of.metadata:
+    if "commas" in of.metadata and default is not None:
         default = ",".join(map(str, default))
     if default is MISSING:
         kind, default = of.metadata["type"], inspect.Parameter.empty
@@ -94,6 +80,8 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
 
 def _value(of: Field[Any], given: Any) -> Any:
     """What the command line gave, as Python takes it."""
+    if of.metadata.get("commas") and given is None:
+        return None
     if of.metadata.get("commas") == "numbers":
         return numbers("--" + of.name, given)
     if of.metadata.get("commas") == "names":

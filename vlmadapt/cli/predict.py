@@ -2,65 +2,75 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmadapt.cli.console import output, say
+from vlmadapt.cli.console import fail, output, print_json, say
 from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import BatchSize, Device, pick_device
+from vlmadapt.cli.options import command, pick_device
+from vlmadapt.experiments.options import PredictOptions
 
 if TYPE_CHECKING:
     from vlmadapt.classifier import Prediction
+    from vlmadapt.experiments.predict import Failure
 
 
+@command(PredictOptions)
 def predict(
     run: RunArgument,
     pictures: Annotated[
         list[Path], typer.Argument(metavar="PICTURE|FOLDER...", help="Pictures to classify.", show_default=False)
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes to list for each picture.")] = 3,
-    explain: Annotated[bool, typer.Option("--explain", help="Name the cached support pictures that voted.")] = False,
-    votes: Annotated[int, typer.Option(min=1, help="Support pictures to name.")] = 5,
-    explain_picture: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="PNG", help="Draw one picture beside its support pictures."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    batch_size: BatchSize = 64,
-    device: Device = "auto",
+    options: PredictOptions,
 ) -> None:
-    """Classify pictures with a saved classifier."""
-    from vlmadapt.classifier import Classifier, read_run
+    """Classify pictures with a saved classifier.
+
+    A picture that cannot be read is named on standard error and costs no other. Exit code 0 when every picture has a
+    result, 1 when some have, 2 when none has.
+    """
+    from vlmadapt.classifier import Classifier, Prediction, read_run
     from vlmadapt.data import Extraction
     from vlmadapt.errors import InputError
+    from vlmadapt.experiments.folders import refuse_inside
+    from vlmadapt.experiments.predict import Failure, predict_each
+    from vlmadapt.provenance.place import hold_file
+    from vlmadapt.reporting.explanation import draw_prediction
 
     paths = _pictures(pictures)
-    if explain_picture is not None and len(paths) != 1:
+    drawing = options.explain_picture
+    if drawing is not None and len(paths) != 1:
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
-    precision = read_run(run).precision
-    classifier = Classifier.load(run, device=pick_device(device))
-    extraction = Extraction(batch_size=batch_size, precision=precision)
-    wanted = votes if explain or explain_picture is not None else 0
-    predictions = classifier.predict(paths, top=top, votes=wanted, extraction=extraction)
-    if as_json:
-        print(json.dumps([_as_json(prediction) for prediction in predictions], indent=2, ensure_ascii=False))
-    else:
-        for prediction in predictions:
-            _print(prediction, explain)
-    if explain_picture is not None:
-        from vlmadapt.reporting.explanation import draw_prediction
-
-        draw_prediction(predictions[0], explain_picture)
-        if not as_json:
-            say(f"drawn: {explain_picture}", "green")
+    known = read_run(run)
+    refuse_inside(known.data.source and known.data.source.spec, {"--explain-picture": drawing}, files=True)
+    with nullcontext() if drawing is None else hold_file(drawing):
+        classifier = Classifier.load(run, device=pick_device(options.device))
+        extraction = Extraction(batch_size=options.batch_size, precision=known.precision)
+        wanted = options.votes if options.explain or drawing is not None else 0
+        results: list[Prediction | Failure] = []
+        for result in predict_each(classifier, paths, extraction, options.top, wanted):
+            results.append(result)
+            if isinstance(result, Failure):
+                fail(result.reason)
+                continue
+            if drawing is not None:
+                draw_prediction(result, drawing)
+            if not options.as_json:
+                _print(result, options.explain)
+    if options.as_json:
+        print_json([_as_json(result) for result in results])
+    elif drawing is not None and isinstance(results[0], Prediction):
+        say(f"drawn: {drawing}", "green")
+    failed = sum(isinstance(result, Failure) for result in results)
+    if failed:
+        raise typer.Exit(1 if failed < len(results) else 2)
 
 
 def _pictures(given: list[Path]) -> list[Path]:
-    from vlmadapt.data.folder import list_images
+    from vlmadapt.data.walk import list_images
     from vlmadapt.errors import FileError
 
     paths: list[Path] = []
@@ -90,7 +100,11 @@ def _print(prediction: Prediction, explain: bool) -> None:
     say("")
 
 
-def _as_json(prediction: Prediction) -> dict[str, Any]:
+def _as_json(prediction: Prediction | Failure) -> dict[str, Any]:
+    from vlmadapt.experiments.predict import Failure
+
+    if isinstance(prediction, Failure):
+        return {"picture": str(prediction.path), "error": prediction.reason, "classes": []}
     return {
         "picture": str(prediction.path),
         "classes": [{"name": name, "probability": chance} for name, chance in prediction.classes],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def tune(options: TuneOptions) -> None:
     """
     from vlmadapt.generative import front
 
-    front.tune(report=note, progress=True, finish=report_tuning, options=options)
+    front.tune.with_options(replace(options, report=note, progress=True, finish=report_tuning))
 
 
 def report_tuning(results: TuningResults, records: RecordSet, folder: Path) -> None:

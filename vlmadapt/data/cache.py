@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import FileError
-from vlmadapt.files import check_format, read_tensors, write_tensors
+from vlmadapt.files import check_format, read_tensors, remove_leftovers, write_tensors
 
 FORMAT = "1"
 
@@ -86,6 +86,7 @@ class FeatureCache:
             "features": features.to(torch.float32).contiguous(),
         }
         metadata = {"format": FORMAT, "recipe": recipe.text(), "sha256": _checksum(tensors)}
+        remove_leftovers(self._folder(recipe))
         try:
             write_tensors(self._folder(recipe) / f"{name}.safetensors", tensors, metadata)
         except FileError as error:

@@ -19,6 +19,7 @@ from torch import Tensor
 from vlmadapt import version
 from vlmadapt.data.cache import FeatureCache, Recipe
 from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.modes import usual
 from vlmadapt.pictures import decode, encode
 from vlmadapt.progress import track
 
@@ -42,6 +43,7 @@ class ImageEncoder(Protocol):
     def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor: ...
 
 
+@usual()
 def extract_features(
     encoder: ImageEncoder,
     paths: Sequence[str | Path],
@@ -139,6 +141,7 @@ def view_seed(digest: str, seed: int, view: int) -> int:
     return int.from_bytes(mixed[:8], "big") >> 1
 
 
+@usual()
 def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int) -> Tensor:
     """Pixels ``[views, 3, H, W]`` of one picture."""
     with naming_file(path, "read"):

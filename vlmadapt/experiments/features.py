@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,16 @@ from torch import Tensor
 
 from vlmadapt.adapters import negative_templates
 from vlmadapt.backbones import class_text_features
+from vlmadapt.files import sha256_of_file
+from vlmadapt.provenance.identity import Difference, difference
+from vlmadapt.training import Samples
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
+
+
+CONTENT = "picture_content"
 
 
 def identity_of(
@@ -25,18 +32,38 @@ def identity_of(
     adapter: str,
     config: Mapping[str, Any],
     extraction: Extraction,
+    pictures: str,
 ) -> dict[str, Any]:
-    """What decides a fit, apart from the code: plain JSON, kept beside whatever can be resumed."""
+    """What decides a fit, apart from the code: plain JSON, kept beside whatever can be resumed.
+
+    pictures: :func:`pictures_hash` of ``split``.
+    """
     return {
         "adapter": adapter,
         "config": config,
         "split_hash": split.split_hash,
+        CONTENT: pictures,
         "class_names": list(dataset.class_names),
         "templates": list(dataset.templates),
         "encoder": encoder.fingerprint,
         "views": extraction.views,
         "precision": extraction.precision,
     }
+
+
+def changed(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Difference | None:
+    """What differs between two identities: the pictures' content last, which 0.1.0 did not note."""
+    before = {CONTENT: identity.get(CONTENT), **stored}
+    rest = difference({**before, CONTENT: None}, {**identity, CONTENT: None})
+    return rest or difference(before, identity)
+
+
+def pictures_hash(samples: Iterable[Sample]) -> str:
+    """sha256 (hex) over the content of pictures, in their order: two data sets may have equal file names.
+
+    Raises :class:`FileError` naming a file that cannot be read.
+    """
+    return hashlib.sha256("".join(sha256_of_file(sample.path) for sample in samples).encode()).hexdigest()
 
 
 class FeatureTable:
@@ -47,24 +74,23 @@ class FeatureTable:
         self._row = {path: row for row, path in enumerate(paths)}
         self._features = extraction.extract(encoder, paths, views) if paths else torch.empty(0, encoder.width)
 
-    def of(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Features ``[n, D]`` and labels ``[n]`` int64 of ``samples``."""
+    def of(self, samples: Sequence[Sample]) -> Samples:
+        """The features and labels of ``samples``, in their order."""
         rows = torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
-        return self._features[rows], torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+        return Samples.of(self._features[rows], labels)
 
 
 @dataclass(frozen=True)
 class FewShotFeatures:
-    """What a fit may see: training features ``[n, D]`` with labels ``[n]`` and the same for validation."""
+    """What a fit may see; ``val`` is None without validation pictures."""
 
-    train: Tensor
-    train_labels: Tensor
-    val: Tensor
-    val_labels: Tensor
+    train: Samples
+    val: Samples | None
 
     @classmethod
     def of(cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable) -> FewShotFeatures:
-        return cls(*train.of(split.train), *val.of(split.val))
+        return cls(train.of(split.train), val.of(split.val) if split.val else None)
 
 
 class ClassTexts:

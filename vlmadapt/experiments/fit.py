@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from vlmadapt.adapters import ADAPTERS, create_adapter
 from vlmadapt.experiments.features import ClassTexts, FewShotFeatures
+from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import Method
 
@@ -60,28 +59,23 @@ def fit(
 
     ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
     """
-    has_val = len(data.val_labels) > 0
-    with PeakMemory(data.train.device) as peak:
+    train, val = data.train, data.val
+    with PeakMemory(train.features.device) as peak:
         start = time.perf_counter()
         adapter.fit(
-            data.train,
-            data.train_labels,
-            data.val if has_val else None,
-            data.val_labels if has_val else None,
+            train.features,
+            train.labels,
+            None if val is None else val.features,
+            None if val is None else val.labels,
             seed=seed,
             checkpoint_dir=checkpoint_dir,
             progress=progress,
         )
         seconds = time.perf_counter() - start
     return Measures(
-        val_accuracy=accuracy(adapter, data.val, data.val_labels) if has_val else None,
+        val_accuracy=None if val is None else measure(adapter.logits(val.features), val.labels)[MAIN],
         fit_seconds=seconds,
         peak_memory_mib=peak.mib,
         trainable_parameters=adapter.trainable_parameters(),
         selected=adapter.hyperparameters(),
     )
-
-
-def accuracy(adapter: Adapter, features: Tensor, labels: Tensor) -> float:
-    """Share of ``features [B, D]`` whose predicted class is ``labels [B]``."""
-    return float((adapter.predict(features).cpu() == labels.cpu()).double().mean())

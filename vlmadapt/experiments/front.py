@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
-from vlmadapt.classifier import Classifier, DataSource, read_run
+from vlmadapt.classifier import Classifier, DataSource, Run, read_run
 from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import InputError
-from vlmadapt.experiments import single
+from vlmadapt.experiments import folders, single
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
-from vlmadapt.experiments.protocol import run_protocol
+from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.store import FolderFits
+from vlmadapt.modes import usual
 from vlmadapt.options import with_options
+from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
@@ -23,108 +27,210 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.results import ProtocolResults
 
 Data = str | Path | Dataset
-Report = Callable[[str], None]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
-@with_options(FitOptions)
-def fit(
-    data: Data, *, source: DataSource | None = None, report: Report | None = None, options: FitOptions
-) -> Classifier:
+class OnData(Protocol[Given, Result]):
+    """A function of data; its keyword arguments are the fields of its options."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(self, data: Data, *args: Given.args, **options: Given.kwargs) -> Result: ...
+
+
+class OnClassifier(Protocol[Given, Result]):
+    """The same of a classifier, and of data that may be left out."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(
+        self,
+        classifier: str | Path | Classifier,
+        data: Data | None = None,
+        *args: Given.args,
+        **options: Given.kwargs,
+    ) -> Result: ...
+
+
+def _on_data(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnData[Given, Result]]:
+    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    return decorator
+
+
+def _on_classifier(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnClassifier[Given, Result]]:
+    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    return decorator
+
+
+@_on_data(FitOptions)
+@usual(grad=True)
+def fit(data: Data, options: FitOptions) -> Classifier:
     """Fit a classifier on a few pictures a class; with ``out``, save it there, resumably.
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set. source: where a data set came from, so that
-        :func:`evaluate` finds it again. report: called with a line about the data.
+    data: what :func:`vlmadapt.load_dataset` takes, or a data set.
     Hyper-parameters and epochs are chosen on validation pictures; the test split is not read.
     Raises :class:`InputError` for a bad argument or a folder that holds something else, before any slow work.
     """
     method = Method(options.adapter, options.adapter, options.settings or {})
+    folders.refuse_inside(data, folders.places_of(options))
     dataset = open_dataset(data, options)
-    folder = None if options.out is None else single.claim_folder(options.out, options.resume, options.overwrite)
-    if report is not None:
-        report(dataset.describe())
+    source = options.source
     if source is None and not isinstance(data, Dataset):
-        source = DataSource.of(str(data), options.split_seed, options.root)
-    return single.fit_classifier(
-        open_encoder(options),
-        dataset,
-        source,
-        method,
-        options.shots,
-        options.seed,
-        folder,
-        extraction_of(options),
-        resume=options.resume,
-        allow_short=options.allow_short,
-    )
+        source = DataSource.of(str(data), options.split_seed, options.root, options.domain, options.test_domain)
+    with _held(options.out) as place:
+        if place is not None:
+            single.claim_folder(place, options.resume, options.overwrite)
+        if options.report is not None:
+            options.report(dataset.describe())
+        return single.fit_classifier(
+            open_encoder(options),
+            dataset,
+            source,
+            method,
+            options.shots,
+            options.seed,
+            options.out,
+            extraction_of(options),
+            resume=options.resume,
+            allow_short=options.allow_short,
+        )
 
 
-@with_options(CompareOptions)
-def compare(data: Data, *, report: Report | None = None, options: CompareOptions) -> ProtocolResults:
+@_on_data(CompareOptions)
+def compare(data: Data, options: CompareOptions) -> ProtocolResults:
     """Compare adapters over shots and seeds under one protocol (:func:`vlmadapt.experiments.protocol.run_protocol`).
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set. report: called with a line about the data and after
-        each fit. With ``out``, ``results.json`` and ``results.csv`` are written there, and finished fits wait there for
-        an interrupted call to be repeated.
-    Raises :class:`InputError` for a bad argument, before any picture is read.
+    data: what :func:`vlmadapt.load_dataset` takes, or a data set. With ``out``, ``results.json`` and ``results.csv``
+        are written there, and finished fits wait there for an interrupted call to be repeated.
+    Raises :class:`InputError` for a bad argument, and for a folder that another run holds, that is of another run, or
+    that has fits which this one would not have, before any picture is read.
     """
-    dataset = open_dataset(data, options, report)
-    fits = None if options.out is None else FolderFits(options.out / "fits")
-    results = run_protocol(
-        open_encoder(options),
-        dataset,
-        options.adapters,
-        options.shots,
-        range(options.seeds),
-        extraction=extraction_of(options),
-        fits=fits,
-        report=report,
-        allow_short=options.allow_short,
-    )
-    if options.out is not None:
-        results.save(options.out)
-    if fits is not None and not options.keep_fits:
-        fits.remove()
+    return comparison(data, options)
+
+
+@usual(grad=True)
+def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> ProtocolResults:
+    """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
+    folders.refuse_inside(data, folders.places_of(options))
+    dataset = _announced(data, options)
+    extraction = extraction_of(options)
+    methods = list(check_plan(options.adapters, options.shots, range(options.seeds)).values())
+    with _held(options.out) as place:
+        if place is None:
+            return _run(dataset, open_encoder(options), extraction, methods, options)
+        settings = {"views": options.views, "precision": options.precision, "templates": dataset.templates}
+        asked = methods, options.shots, range(options.seeds), options.overwrite
+        folders.claim_results(place, folders.describe(kind, dataset, settings), *asked)
+        encoder = open_encoder(options)
+        about = folders.describe(kind, dataset, settings, encoder)
+        replacing = folders.claim_results(place, about, *asked)
+        fits = FolderFits(place.folder / "fits")
+
+        def ready() -> None:
+            if options.overwrite and not place.begun:
+                shutil.rmtree(fits.root, ignore_errors=True)
+            place.begin(about, replacing)
+
+        results = _run(dataset, encoder, extraction, methods, options, fits, ready)
+        results.save(place.folder)
+        folders.finish_results(place, about)
+        if not options.keep_fits:
+            fits.remove(results)
     return results
 
 
-@with_options(EvaluateOptions)
+def _run(
+    dataset: Dataset,
+    encoder: Encoder,
+    extraction: Extraction,
+    methods: Sequence[Method],
+    options: CompareOptions,
+    fits: FolderFits | None = None,
+    ready: Callable[[], None] | None = None,
+) -> ProtocolResults:
+    return run_protocol(
+        encoder,
+        dataset,
+        methods,
+        options.shots,
+        range(options.seeds),
+        extraction=extraction,
+        fits=fits,
+        report=options.report,
+        allow_short=options.allow_short,
+        ready=ready,
+    )
+
+
+@_on_classifier(EvaluateOptions)
+@usual(grad=True)
 def evaluate(
-    classifier: str | Path | Classifier,
-    data: Data | None = None,
-    *,
-    report: Report | None = None,
-    options: EvaluateOptions,
+    classifier: str | Path | Classifier, data: Data | None = None, *, options: EvaluateOptions
 ) -> single.Evaluation:
     """Test accuracy of a classifier, or of the one saved in a folder; with ``out``, written there.
 
-    data: other data with the same classes; by default what it was fitted on. report: called with a line about the data.
+    data: other data with the same classes; by default what it was fitted on.
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
+    folder = None if isinstance(classifier, Classifier) else Path(classifier)
     run = classifier.run if isinstance(classifier, Classifier) else read_run(classifier)
-    if data is None:
-        if run.data.source is None:
-            raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
-        data = run.data.source.load()
-    dataset = open_dataset(data, options, report)
-    if not isinstance(classifier, Classifier):
-        classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
-    # Test pictures are taken as they are, in the precision the classifier was fitted in.
-    extraction = replace(extraction_of(options), precision=run.precision)
-    found = single.evaluate(classifier, dataset, extraction)
-    if options.out is not None:
-        found.save(options.out)
+    dataset = test_data(run, data, options)
+    if options.report is not None:
+        options.report(dataset.describe())
+    with _held(options.out) as place:
+        if place is not None:
+            own = folder is not None and folder.resolve() == place.folder.resolve().parent
+            about = folders.describe_evaluation(dataset, run, own)
+            place.claim(about, options.overwrite, folders.EVALUATED)
+        if not isinstance(classifier, Classifier):
+            classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
+        # Test pictures are taken as they are, in the precision the classifier was fitted in.
+        extraction = replace(extraction_of(options), precision=run.precision)
+        found = single.evaluate(classifier, dataset, extraction)
+        if place is not None:
+            place.begin(about)
+            found.save(place.folder)
     return found
 
 
-def open_dataset(data: Data, options: Options, report: Report | None = None) -> Dataset:
-    dataset = data if isinstance(data, Dataset) else _load(data, options)
-    if report is not None:
-        report(dataset.describe())
+def test_data(run: Run, data: Data | None, options: EvaluateOptions) -> Dataset:
+    """``data``, by default what a classifier was fitted on.
+
+    Raises :class:`InputError` when that is not known, and when the results would be written into it.
+    """
+    if data is not None:
+        folders.refuse_inside(data, folders.places_of(options))
+        return open_dataset(data, options)
+    source = run.data.source
+    if source is None:
+        raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
+    folders.refuse_inside(source.spec, folders.places_of(options))
+    return source.load(options.domain, options.test_domain)
+
+
+def _held(out: Path | None) -> AbstractContextManager[Place | None]:
+    return nullcontext() if out is None else hold(out)
+
+
+def open_dataset(data: Data, options: Options) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    return load_dataset(
+        data,
+        seed=options.split_seed,
+        root=options.root,
+        templates=options.templates or None,
+        domain=options.domain,
+        test_domain=options.test_domain,
+    )
+
+
+def _announced(data: Data, options: Options) -> Dataset:
+    dataset = open_dataset(data, options)
+    if options.report is not None:
+        options.report(dataset.describe())
     return dataset
-
-
-def _load(spec: str | Path, options: Options) -> Dataset:
-    return load_dataset(spec, seed=options.split_seed, root=options.root, templates=options.templates or None)
 
 
 def open_encoder(options: Options) -> Encoder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,6 +11,7 @@ from vlmadapt.options import OptionSet, says
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
+    from vlmadapt.classifier import DataSource
     from vlmadapt.provenance.settings import Method
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
@@ -36,6 +37,13 @@ class Options(OptionSet):
             type=list[str],
         ),
     )
+    domain: str | None = field(
+        default=None,
+        metadata=says("The one folder to take, where folders of domains hold the same classes.", type=str),
+    )
+    test_domain: str | None = field(
+        default=None, metadata=says("Another domain to test on, or others for all the others.", type=str)
+    )
     allow_short: bool = field(default=False, metadata=says("Let a class have fewer pictures than shots."))
     views: int = field(
         default=1,
@@ -49,6 +57,14 @@ class Options(OptionSet):
         default=None, metadata=says("Folder of the feature cache.", type=Path, shown="the user's")
     )
     no_cache: bool = field(default=False, metadata=says("Neither read nor write the feature cache."))
+    report: Callable[[str], None] | None = field(
+        default=None, metadata=says("Called with a line about the data, and after each fit of several.", python=True)
+    )
+
+
+def all_but(*names: str) -> tuple[str, ...]:
+    """The shared options without ``names``: for a command that takes few of them."""
+    return tuple(each.name for each in fields(Options) if each.name not in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +83,9 @@ class FitOptions(Options):
     )
     resume: bool = field(default=False, metadata=says("Go on with an interrupted fit."))
     overwrite: bool = field(default=False, metadata=says("Replace the classifier in the folder."))
+    source: DataSource | None = field(
+        default=None, metadata=says("Where a data set came from, so that evaluate finds it again.", python=True)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,33 +99,29 @@ class CompareOptions(Options):
     )
     seeds: int = field(default=3, metadata=says("How many seeds, from 0.", least=1))
     out: Path | None = field(
-        default=None, metadata=says("Folder of the results.", type=Path, command=Path("runs/compare"))
+        default=None, metadata=says("Folder of the results.", type=Path, shown="runs/compare-DATA")
     )
     keep_fits: bool = field(default=False, metadata=says("Keep the fitted adapters in OUT/fits."))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    without: ClassVar = (
-        "root",
-        "split_seed",
-        "templates",
-        "allow_short",
-        "views",
-        "batch_size",
-        "precision",
-        "download",
-    )
+    without: ClassVar = all_but("encoder", "device", "cache", "no_cache")
 
     out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesOptions(Options):
     without: ClassVar = ("allow_short",)
 
-    out: Path = field(default=Path("features.safetensors"), metadata=says("File to write."))
+    out: Path | None = field(
+        default=None, metadata=says("File to write.", type=Path, shown="features-DATA.safetensors")
+    )
+    overwrite: bool = field(default=False, metadata=says("Replace a file of other features."))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,3 +129,36 @@ class EvaluateOptions(Options):
     without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
 
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    without: ClassVar = all_but("batch_size", "device")
+
+    top: int = field(default=3, metadata=says("Classes to list for each picture.", least=1))
+    explain: bool = field(default=False, metadata=says("Name the cached support pictures that voted."))
+    votes: int = field(default=5, metadata=says("Support pictures to name.", least=1))
+    explain_picture: Path | None = field(
+        default=None, metadata=says("Draw one picture beside its support pictures.", type=Path, metavar="PNG")
+    )
+    as_json: bool = field(default=False, metadata=says("Print JSON.", flag="--json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    without: ClassVar = all_but("root", "split_seed", "domain", "test_domain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphOptions(Options):
+    without: ClassVar = all_but()
+
+    classes: Sequence[str] | None = field(
+        default=None,
+        metadata=says("Classes to draw, by commas.", type=str, commas="names", shown="the pairs pulled apart most"),
+    )
+    top: int = field(default=8, metadata=says("Relations drawn of each kind, and pairs listed.", least=1))
+    out: Path | None = field(
+        default=None, metadata=says("Picture to write, .png or .svg.", type=Path, shown="RUN/graph.png")
+    )

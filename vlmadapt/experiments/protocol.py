@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
-from vlmadapt.experiments.fit import Measures, accuracy, create, fit
+from vlmadapt.experiments import leaks
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
+from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
@@ -33,6 +35,7 @@ def run_protocol(
     fits: MemoryFits | FolderFits | None = None,
     report: Callable[[str], None] | None = None,
     allow_short: bool = False,
+    ready: Callable[[], None] | None = None,
 ) -> ProtocolResults:
     """Compare ``adapters`` on ``dataset``; returns the results, which ``save(folder)`` writes.
 
@@ -45,25 +48,33 @@ def run_protocol(
         interruption; by default they stay in memory and nothing can be resumed.
     report: called with one line after each fit.
     allow_short: a class with fewer training pictures than shots gives all it has, instead of being an error.
+    ready: called when all arguments have been found good, before any picture is read.
 
     Raises :class:`InputError` for a bad argument, before any picture is read.
     """
     extraction = extraction or Extraction()
-    methods = _checked(adapters, shots, seeds)
+    methods = check_plan(adapters, shots, seeds)
+    leaks.require_test(dataset)
     on_short: Literal["error", "all"] = "all" if allow_short else "error"
     splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
     texts = ClassTexts(encoder, dataset)
     configs = {label: plain(create(method, texts).config.as_dict()) for label, method in methods.items()}
+    if ready is not None:
+        ready()
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
+    leaks.warn(dataset, splits.values())
     fits = fits or MemoryFits()
+    lasting = splits if isinstance(fits, FolderFits) else {}
+    contents = {key: pictures_hash((*split.train, *split.val)) for key, split in lasting.items()}
     keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
     measured: dict[FitKey, Measures] = {}
     for number, key in enumerate(keys, start=1):
         split = splits[key.shots, key.seed]
         method, config = methods[key.method], configs[key.method]
-        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction)
+        pictures = contents.get((key.shots, key.seed), "")
+        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures)
         measures = fits.finished(key, {**identity, "versions": versions()})
         if measures is None:
             data = FewShotFeatures.of(split, train, val)
@@ -76,7 +87,7 @@ def run_protocol(
 
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     test = dataset.test
-    features, labels = FeatureTable(encoder, test, extraction).of(test)
+    samples = FeatureTable(encoder, test, extraction).of(test)
     cells = [
         Cell(
             method=key.method,
@@ -84,13 +95,13 @@ def run_protocol(
             shots=key.shots,
             seed=key.seed,
             split_hash=splits[key.shots, key.seed].split_hash,
-            test_accuracy=accuracy(fits.get(key), features, labels),
+            values=measure(fits.get(key).logits(samples.features), samples.labels),
             **asdict(measured[key]),
         )
         for key in keys
     ]
     return ProtocolResults(
-        dataset={**describe_dataset(dataset), "test": len(labels)},
+        dataset={**describe_dataset(dataset), "test": len(test)},
         encoder=describe_encoder(encoder),
         protocol={
             "shots": list(shots),
@@ -123,7 +134,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _checked(adapters: Sequence[str | Method], shots: Sequence[int], seeds: Sequence[int]) -> dict[str, Method]:
+def check_plan(adapters: Sequence[str | Method], shots: Sequence[int], seeds: Sequence[int]) -> dict[str, Method]:
     """Methods by label. Raises :class:`InputError` for an empty or repeated argument."""
     for name, values in (("adapters", adapters), ("shots", shots), ("seeds", seeds)):
         if len(values) == 0:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.provenance.means import load_results, mean_and_deviation, save_results
+from vlmadapt.experiments.measures import MAIN
+from vlmadapt.provenance import means
 
 SELECTION = (
     "Few-shot protocol: every method sees the same sampled training and validation images. Hyper-parameters and the "
@@ -18,26 +19,18 @@ SELECTION = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One fit: a method at one number of shots with one seed. Accuracies are fractions; memory is in MiB."""
+@dataclass(frozen=True, kw_only=True)
+class Cell(means.Cell):
+    """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures."""
 
-    method: str
-    adapter: str
     shots: int
-    seed: int
-    split_hash: str
     val_accuracy: float | None
-    test_accuracy: float
-    trainable_parameters: int
-    fit_seconds: float
-    peak_memory_mib: float
     selected: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method at one number of shots over the seeds; ``std`` is the sample deviation, None with one seed."""
+    """A method at one number of shots over the seeds: one measure's mean and sample deviation (None with one seed)."""
 
     method: str
     shots: int
@@ -67,10 +60,28 @@ class ProtocolResults:
     def shots(self) -> tuple[int, ...]:
         return tuple(sorted({cell.shots for cell in self.cells}))
 
-    def of(self, method: str, shots: int) -> Summary:
-        """Mean and deviation over the seeds; fit time is the mean, memory the largest."""
+    @property
+    def same_draws(self) -> dict[int, list[list[int]]]:
+        """By shots: groups of seeds that drew the same pictures, so that their figures do not tell of the draw."""
+        found: dict[int, list[list[int]]] = {}
+        for count in self.shots:
+            seeds: dict[str, set[int]] = {}
+            for cell in self.cells:
+                if cell.shots == count:
+                    seeds.setdefault(cell.split_hash, set()).add(cell.seed)
+            groups = [sorted(group) for group in seeds.values() if len(group) > 1]
+            if groups:
+                found[count] = sorted(groups)
+        return found
+
+    @property
+    def measures(self) -> list[str]:
+        return means.measures_of(self.cells)
+
+    def of(self, method: str, shots: int, measure: str = MAIN) -> Summary:
+        """Mean and deviation of a measure over the seeds; fit time is the mean, memory the largest."""
         cells = [cell for cell in self.cells if cell.method == method and cell.shots == shots]
-        mean, std = mean_and_deviation([cell.test_accuracy for cell in cells])
+        mean, std = means.mean_over(cells, measure)
         return Summary(
             method=method,
             shots=shots,
@@ -87,28 +98,34 @@ class ProtocolResults:
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
-        value = {**asdict(self), "summary": [asdict(line) for line in self.summary()]}
-        return save_results(folder, value, CSV_HEADER, [self._csv_row(cell) for cell in self.cells])
+        value = {
+            **asdict(self),
+            "cells": [cell.as_json() for cell in self.cells],
+            "same_draws": [{"shots": count, "seeds": groups} for count, groups in self.same_draws.items()],
+            "summary": [asdict(line) for line in self.summary()],
+        }
+        rows = [self._csv_row(cell) for cell in self.cells]
+        return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
 
-    def _csv_row(self, cell: Cell) -> list[Any]:
-        return [
-            self.dataset["name"],
-            self.encoder["name"],
-            self.encoder["fingerprint"],
-            cell.method,
-            cell.shots,
-            cell.seed,
-            cell.test_accuracy,
-            cell.val_accuracy,
-            cell.trainable_parameters,
-            round(cell.fit_seconds, 3),
-            round(cell.peak_memory_mib, 1),
-            cell.split_hash,
-            json.dumps(self.methods[cell.method]),
-            json.dumps(dict(cell.selected)),
-            self.protocol["selection"],
-            *self.versions.values(),
-        ]
+    def _csv_row(self, cell: Cell) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset["name"],
+            "encoder": self.encoder["name"],
+            "encoder_fingerprint": self.encoder["fingerprint"],
+            "method": cell.method,
+            "shots": cell.shots,
+            "seed": cell.seed,
+            **{means.PREFIX + name: value for name, value in cell.values.items()},
+            "val_accuracy": cell.val_accuracy,
+            "trainable_parameters": cell.trainable_parameters,
+            "fit_seconds": round(cell.fit_seconds, 3),
+            "peak_memory_mib": round(cell.peak_memory_mib, 1),
+            "split_hash": cell.split_hash,
+            "config": json.dumps(self.methods[cell.method]),
+            "selected": json.dumps(dict(cell.selected)),
+            "selection_protocol": self.protocol["selection"],
+            **self.versions,
+        }
 
     @classmethod
     def load(cls, folder: str | Path) -> ProtocolResults:
@@ -116,29 +133,6 @@ class ProtocolResults:
 
         def make(value: dict[str, Any]) -> ProtocolResults:
             parts = {name: value[name] for name in ("dataset", "encoder", "protocol", "versions", "methods")}
-            return cls(cells=tuple(Cell(**cell) for cell in value["cells"]), **parts)
+            return cls(cells=tuple(Cell.from_json(cell) for cell in value["cells"]), **parts)
 
-        return load_results(folder, "vlmadapt compare or eval", make)
-
-
-CSV_HEADER = (
-    "dataset",
-    "encoder",
-    "encoder_fingerprint",
-    "method",
-    "shots",
-    "seed",
-    "test_accuracy",
-    "val_accuracy",
-    "trainable_parameters",
-    "fit_seconds",
-    "peak_memory_mib",
-    "split_hash",
-    "config",
-    "selected",
-    "selection_protocol",
-    "vlmadapt",
-    "torch",
-    "python",
-    "platform",
-)
+        return means.load_results(folder, "vlmadapt compare or eval", make)

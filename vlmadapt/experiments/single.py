@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,12 +15,15 @@ from torch import Tensor
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of
+from vlmadapt.experiments import leaks
+from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
+from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
 from vlmadapt.files import read_versioned, write_csv, write_versioned
-from vlmadapt.provenance.identity import difference
+from vlmadapt.provenance.about import About
+from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
 
@@ -32,27 +36,23 @@ FORMAT = 1  # of what UNFINISHED holds
 CHECKPOINTS = "checkpoints"
 
 
-def claim_folder(folder: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
-    """Check that a fit may write to ``folder``, before any slow work.
+def claim_folder(place: Place, resume: bool = False, overwrite: bool = False) -> None:
+    """Check that a fit may write to ``place``, before any slow work.
 
     Raises :class:`InputError` when it holds something else, or a fit that neither ``resume`` nor ``overwrite`` covers.
     """
-    folder = Path(folder)
+    folder = place.folder
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: pass one of them.")
+    place.claim(About("fit"))
     unfinished, finished = (folder / UNFINISHED).exists(), (folder / DESCRIPTION).exists()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (unfinished or finished)):
+    if not (unfinished or finished or place.is_empty()):
         raise InputError(f"{folder} holds other files: choose a new or empty folder with --out.")
     if (unfinished or finished) and not (resume or overwrite):
         state = "an unfinished fit" if unfinished else "a finished fit"
         raise InputError(
             f"{folder} holds {state}: pass --resume to go on, --overwrite to replace it, or another --out."
         )
-    if overwrite:
-        # The old classifier itself stays until the new one replaces it.
-        (folder / UNFINISHED).unlink(missing_ok=True)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return folder
 
 
 def fit_classifier(
@@ -70,35 +70,45 @@ def fit_classifier(
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
 
     An interrupted call leaves checkpoints behind; the same call with ``resume`` ends with the same classifier as one
-    that was never interrupted. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
+    that was never interrupted; without it they are removed, and an older classifier stays until the new one replaces
+    it. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
     split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
+    pictures = pictures_hash((*split.train, *split.val))
     identity = {
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        **identity_of(dataset, split, encoder, method.adapter, config, extraction),
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures),
     }
-    if folder is not None:
-        if resume and _is_finished(folder, identity):
-            return Classifier.load(folder, encoder)
-        write_versioned(folder / UNFINISHED, identity, FORMAT)
-    data = FewShotFeatures.of(
-        split,
-        FeatureTable(encoder, split.train, extraction, extraction.views),
-        FeatureTable(encoder, split.val, extraction),
-    )
-    checkpoints = None if folder is None else folder / CHECKPOINTS
-    measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
-    run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
-    classifier = Classifier(adapter, encoder, replace(run, identity=identity))
-    if folder is not None:
-        classifier.save(folder)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        (folder / UNFINISHED).unlink(missing_ok=True)
+    with nullcontext() if folder is None else hold(folder) as place:
+        if place is not None:
+            if resume and _is_finished(place.folder, identity):
+                return Classifier.load(place.folder, encoder)
+            _begin(place, identity, resume)
+        data = FewShotFeatures.of(
+            split,
+            FeatureTable(encoder, split.train, extraction, extraction.views),
+            FeatureTable(encoder, split.val, extraction),
+        )
+        checkpoints = None if place is None else place.folder / CHECKPOINTS
+        measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
+        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
+        classifier = Classifier(adapter, encoder, replace(run, identity=identity))
+        if place is not None:
+            classifier.save(place.folder)
+            shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)
+            (place.folder / UNFINISHED).unlink(missing_ok=True)
     return classifier
+
+
+def _begin(place: Place, identity: Mapping[str, Any], resume: bool) -> None:
+    if not resume:
+        shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)
+    write_versioned(place.folder / UNFINISHED, identity, FORMAT)
+    place.begun = True  # the file just written, and run.json in the end, say what the folder is of
 
 
 def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
@@ -110,7 +120,7 @@ def _is_finished(folder: Path, identity: Mapping[str, Any]) -> bool:
         stored = read_run(folder).identity or {}
     else:
         return False
-    other = difference(stored, identity)
+    other = changed(stored, identity)
     if other is not None:
         name = other.key.partition(".")[0].replace("_", " ")
         raise InputError(
@@ -152,6 +162,7 @@ def describe_run(
         validation=listed(split.val),
         selection=SELECTION,
         versions=versions(),
+        contents=leaks.contents_of(split),
         **asdict(measures),
     )
 
@@ -165,7 +176,7 @@ class Evaluation(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].test_accuracy
+        return self.results.cells[0].values[MAIN]
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
@@ -180,18 +191,19 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
     run = classifier.run
-    if tuple(dataset.class_names) != classifier.class_names:
-        differing = sorted(set(dataset.class_names) ^ set(classifier.class_names)) or ["their order"]
+    given, aligned = dataset, dataset.with_classes(classifier.class_names)
+    if aligned is None:
+        differing = sorted(set(dataset.class_names) ^ set(classifier.class_names))
         raise InputError(
             f"data set {dataset.name!r} and the classifier have different classes ({', '.join(differing[:5])}): "
             "evaluate on pictures of the classes it was fitted on."
         )
-    _refuse_leak(classifier, dataset)
+    dataset = aligned
     test = dataset.test
-    if not test:
-        raise InputError(f"data set {dataset.name!r} has no test pictures: add some to its test split.")
-    features, labels = FeatureTable(classifier.encoder, test, extraction).of(test)
-    hits = classifier.adapter.predict(features).cpu() == labels
+    leaks.require_test(dataset)
+    leaks.refuse(run, given)
+    samples = FeatureTable(classifier.encoder, test, extraction).of(test)
+    logits = classifier.adapter.logits(samples.features).cpu()
     cell = Cell(
         method=run.method,
         adapter=run.adapter,
@@ -199,7 +211,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        test_accuracy=float(hits.double().mean()),
+        values=measure(logits, samples.labels),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,
@@ -219,22 +231,10 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         methods={cell.method: dict(run.config)},
         cells=(cell,),
     )
-    return Evaluation(results, _by_class(hits, labels, classifier.class_names))
+    return Evaluation(results, _by_class(logits.argmax(-1) == samples.labels, samples.labels, classifier.class_names))
 
 
-def _by_class(hits: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
+def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
     counts = torch.bincount(labels, minlength=len(names)).tolist()
-    right = torch.bincount(labels[hits], minlength=len(names)).tolist()
-    return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, right, strict=True)]
-
-
-def _refuse_leak(classifier: Classifier, dataset: Dataset) -> None:
-    run = classifier.run
-    root = Path(run.data.root)
-    fitted = {(root / name).resolve() for name, _ in (*run.support, *run.validation)}
-    leaked = [sample.path for sample in dataset.test if sample.path.resolve() in fitted]
-    if leaked:
-        raise InputError(
-            f"{len(leaked)} test pictures were used to fit this classifier, {leaked[0].name} among them: the data "
-            "changed since, so fit again."
-        )
+    rights = torch.bincount(labels[right], minlength=len(names)).tolist()
+    return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, rights, strict=True)]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import load_adapter
+from vlmadapt.experiments.features import changed
 from vlmadapt.experiments.fit import Measures
 from vlmadapt.files import read_versioned, write_versioned
-from vlmadapt.provenance.identity import difference, file_name, file_name_of_0_1_0
+from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
+    from vlmadapt.experiments.results import ProtocolResults
 
 STARTED, FINISHED = "identity.json", "fit.json"
 FORMAT = 1
@@ -102,12 +105,17 @@ class FolderFits:
     def measures(self, key: FitKey) -> Measures:
         return Measures(**read_versioned(self.folder(key) / FINISHED, FORMAT, AGAIN))
 
-    def remove(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
-        self._known.clear()
+    def remove(self, results: ProtocolResults) -> None:
+        """Remove the fits of ``results``; those of other runs stay."""
+        for cell in results.cells:
+            folder = self.folder(FitKey(cell.method, cell.shots, cell.seed))
+            shutil.rmtree(folder, ignore_errors=True)
+            for above in (folder.parent, self.root):
+                with suppress(OSError):
+                    above.rmdir()
 
 
 def _is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether a fit of ``identity`` was started in ``folder``."""
     started = folder / STARTED
-    return started.exists() and difference(read_versioned(started, FORMAT, AGAIN), identity) is None
+    return started.exists() and changed(read_versioned(started, FORMAT, AGAIN), identity) is None

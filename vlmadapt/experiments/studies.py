@@ -112,7 +112,7 @@ def complete(
         report=report,
     )
     results.save(folder)
-    fits.remove()
+    fits.remove(results)
     write_versioned(folder / PLAN, plan, FORMAT)
     return results
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 from vlmadapt import backbones
@@ -10,34 +10,35 @@ from vlmadapt.errors import InputError
 from vlmadapt.generative.data.load import load_records
 from vlmadapt.generative.data.records import RecordSet
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.load import family_named, load_generative, name_forms
+from vlmadapt.generative.models.load import family_named, load_generative, name_forms, task_model
 from vlmadapt.generative.options import SMALL, TuneOptions
 from vlmadapt.generative.plan import TuningPlan, check_plan
 from vlmadapt.generative.results import TuningResults
 from vlmadapt.generative.scratch import small_model
 from vlmadapt.generative.tasks import TaskOptions
 from vlmadapt.generative.tuning import run_tuning
+from vlmadapt.modes import usual
 from vlmadapt.options import with_options
+from vlmadapt.provenance.about import About
+from vlmadapt.provenance.place import Place, hold
+from vlmadapt.provenance.settings import plain
 from vlmadapt.training import TrainConfig
 
-Report = Callable[[str], None]
-Finish = Callable[[TuningResults, RecordSet, Path], None]
+DRAWN = ("table.md", "said.png")  # what the command line adds to the results
 
 
 @with_options(TuneOptions)
-def tune(
-    *, report: Report | None = None, progress: bool = False, finish: Finish | None = None, options: TuneOptions
-) -> TuningResults:
+@usual(grad=True)
+def tune(options: TuneOptions) -> TuningResults:
     """Adapt a generative model by one or more methods; results and adapters are written to ``out``.
 
     data: a name, or a :class:`RecordSet`. model: a name, or what :func:`load_generative` gave. settings: a mapping of
-        options of the task. report: called with a line about the data and after each fit.
-    finish: called at the end with the results, their records and the folder, to write what else belongs there.
-
+        options of the task.
     All that is written to ``out`` is written in this call; interrupted, the same call goes on where it stopped. Raises
-    :class:`InputError` for a bad argument, before a model is loaded or trained.
+    :class:`InputError` for a bad argument, and for a folder that another run holds, that is of other data or settings,
+    or that has fits which this one would not have, before a model is loaded or trained.
     """
-    say = report or (lambda line: None)
+    say = options.report or (lambda line: None)
     data, model = options.data, options.model
     records = data if isinstance(data, RecordSet) else load_records(data, options.task, options.root)
     if records.task != options.task:
@@ -46,17 +47,58 @@ def tune(
     check_plan(plan, records)
     if isinstance(model, str):
         check_model(model)
-    say(
+    folder = options.out or Path("runs") / f"tune-{data if isinstance(data, str) else records.name}-{options.task}"
+    with hold(folder) as place:
+        claim(place, about_plan(plan, records), plan, options.overwrite)
+        say(_described(records))
+        loaded = open_model(options) if isinstance(model, str) else model
+        about = about_plan(plan, records, loaded)
+        replacing = claim(place, about, plan, options.overwrite)
+        if options.overwrite:
+            shutil.rmtree(folder / "fits", ignore_errors=True)
+        place.begin(about, replacing)
+        results = run_tuning(loaded, records, plan, folder, report=options.report, progress=options.progress)
+        results.save(folder)
+        for name in DRAWN:
+            (folder / name).unlink(missing_ok=True)
+        place.begin(about)
+        if options.finish is not None:
+            options.finish(results, records.limited(*plan.limits), folder)
+    return results
+
+
+def _described(records: RecordSet) -> str:
+    return (
         f"{records.name} for {records.task}: {len(records.train)} training, {len(records.val)} validation and "
         f"{len(records.test)} test records"
     )
-    loaded = open_model(options, report, progress) if isinstance(model, str) else model
-    folder = options.out or Path("runs") / f"tune-{data if isinstance(data, str) else records.name}-{options.task}"
-    results = run_tuning(loaded, records, plan, folder, report=report, progress=progress)
-    results.save(folder)
-    if finish is not None:
-        finish(results, records.limited(*plan.limits), folder)
-    return results
+
+
+def about_plan(plan: TuningPlan, records: RecordSet, loaded: GenerativeModel | None = None) -> About:
+    """What a run of ``plan`` writes into its folder: all but methods and seeds, which may be joined by others."""
+    settings = {
+        "task": records.task,
+        "training": plan.train.train_fields(),
+        "lr": plan.lr,
+        "options": plan.options.as_dict(),
+        "limits": plan.limits,
+    }
+    model = None if loaded is None else task_model(loaded).fingerprint()
+    return About("tune", records.name, records.split_hash, encoder=model, settings=plain(settings))
+
+
+def claim(place: Place, about: About, plan: TuningPlan, overwrite: bool) -> bool:
+    """:meth:`Place.claim_results` for a tuning run; raises what it raises."""
+
+    def lost() -> list[str]:
+        cells = TuningResults.load(place.folder).cells
+        return [
+            f"{cell.method} at seed {cell.seed}"
+            for cell in cells
+            if cell.method not in plan.methods or cell.seed not in plan.seeds
+        ]
+
+    return place.claim_results(about, overwrite, ("results.json", "results.csv", *DRAWN), lost)
 
 
 def plan_of(options: TuneOptions) -> TuningPlan:
@@ -79,11 +121,13 @@ def check_model(name: str) -> None:
             raise InputError(f"model is {name!r}: use {SMALL}, {name_forms()}.") from None
 
 
-def open_model(options: TuneOptions, report: Report | None, progress: bool) -> GenerativeModel:
+def open_model(options: TuneOptions) -> GenerativeModel:
     """The model that ``options`` names; the small one is trained where it is not there yet."""
     device = backbones.pick_device(options.device)
     if options.model != SMALL:
         return load_generative(str(options.model), device, options.download)
-    loaded = small_model("caption" if options.task == "caption" else "vqa", progress=progress, report=report)
+    loaded = small_model(
+        "caption" if options.task == "caption" else "vqa", progress=options.progress, report=options.report
+    )
     loaded.model.to(device)
     return loaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from vlmadapt.options import OptionSet, says
 if TYPE_CHECKING:
     from vlmadapt.generative.data.records import RecordSet
     from vlmadapt.generative.models.base import GenerativeModel
+    from vlmadapt.generative.results import TuningResults
 
 SMALL = "small-blip"
 
@@ -35,8 +36,8 @@ class TuneOptions(OptionSet):
     model: str | GenerativeModel = field(
         default=SMALL,
         metadata=says(
-            "small-blip (trained from scratch on first use, some minutes), blip:FOLDER, coca:ARCH@CHECKPOINT or "
-            "coca:ARCH/TAG."
+            "small-blip (trained from scratch on first use, some minutes), or a name of vlmadapt.load_generative, "
+            "such as blip:FOLDER."
         ),
     )
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
@@ -57,5 +58,17 @@ class TuneOptions(OptionSet):
     out: Path | None = field(
         default=None, metadata=says("Folder of the results.", type=Path, shown="runs/tune-DATA-TASK")
     )
+    overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
     device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
     download: bool = field(default=False, metadata=says("Allow fetching the model's weights."))
+    report: Callable[[str], None] | None = field(
+        default=None, metadata=says("Called with a line about the data and after each fit.", python=True)
+    )
+    progress: bool = field(default=False, metadata=says("Show bars while it works.", python=True))
+    finish: Callable[[TuningResults, RecordSet, Path], None] | None = field(
+        default=None,
+        metadata=says(
+            "Called at the end with the results, their records and the folder, to write what else belongs there.",
+            python=True,
+        ),
+    )

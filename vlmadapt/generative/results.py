@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmadapt.errors import InputError
-from vlmadapt.provenance.means import load_results, mean_and_deviation, save_results
+from vlmadapt.provenance.means import Cell, load_results, mean_over, measures_of, save_results
 
 SELECTION = (
     "Every method sees the same training records of a seed, and the same validation and test records. The epoch is the "
@@ -19,22 +19,23 @@ SELECTION = (
 TITLES = {"cider": "CIDEr", "bleu4": "BLEU-4", "accuracy": "accuracy"}
 
 
-@dataclass(frozen=True)
-class TuningCell:
-    """One fit: a method with one seed. Measures are fractions; ``by_kind`` has the main one by type of question."""
+@dataclass(frozen=True, kw_only=True)
+class TuningCell(Cell):
+    """One fit. ``validation`` and ``by_kind`` are of the main measure, the latter by type of question."""
 
-    method: str
-    adapter: str
-    seed: int
-    split_hash: str
     validation: float
-    test: Mapping[str, float]
     best_epoch: int
-    trainable_parameters: int
     seconds_per_step: float | None
-    fit_seconds: float
-    peak_memory_mib: float
     by_kind: Mapping[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        value = asdict(self)
+        return {"test": value.pop("values"), **value}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TuningCell:
+        rest = dict(value)
+        return cls(values=rest.pop("test"), **rest)
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,16 @@ class TuningResults:
 
     def mean(self, method: str, measure: str) -> tuple[float, float | None]:
         """Mean over the seeds and sample deviation (None with one seed)."""
-        return mean_and_deviation([cell.test[measure] for cell in self.of(method)])
+        return mean_over(self.of(method), measure)
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
-        measures = list(self.cells[0].test)
+        measures = measures_of(self.cells)
         header = ["task", "data", "model", "method", "seed", *(f"test_{name}" for name in measures), "validation"]
         header += ["best_epoch", "trainable_parameters", "seconds_per_step", "fit_seconds", "peak_memory_mib"]
         header += ["split_hash", "config", "selection_protocol", *self.versions]
-        return save_results(folder, asdict(self), header, [self._csv_row(cell, measures) for cell in self.cells])
+        value = {**asdict(self), "cells": [cell.as_json() for cell in self.cells]}
+        return save_results(folder, value, header, [self._csv_row(cell, measures) for cell in self.cells])
 
     def _csv_row(self, cell: TuningCell, measures: Sequence[str]) -> list[Any]:
         return [
@@ -76,7 +78,7 @@ class TuningResults:
             self.model["name"],
             cell.method,
             cell.seed,
-            *(cell.test[name] for name in measures),
+            *(cell.values[name] for name in measures),
             cell.validation,
             cell.best_epoch,
             cell.trainable_parameters,
@@ -95,7 +97,7 @@ class TuningResults:
         return load_results(
             folder,
             "vlmadapt tune",
-            lambda value: cls(**{**value, "cells": tuple(TuningCell(**cell) for cell in value["cells"])}),
+            lambda value: cls(**{**value, "cells": tuple(TuningCell.from_json(cell) for cell in value["cells"])}),
         )
 
 

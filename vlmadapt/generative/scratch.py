@@ -25,12 +25,14 @@ from vlmadapt.generative.lessons import Lessons, ScratchConfig, vocabulary
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import load_generative
 from vlmadapt.generative.models.small import Kind, WordTokenizer, build_small, save_small
+from vlmadapt.modes import usual
 from vlmadapt.training import TrainConfig, fit_loop
 
 MARKER = "training.json"
 MINUTES = 8
 
 
+@usual(grad=True)
 def small_model(
     kind: Kind,
     config: ScratchConfig | None = None,

@@ -16,22 +16,23 @@ from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import known_family, task_model
-from vlmadapt.generative.models.wrappers import adaptable, plain_state
 from vlmadapt.generative.plan import Job, TuningPlan, check_plan
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
+from vlmadapt.modes import usual
 from vlmadapt.progress import track
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import parse_method, plain
 from vlmadapt.provenance.versions import versions
-from vlmadapt.training import fingerprint_tensors, fit_loop
+from vlmadapt.training import fit_loop
 
 IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
 FORMAT = 1  # of the first three
 AGAIN = "run vlmadapt tune with another --out"
 
 
+@usual(grad=True)
 def run_tuning(
     loaded: GenerativeModel,
     data: RecordSet,
@@ -87,7 +88,7 @@ class _Run:
         self.pictures = Pictures(self.model)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
-        self.fingerprint = fingerprint_tensors(**plain_state(adaptable(self.model.module)))
+        self.fingerprint = self.model.fingerprint()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -205,7 +206,7 @@ class _Run:
             adapter=job.method.adapter,
             seed=job.seed,
             split_hash=self.sets[job.seed].split_hash,
-            test=found["test"],
+            values=found["test"],
             by_kind=found["by_kind"],
             **read_versioned(folder / FITTED, FORMAT, AGAIN),
         )

@@ -41,9 +41,14 @@ def check_same(name: str, tensor: Tensor, other_name: str, other: Tensor, width:
         )
 
 
+def is_integer(tensor: Tensor) -> bool:
+    """Whether the type is one of whole numbers; bool is none."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
 def check_indices(name: str, tensor: Tensor, count: int) -> Tensor:
     """An int64 vector of ``count`` elements, else :class:`InputError`; other integer types are converted."""
-    if tensor.dim() != 1 or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    if tensor.dim() != 1 or not is_integer(tensor):
         raise InputError(f"{name} must be a vector of integers but is {shape_of(tensor)}: pass int64 indices.")
     if len(tensor) != count:
         raise InputError(f"{name} has {len(tensor)} elements but {count} are needed: give one for each row.")
@@ -59,6 +64,7 @@ def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     """A number, a 0-d tensor or one value a row of ``like`` as a contiguous vector of the accumulation type;
     :class:`InputError` for another shape or device."""
     dtype = accumulation_dtype(like.dtype)
+    check_real(name, value)
     tensor = value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
     if tensor.device != like.device or tensor.shape not in ((), (like.shape[0],)):
         raise InputError(
@@ -66,6 +72,13 @@ def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
             f"{like.shape[0]} queries on {like.device}."
         )
     return tensor.expand(like.shape[0]).contiguous()
+
+
+def check_real(name: str, value: Tensor | float) -> None:
+    """Raise :class:`InputError` for complex numbers, whose imaginary part would be lost."""
+    if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
+        shown = shape_of(value) if isinstance(value, Tensor) else value
+        raise InputError(f"{name} is {shown}: pass real numbers.")
 
 
 def allow_tf32(tensor: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,47 @@ from vlmadapt.files import check_format, read_json, write_csv, write_versioned
 
 FORMAT = 1
 
+PREFIX = "test_"  # of a measure's name in files
+
 Results = TypeVar("Results")
+AnyCell = TypeVar("AnyCell", bound="Cell")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One fit of a method with one seed; ``values`` are its measures on the test split, as fractions, by name."""
+
+    method: str
+    adapter: str
+    seed: int
+    split_hash: str
+    values: Mapping[str, float]
+    trainable_parameters: int
+    fit_seconds: float
+    peak_memory_mib: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The cell in a file: each measure an entry of its own, ``test_accuracy``."""
+        value = asdict(self)
+        return {**{PREFIX + name: number for name, number in value.pop("values").items()}, **value}
+
+    @classmethod
+    def from_json(cls: type[AnyCell], value: Mapping[str, Any]) -> AnyCell:
+        """What :meth:`as_json` gave. Raises :class:`TypeError` for an entry that is missing or not known."""
+        values = {name.removeprefix(PREFIX): number for name, number in value.items() if name.startswith(PREFIX)}
+        if not values:
+            raise TypeError("a fit has no measure")
+        return cls(values=values, **{name: entry for name, entry in value.items() if not name.startswith(PREFIX)})
+
+
+def measures_of(cells: Sequence[Cell]) -> list[str]:
+    """Names of the measures, in their order: all cells have the same."""
+    return list(cells[0].values)
+
+
+def mean_over(cells: Iterable[Cell], measure: str) -> tuple[float, float | None]:
+    """Mean of a measure over ``cells``, which differ in the seed, and its sample deviation."""
+    return mean_and_deviation([cell.values[measure] for cell in cells])
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vlmadapt.errors import FileError
+from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.files import write_text
 from vlmadapt.reporting.table import Table, protocol_table, to_markdown
@@ -44,6 +46,7 @@ was interrupted; `python scripts/make_results.py --help` shows how to run parts 
 {protocol}
 
 """
+BY_HAND = ("<!-- written by hand: make results keeps what follows -->", "<!-- end of what is written by hand -->")
 PROTOCOL = """Embedded encoder (assembled, not CLIP; see the [model card](../vlmadapt/backbones/EMBEDDED.md)): no number
     here can be compared with a paper's. {selection} What was decided while a method was developed was decided on
     pictures held out of the training split. *trained* counts the parameters training changes, *fit s* and
@@ -61,10 +64,15 @@ class Section:
 
 
 def write_page(sections: Sequence[Section], path: Path) -> Path:
+    """Make the page anew, apart from what stands between the marks ``BY_HAND`` in the one that is there.
+
+    Raises :class:`FileError` for a page without the marks, since all of it would be lost.
+    """
+    by_hand = _by_hand(path)
     known = [section.results for section in sections if section.results is not None]
     selection = known[0].protocol["selection"] if known else ""
     head = HEAD.format(protocol=wrapped(PROTOCOL.format(selection=selection)))
-    parts = [head.rstrip() + "\n", *(section_text(section) for section in sections)]
+    parts = [head.rstrip() + "\n", *(section_text(section) for section in sections), by_hand]
     if known:
         made = known[0].versions
         parts.append(
@@ -72,6 +80,18 @@ def write_page(sections: Sequence[Section], path: Path) -> Path:
         )
     write_text(path, "\n".join(parts))
     return path
+
+
+def _by_hand(path: Path) -> str:
+    """The part of the page at ``path`` that a person wrote, marks included; an empty one where there is no page."""
+    first, last = BY_HAND
+    if not path.exists():
+        return f"{first}\n\n{last}\n"
+    text = path.read_text(encoding="utf-8")
+    start, end = text.find(first), text.find(last)
+    if text.count(first) != 1 or text.count(last) != 1 or end < start:
+        raise FileError(f"{path} has no one part between {first} and {last}: mark what is to be kept, or move it.")
+    return text[start:end] + last + "\n"
 
 
 def section_text(section: Section) -> str:
@@ -120,7 +140,7 @@ def compared(results: ProtocolResults) -> list[str]:
 
 def accuracy(results: ProtocolResults, method: str, shots: int, seed: int) -> float:
     return next(
-        cell.test_accuracy for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
+        cell.values[MAIN] for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
     )
 
 

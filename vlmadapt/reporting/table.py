@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.provenance.means import best_places, over_seeds, percent
 
@@ -33,27 +34,40 @@ class Table:
 
 
 def protocol_table(results: ProtocolResults) -> Table:
-    """Test accuracy in per cent, mean ± sample deviation over the seeds, one row a method."""
+    """Test accuracy in per cent, mean ± sample deviation over the seeds, one row a method; other measures at the most
+    shots."""
     shots = results.shots
     lines = {method: [results.of(method, count) for count in shots] for method in results.methods}
+    more = [name for name in results.measures if name != MAIN]
     rows = []
     for method, line in lines.items():
         largest = line[-1]
         cost = [f"{largest.trainable_parameters:,}", f"{largest.fit_seconds:.1f}", f"{largest.peak_memory_mib:,.0f}"]
-        rows.append([method, *(percent(summary.mean, summary.std) for summary in line), *cost])
+        others = [results.of(method, shots[-1], name) for name in more]
+        rows.append([method, *(percent(each.mean, each.std) for each in (*line, *others)), *cost])
     most = f"{shots[-1]} shots"
+    columns = [*(f"{count} shot{'s' * (count > 1)}" for count in shots), *(f"{name}, {most}" for name in more)]
     return Table(
         title=f"{results.dataset['name']} ({results.dataset['classes']} classes, {results.dataset['test']} test "
         f"pictures), encoder {results.encoder['name']}: test accuracy in %",
-        header=["method", *(f"{count} shot{'s' * (count > 1)}" for count in shots), "trained", "fit s", "peak MiB"],
+        header=["method", *columns, "trained", "fit s", "peak MiB"],
         rows=rows,
         notes=[
             f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
             "pictures only, test read once.",
+            *(_same_draw(count, groups) for count, groups in results.same_draws.items()),
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
         bold=best_places([summary.mean for summary in column] for column in zip(*lines.values(), strict=True)),
-        split_at=1 + len(shots),
+        split_at=1 + len(columns),
+    )
+
+
+def _same_draw(shots: int, groups: Sequence[Sequence[int]]) -> str:
+    seeds = "; ".join(", ".join(map(str, group)) for group in groups)
+    return (
+        f"{shots} shot{'s' * (shots > 1)}: seeds {seeds} drew the same pictures, so that the deviation there does not "
+        "tell of the draw."
     )
 
 

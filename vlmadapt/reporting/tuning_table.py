@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vlmadapt.generative.results import TITLES, TuningResults
-from vlmadapt.provenance.means import best_places, mean_and_deviation, over_seeds, percent
+from vlmadapt.provenance.means import best_places, mean_and_deviation, measures_of, over_seeds, percent
 from vlmadapt.reporting.table import Table
 
 
 def tuning_table(results: TuningResults) -> Table:
     """Test measures, trained parameters, seconds a step and peak memory: one row a method."""
-    measures = list(results.cells[0].test)
+    measures = measures_of(results.cells)
     rows = []
     for method in results.methods:
         cells = results.of(method)

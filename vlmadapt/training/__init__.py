@@ -6,6 +6,7 @@ from vlmadapt.training.guard import TrainingDiverged
 from vlmadapt.training.identity import fingerprint_tensors
 from vlmadapt.training.loop import fit_loop, learning_rate_factor
 from vlmadapt.training.result import EpochRecord, TrainResult
+from vlmadapt.training.samples import Samples
 from vlmadapt.training.selection import (
     accuracy,
     choose,
@@ -19,6 +20,7 @@ from vlmadapt.training.selection import (
 __all__ = [
     "EpochRecord",
     "ParameterGroup",
+    "Samples",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.errors import InputError
+from vlmadapt.modes import usual
 from vlmadapt.progress import track
 from vlmadapt.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from vlmadapt.training.config import TrainConfig
@@ -35,6 +36,7 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(total_steps - warmup, 1)))
 
 
+@usual(grad=True)
 def fit_loop(
     module: nn.Module,
     loss_fn: Callable[[Tensor], Tensor],

@@ -28,14 +28,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.hegraph.config import HeGraphAdapterConfig
 from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL, HeteroGraph, prototypes
 from vlmadapt.adapters.hegraph.negatives import negative_features_of
 from vlmadapt.adapters.hegraph.search import Fusion, best_likelihood, search
 from vlmadapt.adapters.trained import TrainedAdapter
-from vlmadapt.ops import cache_retrieval
-from vlmadapt.training import ParameterGroup
+from vlmadapt.training import ParameterGroup, Samples
 from vlmadapt.training.layers import empty_linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -202,14 +200,6 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         scores = self._scores(features, keys, config.beta, own)
         return loss + config.visual_loss * cross_entropy(self.visual_scale * scores, labels)
 
-    def _scores(self, features: Tensor, keys: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
-        """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
-        scores = cache_retrieval(
-            features, keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
-        )
-        assert isinstance(scores, Tensor)
-        return scores
-
     @torch.no_grad()
     def _score(self, samples: Samples) -> tuple[float, ...]:
         self._refresh()
@@ -221,9 +211,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         return fusion.of(self.text_logits(features, self.text_nodes), scores, self.visual_scale)
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        affinity = cache_retrieval(features, self.keys, self._each_entry(), self.fusion.beta)
-        assert isinstance(affinity, Tensor)
-        return affinity, None
+        return self._entry_scores(features, self.fusion.beta), None
 
     def _more_inputs(self) -> dict[str, Tensor]:
         return {"negative_text_features": self.negative_text_features}

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.ops import PreparedCache, cache_retrieval_multi_beta
-from vlmadapt.training import choose, log_grid, log_likelihood
+from vlmadapt.training import Samples, choose, log_grid, log_likelihood
 
 TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
 NEGATIVE_FACTORS = (0.5, 1.0, 0.25, 0.0, 2.0)  # of the coefficient in training

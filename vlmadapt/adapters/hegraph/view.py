@@ -78,18 +78,33 @@ def pick_classes(names: Sequence[str], wanted: Sequence[str] | None, pairs: Sequ
     return chosen
 
 
+def uses_negatives(adapter: HeGraphAdapter) -> bool:
+    """Whether the message of the negative nodes reaches predictions: validation may have switched it off."""
+    return "np" in used_relations(adapter)
+
+
+def used_relations(adapter: HeGraphAdapter) -> set[str]:
+    """The relations whose messages reach the fitted adapter's predictions: those of a coefficient that is not 0."""
+    text_scale, negative_scale = adapter.scalars[3:5].tolist()
+    unused = {"pn", "vn", "np"} if negative_scale == 0 else set()
+    unused |= {"pp", "vp"} if text_scale == 0 else set()
+    return set(adapter.graph.relations) - unused
+
+
 def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -> list[Edge]:
     """The ``top`` relations of largest |r| between two of ``classes``, of each kind, and all within one class.
 
-    Relations np are those of pn read backwards, so that only pn is listed; a pair of nodes is listed once.
+    Only those are listed that the classifier uses (:func:`used_relations`). Relations np are those of pn read
+    backwards, so that only pn is listed; a pair of nodes is listed once.
     Raises :class:`InputError` for a ``top`` below 1.
     """
     if top < 1:
         raise InputError(f"top is {top}: ask for at least 1 relation of each kind.")
     rows = torch.tensor(list(classes))
     found = []
+    used = used_relations(adapter)
     for name, kind in KINDS.items():
-        if name not in adapter.graph.relations or (name == "np" and "pn" in adapter.graph.relations):
+        if name not in used or (name == "np" and "pn" in used):
             continue
         nodes = adapter.graph.nodes
         diagonal = adapter.graph.relations[name].diagonal
@@ -109,9 +124,10 @@ def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -
 def pulled_apart(adapter: HeGraphAdapter, top: int) -> list[PulledPair]:
     """The ``top`` pairs of classes whose text nodes' centred cosine falls most by the message of the negative nodes.
 
-    Nodes are normalised and centred on their mean over the classes first: what moves all classes alike tells none
-    from another. Raises :class:`InputError` when the adapter was fitted without that message. Rows of the
-    class-by-class cosines are compared a tile at a time.
+    The message counts as much as in the classifier: none is listed where validation switched it off, nor a pair whose
+    cosine does not fall. Nodes are normalised and centred on their mean over the classes first: what moves all classes
+    alike tells none from another. Raises :class:`InputError` when the adapter was fitted without that message. Rows of
+    the class-by-class cosines are compared a tile at a time.
     """
     if top < 1:
         raise InputError(f"top is {top}: ask for at least 1 pair.")
@@ -119,10 +135,10 @@ def pulled_apart(adapter: HeGraphAdapter, top: int) -> list[PulledPair]:
     text_scale, negative_scale = adapter.scalars[3:5].tolist()
     if updates.negative is None:
         raise InputError("this adapter was fitted without messages of negative nodes: set negative_to_positive.")
-    # Validation may have switched the message off after training: what it learned is shown all the same.
-    scale = negative_scale or adapter.config.negative_to_positive
+    if not uses_negatives(adapter):
+        return []
     before = _centred(adapter.adapted_text(updates, text_scale, 0.0))
-    after = _centred(adapter.adapted_text(updates, text_scale, scale))
+    after = _centred(adapter.adapted_text(updates, text_scale, negative_scale))
     pairs: list[PulledPair] = []
     for start in range(0, len(before), CLASSES_AT_ONCE):
         pairs += _most_changed(before, after, start, top)
@@ -144,4 +160,4 @@ def _most_changed(before: Tensor, after: Tensor, start: int, top: int) -> list[P
     for cell in cells:
         row, column = divmod(cell, len(before))
         found.append(PulledPair(start + row, column, float(old[row, column]), float(new[row, column])))
-    return found
+    return [pair for pair in found if pair.change < 0]

@@ -27,12 +27,11 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
-from vlmadapt.adapters.checks import Samples
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.adapters.xm.config import XMAdapterConfig
 from vlmadapt.adapters.xm.search import search
 from vlmadapt.ops import PreparedCache, cache_retrieval
-from vlmadapt.training import ParameterGroup
+from vlmadapt.training import ParameterGroup, Samples
 from vlmadapt.training.layers import Projection, empty_linear
 
 SCALARS = ("log_beta_image", "log_beta_text", "log_alpha", "gamma_logit")
@@ -140,7 +139,7 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         """Class scores ``[B, classes of cache]`` and disagreement ``[B]``; what is not given is the adapter's own."""
         text_queries, text_keys = self.streams(features)
         per_class = cache is self._cache()
-        result = cache_retrieval(
+        return cache_retrieval(
             features,
             self.keys,
             cache,
@@ -154,8 +153,6 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
             return_disagreement=True,
             **options,
         )
-        assert isinstance(result, tuple)
-        return result
 
     def stream_scores(self, features: Tensor, *, image: bool, beta: float) -> Tensor:
         """Class scores ``[B, C]`` of one stream alone, at sharpness ``beta``."""

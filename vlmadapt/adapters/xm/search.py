@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.checks import Samples
-from vlmadapt.training import accuracy, choose_in_grid, log_grid, log_likelihood
+from vlmadapt.training import Samples, accuracy, choose_in_grid, log_grid, log_likelihood
 
 GAMMAS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 

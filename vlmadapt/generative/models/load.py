@@ -14,6 +14,7 @@ from vlmadapt.generative.models.probe import Probe
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.view import TaskModel
 from vlmadapt.generative.models.wrappers import unwrapped
+from vlmadapt.modes import usual
 
 FAMILIES: tuple[Family, ...] = (
     Blip(),
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+@usual(grad=True)
 def load_generative(name: str, device: str | torch.device = "cpu", allow_download: bool = False) -> GenerativeModel:
     """Load a generative model by name.
 

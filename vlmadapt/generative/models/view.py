@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.text import Targets, encode_opening, encode_prompts, encode_targets
-from vlmadapt.generative.models.wrappers import unwrapped
+from vlmadapt.generative.models.wrappers import adaptable, plain_state, unwrapped
+from vlmadapt.training import fingerprint_tensors
 
 
 class TaskModel(ABC):
@@ -32,6 +33,10 @@ class TaskModel(ABC):
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.module.parameters()).device
+
+    def fingerprint(self) -> str:
+        """sha256 of the weights under plain names. Raises :class:`InputError` where they are quantised."""
+        return fingerprint_tensors(**plain_state(adaptable(self.module)))
 
     @property
     @abstractmethod

@@ -15,7 +15,15 @@ from torch import Tensor
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
 
-if "_cpu" in library._loaded:
+ARGUMENTS = {
+    "class_order": 2,
+    "cache_retrieval": 17,
+    "cache_retrieval_backward": 13,
+    "cache_retrieval_multi_beta": 6,
+    "cache_retrieval_grid": 9,
+}
+
+if library.provides(ARGUMENTS):
 
     @library.register_fake("class_order")
     def _class_order_fake(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +100,9 @@ if "_cpu" in library._loaded:
             if ctx.text_keys_per_class:
                 text_labels = torch.arange(len(text_keys), device=labels.device)
                 counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
-                text_own = None if own is None else torch.where(own < 0, -1, labels[own.clamp(min=0)])
+                # Without entries no query can be one.
+                if own is not None and len(labels):
+                    text_own = torch.where(own < 0, -1, labels[own.clamp(min=0)])
             result = torch.ops.vlmadapt.cache_retrieval_backward(
                 grad_scores,
                 text_queries,

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict
+
 import torch
 from torch import Tensor
 
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
-from vlmadapt.ops.checks import check_device, check_indices, check_matrix, check_same
+from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
 from vlmadapt.ops.switch import reference_in_use
+
+
+class Keywords(TypedDict, total=False):
+    """The keyword arguments of ``cache_retrieval`` that do not decide the type of its result."""
+
+    num_classes: int | None
+    text_queries: Tensor | None
+    text_keys: Tensor | None
+    text_beta: Tensor | float | None
+    text_keys_per_class: bool
+    ratio: Tensor | float | None
+    standardize: bool
+    own_entry: Tensor | None
+    mask_own_scores: bool
+
+
+class ScoresOnly(Keywords, total=False):
+    return_disagreement: Literal[False]
+
+
+class Both(Keywords):
+    return_disagreement: Literal[True]
 
 
 class PreparedCache:
@@ -34,8 +58,7 @@ class PreparedCache:
             raise InputError(f"num_classes is {num_classes}: pass the number of classes, at least 1.")
         self.labels = check_indices("labels", labels, len(labels) if labels.dim() else 0)
         self.num_classes = num_classes
-        if not torch.compiler.is_compiling():
-            check_label_range(self.labels, num_classes)
+        check_label_range(self.labels, num_classes)
         if reference_in_use():
             order = self.labels.argsort(stable=True)
             offsets = (self.labels.unsqueeze(0) < torch.arange(num_classes + 1, device=labels.device)[:, None]).sum(1)
@@ -50,8 +73,8 @@ class PreparedCache:
 
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:
-    """Raise :class:`InputError` unless the labels lie in ``[0, num_classes - 1]``."""
-    if labels.numel() == 0:
+    """Raise :class:`InputError` unless the labels lie in ``[0, num_classes - 1]``; not looked at when compiling."""
+    if labels.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (int(value) for value in torch.aminmax(labels))
     if low < 0 or high >= num_classes:
@@ -84,6 +107,14 @@ def grid_inputs(
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
     return queries.contiguous(), keys.contiguous(), prepared(labels, num_classes, keys)
+
+
+def checked_vector(name: str, tensor: Tensor, queries: Tensor) -> Tensor:
+    """A contiguous vector of the accumulation type; :class:`InputError` unless it is one of real numbers."""
+    check_device(name, tensor, "queries", queries)
+    if tensor.dim() != 1 or tensor.is_complex():
+        raise InputError(f"{name} is {shape_of(tensor)}: pass a vector of real numbers.")
+    return tensor.to(accumulation_dtype(queries.dtype)).contiguous()
 
 
 def checked_text(

@@ -12,20 +12,33 @@ CPU, where a gradient is wanted and they fit into ``KEPT_BYTES``, the forward ke
 
 from __future__ import annotations
 
+from typing import Unpack, overload
+
 import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
-from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, checked_text, grid_inputs, prepared
-from vlmadapt.ops.cache_retrieval.reference import SMALLEST_DEVIATION, cache_retrieval_reference, multi_beta_reference
+from vlmadapt.ops.cache_retrieval.checks import (
+    Both,
+    PreparedCache,
+    ScoresOnly,
+    check_label_range,
+    checked_text,
+    checked_vector,
+    grid_inputs,
+    prepared,
+)
+from vlmadapt.ops.cache_retrieval.moments import standardized
+from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference, multi_beta_reference
 from vlmadapt.ops.checks import (
     accumulation_dtype,
     allow_tf32,
     check_device,
     check_indices,
     check_matrix,
+    check_real,
     check_same,
     per_row,
 )
@@ -34,6 +47,18 @@ from vlmadapt.ops.switch import reference_in_use
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored.
 KEPT_BYTES = 16 << 20
+
+
+@overload
+def cache_retrieval(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, beta: Tensor | float, **more: Unpack[ScoresOnly]
+) -> Tensor: ...
+
+
+@overload
+def cache_retrieval(
+    queries: Tensor, keys: Tensor, labels: Tensor | PreparedCache, beta: Tensor | float, **more: Unpack[Both]
+) -> tuple[Tensor, Tensor]: ...
 
 
 def cache_retrieval(
@@ -65,7 +90,9 @@ def cache_retrieval(
         text_keys: ``[n, H]``, or ``[C, H]`` with ``text_keys_per_class``, when the entries of a class share a key.
         text_beta: as ``beta``, for the second stream.
         ratio: share of the first stream in the mix, in [0, 1]; a number, a 0-d tensor or ``[B]``.
-        standardize: replace each similarity ``s`` by ``(s - mean) / std`` over the cache, per query (ours).
+        standardize: replace each similarity ``s`` by ``(s - mean) / std`` over the cache, per query (ours). Where a
+            query's similarities do not vary, ``std`` less than 1e-6 times the query's length and the root mean square
+            of the keys' lengths, they are not divided: rounding is no deviation.
         own_entry: integer ``[B]``, the cache entry that a training query itself is, or -1. It never counts in the
             disagreement.
         mask_own_scores: leave the own entry out of the scores too.
@@ -125,17 +152,13 @@ def cache_retrieval(
                 mask_own_scores=mask_own_scores,
                 return_disagreement=return_disagreement,
             )
-    scale, center = _exponent(beta, queries, keys, None, standardize)
+    image = _stream(beta, queries, keys, None, standardize)
     text: tuple[Tensor | None, ...] = (None, None, None, None)
     if text_queries is not None and text_keys is not None and isinstance(text_beta, Tensor):
         counts = cache.counts() if text_keys_per_class else None
-        exponent = _exponent(text_beta, text_queries, text_keys, counts, standardize)
-        text = (text_queries.contiguous(), text_keys.contiguous(), *exponent)
+        text = _stream(text_beta, text_queries, text_keys, counts, standardize)
     scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
-        queries.contiguous(),
-        keys.contiguous(),
-        scale,
-        center,
+        *image,
         *text,
         mix,
         cache.order,
@@ -144,7 +167,7 @@ def cache_retrieval(
         own_entry,
         text_keys_per_class,
         mask_own_scores,
-        _stores_similarities(queries, keys, scale, center, *text, mix, per_class=text_keys_per_class),
+        _stores_similarities(*image, *text, mix, per_class=text_keys_per_class),
         allow_tf32(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
@@ -163,8 +186,7 @@ def cache_retrieval_multi_beta(
     queries, keys, labels, num_classes: as in :func:`cache_retrieval`, whose errors it raises.
     """
     queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
-    check_device("betas", betas, "queries", queries)
-    betas = betas.to(accumulation_dtype(queries.dtype)).contiguous()
+    betas = checked_vector("betas", betas, queries)
     if reference_in_use():
         return multi_beta_reference(queries, keys, cache, betas)
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
@@ -201,8 +223,10 @@ def cache_retrieval_grid(
     Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
     """
     queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
-    for name, tensor in (("betas", betas), ("alphas", alphas), ("base_logits", base_logits), ("targets", targets)):
-        check_device(name, tensor, "queries", queries)
+    betas, alphas = checked_vector("betas", betas, queries), checked_vector("alphas", alphas, queries)
+    check_device("targets", targets, "queries", queries)
+    check_device("base_logits", base_logits, "queries", queries)
+    check_real("base_logits", base_logits)
     if base_logits.shape != (len(queries), cache.num_classes):
         raise InputError(
             f"base_logits is {shape_of(base_logits)} but must be [{len(queries)}, {cache.num_classes}]: "
@@ -212,8 +236,8 @@ def cache_retrieval_grid(
     check_label_range(targets, cache.num_classes)
     dtype = accumulation_dtype(queries.dtype)
     if reference_in_use():
-        scores = multi_beta_reference(queries, keys, cache, betas.to(dtype))
-        logits = base_logits.to(dtype) + alphas.to(dtype).reshape(-1, 1, 1) * scores.unsqueeze(1)
+        scores = multi_beta_reference(queries, keys, cache, betas)
+        logits = base_logits.to(dtype) + alphas.reshape(-1, 1, 1) * scores.unsqueeze(1)
         best, predicted = logits.max(-1)
         return ((predicted == targets) & ~best.isnan()).double().sum(-1) / max(len(queries), 1)
     correct = torch.ops.vlmadapt.cache_retrieval_grid(
@@ -221,8 +245,8 @@ def cache_retrieval_grid(
         keys,
         cache.order,
         cache.offsets,
-        betas.to(dtype).contiguous(),
-        alphas.to(dtype).contiguous(),
+        betas,
+        alphas,
         base_logits.to(dtype).contiguous(),
         targets,
         allow_tf32(queries),
@@ -230,14 +254,16 @@ def cache_retrieval_grid(
     return correct.double() / max(len(queries), 1)
 
 
-def _exponent(
+def _stream(
     beta: Tensor, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
-) -> tuple[Tensor, Tensor]:
-    """``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (similarity - center))``."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, ``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (q . k - center))``."""
     if not standardize:
-        return beta, torch.ones_like(beta)
-    mean, deviation = _moments(queries.to(beta.dtype), keys.to(beta.dtype), counts)
-    return beta / deviation, mean + deviation
+        return queries.contiguous(), keys.contiguous(), beta, torch.ones_like(beta)
+    # 16-bit types could not hold the keys less their mean.
+    queries = queries.to(beta.dtype).contiguous()
+    centered, deviation = standardized(queries, keys.to(beta.dtype), counts)
+    return queries, centered, beta / deviation, deviation
 
 
 def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, per_class: bool) -> bool:
@@ -248,24 +274,3 @@ def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, 
         return False
     matrices = 1 if per_class or others[2] is None else 2
     return matrices * len(queries) * len(keys) * accumulation_dtype(queries.dtype).itemsize <= KEPT_BYTES
-
-
-def _moments(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [B] of each query's similarities to the cache, without a [B, n] matrix.
-
-    The variance is ``q^T Cov q`` with the keys' covariance ``[D, D]``; few queries without a gradient take the
-    cheaper sum over blocks of keys.
-    """
-    weights = keys.new_ones(len(keys)) if counts is None else counts.to(keys.dtype)
-    weights = weights / weights.sum().clamp(min=1)
-    middle = weights @ keys
-    centered = keys - middle
-    if len(queries) < queries.shape[1] and not torch.is_grad_enabled():
-        blocks = zip(centered.split(4096), weights.split(4096), strict=True)
-        variance = sum(
-            ((queries @ block.T).square() @ share for block, share in blocks), queries.new_zeros(len(queries))
-        )
-    else:
-        covariance = (centered * weights.unsqueeze(-1)).T @ centered
-        variance = ((queries @ covariance) * queries).sum(-1)
-    return queries @ middle, variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()

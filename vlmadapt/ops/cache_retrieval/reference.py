@@ -7,7 +7,8 @@ from torch import Tensor
 
 from vlmadapt.ops.cache_retrieval.checks import PreparedCache, prepared
 
-# Keeps a similarity that does not vary over the cache (a single entry, say) from being divided by zero.
+# Similarities of unit rows that deviate by less do not vary over the cache (a single entry, or equal ones): what is
+# left of them is rounding, and is not divided by.
 SMALLEST_DEVIATION = 1e-6
 
 
@@ -52,10 +53,17 @@ def cache_retrieval_reference(
 def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, standardize: bool) -> Tensor:
     similarity = queries @ keys.T
     if standardize:
-        mean = similarity.mean(-1, keepdim=True)
-        variance = (similarity - mean).square().mean(-1, keepdim=True)
-        similarity = (similarity - mean) / variance.clamp(min=SMALLEST_DEVIATION**2).sqrt()
+        similarity = similarity - similarity.mean(-1, keepdim=True)
+        variance = similarity.square().mean(-1)
+        varies = variance > largest_noise(queries, keys, keys.new_full((len(keys),), 1 / max(len(keys), 1)))
+        similarity = similarity / torch.where(varies, variance, 1).sqrt().unsqueeze(-1)
     return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
+
+
+@torch.no_grad()
+def largest_noise(queries: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+    """``[B]``: variances of similarities up to this count as none; ``weights`` ``[n]`` are the keys' shares, sum 1."""
+    return SMALLEST_DEVIATION**2 * queries.square().sum(-1) * (weights @ keys.square().sum(-1))
 
 
 @torch.no_grad()

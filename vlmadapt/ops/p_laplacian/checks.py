@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype
+from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_real
 
 
 def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -66,6 +66,7 @@ def power_and_pull(p: Tensor | float, mu: Tensor | float, like: Tensor) -> tuple
 def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Tensor:
     """A number, a 0-d tensor or one value a head as a contiguous vector [H] of the accumulation type."""
     dtype, heads = accumulation_dtype(like.dtype), like.shape[1]
+    check_real(name, value)
     if not isinstance(value, Tensor):
         _check_range(name, value, low)
         return like.new_full((heads,), value, dtype=dtype)

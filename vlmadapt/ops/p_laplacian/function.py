@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops.checks import accumulation_dtype, check_device
+from vlmadapt.ops.checks import accumulation_dtype, check_device, is_integer
 from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.p_laplacian.checks import check_options, check_shape, checked, checked_mask, power_and_pull
 from vlmadapt.ops.p_laplacian.reference import (
@@ -167,7 +167,7 @@ def p_laplacian_attention(
         mask = checked_mask(mask, wide, (batch, heads, queries, keys))
     if key_lengths is not None:
         check_device("key_lengths", key_lengths, "query", query)
-        if key_lengths.shape != (batch,) or key_lengths.is_floating_point():
+        if key_lengths.shape != (batch,) or not is_integer(key_lengths):
             raise InputError(
                 f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample."
             )

@@ -49,6 +49,7 @@ def p_laplacian_reference(
     weight = torch.where(present, attention, 1)
     if self_loops == "keep":
         squared = (weight.sqrt().unsqueeze(-1) * difference + eps).square().sum(-1)
+        squared = squared.clamp(min=torch.finfo(squared.dtype).tiny)  # no features, no length
     else:
         distance = difference.square().sum(-1)
         coincident = distance < coincidence(distance.dtype)
