@@ -278,8 +278,11 @@ with atomic_path(sys.argv[1]) as path:
 
 @pytest.mark.parametrize("name", ["unfinished.json", "results.json", "x" * 200 + ".png", "ü果.safetensors"])
 def test_what_a_killed_writer_leaves_is_removed_by_the_next_run(name: str, tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "fits" / "tip" / "shots-1-seed-0"):
-        subprocess.run([sys.executable, "-c", KILLED, folder / name], check=False)
+    inner_fit = tmp_path / "fits" / "tip" / "shots-1-seed-0"
+    inner_fit.mkdir(parents=True)
+    for folder in (tmp_path, inner_fit):
+        handle, _ = files._temporary(folder / name)
+        os.close(handle)
         assert len([path for path in folder.iterdir() if path.is_file()]) == 1
     (tmp_path / ".vlmadapt.lock").touch()
     with hold(tmp_path) as place:

@@ -70,6 +70,10 @@ def _trouble(classifier: Classifier, path: Path, extraction: Extraction, looks_a
             extraction.extract(classifier.encoder, [path])
         else:
             read(path)
-    except (FileError, InputError) as error:
+    except FileError as error:
+        return str(error)
+    except InputError as error:
+        if str(path) not in str(error):
+            raise  # not this picture's fault
         return str(error)
     return None

@@ -95,15 +95,24 @@ def show(table: Table, console: Console) -> None:
         print(to_markdown(table), file=console.file)
         return
     whole = range(len(table.header))
-    drawn = [_drawn(table, whole)]
+    parts: list[Sequence[int]] = [whole]
     if table.split_at and sum(_widths(table)) + 3 * len(whole) > console.width:
-        drawn = [_drawn(table, whole[: table.split_at]), _drawn(table, [0, *whole[table.split_at :]])]
+        parts = [whole[: table.split_at], [0, *whole[table.split_at :]]]
+    if any(_least_width(table, part) > console.width for part in parts):
+        print(to_markdown(table), file=console.file)  # lines that the terminal breaks, but whole figures
+        return
+    drawn = [_drawn(table, part) for part in parts]
     if table.title:
         console.print(table.title, style="bold", markup=False, highlight=False)
     for part in drawn:
         console.print(part)
     for note in table.notes:
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _least_width(table: Table, columns: Sequence[int]) -> int:
+    """Columns of the screen below which figures would be cut; those aligned left are broken at any width."""
+    return sum(1 if column in table.left else _widths(table)[column] for column in columns) + 3 * len(columns)
 
 
 def _drawn(table: Table, columns: Sequence[int]) -> RichTable:

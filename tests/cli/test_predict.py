@@ -1,0 +1,140 @@
+"""What one bad picture costs a prediction of many: itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.experiments.world import ColourEncoder, make_world
+from tests.test_cli import call, fit_tip_f
+from vlmadapt import backbones
+from vlmadapt.classifier import Classifier
+from vlmadapt.cli import app
+from vlmadapt.data import Extraction
+from vlmadapt.errors import InputError
+from vlmadapt.experiments import predict
+from vlmadapt.experiments.predict import Failure, predict_each
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "load_encoder", lambda name, **_options: ColourEncoder())
+        patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        fit_tip_f(make_world(folder / "world"), folder / "run")
+    return folder / "run"
+
+
+def truncated(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:4000])
+
+
+BAD = {
+    "truncated": truncated,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("not a picture"),
+    "missing": lambda path: None,
+    "leads nowhere": lambda path: path.symlink_to(path.with_name("gone.png")),
+    "a pickle": lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n."),
+}
+
+
+@pytest.fixture
+def good(tmp_path, world):
+    """Twelve good pictures."""
+    paths = []
+    for number, source in enumerate(sorted((world / "test").glob("*/*.png"))[:12]):
+        paths.append(tmp_path / f"{number:02}.png")
+        shutil.copy(source, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("at", [0, 5, 12])
+@pytest.mark.parametrize("kind", BAD)
+def test_one_bad_picture_of_thirteen_costs_itself(kind, at, run, good, tmp_path):
+    bad = tmp_path / "bad.png"
+    BAD[kind](bad)
+    expected = json.loads(call("predict", run, *good, "--json").stdout)
+    paths = [*good[:at], bad, *good[at:]]
+
+    result = call("predict", run, *paths, code=1)
+    lines = result.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(path) for path in good]
+    assert str(bad) in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+    result = call("predict", run, *paths, "--json", code=1)
+    found = json.loads(result.stdout)
+    assert [item["picture"] for item in found] == [str(path) for path in paths]
+    failed = found.pop(at)
+    assert failed["classes"] == [] and str(bad) in failed["error"]
+    assert found == expected
+    assert len(result.stderr.splitlines()) == 1 and str(bad) in result.stderr
+
+
+def test_all_bad_pictures_are_an_error(run, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths:
+        path.touch()
+    result = call("predict", run, *paths, code=2)
+    assert result.stdout == "" and [
+        str(path) in line for path, line in zip(paths, result.stderr.splitlines(), strict=True)
+    ]
+    assert [item["classes"] for item in json.loads(call("predict", run, *paths, "--json", code=2).stdout)] == [
+        [],
+        [],
+        [],
+    ]
+
+
+def test_a_folder_with_a_bad_picture_is_predicted_too(run, good, tmp_path):
+    (tmp_path / "bad.png").touch()
+    assert len(call("predict", run, tmp_path, "--explain", code=1).stdout.split("share of vote")) == 13
+
+
+def test_a_picture_without_a_direction_costs_itself(run, good, monkeypatch):
+    """The encoder, not the reader, finds this one."""
+    encode = ColourEncoder.encode_images
+
+    def vanishing(encoder, pixels, normalize=True):
+        features = encode(encoder, pixels, normalize)
+        darkest = pixels.flatten(1).mean(1) < 0.2
+        return features * ~darkest[:, None]
+
+    monkeypatch.setattr(ColourEncoder, "encode_images", vanishing)
+    Image.new("RGB", (4, 4)).save(good[3])
+    result = call("predict", run, *good, code=1)
+    assert len(result.stdout.splitlines()) == 11 and str(good[3]) in result.stderr
+
+
+def test_chunks_keep_the_order(run, good, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "AT_ONCE", 5)
+    for path in (good[1], good[5], good[6], good[11]):
+        path.write_bytes(b"")
+    found = list(predict_each(Classifier.load(run), good, Extraction(progress=False)))
+    assert [one.path for one in found] == good
+    assert [number for number, one in enumerate(found) if isinstance(one, Failure)] == [1, 5, 6, 11]
+
+
+def test_what_is_no_picture_s_fault_is_raised(run, good, monkeypatch):
+    call("predict", run, *good)
+    quiet = Extraction(progress=False)
+    with pytest.raises(InputError, match="top is 0"):
+        list(predict_each(Classifier.load(run), good, quiet, top=0))
+    with pytest.raises(InputError, match="batch_size"):
+        list(predict_each(Classifier.load(run), good, Extraction(batch_size=0, progress=False)))
+
+
+def test_no_picture_is_drawn_of_a_bad_one(run, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.touch()
+    result = CliRunner().invoke(app, ["predict", str(run), str(bad), "--explain-picture", str(tmp_path / "why.png")])
+    assert result.exit_code == 2 and "drawn" not in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
