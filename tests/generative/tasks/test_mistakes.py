@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from vlmadapt.generative.models.small import save_small
 from vlmadapt.generative.tasks import CaptionTask
 
 SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
-IDENTITY = "fits/bitfit/seed-0/identity.json"
+IDENTITY, FITTED = "fits/bitfit/seed-0/identity.json", "fits/bitfit/seed-0/fit.json"
 
 
 def write_captions(folder):
@@ -43,6 +44,8 @@ def place(tmp_path_factory):
         loaded = world.model(kind)
         save_small(loaded.model, world.tokenizer(), root / kind)
     write_captions(root / "good")
+    others = write_captions(root / "other")
+    write_entries(root / "other", [{**entry, "sentences": [{"raw": "a plain blue"}]} for entry in others])
     entries = write_captions(root / "field")
     del entries[2]["sentences"]
     write_entries(root / "field", entries)
@@ -110,7 +113,10 @@ BEFORE_TRAINING = [
     (["--device", "tpu"], "device is 'tpu': use cpu,"),
     (["--test-limit", "1"], "captions need at least 2, since CIDEr compares pictures (see --test-limit)."),
     (["--root", "{}/damaged"], "1.png is not a readable picture"),
-    (["--out", "{}/good/1.png"], "Not a directory"),
+    (
+        ["--out", "{}/good/1.png"],
+        "1.png cannot be written (File exists): make room or choose another place with --out.",
+    ),
 ]
 
 
@@ -130,9 +136,39 @@ def test_zero_epochs_keep_the_initial_state(place):
     assert len(rows) == 2 and rows[0][1:] == rows[1][1:]
 
 
-def test_other_settings_for_an_old_folder_are_said(place):
-    first, same, other = (run(place, "--out", "{}/old", "--lr", lr) for lr in ("0.01", "0.01", "0.02"))
-    assert (first.exit_code, same.exit_code, other.exit_code) == (0, 0, 0), other.output
-    assert "fitted again" in other.stderr and "fitted again" not in first.stderr + same.stderr
+def test_a_folder_is_of_one_run(place):
+    """Other settings or data are refused before a model is loaded; what is there stays, unless it is to be replaced."""
+    first, same = (run(place, "--out", "{}/old") for _ in range(2))
+    assert (first.exit_code, same.exit_code) == (0, 0), same.output
+    before = (place / "old" / "results.json").read_bytes(), (place / "old" / FITTED).read_bytes()
+    for changed, said in [
+        (["--lr", "0.02"], "lr was None, is 0.02"), (["--epochs", "2"], "training.epochs was 1, is 2"),
+        (["--set", "beams=2"], "options.beams was 3, is 2"), (["--root", "{}/other"], "with other pictures or splits"),
+        (["--train-limit", "2"], "limits was"), (["--method", "frozen"], "fits that this run would not have"),
+    ]:  # fmt: skip
+        assert said in sentence(run(place, "--out", "{}/old", *changed))
+        assert before == ((place / "old" / "results.json").read_bytes(), (place / "old" / FITTED).read_bytes())
+    replaced = run(place, "--out", "{}/old", "--lr", "0.02", "--overwrite")
+    assert replaced.exit_code == 0 and (place / "old" / FITTED).read_bytes() != before[1]
     (place / "old" / IDENTITY).write_text("")
-    assert "identity.json is not valid JSON" in sentence(run(place, "--out", "{}/old"))
+    assert "identity.json is not valid JSON" in sentence(run(place, "--out", "{}/old", "--lr", "0.02"))
+
+
+def test_two_at_once_do_not_share_a_folder(place, monkeypatch):
+    """The second is refused while the first trains; the first ends as if alone."""
+    loss, seen = CaptionTask.loss, []
+
+    def meanwhile(self, indices):
+        if not seen:
+            seen.append(None)  # the other one trains nothing
+            with ThreadPoolExecutor(1) as elsewhere:
+                seen[0] = elsewhere.submit(run, place, "--out", "{}/shared").result()
+        return loss(self, indices)
+
+    monkeypatch.setattr(CaptionTask, "loss", meanwhile)
+    first = run(place, "--out", "{}/shared")
+    assert "shared is being written by another call in this process" in sentence(seen[0])
+    assert first.exit_code == 0, first.output
+    assert run(place, "--out", "{}/alone").exit_code == 0
+    adapters = [place / name / "fits/bitfit/seed-0/adapter/adapter.safetensors" for name in ("shared", "alone")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
