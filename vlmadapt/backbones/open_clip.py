@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
 from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.modes import usual
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import random_view, to_tensor
 
@@ -57,9 +58,11 @@ class OpenClipEncoder(Encoder):
         self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
+    @usual()
     def transform(self, image: Image.Image) -> Tensor:
         return self._test_view(read(image)).float()
 
+    @usual()
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std
