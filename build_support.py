@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 Environment = MutableMapping[str, str]
 
-LEVELS = ("avx2", "avx512")  # above the baseline, each containing the one before
 OLDEST_CUDA_ARCH = 80  # the kernels copy asynchronously and multiply bfloat16 on tensor cores
 
 # Flags after which a compiler may assume that there is no NaN, or round exp and sums as it likes. Linking with the

@@ -87,6 +87,11 @@ def compile_flags() -> list[str]:
     return [*SOURCES["flags"], *(["-O0", "-g"] if flag("DEBUG") else ["-g0"])]
 
 
+def is_x86() -> bool:
+    """Whether there are levels above the baseline: all are of this processor."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
 class Build(cpp_extension.BuildExtension):
     """Compiles each operator's level file once an instruction set, with its flags, then leaves the rest to torch."""
 
@@ -96,8 +101,11 @@ class Build(cpp_extension.BuildExtension):
                 f"vlmadapt: {COMPILER[0]} does not compile C++17 ({problem}): install g++, or correct CXX."
             )
         levels = self.levels()
-        macros: list[tuple[str, str | None]] = [("VLMADAPT_ISA_LEVELS", ";".join(["baseline", *levels]))]
-        macros += [(f"VLMADAPT_WITHOUT_{level.upper()}", None) for level in support.LEVELS if level not in levels]
+        macros: list[tuple[str, str | None]] = [
+            ("VLMADAPT_NUM_NEWER_LEVELS", str(len(levels))),
+            ("VLMADAPT_ISA_LEVELS", ";".join(["baseline", *levels])),
+            ("VLMADAPT_ISA_MISSING", ";".join(SOURCES["levels"][len(levels) :]) if is_x86() else ""),
+        ]
         for extension in self.extensions:
             extension.define_macros = [*extension.define_macros, *macros]
         cpu = next(extension for extension in self.extensions if extension.name == "vlmadapt._cpu")
@@ -106,13 +114,13 @@ class Build(cpp_extension.BuildExtension):
 
     def levels(self) -> list[str]:
         """The levels above the baseline that the compiler can make code for."""
-        if platform.machine().lower() not in ("x86_64", "amd64"):
+        if not is_x86():
             return []
-        for number, level in enumerate(support.LEVELS):
+        for number, level in enumerate(SOURCES["levels"]):
             if problem := support.compiler_refuses(COMPILER, [*compile_flags(), *SOURCES[f"flags_{level}"]]):
                 support.say(f"building without {level} kernels, since {COMPILER[0]} says: {problem}")
-                return list(support.LEVELS[:number])
-        return list(support.LEVELS)
+                return SOURCES["levels"][:number]
+        return SOURCES["levels"]
 
     def compile_levels(self, levels: list[str]) -> list[str]:
         folder = Path(self.build_temp) / "isa"
@@ -120,8 +128,8 @@ class Build(cpp_extension.BuildExtension):
 
         def compile_file(level: str, source: str) -> str:
             target = folder / f"{Path(source).parent.name}_{level}.o"
-            flags = [*compile_flags(), "-fPIC", f"-DVLMADAPT_ISA={level}", *SOURCES[f"flags_{level}"]]
-            flags += [f"-I{ROOT / 'csrc'}"]
+            flags = [*compile_flags(), "-fPIC", *SOURCES[f"flags_{level}"], f"-I{ROOT / 'csrc'}"]
+            flags += [f"-DVLMADAPT_ISA={level}", f"-DVLMADAPT_NUM_NEWER_LEVELS={len(levels) - 1}"]
             if subprocess.run([*COMPILER, *flags, "-c", str(ROOT / source), "-o", str(target)]).returncode:
                 raise SystemExit(f"vlmadapt: {source} does not compile with {COMPILER[0]}, whose words are above.")
             return str(target)

@@ -56,6 +56,7 @@ def compile_bindings(target: Path) -> int:
     sources = json.loads((ROOT / "csrc" / "sources.json").read_text(encoding="utf-8"))
     include = target / "torch" / "include"
     base = [os.environ.get("CXX", "g++"), "-fsyntax-only", "-std=c++17", "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"]
+    base += ["-DVLMADAPT_NUM_NEWER_LEVELS=0"]
     base += [f"-I{ROOT / 'csrc'}", f"-isystem{include}", f"-isystem{include / 'torch/csrc/api/include'}"]
     jobs: list[tuple[str, list[str]]] = [(source, []) for source in sources["binding"]]
     toolkit = os.environ.get("CUDA_HOME", "/usr/local/cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 
@@ -36,7 +37,7 @@ def grad_disabled() -> Iterator[None]:
         torch.set_grad_enabled(True)
 
 
-MODES: dict[str, Callable[[], AbstractContextManager[None]]] = {
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no_grad": lambda: torch.no_grad(),
     "inference_mode": lambda: torch.inference_mode(),
     "grad disabled": grad_disabled,

@@ -35,15 +35,23 @@ class DataSource:
     spec: str
     seed: int = 0
     root: str | None = None
+    domain: str | None = None
+    test_domain: str | None = None
 
     @classmethod
-    def of(cls, spec: str, seed: int, root: Path | None) -> DataSource:
-        is_path = spec not in BUILTIN and Path(spec).exists()
-        return cls(str(Path(spec).resolve()) if is_path else spec, seed, None if root is None else str(root.resolve()))
+    def of(
+        cls, spec: str, seed: int, root: Path | None, domain: str | None = None, test_domain: str | None = None
+    ) -> DataSource:
+        is_path = spec not in BUILTIN and Path(spec).expanduser().exists()
+        place = str(Path(spec).expanduser().resolve()) if is_path else spec
+        return cls(place, seed, None if root is None else str(root.resolve()), domain, test_domain)
 
-    def load(self) -> Dataset:
-        """The data set; raises what :func:`load_dataset` raises."""
-        return load_dataset(self.spec, seed=self.seed, root=self.root)
+    def load(self, domain: str | None = None, test_domain: str | None = None) -> Dataset:
+        """The data set, or other domains of it; raises what :func:`load_dataset` raises."""
+        own = None if domain else self.test_domain
+        return load_dataset(
+            self.spec, self.seed, self.root, domain=domain or self.domain, test_domain=test_domain or own
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,9 @@ class Run:
     """What ``run.json`` says about a classifier: what it was fitted on and with, how it was selected, what it cost.
 
     ``support`` and ``validation`` hold (path from the data's root, label) of each picture. ``val_accuracy`` is a
-    fraction, None without validation pictures. ``identity`` is by what ``fit --resume`` knows the fit again.
+    fraction, None without validation pictures. ``contents`` holds the sha256 of the bytes and of the pixels of each
+    picture (:class:`vlmadapt.pictures.Identity`), in the same order; 0.1.0 wrote none. ``identity`` is by what ``fit
+    --resume`` knows the fit again.
     """
 
     data: FittedOn
@@ -94,6 +104,7 @@ class Run:
     selection: str
     versions: Mapping[str, str]
     identity: Mapping[str, Any] | None = None
+    contents: tuple[tuple[str, str], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``run.json``, apart from the adapter's hash."""
@@ -116,6 +127,7 @@ class Run:
                 known[name] = tuple(value[name])
             for name in ("support", "validation"):
                 known[name] = tuple((key, label) for key, label in value[name])
+            known["contents"] = tuple((file, pixels) for file, pixels in value.get("contents", ()))
             return cls(**known)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not describe a saved classifier ({error}): {again}.") from error

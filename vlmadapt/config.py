@@ -10,10 +10,20 @@ from vlmadapt.errors import InputError
 
 Config = TypeVar("Config", bound="AdapterConfig")
 
+YES, NO = ("yes", "on", "true", "1"), ("no", "off", "false", "0")
+GRID_RANGE = (1e-9, 1e9)  # beyond, scores overflow or vanish in float32
+MOST_STEPS = 1000
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Base of all configurations; the ``help`` in each field's metadata is its documentation."""
+    """Base of all configurations; the ``help`` in each field's metadata is its documentation.
+
+    A field annotated ``bool`` is read by :func:`read_switches`. Raises :class:`InputError` for one that is none.
+    """
+
+    def __post_init__(self) -> None:
+        read_switches(self)
 
     @classmethod
     def make(cls: type[Config], value: Config | Mapping[str, Any] | None) -> Config:
@@ -47,12 +57,38 @@ class AdapterConfig:
         ]
 
 
+def read_switches(config: Any) -> None:
+    """Make every field of the dataclass ``config`` that is annotated ``bool`` one, in place: the one reader of them.
+
+    Understood are booleans, 1 and 0, and in any case the words yes, on, true, no, off, false. Raises
+    :class:`InputError` naming the field for anything else.
+    """
+    for entry in fields(config):
+        if entry.type not in ("bool", bool):
+            continue
+        value = getattr(config, entry.name)
+        word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+        if word not in YES + NO:
+            raise InputError(f"{type(config).__name__}.{entry.name} is {value!r}: use yes or no.")
+        object.__setattr__(config, entry.name, word in YES)
+
+
 def check_grid(config: AdapterConfig, name: str) -> None:
-    """Raise :class:`InputError` unless the field is ``(low, high, steps)``, ``0 < low <= high``, at least one step."""
+    """Raise :class:`InputError` unless the field is ``(low, high, steps)``: the one reader of a searched range.
+
+    ``low`` and ``high`` are finite numbers of ``GRID_RANGE``, ``low <= high``; ``steps`` is whole, 1 to ``MOST_STEPS``.
+    """
     value = getattr(config, name)
-    good = isinstance(value, tuple) and len(value) == 3 and 0 < value[0] <= value[1] and value[2] >= 1
-    if not good:
-        raise InputError(f"{type(config).__name__}.{name} is {value!r}: give (low, high, steps) with 0 < low <= high.")
+    if isinstance(value, tuple) and len(value) == 3 and not any(isinstance(part, bool) for part in value):
+        low, high, steps = value
+        numbers = all(isinstance(part, (int, float)) for part in (low, high))
+        inside = numbers and GRID_RANGE[0] <= low <= high <= GRID_RANGE[1]  # never true of NaN
+        if inside and isinstance(steps, int) and 1 <= steps <= MOST_STEPS:
+            return
+    raise InputError(
+        f"{type(config).__name__}.{name} is {value!r}: give (low, high, steps) with {GRID_RANGE[0]:g} <= low <= high "
+        f"<= {GRID_RANGE[1]:g} and a whole number of steps from 1 to {MOST_STEPS}."
+    )
 
 
 def check_choice(config: AdapterConfig, name: str, choices: tuple[str, ...]) -> None:

@@ -162,9 +162,8 @@ def operator_findings(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("operators", f"CPU library: {library}")
         others = ", ".join(info.get("isa_available") or [])
         yield Finding("operators", f"instruction set in use: {info.get('isa')} (this processor runs {others})")
-        built = info.get("isa_built") or ["avx512"]
-        if platform.machine().lower() in ("x86_64", "amd64") and "avx512" not in built:
-            text = f"kernels for {', '.join(built)} only: the compiler had no flags for more"
+        if missing := info.get("isa_missing"):
+            text = f"no kernels for {', '.join(missing)}: the compiler has no flags for them"
             yield Finding("operators", text, "missing", f"with a newer compiler, in the source folder: {REBUILD}")
     yield Finding("operators", f"stable ABI target: torch {info.get('stable_abi_target') or 'unknown'}")
     archs = ", ".join(info.get("cuda_archs") or [])

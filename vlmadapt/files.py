@@ -95,16 +95,54 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read JSON; raises :class:`FileError` naming the file, and the line when it is malformed."""
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark; line ends stay as they are.
+
+    Which of them is told by the mark, or by the zero bytes of the first two characters (RFC 4627, section 3). Raises
+    :class:`FileError` naming the file for any other encoding, and where it holds NUL characters.
+    """
     with naming_file(path, "read"):
-        text = Path(path).read_text(encoding="utf-8")
+        data = Path(path).read_bytes()
+    encoding = json.detect_encoding(data)
     try:
-        return json.loads(text)
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        where = f"byte {data[error.start]:#04x} at position {error.start}, read as {encoding}"
+        raise FileError(f"{path} is not UTF-8 text ({where}): save it as UTF-8.") from error
+    if "\0" in text:
+        raise FileError(f"{path} is not UTF-8 text (it holds NUL characters): save it as UTF-8.")
+    return text
+
+
+def parse_json(text: str, path: str | Path, line: int | None = None) -> Any:
+    """``text`` as JSON; raises :class:`FileError` naming ``path`` and the line where it is malformed.
+
+    So is an object that gives a key twice. ``line``: where ``text`` stands in the file, if it is one line of it.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
-        raise FileError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}: correct it or remove it."
-        ) from error
+        reason, line = error.msg, line or error.lineno
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:  # a key twice, or a number of too many digits
+        reason = str(error)
+    place = "" if line is None else f" at line {line}"
+    raise FileError(f"{path} is not valid JSON: {reason}{place}: correct it or remove it.")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object gives {repeated!r} twice")
+    return found
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises what :func:`read_text` and :func:`parse_json` raise."""
+    return parse_json(read_text(path), path)
 
 
 def check_format(path: str | Path, found: object, known: int | str, again: str) -> None:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cache_retrieval/kernel.h"
+#include "common/isa.h"
 
 namespace vlmadapt::cache_retrieval {
 
@@ -10,7 +11,7 @@ struct CpuKernels {
   void (*backward[num_dtypes])(const BackwardParams&, const Parallel&);
   void (*grid[num_dtypes])(const GridParams&, const Parallel&);
 
-  static const CpuKernels &baseline(), &avx2(), &avx512();
+  VLMADAPT_KERNELS_OF_EVERY_LEVEL
 };
 
 }  // namespace vlmadapt::cache_retrieval

@@ -9,12 +9,11 @@ namespace vlmadapt {
 
 template <class Kernels>
 const Kernels& kernels_of(Isa isa) {
-#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX512)
-  if (isa == Isa::avx512) return Kernels::avx512();
-#endif
-#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX2)
-  if (isa == Isa::avx2) return Kernels::avx2();
-#endif
+#define VLMADAPT_LEVEL(level, features) \
+  if constexpr (is_built(Isa::level))   \
+    if (isa == Isa::level) return Kernels::level();
+  VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
+#undef VLMADAPT_LEVEL
   (void)isa;
   return Kernels::baseline();
 }

@@ -8,7 +8,15 @@ namespace vlmadapt {
 
 namespace {
 
-constexpr const char* names[num_isas] = {"baseline", "avx2", "avx512"};
+#define VLMADAPT_LEVEL(level, features) #level,
+constexpr const char* names[num_isas] = {"baseline", VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )};
+#undef VLMADAPT_LEVEL
+
+std::string all_names() {
+  std::string text = names[0];
+  for (int level = 1; level < num_isas; ++level) text += std::string(", ") + names[level];
+  return text;
+}
 
 Isa chosen_isa() {
   const char* wanted = std::getenv("VLMADAPT_ISA");
@@ -21,24 +29,23 @@ Isa chosen_isa() {
                                   "': unset it or choose that level.");
     return static_cast<Isa>(level);
   }
-  throw std::invalid_argument("VLMADAPT_ISA is '" + std::string(wanted) +
-                              "': choose one of baseline, avx2, avx512, or unset it.");
+  throw std::invalid_argument("VLMADAPT_ISA is '" + std::string(wanted) + "': choose one of " + all_names() +
+                              ", or unset it.");
 }
 
 }  // namespace
 
 Isa best_isa() {
-#if defined(__x86_64__) && !defined(VLMADAPT_WITHOUT_AVX2)
+  Isa best = Isa::baseline;
+#if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#if !defined(VLMADAPT_WITHOUT_AVX512)
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return Isa::avx512;
+#define VLMADAPT_LEVEL(level, features)                  \
+  if (!is_built(Isa::level) || !(features)) return best; \
+  best = Isa::level;
+  VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, __builtin_cpu_supports)
+#undef VLMADAPT_LEVEL
 #endif
-  if (avx2) return Isa::avx2;
-#endif
-  return Isa::baseline;
+  return best;
 }
 
 Isa active_isa() {

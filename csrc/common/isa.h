@@ -1,16 +1,37 @@
 // Instruction-set levels a CPU kernel is compiled for, and which one to run.
 #pragma once
 
+// The levels above the baseline, each containing the one before: LEVEL(name, what a processor must have). The names are
+// those of csrc/sources.json, which has their flags; everything else that differs by level is made from this list.
+#define VLMADAPT_NEWER_LEVELS(LEVEL, HAS)               \
+  LEVEL(avx2, HAS("avx2") && HAS("fma") && HAS("f16c")) \
+  LEVEL(avx512, HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl"))
+
+// In an operator's struct CpuKernels: its member of every level.
+#define VLMADAPT_KERNELS_OF_LEVEL(level, features) static const CpuKernels& level();
+#define VLMADAPT_KERNELS_OF_EVERY_LEVEL \
+  static const CpuKernels& baseline();  \
+  VLMADAPT_NEWER_LEVELS(VLMADAPT_KERNELS_OF_LEVEL, )
+
 namespace vlmadapt {
 
-enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
+#define VLMADAPT_LEVEL(level, features) level,
+enum class Isa : int { baseline, VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, ) };
+#undef VLMADAPT_LEVEL
 
-constexpr int num_isas = 3;
+#define VLMADAPT_LEVEL(level, features) +1
+constexpr int num_isas = 1 VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, );
+#undef VLMADAPT_LEVEL
+
+#ifdef VLMADAPT_NUM_NEWER_LEVELS
+// This build contains the lowest ones; setup.py and CMakeLists.txt say how many. CUDA files need not be told.
+constexpr bool is_built(Isa isa) { return static_cast<int>(isa) <= VLMADAPT_NUM_NEWER_LEVELS; }
+#endif
 
 // The best level that this processor has and this build contains.
 Isa best_isa();
 
-// best_isa(), unless the environment variable VLMADAPT_ISA (baseline, avx2, avx512) asks for a lower level.
+// best_isa(), unless the environment variable VLMADAPT_ISA names a lower level.
 // Read once. Throws std::invalid_argument when it names an unknown level or one this processor lacks.
 Isa active_isa();
 

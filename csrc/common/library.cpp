@@ -8,6 +8,7 @@
 // The version that setup.py chose.
 VLMADAPT_MARKER(vlmadapt_stable_abi, "stable-abi", TORCH_TARGET_VERSION);
 VLMADAPT_MARKER(vlmadapt_isa_levels, "isa-levels", VLMADAPT_ISA_LEVELS);
+VLMADAPT_MARKER(vlmadapt_isa_missing, "isa-missing", VLMADAPT_ISA_MISSING);
 
 namespace vlmadapt {
 

@@ -15,7 +15,7 @@
 #include "common/dtype.h"
 
 #ifndef VLMADAPT_ISA
-#error "define VLMADAPT_ISA (baseline, avx2 or avx512) before including common/simd.h"
+#error "define VLMADAPT_ISA (a level of common/isa.h) before including common/simd.h"
 #endif
 
 #define VLMADAPT_INLINE inline __attribute__((always_inline))

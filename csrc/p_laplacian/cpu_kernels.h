@@ -1,6 +1,7 @@
 // The kernels that every instruction-set file provides, one set of function pointers a level.
 #pragma once
 
+#include "common/isa.h"
 #include "p_laplacian/kernel.h"
 
 namespace vlmadapt::p_laplacian {
@@ -9,7 +10,7 @@ struct CpuKernels {
   void (*forward[num_dtypes])(const ForwardParams&, const Parallel&);
   void (*backward[num_dtypes])(const BackwardParams&, const Parallel&);
 
-  static const CpuKernels &baseline(), &avx2(), &avx512();
+  VLMADAPT_KERNELS_OF_EVERY_LEVEL
 };
 
 }  // namespace vlmadapt::p_laplacian

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -197,7 +198,7 @@ def test_a_fit_of_other_pictures_with_the_same_names_is_not_taken_for_this_one(w
 
 
 def test_a_kept_fit_of_other_pictures_with_the_same_names_is_made_again(world, other, tmp_path):
-    options = {"adapters": [TIP], "shots": (2,), "seeds": 1, "keep_fits": True, "no_cache": True}
+    options: Any = {"adapters": [TIP], "shots": (2,), "seeds": 1, "keep_fits": True, "no_cache": True}
     vlmadapt.compare(world, out=tmp_path / "out", **options)
     (tmp_path / "out" / ABOUT).unlink()  # as in a folder of 0.1.0, which did not say of which pictures it is
     (tmp_path / "out" / "results.json").unlink()
@@ -259,7 +260,7 @@ def test_replacing_keeps_the_old_results_until_the_new_are_there(world, tmp_path
     with monkeypatch.context() as patch:
         from vlmadapt.experiments import protocol
 
-        fit, fitted = protocol.fit, []
+        fit, fitted = protocol.fit, list[Any]()
 
         def interrupted(adapter, *args, **options):
             if fitted:

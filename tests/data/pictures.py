@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def colour_of(key: str) -> tuple[int, int, int]:
-    digest = hashlib.sha256(key.encode()).digest()
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     return digest[0], digest[1], digest[2]
 
 

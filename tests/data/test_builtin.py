@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +77,16 @@ def test_tuxphotos():
     dataset = load_dataset("tuxphotos")
     assert len(dataset.class_names) == 15
     assert sum(len(dataset.split(split)) for split in ("train", "val", "test")) == 317
+
+
+@pytest.mark.parametrize("name", list(BUILTIN))
+def test_every_set_is_documented_and_has_pictures_of_every_class(name, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert f"\n| `{name}` |" in page
+    monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path))
+    if {status.name: status.available for status in builtin_status()}[name]:
+        dataset = load_dataset(name)
+        assert dataset.name == name and all(min(dataset.counts(split)) > 0 for split in ("train", "val", "test"))
 
 
 @pytest.mark.parametrize(

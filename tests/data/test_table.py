@@ -59,7 +59,7 @@ def test_jsonl(tmp_path):
         (["img/0.png,"], "path,label", "line 2 has label ''"),
         (["img/0.png"], "path,label", "line 2 has label None"),
         ([",a"], "path,label", "line 2 has no path"),
-        (["img/0.png,a,dev"], "path,label,split", "line 2 has split 'dev'"),
+        (["img/0.png,a,later"], "path,label,split", "line 2 has split 'later'"),
         (["img/0.png,a,train", "img/1.png,b,"], "path,label,split", "line 3 has no split"),
         (["img/0.png,a,train", "img/1.png,b,train"], "path,label,split", "no rows with split test"),
         (["img/0.png,a", "img/0.png,b"], "path,label", "on lines 2 and 3"),
@@ -82,7 +82,7 @@ def test_listed_pictures_must_exist(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"path": ', "line 1 is not valid JSON"),
+        (b'{"path": ', "is not valid JSON: .* at line 1"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"[1]", "line 1 is not a JSON object"),
     ],

@@ -41,6 +41,11 @@ def tiny_coca(**text: Any) -> Any:
     return widened(CoCa(24, sizes, texts, {**vision, **pooler}))
 
 
+def tiny(kind: str) -> Any:
+    """The tiny model of a class that some family names."""
+    return tiny_coca() if kind == "CoCa" else tiny_blip(kind)
+
+
 @torch.no_grad()
 def widened(model: nn.Module) -> nn.Module:
     """Weights drawn wide enough for outputs to depend on all inputs."""

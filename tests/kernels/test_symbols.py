@@ -6,6 +6,7 @@ template, an older processor could be handed that copy. Every such symbol must l
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from tests.kernels import BUILD
 from vlmadapt.ops.library import PACKAGE
 
-LEVELS = ("avx2", "avx512")
+LEVELS = json.loads((PACKAGE.parent / "csrc" / "sources.json").read_text(encoding="utf-8"))["levels"]
 FOLDER = BUILD / "CMakeFiles"
 OBJECTS = [
     (level, path)

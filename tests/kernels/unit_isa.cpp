@@ -10,8 +10,9 @@ using namespace vlmadapt;
 
 TEST(Isa, NamesAreThoseOfTheEnvironmentVariable) {
   EXPECT_STREQ(isa_name(Isa::baseline), "baseline");
-  EXPECT_STREQ(isa_name(Isa::avx2), "avx2");
-  EXPECT_STREQ(isa_name(Isa::avx512), "avx512");
+#define VLMADAPT_LEVEL(level, features) EXPECT_STREQ(isa_name(Isa::level), #level);
+  VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
+#undef VLMADAPT_LEVEL
   EXPECT_LE(static_cast<int>(active_isa()), static_cast<int>(best_isa()));
 }
 

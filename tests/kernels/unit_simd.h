@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "common/isa.h"
+
 namespace vlmadapt {
 
 template <class T>
@@ -31,16 +33,12 @@ struct SimdTable {
 };
 
 // Constants, so that no code of a level runs before a test has asked whether the processor has it.
-namespace baseline {
-extern const SimdTable simd_table;
-}
-#if defined(__x86_64__)
-namespace avx2 {
-extern const SimdTable simd_table;
-}
-namespace avx512 {
-extern const SimdTable simd_table;
-}
-#endif
+#define VLMADAPT_LEVEL(level, features) \
+  namespace level {                     \
+  extern const SimdTable simd_table;    \
+  }
+VLMADAPT_LEVEL(baseline, )
+VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
+#undef VLMADAPT_LEVEL
 
 }  // namespace vlmadapt

@@ -22,11 +22,12 @@ struct Level {
 };
 
 inline const Level levels[] = {
-    {Isa::baseline, &baseline::simd_table},
-#if defined(__x86_64__)
-    {Isa::avx2, &avx2::simd_table},
-    {Isa::avx512, &avx512::simd_table},
+#define VLMADAPT_LEVEL(level, features) {Isa::level, &level::simd_table},
+    VLMADAPT_LEVEL(baseline, )
+#if VLMADAPT_NUM_NEWER_LEVELS
+        VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
 #endif
+#undef VLMADAPT_LEVEL
 };
 
 // A test runs once a level.

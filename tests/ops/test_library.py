@@ -53,6 +53,45 @@ def test_a_library_that_does_not_load_still_names_its_stable_abi(monkeypatch: py
     assert target is not None and build_info()["stable_abi_target"] == target
 
 
+STALE = """
+import sys, torch
+load = torch.ops.load_library
+torch.ops.load_library = lambda path: load(sys.argv[1])
+from vlmadapt import doctor, ops
+from vlmadapt.errors import MissingDependency
+targets = torch.eye(3)
+try:
+    ops.signed_cosine_top_k(targets, targets, 1)
+except MissingDependency as error:
+    print(error)
+with ops.use_reference():
+    ops.signed_cosine_top_k(targets, targets, 1)
+print(ops.build_info()["cpu_library"], ops.build_info()["error"])
+print(*(finding.text for finding in doctor.operator_findings(ops.build_info()) if finding.state == "broken"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("today", "once"),
+    [
+        (b"signed_cosine_top_k(Tensor", b"signed_cosine_top_x(Tensor"),
+        (b"int first_row, bool skip_diagonal)", b"int first_row                    )"),
+    ],
+    ids=["an operator is missing", "an argument is missing"],
+)
+def test_a_library_of_older_sources_is_one_sentence_at_the_first_use(tmp_path: Path, today: bytes, once: bytes) -> None:
+    path = library._loaded["_cpu"]
+    compiled = path.read_bytes()
+    assert len(today) == len(once) and compiled.count(today) == 1
+    stale = tmp_path / path.name
+    stale.write_bytes(compiled.replace(today, once))
+    result = subprocess.run([sys.executable, "-c", STALE, str(stale)], capture_output=True, text=True)
+    refused, info, broken = result.stdout.splitlines() or [result.stderr] * 3
+    why = f"the compiled library {path.name} was built from other sources, for it has no operator signed_cosine_top_k"
+    assert refused.startswith(why) and "rebuild the package from its source folder with `pip install" in refused
+    assert info.startswith(f"None {why}") and f"CPU library: none ({why}" in broken
+
+
 def test_a_missing_library_is_one_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_loaded", {})
     with pytest.raises(MissingDependency, match=r"rebuild the package .* with `pip install"):

@@ -35,3 +35,8 @@ def test_a_key_may_be_given_once():
 
 def test_plain_is_what_json_gives_back():
     assert plain({"a": (1, 2)}) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000, "{", "nan "])
+def test_what_json_cannot_hold_stays_text(text):
+    assert parse_settings([f"epochs={text}"])["epochs"] == text.strip()

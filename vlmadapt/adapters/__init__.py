@@ -16,6 +16,21 @@ from vlmadapt.adapters.xm.adapter import XMAdapter, XMAdapterConfig
 from vlmadapt.adapters.zero_shot import ZeroShot, ZeroShotConfig
 from vlmadapt.config import AdapterConfig
 
+METHODS = (
+    ZeroShot,
+    LinearProbe,
+    LPPlusPlus,
+    CoOp,
+    CLIPAdapter,
+    TaskRes,
+    GraphAdapter,
+    TipAdapter,
+    TipAdapterF,
+    XMAdapter,
+    HeGraphAdapter,
+)
+ADAPTERS.update({adapter.name: adapter for adapter in METHODS})
+
 __all__ = [
     "ADAPTERS",
     "Adapter",

@@ -24,7 +24,7 @@ from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.modes import usual
-from vlmadapt.training import Samples, TrainResult, choose, score_logits
+from vlmadapt.training import Samples, TrainResult, choose, score_in_tiles, tiles
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
@@ -143,15 +143,23 @@ class Adapter(nn.Module):
     def logits(self, features: Any) -> Tensor:
         """Class logits ``[B, C]``, in the adapter's dtype."""
         self._require_fit()
-        return self._logits(self._features("features", features))
+        rows = self._features("features", features)
+        result = rows.new_empty(len(rows), self.num_classes)
+        for tile in tiles(len(rows), self.num_classes):
+            result[tile] = self._logits(rows[tile])
+        return result
 
     def predict_proba(self, features: Any) -> Tensor:
         """Class probabilities ``[B, C]``, rows summing to 1."""
         return self.logits(features).softmax(-1)
 
+    @torch.no_grad()
     def predict(self, features: Any) -> Tensor:
         """Most probable class, int64 ``[B]``; of equal ones the smallest number."""
-        return self.logits(features).argmax(-1)
+        self._require_fit()
+        rows = self._features("features", features)
+        parts = [self._logits(rows[tile]).argmax(-1) for tile in tiles(len(rows), self.num_classes)]
+        return torch.cat([*parts, rows.new_empty(0, dtype=torch.int64)])
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples that weighed most for each query.
@@ -218,7 +226,7 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def _score(self, samples: Samples) -> tuple[float, ...]:
         """What epochs and candidates are compared by, on validation ``samples``."""
-        return score_logits(self._logits(samples.features), samples.labels)
+        return score_in_tiles(lambda rows: self._logits(samples.features[rows]), samples.labels, self.num_classes)
 
     def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
         """``take`` the candidate that scores best on validation; list the default first, it wins ties."""

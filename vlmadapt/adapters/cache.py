@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.votes import Vote, top_votes
+from vlmadapt.adapters.votes import Vote, check_top, top_votes
 from vlmadapt.modes import usual
 from vlmadapt.ops import PreparedCache, cache_retrieval
-from vlmadapt.training import Samples
+from vlmadapt.training import Samples, tiles
 
 
 class CacheAdapter(Adapter):
@@ -70,8 +70,13 @@ class CacheAdapter(Adapter):
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples with the largest affinity to each query, whatever their class.
 
-        Forms ``[B, n]`` affinities, which ``predict`` never does: explain queries by the dozen.
+        Forms ``[B, n]`` affinities, which ``predict`` never does, and sorts each row: explain queries by the dozen.
         """
         self._require_fit()
-        affinity, text_part = self._affinities(self._features("features", features))
-        return top_votes(affinity, text_part, self.labels, self.support_index, self.class_names, top)
+        check_top(top)
+        rows = self._features("features", features)
+        votes: list[list[Vote]] = []
+        for tile in tiles(len(rows), max(len(self.labels), self.num_classes)):
+            affinity, text_part = self._affinities(rows[tile])
+            votes += top_votes(affinity, text_part, self.labels, self.support_index, self.class_names, top)
+        return votes

@@ -26,10 +26,9 @@ from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import Samples, TrainConfig, check_range
+from vlmadapt.training import Samples, TrainConfig, check_range, tiles
 from vlmadapt.training.layers import empty_linear
 
-CLASSES_AT_ONCE = 512
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 BETAS = (0.0, 0.3, 0.5, 0.7, 1.0)
 
@@ -111,11 +110,12 @@ def joined_aggregate(classes: Tensor, nodes: Tensor) -> Tensor:
     All rows normalised. Class ``c`` changes the degree of every node it is joined to, so that each class sees a graph
     of its own; only its own row is needed. Tiles of classes: no ``[C, N]`` matrix is held.
     """
-    inner = torch.cat([(tile @ nodes.T).clamp(min=0).sum(1) for tile in nodes.split(CLASSES_AT_ONCE)])
+    inner = torch.cat([(nodes[some] @ nodes.T).clamp(min=0).sum(1) for some in tiles(len(nodes), len(nodes))])
     own = nodes.square().sum(1).clamp(min=0)
     degrees = 1 + inner - own
     rows = []
-    for tile in classes.split(CLASSES_AT_ONCE):
+    for some in tiles(len(classes), len(nodes)):
+        tile = classes[some]
         edges = (tile @ nodes.T).clamp(min=0)
         degree = 1 + edges.sum(1, keepdim=True)
         weights = edges / (degree * (degrees + edges)).sqrt()

@@ -33,6 +33,7 @@ class LinearProbeConfig(AdapterConfig):
     tolerance: float = field(default=1e-5, metadata={"help": "L-BFGS stops below this gradient"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "c", low=0.0, low_allowed=False)
         check_grid(self, "search_c")
         check_range(self, "max_iterations", low=1)

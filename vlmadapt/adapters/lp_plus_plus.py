@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from vlmadapt.adapters.base import Adapter, FitOptions
 from vlmadapt.config import AdapterConfig
-from vlmadapt.training import Samples, check_range
+from vlmadapt.training import Samples, check_range, tiles
 
 SCALES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SCORE_EVERY = 5
@@ -39,8 +39,27 @@ class LPPlusPlusConfig(AdapterConfig):
     search_scale: bool = field(default=True, metadata={"help": "search scale on validation"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "steps", low=0)
         check_range(self, "scale", low=0.0)
+
+
+class _Part:
+    """Some of the ``count`` support samples, with their similarities to the class texts ``[rows, C]``."""
+
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, count: int) -> None:
+        self.features, self.labels, self.count = features, labels, count
+        self.similarity = features @ text.T
+        self.rows = torch.arange(len(labels), device=labels.device)
+
+    def logits(self, visual: Tensor, blend: Tensor) -> Tensor:
+        return self.features @ visual.T + blend * self.similarity
+
+    def error(self, logits: Tensor) -> Tensor:
+        """Gradient of the loss in the logits."""
+        error = logits.softmax(-1)
+        error[self.rows, self.labels] -= 1
+        return error / self.count
 
 
 class LPPlusPlus(Adapter):
@@ -74,31 +93,29 @@ class LPPlusPlus(Adapter):
     def _descend(self, support: Samples, validation: Samples | None) -> None:
         """Blocks in turn; leaves the step that validates best, the earliest of equals, or the last one."""
         features, labels = support.features, support.labels
-        similarity = features @ self.text_features.T
+        count = len(support)
+        parts = [
+            _Part(features[rows], labels[rows], self.text_features, count) for rows in tiles(count, self.num_classes)
+        ]
         step_v = 2 / largest_eigenvalue(features)
-        step_a = 2 / float(similarity.square().mean(0).max().clamp(min=1e-12))
-        rows = torch.arange(len(labels), device=labels.device)
-
-        def error_of(logits: Tensor) -> Tensor:
-            """Gradient of the loss in the logits."""
-            error = logits.softmax(-1)
-            error[rows, labels] -= 1
-            return error / len(labels)
-
+        squares = torch.stack([part.similarity.square().sum(0) for part in parts]).sum(0) / count
+        step_a = 2 / float(squares.max().clamp(min=1e-12))
         best = self._state(validation, 0)
         previous, ahead, momentum = float("inf"), self.visual.clone(), 1.0
         for step in range(1, self.config.steps + 1):
-            error = error_of(features @ ahead.T + self.blend * similarity)
-            moved = ahead - step_v * error.T @ features
-            logits = features @ moved.T + self.blend * similarity
-            loss = float(cross_entropy(logits, labels))
+            moved = ahead - sum(step_v * part.error(part.logits(ahead, self.blend)).T @ part.features for part in parts)
+            loss, blend_gradient = 0.0, torch.zeros_like(self.blend)
+            for part in parts:
+                logits = part.logits(moved, self.blend)
+                loss += float(cross_entropy(logits, part.labels)) * len(part.labels) / count
+                blend_gradient += (part.error(logits) * part.similarity).sum(0)
             if loss > previous:
                 momentum = 1.0
             grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead = moved + (momentum - 1) / grown * (moved - self.visual)
             previous, momentum = loss, grown
             self.visual.copy_(moved)
-            self.blend.sub_(step_a * (error_of(logits) * similarity).sum(0))
+            self.blend.sub_(step_a * blend_gradient)
             if validation is None or step % SCORE_EVERY == 0 or step == self.config.steps:
                 found = self._state(validation, step)
                 best = found if validation is None or found[0] > best[0] else best

@@ -1,4 +1,4 @@
-"""The methods by name. A new one is a file beside this and a line below."""
+"""The methods by name. A new one is a file beside this and its lines in ``__init__.py``."""
 
 from __future__ import annotations
 
@@ -9,36 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.clip_adapter import CLIPAdapter
-from vlmadapt.adapters.coop import CoOp
-from vlmadapt.adapters.graph_adapter import GraphAdapter
-from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter
 from vlmadapt.adapters.images import ImageEncoder
-from vlmadapt.adapters.linear_probe import LinearProbe
-from vlmadapt.adapters.lp_plus_plus import LPPlusPlus
-from vlmadapt.adapters.task_res import TaskRes
-from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterF
-from vlmadapt.adapters.xm.adapter import XMAdapter
-from vlmadapt.adapters.zero_shot import ZeroShot
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    adapter.name: adapter
-    for adapter in (
-        ZeroShot,
-        LinearProbe,
-        LPPlusPlus,
-        CoOp,
-        CLIPAdapter,
-        TaskRes,
-        GraphAdapter,
-        TipAdapter,
-        TipAdapterF,
-        XMAdapter,
-        HeGraphAdapter,
-    )
-}
+ADAPTERS: dict[str, type[Adapter]] = {}  # filled by vlmadapt/adapters/__init__.py
 Adapter.kinds = ADAPTERS  # what loading and error messages look names up in, without an import upwards
 
 

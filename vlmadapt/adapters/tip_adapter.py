@@ -24,9 +24,16 @@ from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.ops import cache_retrieval_grid, cache_retrieval_multi_beta
-from vlmadapt.training import Samples, TrainConfig, check_range, choose_in_grid, log_grid, log_likelihood, smoothed_hits
-
-TIES_AT_ONCE = 64  # logits of tied cells held at a time
+from vlmadapt.training import (
+    Samples,
+    TrainConfig,
+    cell_likelihoods,
+    check_range,
+    choose_in_grid,
+    log_grid,
+    smoothed_hits,
+    tiles,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class TipAdapterConfig(AdapterConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, "beta", low=0.0, low_allowed=False)
         check_range(self, "alpha", low=0.0)
         check_grid(self, "search_beta")
@@ -89,21 +97,17 @@ class TipAdapter(CacheAdapter):
         if validation is None:
             return
         betas, alphas = self._grid()
-        hits = self._grid_accuracy(validation)
-        base = self._zero_shot_logits(validation.features)
-        scores = cache_retrieval_multi_beta(validation.features, self.keys.detach(), self._cache(), betas)
+
+        def at_rows(rows: slice) -> Any:
+            features = validation.features[rows]
+            base = self._zero_shot_logits(features)
+            scores = cache_retrieval_multi_beta(features, self.keys.detach(), self._cache(), betas)
+            return lambda g: lambda a: base + alphas[a].to(base)[:, None, None] * scores[g]
 
         def tie_break(g: Tensor, a: Tensor) -> Tensor:
-            weights = alphas.to(base)[a]
-            cells = zip(g.split(TIES_AT_ONCE), weights.split(TIES_AT_ONCE), strict=True)
-            return torch.cat(
-                [
-                    log_likelihood(base + weight[:, None, None] * scores[cell], validation.labels)
-                    for cell, weight in cells
-                ]
-            )
+            return cell_likelihoods(at_rows, validation.labels, self.num_classes, g, a, held=len(betas))
 
-        g, a = choose_in_grid(hits, len(validation), tie_break)
+        g, a = choose_in_grid(self._grid_accuracy(validation), len(validation), tie_break)
         self.beta.fill_(float(betas[g]))
         self.alpha.fill_(float(alphas[a]))
 
@@ -113,10 +117,14 @@ class TipAdapter(CacheAdapter):
     @torch.no_grad()
     def _grid_accuracy(self, validation: Samples) -> Tensor:
         """Validation accuracy ``[G, A]`` of every beta and alpha with the keys as they are."""
-        base = self._zero_shot_logits(validation.features)
-        return cache_retrieval_grid(
-            validation.features, self.keys.detach(), self._cache(), *self._grid(), base, validation.labels
-        )
+        betas, alphas = self._grid()
+        hits = validation.features.new_zeros(len(betas), len(alphas), dtype=torch.float64)
+        for rows in tiles(len(validation), self.num_classes):
+            features, labels = validation.features[rows], validation.labels[rows]
+            base = self._zero_shot_logits(features)
+            shares = cache_retrieval_grid(features, self.keys.detach(), self._cache(), betas, alphas, base, labels)
+            hits += shares * len(labels)
+        return hits / len(validation)
 
     def _logits(self, features: Tensor) -> Tensor:
         scores = self._scores(features, self.keys, float(self.beta))

@@ -29,6 +29,12 @@ class Vote:
     stream: str
 
 
+def check_top(top: object) -> None:
+    """Raise :class:`InputError` unless ``top`` is a whole number of at least 1."""
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InputError(f"top is {top!r}: give the number of votes to list, at least 1.")
+
+
 def top_votes(
     affinity: Tensor,
     text_part: Tensor | None,
@@ -40,10 +46,7 @@ def top_votes(
     """The ``top`` largest affinities of each query; equal ones in the order of ``support_index``.
 
     affinity, text_part: ``[B, n]``; ``text_part`` is what the text stream contributed. labels, support_index: ``[n]``.
-    Raises :class:`InputError` for a ``top`` below 1.
     """
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise InputError(f"top is {top!r}: give the number of votes to list, at least 1.")
     affinity = affinity.cpu()
     labels, support_index = labels.cpu(), support_index.cpu()
     class_score = affinity.new_zeros(len(affinity), len(class_names)).index_add(1, labels, affinity)

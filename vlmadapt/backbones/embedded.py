@@ -26,7 +26,7 @@ from vlmadapt.backbones.towers import (
 from vlmadapt.files import sha256_of_file
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
-from vlmadapt.pictures.views import normalize_pixels, pad_to_square, random_view, to_pixels
+from vlmadapt.pictures.views import normalize_pixels, random_view, to_pixels
 
 TRANSFORM = "white square, bicubic 224, (x - 127) / 128; views: crop .5-1, ratio 3/4-4/3, mirrored"
 LOGIT_SCALE = 50.0
@@ -55,7 +55,7 @@ class EmbeddedEncoder(Encoder):
 
     @usual()
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
-        return normalize_pixels(random_view(pad_to_square(read(image)), (IMAGE_SIZE, IMAGE_SIZE), generator))
+        return normalize_pixels(random_view(read(image), (IMAGE_SIZE, IMAGE_SIZE), generator, square=True))
 
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
         return self.text_tower.token_inputs(texts)

@@ -17,7 +17,7 @@ from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, miss
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
-from vlmadapt.pictures.views import random_view, to_tensor
+from vlmadapt.pictures.views import middle_of_long, random_view, to_tensor
 
 INSTALL = "pip install 'vlmadapt[open-clip]'"
 RANDOM_SEED = 0
@@ -51,6 +51,7 @@ class OpenClipEncoder(Encoder):
         self._mean = torch.tensor(settings.mean).view(3, 1, 1)
         self._std = torch.tensor(settings.std).view(3, 1, 1)
         self._resample = Image.Resampling[settings.interpolation.upper()]
+        self._crops = settings.resize_mode == "shortest"
         self._test_view = image_transform_v2(settings, is_train=False)
 
         self.model.to(self.device)
@@ -60,7 +61,8 @@ class OpenClipEncoder(Encoder):
 
     @usual()
     def transform(self, image: Image.Image) -> Tensor:
-        return self._test_view(read(image)).float()
+        picture = read(image)
+        return self._test_view(middle_of_long(picture, self._size) if self._crops else picture).float()
 
     @usual()
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:

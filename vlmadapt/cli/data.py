@@ -19,13 +19,15 @@ def _group() -> None:
 @commands.command()
 @command(CheckOptions)
 def check(data: DataArgument, options: CheckOptions) -> None:
-    """Read every picture of a data set and say what is wrong: missing, unreadable, in two splits, empty classes.
+    """Read every picture of a data set and say what is wrong: missing, unreadable, twice, left out.
 
     Exit code 0 when nothing is, 1 otherwise.
     """
     from vlmadapt.data import check_dataset
 
-    report = check_dataset(data, seed=options.split_seed, root=options.root)
+    report = check_dataset(
+        data, options.split_seed, options.root, domain=options.domain, test_domain=options.test_domain
+    )
     *findings, verdict = report.lines()
     for line in findings:
         say(line)

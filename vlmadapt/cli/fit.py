@@ -31,7 +31,7 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 
     dataset = front.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
-    source = DataSource.of(data, options.split_seed, options.root)
+    source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
     options = replace(options, source=source, report=note, out=folder)
     refuse_inside(data, places_of(options))
     with hold(folder):

@@ -12,14 +12,13 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from vlmadapt.experiments.options import Options
 from vlmadapt.options import OptionSet, offered
 
 DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A built-in set (clipart, mnist5k, textile3, tuxphotos), a folder of class folders, a .csv or .jsonl "
+        help="A built-in set such as clipart (see vlmadapt data list), a folder of class folders, a .csv or .jsonl "
         "file, a split_zhou_*.json file, or a benchmark's name with --root.",
         show_default=False,
     ),
@@ -37,10 +36,6 @@ def option(of: Field[Any]) -> Any:
         metavar=more.get("metavar"),
         show_default=more.get("shown", True),
     )
-
-
-Device = Annotated[str, option(Options.__dataclass_fields__["device"])]
-Download = Annotated[bool, option(Options.__dataclass_fields__["download"])]
 
 
 def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callable[..., None]]:

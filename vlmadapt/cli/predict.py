@@ -70,7 +70,7 @@ def predict(
 
 
 def _pictures(given: list[Path]) -> list[Path]:
-    from vlmadapt.data.folder import list_images
+    from vlmadapt.data.walk import list_images
     from vlmadapt.errors import FileError
 
     paths: list[Path] = []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmadapt.data.coop import read_coop_split
-from vlmadapt.data.folder import class_name_of, list_images
 from vlmadapt.data.listing import require_files
+from vlmadapt.data.names import class_name_of
 from vlmadapt.data.splitting import carve_val
 from vlmadapt.data.templates import templates_for
-from vlmadapt.data.types import Dataset, Sample
-from vlmadapt.errors import FileError, naming_file
+from vlmadapt.data.types import Dataset, Parts, Sample
+from vlmadapt.data.walk import list_images
+from vlmadapt.errors import FileError
+from vlmadapt.files import read_text
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,14 @@ def load_benchmark(name: str, root: str | Path, seed: int = 0, check_files: bool
 
 
 def _lines(path: Path) -> list[str]:
-    with naming_file(path, "read"):
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _aircraft(name: str, folder: Path, check_files: bool) -> Dataset:
     """``images_variant_<split>.txt`` holds lines ``<picture number> <variant>``; the order is that of variants.txt."""
     variants = _lines(folder / "variants.txt")
     index = {variant: label for label, variant in enumerate(variants)}
-    parts: dict[str, tuple[Sample, ...]] = {}
+    parts: Parts = {}
     for split in ("train", "val", "test"):
         listing = folder / f"images_variant_{split}.txt"
         samples = []
@@ -133,7 +135,7 @@ def _aircraft(name: str, folder: Path, check_files: bool) -> Dataset:
 def _imagenet(name: str, folder: Path, seed: int) -> Dataset:
     """``classnames.txt`` holds lines ``<wnid> <class name>``; labels follow the sorted wnids."""
     entries = sorted(line.partition(" ")[::2] for line in _lines(folder / "classnames.txt"))
-    parts: dict[str, tuple[Sample, ...]] = {}
+    parts: Parts = {}
     for split, source in (("train", "train"), ("test", "val")):
         samples: list[Sample] = []
         for label, (wnid, _) in enumerate(entries):
@@ -144,8 +146,17 @@ def _imagenet(name: str, folder: Path, seed: int) -> Dataset:
     parts["train"], parts["val"] = carve_val(parts["train"], folder, seed)
     return Dataset(
         name=name,
-        class_names=tuple(class_name_of(class_name) for _, class_name in entries),
+        class_names=_told_apart(entries),
         templates=templates_for(name),
         root=folder,
         **parts,
+    )
+
+
+def _told_apart(entries: list[tuple[str, str]]) -> tuple[str, ...]:
+    """Class names of (wnid, class name); a name that several classes share is followed by the wnid of each."""
+    names = [class_name_of(class_name) for _, class_name in entries]
+    count = Counter(names)
+    return tuple(
+        f"{name} ({wnid})" if count[name] > 1 else name for name, (wnid, _) in zip(names, entries, strict=True)
     )

@@ -16,10 +16,10 @@ from PIL import Image
 
 from vlmadapt.data.cache import user_cache_dir
 from vlmadapt.data.coop import read_coop_split
-from vlmadapt.data.folder import list_images
 from vlmadapt.data.splitting import split_by_seed
 from vlmadapt.data.templates import templates_for
 from vlmadapt.data.types import Dataset, Sample
+from vlmadapt.data.walk import list_images
 from vlmadapt.errors import FileError, MissingDependency, naming_file
 from vlmadapt.files import sha256_of_file
 

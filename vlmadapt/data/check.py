@@ -8,31 +8,45 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
-from vlmadapt.data.load import load_dataset
+from vlmadapt.data.load import load_quietly
+from vlmadapt.data.names import shown
+from vlmadapt.data.same import Place, SamePictures
 from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.errors import FileError, VlmadaptError
-from vlmadapt.pictures import decode
+from vlmadapt.pictures import Identity, decode
+from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
 from vlmadapt.progress import track
+
+LONG = 32  # a picture so many times longer than wide is named: little of it is seen
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings of :func:`check_dataset`; ``ok`` when nothing is wrong."""
+    """Findings of :func:`check_dataset`; ``ok`` when nothing is wrong.
+
+    ``duplicates`` and ``two_labels`` are pairs of one picture by content (:class:`vlmadapt.pictures.Identity`): in two
+    splits, the earlier first, or within a split in two classes. ``hints`` are what need not be wrong: pictures in two
+    splits that look alike, and very long ones.
+    """
 
     name: str
     class_names: tuple[str, ...] = ()
     counts: dict[str, list[int]] = field(default_factory=dict)  # split -> pictures per class
-    problems: tuple[str, ...] = ()  # what keeps the set from being loaded or used
+    notes: tuple[str, ...] = ()  # what was left out
+    problems: tuple[str, ...] = ()  # what keeps the set from being loaded or used, or is probably not meant so
     missing: tuple[Path, ...] = ()
     unreadable: tuple[str, ...] = ()  # one sentence a picture, naming it
-    duplicates: tuple[tuple[Path, Path], ...] = ()  # equal bytes in two splits: (earlier split, later split)
+    duplicates: tuple[tuple[Path, Path], ...] = ()
+    two_labels: tuple[tuple[Path, Path], ...] = ()
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether there is no finding."""
-        return not (self.problems or self.missing or self.unreadable or self.duplicates)
+        """Whether there is no finding; notes and hints are none."""
+        return not (self.problems or self.missing or self.unreadable or self.duplicates or self.two_labels)
 
     def lines(self) -> list[str]:
         """The report as text: a table of counts, then every finding."""
@@ -42,16 +56,28 @@ class CheckReport:
             for label, class_name in enumerate(self.class_names):
                 lines.append("".join(f"{self.counts[split][label]:7}" for split in SPLITS) + f"  {class_name}")
             lines.append("".join(f"{sum(self.counts[split]):7}" for split in SPLITS) + "  all")
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"hint: {hint}" for hint in self.hints]
         lines += list(self.problems)
-        lines += [f"missing: {path}" for path in self.missing]
+        lines += [f"missing: {shown(path)}" for path in self.missing]
         lines += list(self.unreadable)
-        lines += [f"the same picture is in two splits: {first} and {second}" for first, second in self.duplicates]
+        lines += [f"the same picture is in two splits: {_pair(pair)}" for pair in self.duplicates]
+        lines += [f"the same picture is in two classes: {_pair(pair)}" for pair in self.two_labels]
         lines.append("nothing wrong found" if self.ok else "see above for what is wrong")
         return lines
 
 
+def _pair(pair: tuple[Path, Path]) -> str:
+    return f"{shown(pair[0])} and {shown(pair[1])}"
+
+
 def check_dataset(
-    spec: str | Path | Dataset, seed: int = 0, root: str | Path | None = None, progress: bool = True
+    spec: str | Path | Dataset,
+    seed: int = 0,
+    root: str | Path | None = None,
+    progress: bool = True,
+    domain: str | None = None,
+    test_domain: str | None = None,
 ) -> CheckReport:
     """Load a data set (as :func:`vlmadapt.data.load_dataset`), decode every picture and compare contents.
 
@@ -63,9 +89,9 @@ def check_dataset(
         if missing:
             return CheckReport(name=str(spec), missing=tuple(missing))
         try:
-            spec = load_dataset(spec, seed, root, check_files=False)
+            spec = load_quietly(spec, seed, root, check_files=False, domain=domain, test_domain=test_domain)
         except VlmadaptError as error:
-            return CheckReport(name=str(spec), problems=(str(error),))
+            return CheckReport(name=shown(str(spec)), problems=(str(error),))
     return _check_loaded(spec, progress)
 
 
@@ -73,54 +99,67 @@ def _check_loaded(dataset: Dataset, progress: bool) -> CheckReport:
     counts = {split: dataset.counts(split) for split in SPLITS}
     missing: list[Path] = []
     unreadable: list[str] = []
-    first_seen: dict[str, tuple[str, Path]] = {}
-    duplicates: list[tuple[Path, Path]] = []
+    hints: list[str] = []
+    same = SamePictures()
     total = sum(map(sum, counts.values()))
-    for split, sample, digest, trouble in track(_inspect_all(dataset), f"checking {dataset.name}", total, progress):
-        if digest is None:
+    for split, sample, found in track(_inspect_all(dataset), f"checking {dataset.name}", total, progress):
+        if found is None:
             missing.append(sample.path)
             continue
-        if trouble:
-            unreadable.append(trouble)
-        earlier_split, earlier = first_seen.setdefault(digest, (split, sample.path))
-        if earlier_split != split:
-            duplicates.append((earlier, sample.path))
+        if found.trouble:
+            unreadable.append(found.trouble)
+        if found.size is not None and max(found.size) >= LONG * min(found.size):
+            hints.append(f"{shown(sample.path)} is {found.size[0]} x {found.size[1]} pixels: little of it is seen")
+        same.add(Place(split, sample.label, sample.path), found.identity, found.sketch)
     return CheckReport(
         name=dataset.name,
         class_names=dataset.class_names,
         counts=counts,
-        problems=tuple(_thin_classes(dataset, counts)),
+        notes=dataset.notes,
+        problems=(*dataset.doubts, *_thin_classes(dataset, counts)),
         missing=tuple(missing),
         unreadable=tuple(unreadable),
-        duplicates=tuple(duplicates),
+        duplicates=tuple(same.in_two_splits),
+        two_labels=tuple(same.in_two_classes),
+        hints=(*hints, *(f"these pictures in two splits look alike: {_pair(pair)}" for pair in same.alike())),
     )
 
 
 def _thin_classes(dataset: Dataset, counts: dict[str, list[int]]) -> Iterator[str]:
     for split in ("train", "test"):
+        if split == "test" and not dataset.test:
+            continue  # said already
         for label, count in enumerate(counts[split]):
             if count == 0:
                 yield f"class {dataset.class_names[label]!r} has no pictures in {split}: add some or leave it out"
 
 
-def _inspect_all(dataset: Dataset) -> Iterator[tuple[str, Sample, str | None, str]]:
-    """(split, sample, content hash or None when missing, trouble) of every picture, in order."""
+class _Found(NamedTuple):
+    """What a file holds; an unreadable one has ``trouble`` and an identity of its bytes alone, if of any."""
+
+    identity: Identity | None
+    sketch: Sketch | None = None
+    size: tuple[int, int] | None = None
+    trouble: str = ""
+
+
+def _inspect_all(dataset: Dataset) -> Iterator[tuple[str, Sample, _Found | None]]:
+    """(split, sample, what was found or None when missing) of every picture, in order."""
     work = [(split, sample) for split in SPLITS for sample in dataset.split(split)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for (split, sample), found in zip(work, pool.map(_inspect, (sample.path for _, sample in work)), strict=True):
-            yield split, sample, *found
+            yield split, sample, found
 
 
-def _inspect(path: Path) -> tuple[str | None, str]:
+def _inspect(path: Path) -> _Found | None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return None, ""
+        return None
     except OSError as error:
-        return hashlib.sha256(str(path).encode()).hexdigest(), f"could not read {path}: {error.strerror}."
-    digest = hashlib.sha256(data).hexdigest()
+        return _Found(None, trouble=f"could not read {shown(path)}: {error.strerror}.")
     try:
-        decode(data, path)
+        image = decode(data, path)
     except FileError as error:
-        return digest, str(error)
-    return digest, ""
+        return _Found(Identity(hashlib.sha256(data).hexdigest(), ""), trouble=str(error))
+    return _Found(identity_of(data, image), sketch_of(image), image.size)

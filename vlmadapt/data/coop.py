@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.data.folder import class_name_of
-from vlmadapt.data.listing import require_files
+from vlmadapt.data.listing import picture_path, require_files
+from vlmadapt.data.names import class_name_of
 from vlmadapt.data.splitting import carve_val
 from vlmadapt.data.templates import DEFAULT
-from vlmadapt.data.types import SPLITS, Dataset, Sample
+from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import read_json
 
@@ -28,7 +28,7 @@ def read_coop_split(
     Paths count from ``images`` (default: the folder of the split file). Labels may have gaps and classes may be
     absent from ``train``: the labels of all splits together are renumbered 0..C-1 in ascending order. An empty
     ``val`` is carved out of ``train`` by ``seed``. Raises :class:`FileError` for a malformed file or missing
-    pictures, :class:`InputError` where one label has two class names.
+    pictures, :class:`InputError` where one label has two class names, or two labels have one.
     """
     split_file = Path(split_file)
     root = Path(images) if images is not None else split_file.parent
@@ -49,10 +49,11 @@ def read_coop_split(
                 raise InputError(
                     f"{split_file} gives label {label} the names {names[label]!r} and {class_name!r}: keep one of them."
                 )
-            rows[split].append((root / path, label))
+            rows[split].append((picture_path(root, path), label))
 
+    _refuse_shared_names(split_file, names)
     index = {label: position for position, label in enumerate(sorted(names))}
-    parts = {split: tuple(Sample(path, index[label]) for path, label in rows[split]) for split in SPLITS}
+    parts: Parts = {split: tuple(Sample(path, index[label]) for path, label in rows[split]) for split in SPLITS}
     if not parts["val"]:
         parts["train"], parts["val"] = carve_val(parts["train"], root, seed)
     if check_files:
@@ -66,9 +67,21 @@ def read_coop_split(
     )
 
 
+def _refuse_shared_names(split_file: Path, names: dict[int, str]) -> None:
+    """Two cranes in a list of classes cannot be told apart by name, nor by prompt."""
+    first: dict[str, int] = {}
+    for label, class_name in sorted(names.items()):
+        other = first.setdefault(class_name, label)
+        if other != label:
+            raise InputError(
+                f"{split_file} gives labels {other} and {label} the name {class_name!r}: rename one of them, "
+                "or give both one label."
+            )
+
+
 def _entry(split_file: Path, split: str, position: int, entry: Any) -> tuple[str, int, str]:
     match entry:
-        case [str() as path, int() as label, str() as class_name] if not isinstance(label, bool) and label >= 0:
+        case [str() as path, int() as label, str() as class_name] if path.strip() and label is not True and label >= 0:
             return path, label, class_name_of(class_name)
     raise FileError(
         f"{split_file} has {entry!r} at {split}[{position}]: an entry must be [path, label from 0, class name]."

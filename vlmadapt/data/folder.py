@@ -2,80 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlmadapt.data.layout import find_splits, unwrapped
+from vlmadapt.data.names import FILE_KINDS, class_name_of, ordered, shown, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Sample
-from vlmadapt.errors import FileError, InputError, naming_file
-from vlmadapt.pictures import SUFFIXES
+from vlmadapt.data.walk import LeftOut, list_images, scan
+from vlmadapt.errors import FileError, InputError
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-
-
-def class_name_of(folder_name: str) -> str:
-    """``road_sign`` -> ``road sign``; unicode is composed, so that equal names compare equal."""
-    return " ".join(unicodedata.normalize("NFC", folder_name).replace("_", " ").split())
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Pictures in ``folder`` and its subfolders, by file ending, sorted.
-
-    Hidden files and folders are left out; links are followed, each real folder once. A link that leads nowhere is
-    listed, so that whoever opens it can name it.
-    """
-    return sorted(_walk(folder, {folder.resolve()}))
-
-
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    for path in _visible(folder):
-        if path.is_dir():
-            real = path.resolve()
-            if real not in seen:
-                seen.add(real)
-                yield from _walk(path, seen)
-        elif path.suffix.lower() in SUFFIXES:
-            yield path
-
-
-def _visible(folder: Path) -> list[Path]:
-    with naming_file(folder, "read"):
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if not entry.name.startswith("."))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_dir()]
-
-
-def find_splits(root: Path) -> dict[str, Path]:
-    """The train/val/test folders below ``root``; empty where its folders are classes.
-
-    ``train`` must have class folders inside and, unless it is alone, ``val`` or ``test`` beside it: a class that
-    happens to be called "train" is still a class. Raises :class:`InputError` for two folders of one split.
-    """
-    found: dict[str, Path] = {}
-    folders = _subfolders(root)
-    for path in folders:
-        split = SPLIT_NAMES.get(path.name.lower())
-        if split is None:
-            continue
-        if split in found:
-            raise InputError(f"{found[split]} and {path} both name the {split} split: keep one of them.")
-        found[split] = path
-    if "train" not in found or not _subfolders(found["train"]):
-        return {}
-    return found if len(found) > 1 or len(folders) == 1 else {}
+MOSTLY = 0.9  # of a class's pictures lie in folders
+RUNS = "runs"  # where commands write by default
 
 
 def read_folder(
@@ -83,61 +22,130 @@ def read_folder(
 ) -> Dataset:
     """Read a folder of pictures.
 
-    Layouts: ``root/{train,val,test}/<class>/...`` (``valid`` and ``validation`` are accepted; without a validation
-    folder a fifth of each training class becomes one), or ``root/<class>/...``, split by ``seed`` as
-    :func:`vlmadapt.data.splitting.split_by_seed` says. Class names are folder names with underscores as spaces.
-    Raises :class:`FileError` for a missing folder and :class:`InputError` for an empty class, fewer than two classes,
-    or two folders with the same class name.
+    Layouts: ``root/{train,val,test}/<class>/...``, with the names that :func:`vlmadapt.data.names.split_word` knows
+    (without a validation folder a fifth of each training class becomes one; with ``train`` alone it is split by
+    ``seed``), or ``root/<class>/...``, split by ``seed`` as :func:`vlmadapt.data.splitting.split_by_seed` says. A
+    folder that holds nothing but such a folder is read as that one. Class names are folder names with underscores as
+    spaces. What is left out is in the data set's ``notes``, what looks like another layout in its ``doubts``.
+    Raises :class:`FileError` for a missing folder or one that may not be read, and :class:`InputError` for an empty
+    class, fewer than two classes, two folders with one class name, or folders that are no classes.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileError(f"{root} is not a folder: give the folder that holds the class folders.")
-    splits = find_splits(root)
+        raise FileError(f"{shown(root)} is not a folder: give the folder that holds the class folders.")
+    left_out = LeftOut()
+    place = unwrapped(root, left_out)
+    splits = find_splits(place, left_out)
     if not splits:
-        files = _class_files(root)
-        parts = split_by_seed(_label(files, sorted(files)), root, seed)
-        class_names = sorted(files)
+        files = class_files(place, left_out)
+        _refuse_split_names(place, files)
+        class_names = ordered(files)
+        parts = split_by_seed(_label(files, class_names), place, seed)
     else:
-        if "test" not in splits:
-            raise InputError(
-                f"{root} has train and validation folders but no test folder: add one, or put all class folders "
-                "directly below it to have them split by seed."
-                if "val" in splits
-                else f"{root} holds only a train folder: give {splits['train']} itself to have it split by seed."
-            )
-        per_split = {split: _class_files(path) for split, path in splits.items()}
-        class_names = sorted({class_name for files in per_split.values() for class_name in files})
+        per_split = {split: class_files(path, left_out) for split, path in splits.items()}
+        class_names = ordered(class_name for files in per_split.values() for class_name in files)
         parts = {split: tuple(_label(per_split.get(split, {}), class_names)) for split in SPLITS}
-        if "val" not in splits:
-            parts["train"], parts["val"] = carve_val(parts["train"], root, seed)
+        if len(splits) == 1:
+            left_out.notes.append(f"{shown(splits['train'])} is the only split: it is split by seed")
+            parts = split_by_seed(parts["train"], place, seed)
+        elif "val" not in splits:
+            parts["train"], parts["val"] = carve_val(parts["train"], place, seed)
+        files = per_split["train"]
+    _refuse_file_kinds(place, class_names)
+    _doubt_equal_insides(splits.get("train", place), files, left_out)
     return Dataset(
         name=name or root.resolve().name,
         class_names=tuple(class_names),
         templates=tuple(templates),
-        root=root,
+        root=place,
+        notes=left_out.all_notes(),
+        doubts=left_out.all_doubts(),
         **parts,
     )
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Class name -> pictures; every class folder must hold one at least."""
+def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
+    """Class name -> pictures. Raises :class:`InputError` for an empty class folder, and two of one class name.
+
+    A folder that holds other files only, or what this package wrote, is no class: it is left out and noted.
+    """
     origins: dict[str, Path] = {}
     files: dict[str, list[Path]] = {}
-    for path in _subfolders(folder):
+    folders, loose = scan(folder, left_out)
+    left_out.note_loose(folder, loose)
+    for path in folders:
+        inside = LeftOut()
+        pictures = list_images(path, inside)
+        if inside.ours and path.name == RUNS and all(picture.parent == path for picture in pictures):
+            left_out.ours.append(path)
+            continue
+        left_out.add(inside)
+        if not pictures:
+            _check_without_pictures(path, inside, left_out)
+            continue
         class_name = class_name_of(path.name)
         if class_name in origins:
             raise InputError(
-                f"folders {origins[class_name]} and {path} both give the class name {class_name!r}: rename one of them."
+                f"folders {shown(origins[class_name])} and {shown(path)} both give the class name {class_name!r}: "
+                "rename one of them."
             )
         origins[class_name] = path
-        files[class_name] = list_images(path)
-        if not files[class_name]:
-            raise InputError(f"class folder {path} holds no pictures: add some or remove the folder.")
+        files[class_name] = pictures
     if not files:
-        raise InputError(f"{folder} holds no class folders: make one folder of pictures per class in it.")
+        raise InputError(f"{shown(folder)} holds no class folders: make one folder of pictures per class in it.")
     return files
 
 
-def _label(files: dict[str, list[Path]], class_names: Sequence[str]) -> list[Sample]:
+def _check_without_pictures(path: Path, inside: LeftOut, left_out: LeftOut) -> None:
+    if inside.unread:
+        endings = ", ".join(sorted({each.suffix.lower() for each in inside.unread}))
+        raise InputError(
+            f"class folder {shown(path)} holds only pictures of formats that are not read ({endings}): convert them to "
+            "JPEG or PNG, or remove the folder."
+        )
+    if inside.ours:
+        return
+    if not any(each.is_file() for each in path.rglob("*") if not each.name.startswith(".")):
+        raise InputError(f"class folder {shown(path)} holds no pictures: add some or remove the folder.")
+    left_out.notes.append(f"folder {shown(path)} holds no pictures and is left out")
+
+
+def _refuse_split_names(place: Path, files: Mapping[str, list[Path]]) -> None:
+    """Folders called train and test that hold pictures, not class folders, are no classes."""
+    if all(split_named(class_name) for class_name in files) and len(files) > 1:
+        raise InputError(
+            f"{shown(place)} holds {', '.join(sorted(files))} without class folders in them: make one folder per class "
+            "in each, or list the pictures with their labels in a .csv."
+        )
+
+
+def _refuse_file_kinds(place: Path, class_names: Sequence[str]) -> None:
+    if all(class_name.casefold().replace(" ", "_") in FILE_KINDS for class_name in class_names):
+        raise InputError(
+            f"the folders of {shown(place)} ({', '.join(class_names)}) name kinds of files, not classes: make one "
+            "folder of pictures per class, or list the pictures with their labels in a .csv."
+        )
+
+
+def _doubt_equal_insides(place: Path, files: Mapping[str, list[Path]], left_out: LeftOut) -> None:
+    """Domains or splits below which the classes lie look like classes that all hold the same folders."""
+    depth = len(place.parts) + 1
+    insides = []
+    for pictures in files.values():
+        deeper = [picture.parts[depth] for picture in pictures if len(picture.parts) > depth + 1]
+        if len(deeper) < MOSTLY * len(pictures):
+            return
+        insides.append(set(deeper))
+    names = [name for inside in insides for name in inside]
+    shared = {name for name in names if names.count(name) > 1}
+    if len(insides) > 1 and len(shared) > 1 and all(inside & shared for inside in insides):
+        some, classes = ", ".join(sorted(shared)[:3]), ", ".join(list(files)[:4])
+        left_out.doubts.append(
+            f"the classes of {shown(place)} ({classes}) all hold the same folders ({some}): if those are the classes, "
+            "choose a domain (--domain) or name the folders above them train, val and test"
+        )
+
+
+def _label(files: Mapping[str, list[Path]], class_names: Sequence[str]) -> list[Sample]:
     index = {class_name: label for label, class_name in enumerate(class_names)}
     return [Sample(path, index[class_name]) for class_name, paths in sorted(files.items()) for path in paths]

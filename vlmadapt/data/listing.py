@@ -1,12 +1,26 @@
-"""Checks shared by the readers of files that list pictures."""
+"""What the readers of files that list pictures share: where a listed path points, and whether it is there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from vlmadapt.data.names import is_utf8, shown
 from vlmadapt.data.types import Sample
-from vlmadapt.errors import FileError
+from vlmadapt.errors import FileError, InputError
+
+
+def picture_path(folder: Path, listed: str) -> Path:
+    """Where a path of a listing points: ``~`` is the user's home, an absolute path is taken as it is.
+
+    Raises :class:`InputError` for one that is no text, as JSON can hold.
+    """
+    if not is_utf8(listed) or "\0" in listed:
+        raise InputError(f"the file name {listed!r} is not UTF-8 text: correct the list.")
+    if listed.startswith("~") and not os.path.lexists(folder / listed):
+        listed = os.path.expanduser(listed)
+    return folder / listed
 
 
 def require_files(listing: str | Path, samples: Iterable[Sample]) -> None:
@@ -14,6 +28,6 @@ def require_files(listing: str | Path, samples: Iterable[Sample]) -> None:
     missing = [sample.path for sample in samples if not sample.path.is_file()]
     if missing:
         raise FileError(
-            f"{listing} lists {len(missing)} picture(s) that are not there, first {missing[0]}: restore them or "
+            f"{listing} lists {len(missing)} picture(s) that are not there, first {shown(missing[0])}: restore them or "
             "run `vlmadapt data check` for the whole list."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 from vlmadapt.data.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
 from vlmadapt.data.builtin import BUILTIN
 from vlmadapt.data.coop import read_coop_split
+from vlmadapt.data.domains import read_domain
+from vlmadapt.data.doubts import doubts_of, notes_of
 from vlmadapt.data.folder import read_folder
+from vlmadapt.data.names import shown
 from vlmadapt.data.table import read_table
 from vlmadapt.data.templates import DEFAULT, templates_for
 from vlmadapt.data.types import Dataset
@@ -22,18 +26,49 @@ def load_dataset(
     root: str | Path | None = None,
     templates: Sequence[str] | None = None,
     check_files: bool = True,
+    domain: str | None = None,
+    test_domain: str | None = None,
 ) -> Dataset:
     """Load a data set.
 
-    ``spec`` is a built-in name (``clipart``, ``mnist5k``, ``textile3``, ``tuxphotos``), a folder, a ``.csv`` or
-    ``.jsonl`` listing, a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder is
-    below ``root``. ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a split
-    file, ``root`` is the folder its paths count from. ``templates`` replaces the prompt templates.
-    ``check_files=False`` skips the test that listed pictures exist.
-    Raises :class:`InputError`, :class:`FileError` or :class:`MissingDependency`.
+    ``spec`` is the name of a built-in set (a key of ``BUILTIN``), a folder, a ``.csv``, ``.tsv`` or ``.jsonl`` listing,
+    a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder is below ``root``.
+    ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a split file, ``root``
+    is the folder its paths count from. ``templates`` replaces the prompt templates. ``check_files=False`` skips the
+    test that listed pictures exist.
+    ``domain`` reads one of the folders in a folder whose folders hold the same classes; ``test_domain`` takes another
+    one's pictures as the test split, ``others`` those of all others (:func:`vlmadapt.data.domains.read_domain`).
+    Warns of each of the data set's doubts. Raises :class:`InputError`, :class:`FileError` or
+    :class:`MissingDependency`.
     """
-    dataset = _load(spec, seed, root, check_files)
+    dataset = load_quietly(spec, seed, root, check_files, domain, test_domain)
+    for doubt in dataset.doubts:
+        warnings.warn(f"{doubt}.", stacklevel=2)
     return dataset if templates is None else replace(dataset, templates=tuple(templates))
+
+
+def load_quietly(
+    spec: str | Path,
+    seed: int = 0,
+    root: str | Path | None = None,
+    check_files: bool = True,
+    domain: str | None = None,
+    test_domain: str | None = None,
+) -> Dataset:
+    """:func:`load_dataset` without warnings: the doubts are in the data set.
+
+    Raises what that raises, among it :class:`InputError` for a ``test_domain`` without a ``domain``.
+    """
+    spec = Path(spec).expanduser() if isinstance(spec, Path) or spec.startswith("~") else spec
+    root = None if root is None else Path(root).expanduser()
+    if domain is not None or test_domain is not None:
+        if domain is None:
+            raise InputError(f"test_domain is {test_domain!r} without a domain: say which one trains (--domain).")
+        dataset = read_domain(spec, domain, test_domain, seed)
+    else:
+        dataset = _load(spec, seed, root, check_files)
+    notes, doubts = (*dataset.notes, *notes_of(dataset)), (*dataset.doubts, *doubts_of(dataset))
+    return replace(dataset, notes=notes, doubts=doubts)
 
 
 def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
@@ -50,7 +85,9 @@ def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: boo
     if benchmark is not None:
         raise InputError(f"{spec} needs root: give the folder that holds {BENCHMARKS[benchmark].folder}/.")
     if path.suffix or len(path.parts) > 1:
-        raise FileError(f"{path} does not exist: give a folder, a .csv, .jsonl or split .json file, or a set's name.")
+        raise FileError(
+            f"{shown(path)} does not exist: give a folder, a .csv, .jsonl or split .json file, or a set's name."
+        )
     raise InputError(
         f"{str(spec)!r} is no data set: give a folder or file that exists, or one of "
         f"{', '.join([*BUILTIN, *BENCHMARKS])}."
@@ -59,10 +96,10 @@ def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: boo
 
 def _load_file(path: Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".jsonl"):
+    if suffix in (".csv", ".tsv", ".jsonl"):
         return read_table(path, seed, check_files=check_files)
     if suffix != ".json":
-        raise InputError(f"{path} is not a listing: give a .csv or .jsonl file, or a CoOp split .json.")
+        raise InputError(f"{shown(path)} is not a listing: give a .csv or .jsonl file, or a CoOp split .json.")
     name = next((key for key, one in BENCHMARKS.items() if one.split_file == path.name), None)
     if name is None:
         return read_coop_split(path, root, templates=DEFAULT, seed=seed, check_files=check_files)

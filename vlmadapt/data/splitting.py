@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vlmadapt.data.types import Sample, relative_key
+from vlmadapt.data.types import Parts, Sample, relative_key
 
 VAL_SHARE = 0.2
 TEST_SHARE = 0.3
@@ -35,7 +35,7 @@ def by_label(samples: Iterable[Sample]) -> dict[int, list[Sample]]:
     return dict(sorted(groups.items()))
 
 
-def split_by_seed(samples: Sequence[Sample], root: Path, seed: int) -> dict[str, tuple[Sample, ...]]:
+def split_by_seed(samples: Sequence[Sample], root: Path, seed: int) -> Parts:
     """Split each class 50 % train, 20 % val, 30 % test.
 
     A class with three or more pictures has at least one in each split; with two, one trains and one tests; with

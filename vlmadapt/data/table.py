@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
+import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.data.folder import SPLIT_NAMES
-from vlmadapt.data.listing import require_files
+from vlmadapt.data.listing import picture_path, require_files
+from vlmadapt.data.names import class_name_of, ordered, resolve_eval, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
-from vlmadapt.data.types import SPLITS, Dataset, Sample
-from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.files import parse_json, read_text
+
+DELIMITERS = ",;\t|"
+COLUMNS = ("path", "label", "split")
+WRITE_SPLIT = "write train, val or test"
 
 
 @dataclass(frozen=True)
@@ -32,98 +39,135 @@ def read_table(
     templates: Sequence[str] = DEFAULT,
     check_files: bool = True,
 ) -> Dataset:
-    """Read a ``.csv`` or ``.jsonl`` listing.
+    """Read a ``.csv``, ``.tsv`` or ``.jsonl`` listing, in any encoding that :func:`vlmadapt.files.read_text` reads.
 
-    Paths are relative to the listing. Labels are class names; where all of them are whole numbers they are sorted as
-    numbers. Without a ``split`` column each class is split by ``seed`` (see
-    :func:`vlmadapt.data.splitting.split_by_seed`); without validation rows a fifth of each training class becomes
-    validation. Raises :class:`FileError` or :class:`InputError` naming the file and line.
+    Columns may be separated by commas, semicolons, tabs or bars. Paths are relative to the listing. Labels are class
+    names, read as those of folders are; where all of them are whole numbers they are sorted as numbers. Without a
+    ``split`` column each class is split by ``seed`` (see :func:`vlmadapt.data.splitting.split_by_seed`); without
+    validation rows a fifth of each training class becomes validation.
+    Raises :class:`FileError` or :class:`InputError` naming the file and line.
     """
     table = Path(table)
     rows = list(_read_rows(table))
     if not rows:
         raise InputError(f"{table} lists no pictures: add rows with a path and a label.")
     _refuse_repeats(table, rows)
-    labels = {row.label for row in rows}
-    order = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
-    index = {label: position for position, label in enumerate(order)}
+    _refuse_two_spellings(table, rows)
+    class_names = ordered(class_name_of(row.label) for row in rows)
+    index = {class_name: label for label, class_name in enumerate(class_names)}
 
-    parts: dict[str, tuple[Sample, ...]]
+    parts: Parts
     if all(row.split is None for row in rows):
-        parts = split_by_seed([Sample(row.path, index[row.label]) for row in rows], table.parent, seed)
+        parts = split_by_seed([_sample(row, index) for row in rows], table.parent, seed)
     else:
         unset = next((row for row in rows if row.split is None), None)
         if unset is not None:
-            raise InputError(f"{table} line {unset.line} has no split while others do: write train, val or test.")
-        parts = {
-            split: tuple(Sample(row.path, index[row.label]) for row in rows if row.split == split) for split in SPLITS
-        }
-        if not parts["test"]:
-            raise InputError(f"{table} has no rows with split test: mark some, or leave the split column out.")
+            raise InputError(f"{table} line {unset.line} has no split while others do: {WRITE_SPLIT}.")
+        parts = _by_split(table, rows, index)
         if not parts["val"]:
             parts["train"], parts["val"] = carve_val(parts["train"], table.parent, seed)
     if check_files:
         require_files(table, [sample for part in parts.values() for sample in part])
     return Dataset(
-        name=name or table.stem, class_names=tuple(order), templates=tuple(templates), root=table.parent, **parts
+        name=name or table.stem, class_names=tuple(class_names), templates=tuple(templates), root=table.parent, **parts
     )
+
+
+def _sample(row: Row, index: dict[str, int]) -> Sample:
+    return Sample(row.path, index[class_name_of(row.label)])
+
+
+def _by_split(table: Path, rows: list[Row], index: dict[str, int]) -> Parts:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row.split), []).append(row)
+    groups = resolve_eval(groups)
+    if "eval" in groups:
+        raise InputError(f"{table} line {groups['eval'][0].line} has split eval beside val and test: {WRITE_SPLIT}.")
+    if "test" not in groups and "val" not in groups:
+        raise InputError(f"{table} has no rows with split test: mark some, or leave the split column out.")
+    return {split: tuple(_sample(row, index) for row in groups.get(split, ())) for split in SPLITS}
 
 
 def _read_rows(table: Path) -> Iterator[Row]:
     for line, record in _jsonl(table) if table.suffix.lower() == ".jsonl" else _csv(table):
-        path, label, split = (record.get(key) for key in ("path", "label", "split"))
+        path, label, split = (record.get(key) for key in COLUMNS)
         if not isinstance(path, str) or not path.strip():
             raise InputError(f"{table} line {line} has no path: write the path of a picture relative to the file.")
-        if isinstance(label, bool) or not isinstance(label, (str, int)) or not str(label).strip():
+        text = "" if isinstance(label, bool) or not isinstance(label, (str, int)) else str(label).strip()
+        if not text or text.lower() == "nan":  # how programs write a missing value
             raise InputError(f"{table} line {line} has label {label!r}: write a class name.")
         if split is not None and not isinstance(split, str):
-            raise InputError(f"{table} line {line} has split {split!r}: write train, val or test.")
-        wanted = (split or "").strip().lower()
-        if wanted and wanted not in SPLIT_NAMES:
-            raise InputError(f"{table} line {line} has split {split!r}: write train, val or test.")
-        yield Row(line, table.parent / path.strip(), str(label).strip(), SPLIT_NAMES.get(wanted))
+            raise InputError(f"{table} line {line} has split {split!r}: {WRITE_SPLIT}.")
+        wanted = split_named(split) if split and split.strip() else None
+        if split and split.strip() and wanted is None:
+            raise InputError(f"{table} line {line} has split {split!r}: {WRITE_SPLIT}.")
+        yield Row(line, picture_path(table.parent, path.strip()), text, wanted)
 
 
 def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with naming_file(table, "read"), open(table, newline="", encoding="utf-8-sig") as stream:
-        try:
-            reader = csv.DictReader(stream)
-            columns = [(column or "").strip().lower() for column in reader.fieldnames or []]
-            if "path" not in columns or "label" not in columns:
+    text = read_text(table)
+    try:
+        columns, delimiter = _header(table, text)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        next(reader)
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) > len(columns) and any(field.strip() for field in fields[len(columns) :]):
                 raise InputError(
-                    f"{table} has columns {columns}: its first line must name path and label (and split, if wanted)."
+                    f"{table} line {reader.line_num} has {len(fields)} fields, its first line {len(columns)}: put "
+                    "text that holds the separator in double quotes."
                 )
-            reader.fieldnames = columns
-            for record in reader:
-                yield reader.line_num, record
-        except UnicodeDecodeError as error:
-            raise FileError(f"{table} is not UTF-8 text: save it as UTF-8.") from error
-        except csv.Error as error:
-            raise FileError(f"{table} is not valid CSV: {error}.") from error
+            yield reader.line_num, dict(zip(columns, fields, strict=False))
+    except csv.Error as error:
+        raise FileError(f"{table} is not valid CSV: {error}.") from error
+
+
+def _header(table: Path, text: str) -> tuple[list[str], str]:
+    """The columns in lower case, and what separates them."""
+    columns: list[str] = []
+    for delimiter in DELIMITERS:
+        first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True), [])
+        found = [column.strip().lower() for column in first]
+        if "path" in found and "label" in found:
+            repeated = next((column for column in COLUMNS if found.count(column) > 1), None)
+            if repeated is not None:
+                raise InputError(f"{table} names the column {repeated} twice in its first line: keep one of them.")
+            return found, delimiter
+        columns = columns or found
+    raise InputError(f"{table} has columns {columns}: its first line must name path and label (and split, if wanted).")
 
 
 def _jsonl(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with naming_file(table, "read"), open(table, encoding="utf-8-sig") as stream:
-        try:
-            for line, text in enumerate(stream, start=1):
-                if not text.strip():
-                    continue
-                record = json.loads(text)
-                if not isinstance(record, dict):
-                    raise InputError(f'{table} line {line} is not a JSON object: write {{"path": ..., "label": ...}}.')
-                yield line, record
-        except UnicodeDecodeError as error:
-            raise FileError(f"{table} is not UTF-8 text: save it as UTF-8.") from error
-        except json.JSONDecodeError as error:
-            raise FileError(f"{table} line {line} is not valid JSON: {error.msg}.") from error
+    for line, text in enumerate(io.StringIO(read_text(table)), start=1):
+        if not text.strip():
+            continue
+        record = parse_json(text, table, line)
+        if not isinstance(record, dict):
+            raise InputError(f'{table} line {line} is not a JSON object: write {{"path": ..., "label": ...}}.')
+        yield line, record
 
 
 def _refuse_repeats(table: Path, rows: list[Row]) -> None:
-    first: dict[Path, Row] = {}
+    first: dict[str, Row] = {}
     for row in rows:
-        other = first.setdefault(row.path, row)
+        # dog/../cat/1.png is cat/1.png.
+        other = first.setdefault(unicodedata.normalize("NFC", os.path.normpath(row.path)), row)
         if other is not row:
             raise InputError(
                 f"{table} lists {row.path} on lines {other.line} and {row.line}: a picture may have one label and one "
                 "split only, remove one of the lines."
+            )
+
+
+def _refuse_two_spellings(table: Path, rows: list[Row]) -> None:
+    """``road_sign`` and ``road sign`` are one class name, and would be two folders."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(class_name_of(row.label), row)
+        if unicodedata.normalize("NFC", other.label) != unicodedata.normalize("NFC", row.label):
+            raise InputError(
+                f"{table} has labels {other.label!r} on line {other.line} and {row.label!r} on line {row.line}, which "
+                "are one class name: write one of them."
             )

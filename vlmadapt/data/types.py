@@ -6,13 +6,17 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from vlmadapt.data.names import class_name_of, is_utf8, shown
 from vlmadapt.errors import InputError
 
 SPLITS = ("train", "val", "test")
+# Split -> tuple of samples. Of any type for the checker: it is passed on as keyword arguments, among others.
+Parts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class Dataset:
     """Three splits of labelled pictures.
 
     ``labels`` index ``class_names`` and are 0..C-1 without gaps; a class may be absent from a split.
-    ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from.
-    Raises :class:`InputError` for fewer than two classes, a label out of range, a template without ``{}``
-    or an empty training split.
+    ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and
+    ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so.
+    Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
+    ``{}``, an empty training split, or a name or path that is not UTF-8.
     """
 
     name: str
@@ -40,6 +45,8 @@ class Dataset:
     val: tuple[Sample, ...]
     test: tuple[Sample, ...]
     root: Path
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -50,6 +57,15 @@ class Dataset:
         for index, class_name in enumerate(self.class_names):
             if not class_name.strip():
                 raise InputError(f"data set {self.name!r} has an empty name for class {index}: give it a name.")
+            if not is_utf8(class_name) or any(unicodedata.category(each) == "Cc" for each in class_name):
+                raise InputError(
+                    f"class {index} has the name '{shown(class_name)}', which is not UTF-8 text: rename it."
+                )
+        if len(set(self.class_names)) < len(self.class_names):
+            twice = next(name for name, count in Counter(self.class_names).items() if count > 1)
+            raise InputError(
+                f"data set {self.name!r} has two classes called {twice!r}: rename one, or merge them into one label."
+            )
         for template in self.templates:
             if template.count("{}") != 1:
                 raise InputError(f"templates hold {template!r}: each must contain {{}} once, for the class name.")
@@ -57,6 +73,9 @@ class Dataset:
             raise InputError(f"data set {self.name!r} has no prompt templates: give at least one with {{}} in it.")
         if not self.train:
             raise InputError(f"data set {self.name!r} has no training pictures: add some to its train split.")
+        if not is_utf8(os.fspath(self.root)):
+            raise InputError(f"the name of folder {shown(self.root)} is not UTF-8 text: rename it.")
+        self._refuse_other_bytes()
         for split in SPLITS:
             for sample in self.split(split):
                 if not 0 <= sample.label < len(self.class_names):
@@ -64,6 +83,14 @@ class Dataset:
                         f"{sample.path} has label {sample.label}, but data set {self.name!r} has labels 0 to "
                         f"{len(self.class_names) - 1}: correct the label."
                     )
+
+    def _refuse_other_bytes(self) -> None:
+        """File names are written into results and JSON, which are UTF-8."""
+        every = (sample.path for split in SPLITS for sample in self.split(split))
+        other = [path for path in every if not is_utf8(os.fspath(path)) or "\0" in os.fspath(path)]
+        if other:
+            more = f" ({len(other)} such names)" if len(other) > 1 else ""
+            raise InputError(f"the file name {shown(other[0])} is not UTF-8 text{more}: rename it, or remove the file.")
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """``train``, ``val`` or ``test`` by name; :class:`InputError` for another."""
@@ -77,11 +104,28 @@ class Dataset:
         return [counted[label] for label in range(len(self.class_names))]
 
     def describe(self) -> str:
-        """One line: how many classes and pictures."""
-        return (
+        """How many classes and pictures, and a line for each note."""
+        counts = (
             f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.val)} "
             f"validation and {len(self.test)} test pictures"
         )
+        return "\n".join([counts, *(f"  {note}" for note in self.notes)])
+
+    def with_classes(self, class_names: Sequence[str]) -> Dataset | None:
+        """The same pictures with labels that index ``class_names``, matched by name; None where the names differ.
+
+        Names are compared as :func:`vlmadapt.data.names.class_name_of` writes them: 0.1.0 left those of tables as they
+        were.
+        """
+        place = {class_name_of(name): label for label, name in enumerate(class_names)}
+        mine = [class_name_of(name) for name in self.class_names]
+        if sorted(place) != sorted(mine) or len(place) < len(class_names):
+            return None
+        parts: Parts = {
+            split: tuple(Sample(sample.path, place[mine[sample.label]]) for sample in self.split(split))
+            for split in SPLITS
+        }
+        return replace(self, class_names=tuple(class_names), **parts)
 
     def key(self, sample: Sample) -> str:
         """The path of ``sample`` from ``root``: the same on every machine."""

@@ -77,7 +77,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     dataset = open_dataset(data, options)
     source = options.source
     if source is None and not isinstance(data, Dataset):
-        source = DataSource.of(str(data), options.split_seed, options.root)
+        source = DataSource.of(str(data), options.split_seed, options.root, options.domain, options.test_domain)
     with _held(options.out) as place:
         if place is not None:
             single.claim_folder(place, options.resume, options.overwrite)
@@ -206,7 +206,7 @@ def test_data(run: Run, data: Data | None, options: EvaluateOptions) -> Dataset:
     if source is None:
         raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
     folders.refuse_inside(source.spec, folders.places_of(options))
-    return source.load()
+    return source.load(options.domain, options.test_domain)
 
 
 def _held(out: Path | None) -> AbstractContextManager[Place | None]:
@@ -216,7 +216,14 @@ def _held(out: Path | None) -> AbstractContextManager[Place | None]:
 def open_dataset(data: Data, options: Options) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    return load_dataset(data, seed=options.split_seed, root=options.root, templates=options.templates or None)
+    return load_dataset(
+        data,
+        seed=options.split_seed,
+        root=options.root,
+        templates=options.templates or None,
+        domain=options.domain,
+        test_domain=options.test_domain,
+    )
 
 
 def _announced(data: Data, options: Options) -> Dataset:

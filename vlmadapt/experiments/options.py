@@ -37,6 +37,13 @@ class Options(OptionSet):
             type=list[str],
         ),
     )
+    domain: str | None = field(
+        default=None,
+        metadata=says("The one folder to take, where folders of domains hold the same classes.", type=str),
+    )
+    test_domain: str | None = field(
+        default=None, metadata=says("Another domain to test on, or others for all the others.", type=str)
+    )
     allow_short: bool = field(default=False, metadata=says("Let a class have fewer pictures than shots."))
     views: int = field(
         default=1,
@@ -140,7 +147,7 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    without: ClassVar = all_but("root", "split_seed")
+    without: ClassVar = all_but("root", "split_seed", "domain", "test_domain")
 
 
 @dataclass(frozen=True, kw_only=True)

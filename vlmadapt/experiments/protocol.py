@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
+from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
@@ -53,6 +54,7 @@ def run_protocol(
     """
     extraction = extraction or Extraction()
     methods = check_plan(adapters, shots, seeds)
+    leaks.require_test(dataset)
     on_short: Literal["error", "all"] = "all" if allow_short else "error"
     splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
     texts = ClassTexts(encoder, dataset)
@@ -62,6 +64,7 @@ def run_protocol(
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
+    leaks.warn(dataset, splits.values())
     fits = fits or MemoryFits()
     lasting = splits if isinstance(fits, FolderFits) else {}
     contents = {key: pictures_hash((*split.train, *split.val)) for key, split in lasting.items()}

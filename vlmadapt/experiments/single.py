@@ -15,6 +15,7 @@ from torch import Tensor
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
+from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import MAIN, measure
@@ -161,6 +162,7 @@ def describe_run(
         validation=listed(split.val),
         selection=SELECTION,
         versions=versions(),
+        contents=leaks.contents_of(split),
         **asdict(measures),
     )
 
@@ -189,16 +191,17 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
     run = classifier.run
-    if tuple(dataset.class_names) != classifier.class_names:
-        differing = sorted(set(dataset.class_names) ^ set(classifier.class_names)) or ["their order"]
+    given, aligned = dataset, dataset.with_classes(classifier.class_names)
+    if aligned is None:
+        differing = sorted(set(dataset.class_names) ^ set(classifier.class_names))
         raise InputError(
             f"data set {dataset.name!r} and the classifier have different classes ({', '.join(differing[:5])}): "
             "evaluate on pictures of the classes it was fitted on."
         )
-    _refuse_leak(classifier, dataset)
+    dataset = aligned
     test = dataset.test
-    if not test:
-        raise InputError(f"data set {dataset.name!r} has no test pictures: add some to its test split.")
+    leaks.require_test(dataset)
+    leaks.refuse(run, given)
     samples = FeatureTable(classifier.encoder, test, extraction).of(test)
     logits = classifier.adapter.logits(samples.features).cpu()
     cell = Cell(
@@ -235,15 +238,3 @@ def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tup
     counts = torch.bincount(labels, minlength=len(names)).tolist()
     rights = torch.bincount(labels[right], minlength=len(names)).tolist()
     return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, rights, strict=True)]
-
-
-def _refuse_leak(classifier: Classifier, dataset: Dataset) -> None:
-    run = classifier.run
-    root = Path(run.data.root)
-    fitted = {(root / name).resolve() for name, _ in (*run.support, *run.validation)}
-    leaked = [sample.path for sample in dataset.test if sample.path.resolve() in fitted]
-    if leaked:
-        raise InputError(
-            f"{len(leaked)} test pictures were used to fit this classifier, {leaked[0].name} among them: the data "
-            "changed since, so fit again."
-        )

@@ -36,8 +36,8 @@ class TuneOptions(OptionSet):
     model: str | GenerativeModel = field(
         default=SMALL,
         metadata=says(
-            "small-blip (trained from scratch on first use, some minutes), blip:FOLDER, coca:ARCH@CHECKPOINT or "
-            "coca:ARCH/TAG."
+            "small-blip (trained from scratch on first use, some minutes), or a name of vlmadapt.load_generative, "
+            "such as blip:FOLDER."
         ),
     )
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))

@@ -16,6 +16,7 @@ from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import known_family, task_model
+from vlmadapt.generative.models.wrappers import adaptable, plain_state
 from vlmadapt.generative.plan import Job, TuningPlan, check_plan
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
@@ -88,7 +89,7 @@ class _Run:
         self.pictures = Pictures(self.model)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
-        self.fingerprint = fingerprint_tensors(**self.model.module.state_dict())
+        self.fingerprint = fingerprint_tensors(**plain_state(adaptable(self.model.module)))
 
     @property
     def counts(self) -> dict[str, int]:

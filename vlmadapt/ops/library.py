@@ -37,6 +37,29 @@ def _load(name: str) -> None:
         _failure = f"the compiled library {path.name} could not be loaded: {str(error).splitlines()[0]}"
 
 
+def provides(operators: dict[str, int]) -> bool:
+    """Whether the library is there and has these operators with these numbers of arguments.
+
+    One that was built from older sources counts as not there: its operators would be called in another form.
+    """
+    global _failure
+    for name, arguments in operators.items():
+        if "_cpu" in _loaded and arguments != _arguments_of(name):
+            _failure = (
+                f"the compiled library {_loaded['_cpu'].name} was built from other sources, for it has no operator "
+                f"{name} of {arguments} arguments"
+            )
+            _loaded.clear()
+    return "_cpu" in _loaded
+
+
+def _arguments_of(operator: str) -> int | None:
+    try:
+        return len(getattr(torch.ops.vlmadapt, operator).default._schema.arguments)
+    except AttributeError:
+        return None
+
+
 def require(device: torch.device) -> None:
     """Raise :class:`MissingDependency` unless there are kernels for ``device``, or none are to be used."""
     if reference_in_use():
@@ -76,7 +99,6 @@ def register_fake(operator: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 def build_info() -> dict[str, Any]:
     """What was compiled and what runs: library files, instruction-set level, CUDA architectures, errors."""
-    levels = ["baseline", "avx2", "avx512"]
     info: dict[str, Any] = {
         "cpu_library": _loaded["_cpu"].name if "_cpu" in _loaded else None,
         "cuda_library": found.name if (found := _find("_cuda")) else None,
@@ -85,17 +107,19 @@ def build_info() -> dict[str, Any]:
         "isa": None,
         "isa_available": [],
         "isa_built": [],
+        "isa_missing": [],
         "stable_abi_target": None,
         "error": _failure,
     }
-    if "_cpu" in _loaded:
-        info["isa"] = torch.ops.vlmadapt.active_isa()
-        info["isa_available"] = levels[: levels.index(torch.ops.vlmadapt.best_isa()) + 1]
     if (cpu := _find("_cpu")) is not None and (target := _marker(cpu, "stable-abi")):
         version = int(target.rstrip("UL"), 16)  # TORCH_TARGET_VERSION: a byte each for major and minor, from the top
         info["stable_abi_target"] = f"{version >> 56}.{version >> 48 & 0xFF}"
     if cpu is not None and (built := _marker(cpu, "isa-levels")):
         info["isa_built"] = built.split(";")
+        info["isa_missing"] = missing.split(";") if (missing := _marker(cpu, "isa-missing")) else []
+    if "_cpu" in _loaded:
+        info["isa"] = torch.ops.vlmadapt.active_isa()
+        info["isa_available"] = info["isa_built"][: info["isa_built"].index(torch.ops.vlmadapt.best_isa()) + 1]
     if found is not None and (archs := _marker(found, "cuda-archs")):
         info["cuda_archs"] = re.split("[; ]+", archs)
     return info

@@ -16,16 +16,17 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vlmadapt.errors import FileError, InputError, naming_file
 
+LONGEST_SIDE = 100_000  # pixels; what is longer is no photograph, and square padding would need its square
 # The formats that are opened, by Pillow's names, with the file endings that folders are searched for. All else is
 # refused: some of Pillow's readers start programs (EPS runs `gs`). MPO and UltraHDR files are opened as JPEG.
 FORMATS: dict[str, tuple[str, ...]] = {
-    "AVIF": (".avif",),  # from Pillow 11.3 on
+    "AVIF": (".avif", ".avifs"),  # from Pillow 11.3 on
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg"),
-    "JPEG2000": (".jp2",),
-    "PNG": (".png",),
-    "PPM": (".ppm", ".pgm"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
@@ -46,8 +47,8 @@ def read(picture: str | Path | Image.Image, name: str = "picture") -> Image.Imag
     that holds ``picture``, for messages.
 
     Raises :class:`FileError` naming a file, or an opened picture's file, that is missing, is in none of ``FORMATS``, is
-    truncated, has more pixels than Pillow allows, or holds NaN or infinite values; :class:`InputError` when such a
-    picture has no file, and for any other type.
+    truncated, has more pixels than Pillow allows or a side above ``LONGEST_SIDE``, or holds NaN or infinite values;
+    :class:`InputError` when such a picture has no file, and for any other type.
     """
     if isinstance(picture, Image.Image):
         try:
@@ -73,11 +74,25 @@ def decode(data: bytes, path: str | Path) -> Image.Image:
     try:
         # Pillow warns of odd metadata and of large pictures; beyond twice that size it raises, which we report.
         with pillow_silent():
-            return _to_rgb(Image.open(io.BytesIO(data), formats=_formats()))
+            return _to_rgb(Image.open(io.BytesIO(data), formats=formats()))
     except MemoryError:
         raise
     except Exception as error:
         # Decoders raise whatever a malformed file makes them stumble over: struct, Syntax, Index, EOF and OS errors.
+        raise _unreadable(str(path), "", error) from error
+
+
+def size_of(data: bytes, path: str | Path) -> tuple[int, int]:
+    """(width, height) as a file's bytes give them, before EXIF turns the picture; nothing is decoded.
+
+    Raises :class:`FileError` naming ``path`` as :func:`decode` does.
+    """
+    try:
+        with pillow_silent():
+            return Image.open(io.BytesIO(data), formats=formats()).size
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _unreadable(str(path), "", error) from error
 
 
@@ -105,7 +120,7 @@ def pillow_silent() -> Iterator[None]:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """``FORMATS`` as far as this Pillow has them; it fails on names it does not know."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -120,6 +135,8 @@ def _unreadable(path: str | None, name: str, error: Exception) -> FileError | In
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if max(image.size) > LONGEST_SIDE:
+        raise ValueError(f"it is {image.width} x {image.height} pixels, a side above {LONGEST_SIDE}")
     image.load()
     # Of a turned picture `exif_transpose` takes the orientation away, so that reading it again does not turn it again;
     # of one that needs no turning it makes a copy, which is spared.

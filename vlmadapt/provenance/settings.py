@@ -48,7 +48,7 @@ def _literal(text: str) -> Any:
         return {"true": True, "false": False}.get(lowered)
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, too many brackets
         return text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlmadapt.files import atomic_path
 from vlmadapt.generative.data.records import Record
+from vlmadapt.generative.tasks.answers import answer_accuracy
 from vlmadapt.pictures import read
 from vlmadapt.reporting.evidence import AGREES, DISAGREES
 
@@ -44,6 +45,13 @@ def truth_of(record: Record) -> str:
     return record.label or record.answers[0][0]
 
 
+def is_right(record: Record, text: str) -> bool | None:
+    """Whether ``text`` has at least half of VQA's accuracy, or is the label; None for captions."""
+    if record.captions:
+        return None
+    return answer_accuracy(text, record.answers) >= 0.5 if record.answers else text == record.label
+
+
 def describe_records(records: Sequence[Record], predictions: Mapping[str, Mapping[str, str]]) -> list[Said]:
     """``predictions``: method -> record id -> text."""
     told = []
@@ -52,7 +60,7 @@ def describe_records(records: Sequence[Record], predictions: Mapping[str, Mappin
         texts: dict[str, tuple[str, bool | None]] = {}
         for method, said in predictions.items():
             text = said[record.id]
-            texts[method] = (text, None if record.captions else text == truth)
+            texts[method] = (text, is_right(record, text))
         told.append(Said(record, truth, texts))
     return told
 

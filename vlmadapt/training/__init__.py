@@ -1,5 +1,6 @@
 """One training loop for every adapter, and hyper-parameter search on validation samples."""
 
+from vlmadapt.training.budget import GridLogits, cell_likelihoods, grid_accuracy, score_in_tiles, tiles
 from vlmadapt.training.config import TrainConfig, check_range
 from vlmadapt.training.groups import ParameterGroup
 from vlmadapt.training.guard import TrainingDiverged
@@ -19,20 +20,25 @@ from vlmadapt.training.selection import (
 
 __all__ = [
     "EpochRecord",
+    "GridLogits",
     "ParameterGroup",
     "Samples",
     "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
     "accuracy",
+    "cell_likelihoods",
     "check_range",
     "choose",
     "choose_in_grid",
     "fingerprint_tensors",
     "fit_loop",
+    "grid_accuracy",
     "learning_rate_factor",
     "log_grid",
     "log_likelihood",
+    "score_in_tiles",
     "score_logits",
     "smoothed_hits",
+    "tiles",
 ]

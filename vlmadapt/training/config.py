@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vlmadapt.config import read_switches
 from vlmadapt.errors import InputError
 
 
@@ -30,6 +32,7 @@ class TrainConfig:
     amp: bool = field(default=False, metadata={"help": "compute the loss under bfloat16 autocast"})
 
     def __post_init__(self) -> None:
+        read_switches(self)
         check_range(self, "epochs", low=0)
         check_range(self, "batch_size", low=1)
         check_range(self, "lr", low=0.0, low_allowed=False)
@@ -57,7 +60,7 @@ def check_range(
     kind = next(str(entry.type) for entry in fields(config) if entry.name == name)
     if kind.startswith("int") and not isinstance(value, int):
         raise InputError(f"{type(config).__name__}.{name} is {value!r}: give a whole number.")
-    inside = (low <= value if low_allowed else low < value) and value <= high and math.isfinite(value)
+    inside = (low <= value if low_allowed else low < value) and value <= high and abs(value) <= sys.float_info.max
     if inside:
         return
     lower = f"{'at least' if low_allowed else 'more than'} {low:g}"

@@ -21,10 +21,15 @@ Candidate = TypeVar("Candidate")
 SMALLEST_LOG_PROBABILITY = -50.0
 
 
+def log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each of ``labels [B]`` under softmax of ``logits [..., B, C]``: float64 ``[..., B]``."""
+    chosen = logits.double().log_softmax(-1)[..., torch.arange(len(labels)), labels]
+    return chosen.clamp(min=SMALLEST_LOG_PROBABILITY)
+
+
 def log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean log-probability of ``labels [B]`` under softmax of ``logits [..., B, C]``: float64 ``[...]``."""
-    chosen = logits.double().log_softmax(-1)[..., torch.arange(len(labels)), labels]
-    return chosen.clamp(min=SMALLEST_LOG_PROBABILITY).mean(-1)
+    return log_probabilities(logits, labels).mean(-1)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -68,9 +73,9 @@ def choose_in_grid(
     """The cell of ``grid_accuracy [G, A]`` whose 3 x 3 neighbourhood is the most accurate on average.
 
     ``tie_break(g, a)`` scores all tied cells at once (int64 ``[T]`` each -> ``[T]``, larger wins); what still ties goes
-    to the smaller ``g``, then ``a``.
+    to the smaller ``g``, then ``a``. It is not asked about a single cell.
     """
     around = smoothed_hits(grid_accuracy, samples)
     g, a = torch.nonzero(around == around.max(), as_tuple=True)
-    best = 0 if tie_break is None else int(torch.argmax(tie_break(g, a)))
+    best = 0 if tie_break is None or len(g) == 1 else int(torch.argmax(tie_break(g, a)))
     return int(g[best]), int(a[best])

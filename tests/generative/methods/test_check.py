@@ -13,26 +13,23 @@ from torch import nn
 pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
-from tests.generative.tiny import in_training, tiny_blip, tiny_coca
+from tests.generative.tiny import in_training, tiny, tiny_blip, tiny_coca
 from vlmadapt.doors import PROVEN
 from vlmadapt.errors import IncompatibleLibrary, InputError
 from vlmadapt.generative.methods.p_adapter import PAdapter, attach_p_adapter
 from vlmadapt.generative.methods.registry import METHODS, attach
 from vlmadapt.generative.models import blip_attention
+from vlmadapt.generative.models.load import FAMILIES
 
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 SETTINGS = {"reduction": 4}
 SIZES: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "lora": {"rank": 2}}
 
 
-def made(kind: str) -> Any:
-    return tiny_coca() if kind == "CoCa" else tiny_blip(kind)
-
-
-@pytest.mark.parametrize("kind", [CAPTION, QUESTION, RETRIEVAL, "CoCa"])
+@pytest.mark.parametrize("kind", [kind for family in FAMILIES for kind in family.classes])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reaches_every_model(kind: str, method: str) -> None:
-    attached = attach(made(kind), method, SETTINGS if method.startswith("p-") else SIZES.get(method))
+    attached = attach(tiny(kind), method, SETTINGS if method.startswith("p-") else SIZES.get(method))
     check = attached.check()
     added = method not in ("frozen", "full", "bitfit")
     assert check.probed and bool(check.modules) == added and check.cached == (kind != RETRIEVAL)

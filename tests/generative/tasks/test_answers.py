@@ -50,3 +50,18 @@ def test_agreement_of_a_few_counts_in_part(count, wanted):
 def test_one_answer_must_be_met():
     assert answer_accuracy("Two", (("2", 1),)) == 1.0
     assert answer_accuracy("three", (("2", 1),)) == 0.0
+
+
+@pytest.mark.parametrize("said", ["", "  ", "?", "...", "!", "_", "the", "The.", "a"])
+@pytest.mark.parametrize("people", [
+    [("?!", 1)], [("an", 1)], [("red", 1)], [("?!", 6), ("an", 4)], [(",", 10)], [("an", 9), ("red", 1)], [("(?)", 3)],
+])  # fmt: skip
+def test_saying_nothing_is_never_right_where_people_said_something(said, people):
+    assert answer_accuracy(said, people) == 0.0
+
+
+@pytest.mark.parametrize("said, people", [
+    ("a", [("a", 1)]), ("A.", [("a", 1)]), ("a", [("A", 9), ("b", 1)]), ("?", [("?", 1)]), ("the", [("The!", 3)]),
+])  # fmt: skip
+def test_an_answer_that_is_an_article_or_a_sign_can_be_met(said, people):
+    assert answer_accuracy(said, people) == 1.0

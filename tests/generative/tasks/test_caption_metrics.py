@@ -57,3 +57,18 @@ def test_punctuation_and_case_do_not_count():
 def test_lengths_must_agree(said):
     with pytest.raises(InputError, match="predictions has"):
         caption_scores(said, REFERENCES[: len(said) % 2])
+
+
+@pytest.mark.parametrize("said", ["", " ", "...", "?!"])
+def test_a_caption_without_words_scores_nothing(said):
+    assert caption_scores([said] * 3, REFERENCES) == {"cider": 0.0, "bleu4": 0.0}
+    one = caption_scores([REFERENCES[0][0], REFERENCES[1][0], said], REFERENCES)
+    whole = caption_scores([REFERENCES[0][0], REFERENCES[1][0], "zebra"], REFERENCES)
+    assert one["cider"] == pytest.approx(whole["cider"])
+
+
+def test_references_without_words_do_not_count():
+    said = ["a blue circle", "a red triangle", "a green square on the left"]
+    assert caption_scores(said, [[*texts, "...", ""] for texts in REFERENCES]) == caption_scores(said, REFERENCES)
+    with pytest.raises(InputError, match=r"references of picture 1 are \['\?', ''\]: give one with a word"):
+        caption_scores(said, [REFERENCES[0], ["?", ""], REFERENCES[2]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,3 +211,53 @@ def test_coca_captions(tmp_path):
     )
     assert said == [words.decode(row[1:].tolist()) for row in told]
     assert "_encode_image" not in loaded.model.__dict__
+
+
+LIMIT = world.TINY.max_length  # 16: the start, prompt and text, the end
+
+
+@pytest.mark.parametrize("words", [LIMIT - 3, LIMIT - 2, LIMIT - 1, LIMIT, 3 * LIMIT])
+def test_a_prompt_leaves_room_for_a_text_or_is_refused(tmp_path, words):
+    prompt = " ".join(["plain"] * words)
+    if words > LIMIT - 3:
+        said = f"prompt has {words} tokens, but the model reads {LIMIT} in all: shorten it to {LIMIT - 3}"
+        with pytest.raises(InputError, match=said):
+            make("caption", tmp_path, prompt=prompt)
+        with pytest.raises(InputError, match=said):
+            encode_targets(world.tokenizer(), ["red"], LIMIT, prompt)
+        return
+    made = make("caption", tmp_path, prompt=prompt)
+    targets = made.model.targets(["red blue"], prompt)
+    red = world.tokenizer().encode("red")[0]
+    assert targets.labels[0].tolist() == [IGNORED] * words + [red, world.tokenizer().sep]
+    assert targets.inputs.shape == targets.labels.shape == targets.mask.shape
+    assert torch.isfinite(made.loss(torch.arange(3))) and len(made.predict(made.data.test[:2])) == 2
+
+
+@pytest.mark.parametrize("prompt", ["", "plain red"])
+@pytest.mark.parametrize("length", [1, LIMIT - 5, LIMIT - 4, LIMIT - 2, LIMIT, 5 * LIMIT])
+def test_long_texts_are_cut_at_their_end(prompt, length):
+    words = world.tokenizer()
+    text = words.encode("blue") + words.encode("black") * (length - 1)
+    targets = encode_targets(words, [words.decode(text)], LIMIT, prompt)
+    start = words.encode(prompt)
+    assert targets.inputs.shape == targets.labels.shape and targets.inputs.shape[1] < LIMIT
+    kept = text[: LIMIT - 2 - len(start)]
+    assert targets.inputs[0].tolist() == [words.bos, *start, *kept]
+    assert targets.labels[0].tolist() == [IGNORED] * len(start) + [*kept, words.sep]
+
+
+def test_saying_nothing_entails_nothing(tmp_path):
+    made = make("entailment", tmp_path)
+    assert made.measure(made.data.test, [""] * len(made.data.test)) == {"accuracy": 0.0}
+
+
+@pytest.mark.parametrize("task, changed, said", [
+    ("caption", {"captions": ("", " ...")}, "no captions with words"), ("vqa", {"answers": ((" ", 3),)}, "the answers"),
+    ("vqa", {"answers": (("red", 0),)}, "the answers"), ("vqa", {"prompt": " "}, "an empty prompt"),
+    ("entailment", {"prompt": ""}, "an empty prompt"), ("entailment", {"label": ""}, "the label ''"),
+])  # fmt: skip
+def test_records_that_say_nothing_are_refused(tmp_path, task, changed, said):
+    data = world.records(task, tmp_path)
+    with pytest.raises(InputError, match=f"record train-0 has {said}"):
+        replace(data, train=(replace(data.train[0], **changed), *data.train[1:]))

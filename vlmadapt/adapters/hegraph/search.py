@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.ops import PreparedCache, cache_retrieval_multi_beta
-from vlmadapt.training import Samples, choose, log_grid, log_likelihood
+from vlmadapt.training import Samples, cell_likelihoods, choose, log_grid
 
 TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
 NEGATIVE_FACTORS = (0.5, 1.0, 0.25, 0.0, 2.0)  # of the coefficient in training
-NUMBERS_AT_ONCE = 2**24  # logits held at a time
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,35 @@ class Searched(Protocol):
 class _Grid:
     """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
 
-    def __init__(self, adapter: Searched, samples: Samples, text_logits: Tensor, probability: bool, stride: int = 1):
+    def __init__(self, adapter: Searched, samples: Samples, probability: bool, stride: int = 1):
         config = adapter.config
-        self.adapter, self.samples, self.text_logits, self.probability = adapter, samples, text_logits, probability
+        self.adapter, self.samples, self.probability = adapter, samples, probability
+        self.nodes = adapter.text_nodes
         self.betas = log_grid(*config.search_beta)[::stride]
         self.weights = log_grid(*(config.search_w if probability else config.search_alpha))[::stride]
 
     def likelihoods(self) -> Tensor:
         """Mean log-probability of the labels ``[G, A]``."""
-        adapter, features = self.adapter, self.samples.features
-        scores = cache_retrieval_multi_beta(features, adapter.keys, adapter._cache(), self.betas)
-        weights = self.weights.to(scores).view(-1, 1, 1).split(max(1, NUMBERS_AT_ONCE // self.text_logits.numel()))
-        return torch.stack([torch.cat([self._row(weight, one) for weight in weights]) for one in scores])
+        shape = len(self.betas), len(self.weights)
+        g, a = torch.ones(shape).nonzero(as_tuple=True)
+        classes, labels = len(self.nodes), self.samples.labels
+        return cell_likelihoods(self._at_rows, labels, classes, g, a, held=shape[0]).view(shape)
 
-    def _row(self, weights: Tensor, scores: Tensor) -> Tensor:
-        logits = fuse(self.probability, weights, self.text_logits, scores, self.adapter.visual_scale)
-        return log_likelihood(logits, self.samples.labels)
+    def _at_rows(self, rows: slice) -> Any:
+        adapter, features = self.adapter, self.samples.features[rows]
+        text_logits = adapter.text_logits(features, self.nodes)
+        scores = cache_retrieval_multi_beta(features, adapter.keys, adapter._cache(), self.betas)
+
+        def at_beta(g: int) -> Any:
+            return lambda a: fuse(
+                self.probability,
+                self.weights[a].to(scores).view(-1, 1, 1),
+                text_logits,
+                scores[g],
+                adapter.visual_scale,
+            )
+
+        return at_beta
 
     def best(self) -> tuple[Fusion, float]:
         """The most likely fusion and its log-likelihood; of equals the smaller beta, then weight."""
@@ -93,8 +105,7 @@ class _Grid:
 
 def _grids(adapter: Searched, samples: Samples, stride: int = 1) -> list[_Grid]:
     kinds = {"probability": (True,), "logit": (False,), "search": (True, False)}[adapter.config.fusion]
-    text_logits = adapter.text_logits(samples.features, adapter.text_nodes)
-    return [_Grid(adapter, samples, text_logits, kind, stride) for kind in kinds]
+    return [_Grid(adapter, samples, kind, stride) for kind in kinds]
 
 
 def best_likelihood(adapter: Searched, samples: Samples) -> tuple[float, ...]:
@@ -106,13 +117,26 @@ def best_likelihood(adapter: Searched, samples: Samples) -> tuple[float, ...]:
 def search(adapter: Searched, samples: Samples) -> None:
     """Set the adapter's fusion and message scales to those that validate best."""
     fusion, _ = max((grid.best() for grid in _grids(adapter, samples)), key=lambda found: found[1])
-    scores = adapter._scores(samples.features, adapter.keys, fusion.beta)
     updates = adapter.updates()
-
-    def likelihood(scales: tuple[float, float]) -> tuple[float, ...]:
-        text_logits = adapter.text_logits(samples.features, adapter.adapted_text(updates, *scales))
-        return (float(log_likelihood(fusion.of(text_logits, scores, adapter.visual_scale), samples.labels)),)
-
     trained = adapter.config.negative_to_positive
     candidates = [(scale, factor * trained) for scale in TEXT_SCALES for factor in NEGATIVE_FACTORS]
-    adapter.set_scalars(fusion, *choose(candidates, likelihood))
+
+    def at_rows(rows: slice) -> Any:
+        features = samples.features[rows]
+        scores = adapter._scores(features, adapter.keys, fusion.beta)
+
+        def logits(numbers: Tensor) -> Tensor:
+            text_logits = torch.stack(
+                [
+                    adapter.text_logits(features, adapter.adapted_text(updates, *candidates[number]))
+                    for number in numbers.tolist()
+                ]
+            )
+            return fusion.of(text_logits, scores, adapter.visual_scale)
+
+        return lambda g: logits
+
+    numbers = torch.arange(len(candidates))
+    found = cell_likelihoods(at_rows, samples.labels, len(adapter.text_nodes), torch.zeros_like(numbers), numbers)
+    best = choose(numbers.tolist(), lambda number: (float(found[number]),))
+    adapter.set_scalars(fusion, *candidates[best])

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vlmadapt.training import Samples, accuracy, choose_in_grid, log_grid, log_likelihood
+from vlmadapt.training import GridLogits, Samples, cell_likelihoods, choose_in_grid, grid_accuracy, log_grid
 
 GAMMAS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 
@@ -18,6 +18,9 @@ class Searched(Protocol):
     config: Any
     log_beta_text: Tensor
     gamma_logit: Tensor
+
+    @property
+    def num_classes(self) -> int: ...
 
     def _zero_shot_logits(self, features: Tensor) -> Tensor: ...
 
@@ -35,38 +38,53 @@ def search(adapter: Searched, validation: Samples, *, with_gamma: bool) -> None:
     """Set the adapter's scalars to those that validate best.
 
     First image sharpness and alpha together, then text sharpness together with gamma (or, with gamma kept, alone).
-    A class score is ``gamma * S_img(beta_i) + (1 - gamma) * S_txt(beta_t)``, so each stream is retrieved once a beta.
+    A class score is ``gamma * S_img(beta_i) + (1 - gamma) * S_txt(beta_t)``, so each stream is retrieved once a beta
+    (and for the betas of tied cells once more).
     """
     betas, alphas = log_grid(*adapter.config.search_beta).tolist(), log_grid(*adapter.config.search_alpha)
-    base = adapter._zero_shot_logits(validation.features)
-    text_queries, _ = adapter.streams(validation.features)
-    own_gamma = adapter.gamma(validation.features, text_queries)
-    gamma = own_gamma if own_gamma.dim() == 0 else own_gamma.unsqueeze(-1)
     beta_text = float(adapter.log_beta_text.exp())
-    text = adapter.stream_scores(validation.features, image=False, beta=beta_text)
-    images = [adapter.stream_scores(validation.features, image=True, beta=beta) for beta in betas]
 
-    rows = [_by_alpha(base, gamma * image + (1 - gamma) * text, alphas) for image in images]
-    g, a = _best(rows, validation.labels)
-    beta_image, image, alpha = betas[g], images[g], float(alphas[a])
+    def by_alpha(rows: slice) -> Any:
+        features = validation.features[rows]
+        base, gamma = adapter._zero_shot_logits(features), _gamma(adapter, features)
+        text = adapter.stream_scores(features, image=False, beta=beta_text)
 
-    texts = [adapter.stream_scores(validation.features, image=False, beta=beta) for beta in betas]
-    gammas = [torch.as_tensor(value).to(base) for value in GAMMAS] if with_gamma else [gamma]
-    rows = [torch.stack([base + alpha * (mix * image + (1 - mix) * text) for mix in gammas]) for text in texts]
-    g, a = _best(rows, validation.labels)
+        def at_beta(g: int) -> Any:
+            scores = gamma * adapter.stream_scores(features, image=True, beta=betas[g]) + (1 - gamma) * text
+            return lambda a: base + alphas[a].to(base)[:, None, None] * scores
+
+        return at_beta
+
+    g, a = _best(by_alpha, adapter, validation.labels, (len(betas), len(alphas)))
+    beta_image, alpha = betas[g], float(alphas[a])
+
+    def by_gamma(rows: slice) -> Any:
+        features = validation.features[rows]
+        base, gamma = adapter._zero_shot_logits(features), _gamma(adapter, features)
+        image = adapter.stream_scores(features, image=True, beta=beta_image)
+        gammas = [torch.as_tensor(value).to(base) for value in GAMMAS] if with_gamma else [gamma]
+
+        def at_beta(g: int) -> Any:
+            text = adapter.stream_scores(features, image=False, beta=betas[g])
+            return lambda a: torch.stack(
+                [base + alpha * (gammas[number] * image + (1 - gammas[number]) * text) for number in a.tolist()]
+            )
+
+        return at_beta
+
+    g, a = _best(by_gamma, adapter, validation.labels, (len(betas), len(GAMMAS) if with_gamma else 1))
     bias = GAMMAS[a] if with_gamma else float(adapter.gamma_logit.sigmoid())
     adapter.set_scalars(beta_image, betas[g], alpha, bias)
 
 
-def _by_alpha(base: Tensor, scores: Tensor, alphas: Tensor) -> Tensor:
-    return base + alphas.to(base)[:, None, None] * scores
+def _gamma(adapter: Searched, features: Tensor) -> Tensor:
+    """The adapter's own share of the image stream: 0-d, or ``[B, 1]``."""
+    gamma = adapter.gamma(features, adapter.streams(features)[0])
+    return gamma if gamma.dim() == 0 else gamma.unsqueeze(-1)
 
 
-def _best(rows: list[Tensor], labels: Tensor) -> tuple[int, int]:
-    """``rows`` holds one ``[A, B, C]`` stack of logits for each of G settings; the best cell of ``[G, A]``."""
-    hits = torch.stack([accuracy(row, labels) for row in rows])
-
-    def tie_break(g: Tensor, a: Tensor) -> Tensor:
-        return torch.stack([log_likelihood(rows[i][j], labels) for i, j in zip(g.tolist(), a.tolist(), strict=True)])
-
-    return choose_in_grid(hits, len(labels), tie_break)
+def _best(logits: GridLogits, adapter: Searched, labels: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
+    """The cell of a grid of ``shape`` ``[G, A]`` that validates best."""
+    classes = adapter.num_classes
+    hits = grid_accuracy(logits, labels, classes, shape)
+    return choose_in_grid(hits, len(labels), lambda g, a: cell_likelihoods(logits, labels, classes, g, a))

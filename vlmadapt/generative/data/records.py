@@ -113,12 +113,14 @@ def _digest(*parts: object) -> bytes:
 
 
 def _check_content(record: Record, task: TaskName) -> None:
-    if task == "caption" and not record.captions:
-        raise InputError(f"record {record.id} has no captions: captioning needs at least one a picture.")
+    if task == "caption" and not any(letter.isalnum() for text in record.captions for letter in text):
+        raise InputError(f"record {record.id} has no captions with words: captioning needs at least one a picture.")
     if task != "caption" and not record.prompt.strip():
         raise InputError(f"record {record.id} has an empty prompt: {task} needs a question or hypothesis.")
     if task == "vqa" and not record.answers:
         raise InputError(f"record {record.id} has no answers: leave questions without answers out.")
+    if task == "vqa" and not all(answer.strip() and count > 0 for answer, count in record.answers):
+        raise InputError(f"record {record.id} has the answers {record.answers}: give texts, and how many gave each.")
     if task == "entailment" and record.label not in LABELS:
         raise InputError(f"record {record.id} has the label {record.label!r}: use {', '.join(LABELS)}.")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import io
 from pathlib import Path
 
-from vlmadapt.errors import FileError, naming_file
+from vlmadapt.errors import FileError
+from vlmadapt.files import parse_json, read_text
 from vlmadapt.generative.data.records import LABELS, Entry, Record, RecordSet, find_file
 
 IMAGE_FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
@@ -29,19 +30,15 @@ def read_snli_ve(root: str | Path, check_files: bool = True) -> RecordSet:
 
 def _read(path: Path, folder: Path, split: str) -> tuple[Record, ...]:
     records = []
-    with naming_file(path, "read"), open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = Entry(path, f"line {number}", json.loads(line))
-            except json.JSONDecodeError as error:
-                raise FileError(f"{path}: line {number} is not valid JSON: {error.msg}.") from error
-            label = entry.text("gold_label")
-            if label == UNDECIDED:
-                continue
-            if label not in LABELS:
-                raise FileError(f"{path}: line {number} has gold_label {label!r}: use {', '.join(LABELS)}.")
-            image = folder / f"{entry.text('Flickr30K_ID', 'Flikr30kID').removesuffix('.jpg')}.jpg"
-            records.append(Record(entry.text("pairID"), image, split, entry.text("sentence2"), label=label))
+    for number, line in enumerate(io.StringIO(read_text(path)), start=1):
+        if not line.strip():
+            continue
+        entry = Entry(path, f"line {number}", parse_json(line, path, number))
+        label = entry.text("gold_label")
+        if label == UNDECIDED:
+            continue
+        if label not in LABELS:
+            raise FileError(f"{path}: line {number} has gold_label {label!r}: use {', '.join(LABELS)}.")
+        image = folder / f"{entry.text('Flickr30K_ID', 'Flikr30kID').removesuffix('.jpg')}.jpg"
+        records.append(Record(entry.text("pairID"), image, split, entry.text("sentence2"), label=label))
     return tuple(records)

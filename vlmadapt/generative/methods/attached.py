@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative.methods.check import Check, check_attached
+from vlmadapt.generative.methods.checkpointing import watch_embeddings
 from vlmadapt.generative.models.load import find_probe
 from vlmadapt.generative.models.probe import Probe
+from vlmadapt.generative.models.wrappers import adaptable, named_parameters, plain_state, wrapping
 from vlmadapt.training import fingerprint_tensors
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
@@ -25,23 +27,25 @@ MARK = "_vlmadapt_method"
 class Attached:
     """A method attached to ``model``, which stays the caller's own object and is changed in place.
 
-    model: any ``nn.Module``. Every parameter is frozen; a method then adds modules, replaces forwards and unfreezes
-        what it trains with the functions below, each of which knows how to undo itself.
+    model: any ``nn.Module``; of one that torch wraps (``torch.compile``, ``DataParallel``, ...) what is inside. Every
+        parameter is frozen; a method then adds modules, replaces forwards and unfreezes what it trains with the
+        functions below, each of which knows how to undo itself.
     method: the method's name, for files and tables.
     config: its configuration.
 
-    Raises :class:`InputError` when ``model`` already carries a method.
+    Raises :class:`InputError` when ``model`` already carries a method, or its weights are quantised.
     """
 
     def __init__(self, model: nn.Module, method: str, config: AdapterConfig) -> None:
+        model = adaptable(model)
         present = model.__dict__.get(MARK)
         if present is not None:
             raise InputError(f"model already carries the method {present!r}: call detach() on what attached it first.")
         self.model = model
         self.method = method
         self.config = config
-        self._flags = {name: tensor.requires_grad for name, tensor in model.named_parameters()}
-        self._undo: list[Callable[[], None]] = []
+        self._flags = {name: tensor.requires_grad for name, tensor in named_parameters(model)}
+        self._undo: list[Callable[[], None]] = [handle.remove for handle in watch_embeddings(model)]
         self._attached = True
         self._added: tuple[str, ...] = ()
         self._start = self._fingerprint()
@@ -88,7 +92,7 @@ class Attached:
 
     def train_backbone(self, names: Iterable[str]) -> None:
         """Unfreeze the parameters ``names`` of the model; their values come back on detach, at the cost of a copy."""
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(named_parameters(self.model))
         for name in names:
             parameter = parameters[name]
             parameter.requires_grad_(True)
@@ -101,8 +105,8 @@ class Attached:
     # What a user calls.
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """What trains, under its name in the model."""
-        for name, parameter in self.model.named_parameters():
+        """What trains, under its name in the model, without those of wrappers within."""
+        for name, parameter in named_parameters(self.model):
             if parameter.requires_grad:
                 yield name, parameter
 
@@ -132,16 +136,16 @@ class Attached:
             raise InputError(f"this {self.method} is not attached any more: attach it again first.")
         while self._undo:
             self._undo.pop()()
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named_parameters(self.model):
             parameter.requires_grad_(self._flags[name])
         del self.model.__dict__[MARK]
         self._attached = False
         return self.model
 
-    def backbone_fingerprint(self) -> str:
-        """sha256 over the frozen weights: the same before and after training."""
-        state = self.model.state_dict(keep_vars=True)
-        return fingerprint_tensors(**{name: tensor for name, tensor in state.items() if not tensor.requires_grad})
+    def backbone_fingerprint(self, prefix: str = "") -> str:
+        """sha256 over the frozen weights: the same before and after training. prefix: of their names."""
+        state = plain_state(self.model).items()
+        return fingerprint_tensors(**{prefix + name: tensor for name, tensor in state if not tensor.requires_grad})
 
     def check(self, probe: Probe | None = None) -> Check:
         """See that what was added reaches the model's output, and that a text is the same with and without a cache.
@@ -157,7 +161,7 @@ class Attached:
 
     def _added_parameters(self) -> dict[str, nn.Parameter]:
         """What trains and the model did not have before."""
-        present = dict(self.model.named_parameters())
+        present = dict(named_parameters(self.model))
         return {name: present[name] for name in self._added}
 
     def _fingerprint(self) -> str:
@@ -187,10 +191,12 @@ class Attached:
         header, state = read_pair(Path(folder))
         self._refuse_other(Path(folder), header)
         parameters = dict(self.named_parameters())
+        prefix = "" if parameters.keys() == state.keys() else wrapping(next(iter(state), ""))
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         for name in parameters.keys() | state.keys():
             if name not in state or name not in parameters or state[name].shape != parameters[name].shape:
                 raise FileError(f"{folder} does not fit this model at {name}: attach to the architecture it came from.")
-        if check_backbone and header.get("backbone_sha256") != self.backbone_fingerprint():
+        if check_backbone and header.get("backbone_sha256") != self.backbone_fingerprint(prefix):
             raise InputError(
                 f"{folder} was trained on other frozen weights than this model's: load the {header.get('model')} it "
                 "came from, or pass check_backbone=False."

@@ -28,6 +28,7 @@ from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.pooling import pool_attention
 from vlmadapt.generative.models.load import find_sites
 from vlmadapt.generative.models.sites import AttentionKind, Sites, merge_heads, split_heads
+from vlmadapt.generative.models.wrappers import adaptable
 from vlmadapt.ops import attention_probabilities, p_laplacian, p_laplacian_attention
 from vlmadapt.training.layers import empty_linear, set_uniform
 
@@ -219,9 +220,10 @@ def attach_p_adapter(
     seed: of the initial weights; the global random state is not drawn from.
 
     At step 0 the model computes what it computed before. Raises :class:`InputError` for an unknown architecture, a
-    configuration that fits none of its attentions, or a model that already carries a method.
+    configuration that fits none of its attentions, or a model that already carries a method or whose weights are
+    quantised.
     """
-    config = PAdapterConfig.make(config)
+    model, config = adaptable(model), PAdapterConfig.make(config)
     found = (find_sites(model) if sites is None else sites).under(config.only)
     attentions = [site for site in found.attentions if config.attentions in ("both", site.kind)]
     if not attentions:

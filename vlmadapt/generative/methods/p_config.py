@@ -54,6 +54,7 @@ class PAdapterConfig(AdapterConfig):
     only: tuple[str, ...] = field(default=(), metadata={"help": "adapt only modules whose names begin so; empty: all"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self, "task", tuple(INITIAL_P))
         check_choice(self, "p_range", ("one-to-two", "above-one", "free"))
         check_choice(self, "residual", ("query", "none", "self-only"))

@@ -18,6 +18,7 @@ from vlmadapt.doors import known_versions
 from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.models.load import family_of, find_sites, known_family
+from vlmadapt.generative.models.wrappers import named_parameters
 from vlmadapt.training import check_range
 from vlmadapt.training.layers import empty_linear, set_uniform
 
@@ -202,7 +203,7 @@ def _matched(model: nn.Module, numbers: Callable[[int], int]) -> int:
 def _names(model: nn.Module, tower: bool) -> Iterable[str]:
     family = None if tower else family_of(model)
     left_out = () if family is None else (family.tower,)
-    return [name for name, _ in model.named_parameters() if not name.startswith(left_out)]
+    return [name for name, _ in named_parameters(model) if not name.startswith(left_out)]
 
 
 def _require_trainable(attached: Attached, what: str) -> None:

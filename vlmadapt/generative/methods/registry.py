@@ -13,6 +13,7 @@ from vlmadapt.errors import InputError
 from vlmadapt.generative.methods import peers
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.p_adapter import PAdapterConfig, attach_p_adapter
+from vlmadapt.generative.models.wrappers import adaptable
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def attach(
     seed: of the initial weights; the global random state is left as it was.
 
     Every method starts where the frozen model is. Raises :class:`InputError` for an unknown method, setting or
-    architecture, a configuration of another class than the method's, or a model that already carries a method.
+    architecture, a configuration of another class than the method's, or a model that already carries a method or whose
+    weights are quantised.
     """
     if isinstance(method, AdapterConfig):
         if config is not None:
@@ -96,7 +98,7 @@ def attach(
         raise InputError(f"config is a {type(config).__name__}: {method} takes a {found.config.__name__}.")
     if not isinstance(config, found.config):
         config = found.config.make({**found.defaults, **(config or {})})  # type: ignore[dict-item]
-    return found.attach(model, config, method, seed)
+    return found.attach(adaptable(model), config, method, seed)
 
 
 def _method_of(config: AdapterConfig) -> str:

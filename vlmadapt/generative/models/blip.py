@@ -182,7 +182,7 @@ class BlipCaptioner(_Blip, Captioner):
         return self._decode(features, None, targets)
 
     def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
+        start = self.opening(prompt)
         inputs = torch.tensor([start] * len(features), device=features.device)
         mask = torch.ones(features.shape[:2], dtype=torch.int64, device=features.device)
         return self.decode(self._generate(inputs, features, mask, beams, longest)[:, len(start) :])

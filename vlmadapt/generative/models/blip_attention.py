@@ -19,6 +19,7 @@ from vlmadapt.generative.models.sites import (
     feed_forward_adapter,
     split_heads,
 )
+from vlmadapt.generative.models.wrappers import plain_names
 
 MODULE = "transformers.models.blip.modeling_blip_text"
 
@@ -60,13 +61,14 @@ FEED_FORWARD = Door("transformers", "BlipTextOutput.forward", ("hidden_states", 
 
 
 def text_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every ``BlipTextLayer`` of ``model`` with its name."""
+    """Every ``BlipTextLayer`` of ``model`` with its name, wrappers within left out."""
     code = sys.modules.get(MODULE)
     if code is None:  # Then no such model can have been made.
         return
+    plain = plain_names(model)
     for name, layer in model.named_modules():
         if isinstance(layer, code.BlipTextLayer):
-            yield name, layer
+            yield plain(name), layer
 
 
 def find_sites(model: nn.Module) -> Sites:

@@ -29,6 +29,7 @@ from vlmadapt.generative.models.sites import (
 )
 from vlmadapt.generative.models.text import Targets
 from vlmadapt.generative.models.view import Captioner
+from vlmadapt.generative.models.wrappers import unwrapped
 from vlmadapt.pictures import read
 
 MODULE = "open_clip.transformer"
@@ -106,7 +107,7 @@ def find_sites(model: Any) -> Sites:
 
     Raises :class:`InputError` for attentions of another class than torch's.
     """
-    text, decoder = model.text, model.text_decoder
+    text, decoder = unwrapped(model.text), unwrapped(model.text_decoder)
     groups: list[tuple[str, AttentionKind, Any]] = [
         ("text_decoder.resblocks", "self", decoder.resblocks),
         ("text_decoder.cross_attn", "cross", decoder.cross_attn),
@@ -116,7 +117,7 @@ def find_sites(model: Any) -> Sites:
     attentions, feed_forwards = [], []
     feed_forward = FEED_FORWARD.replace(nn.Sequential.forward, _feed_forward)
     for prefix, kind, blocks in groups:
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(map(unwrapped, blocks)):
             name = f"{prefix}.{number}"
             if not isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
                 raise InputError(
@@ -154,7 +155,7 @@ class CocaCaptioner(Captioner):
         return self.module.text_decoder(features, self.module._encode_text(targets.inputs)[1])
 
     def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        start = [self.tokenizer.bos, *(self.tokenizer.encode(prompt) if prompt else [])]
+        start = self.opening(prompt)
         inputs = torch.tensor([start] * len(features), device=features.device)
         options: dict[str, Any] = {
             "start_token": self.tokenizer.bos,
@@ -213,7 +214,9 @@ class Coca(Family):
     def matches(self, model: nn.Module) -> bool:
         """Any model with the text decoder of open_clip's CoCa."""
         code = sys.modules.get(MODULE)  # Where it is not loaded, no such model can have been made.
-        return code is not None and isinstance(getattr(model, "text_decoder", None), code.MultimodalTransformer)
+        return code is not None and isinstance(
+            unwrapped(getattr(model, "text_decoder", model)), code.MultimodalTransformer
+        )
 
     def sites(self, model: nn.Module) -> Sites:
         """Those of both halves of the text decoder; raises what :func:`find_sites` raises."""

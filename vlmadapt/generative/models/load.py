@@ -13,6 +13,7 @@ from vlmadapt.generative.models.family import Family
 from vlmadapt.generative.models.probe import Probe
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.view import TaskModel
+from vlmadapt.generative.models.wrappers import unwrapped
 from vlmadapt.modes import usual
 
 FAMILIES: tuple[Family, ...] = (
@@ -64,6 +65,7 @@ def name_forms() -> str:
 
 def family_of(model: nn.Module) -> Family | None:
     """The family of ``model``; None for another kind."""
+    model = unwrapped(model)
     return next((family for family in FAMILIES if family.matches(model)), None)
 
 
@@ -84,7 +86,7 @@ def find_sites(model: nn.Module) -> Sites:
 
     Raises :class:`InputError` for another model.
     """
-    return known_family(model).sites(model)
+    return known_family(model).sites(unwrapped(model))
 
 
 def find_probe(model: nn.Module) -> Probe | None:
@@ -96,7 +98,7 @@ def find_probe(model: nn.Module) -> Probe | None:
 def task_model(loaded: GenerativeModel) -> TaskModel:
     """The view of a loaded model that fits its class. Raises :class:`InputError` for one that no task here uses."""
     views = {name: view for family in FAMILIES for name, view in family.views.items()}
-    kind = type(loaded.model).__name__
+    kind = type(unwrapped(loaded.model)).__name__
     if kind not in views:
         raise InputError(f"model {loaded.name} is a {kind}, which no task here uses: give one of {', '.join(views)}.")
     return views[kind](loaded)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import Tokenizer
 
 IGNORED = -100  # the label of positions that the loss leaves out
@@ -35,14 +36,32 @@ def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> 
     return _padded(rows, tokenizer.pad), _padded([[1] * len(row) for row in rows], 0)
 
 
+def encode_opening(tokenizer: Tokenizer, prompt: str, longest: int) -> list[int]:
+    """``[DEC] prompt``, what a decoder starts from.
+
+    Raises :class:`InputError` where that leaves less than one token of text and the end within ``longest``: a prompt is
+    never cut, since every text is to follow the whole of it.
+    """
+    numbers = tokenizer.encode(prompt) if prompt else []
+    if len(numbers) > longest - 3:
+        raise InputError(
+            f"prompt has {len(numbers)} tokens, but the model reads {longest} in all: shorten it to {longest - 3}, so "
+            "that a text can follow."
+        )
+    return [tokenizer.bos, *numbers]
+
+
 def encode_targets(tokenizer: Tokenizer, texts: Sequence[str], longest: int, prompt: str = "") -> Targets:
-    """``[DEC] prompt text [SEP]`` as :class:`Targets`; nothing is learnt of the tokens of ``prompt``."""
-    start = tokenizer.encode(prompt) if prompt else []
+    """``[DEC] prompt text [SEP]`` as :class:`Targets`; nothing is learnt of the tokens of ``prompt``.
+
+    Texts lose their last tokens where all would be more than ``longest``. Raises what :func:`encode_opening` raises.
+    """
+    start = encode_opening(tokenizer, prompt, longest)
     inputs, labels = [], []
     for text in texts:
-        words = (start + tokenizer.encode(text))[: longest - 2]
-        inputs.append([tokenizer.bos, *words])
-        labels.append([IGNORED] * len(start) + [*words[len(start) :], tokenizer.sep])
+        words = tokenizer.encode(text)[: longest - 1 - len(start)]
+        inputs.append([*start, *words])
+        labels.append([IGNORED] * (len(start) - 1) + [*words, tokenizer.sep])
     return Targets(
         _padded(inputs, tokenizer.pad), _padded(labels, IGNORED), _padded([[1] * len(row) for row in inputs], 0)
     )

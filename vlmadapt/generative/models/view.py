@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.text import Targets, encode_prompts, encode_targets
+from vlmadapt.generative.models.text import Targets, encode_opening, encode_prompts, encode_targets
+from vlmadapt.generative.models.wrappers import unwrapped
 
 
 class TaskModel(ABC):
     """A loaded generative model as a task sees it.
 
-    ``module`` is the model itself, which methods attach to; ``transform`` gives float32 [3, H, W] of a picture;
-    ``longest`` is the most tokens a text may have.
+    ``module`` is the model itself without torch's wrappers, which methods attach to; ``transform`` gives float32
+    [3, H, W] of a picture; ``longest`` is the most tokens a text may have.
     """
 
     longest: int
 
     def __init__(self, loaded: GenerativeModel) -> None:
-        self.module: Any = loaded.model
+        self.module: Any = unwrapped(loaded.model)
         self.tokenizer, self.transform, self.name = loaded.tokenizer, loaded.transform, loaded.name
 
     @property
@@ -47,7 +48,7 @@ class TaskModel(ABC):
         return numbers.to(self.device), mask.to(self.device)
 
     def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:
-        """What a decoder reads and is to say for ``texts``, after ``prompt``."""
+        """What a decoder reads and is to say for ``texts``, after ``prompt``; raises as :func:`encode_targets` does."""
         return encode_targets(self.tokenizer, texts, self.longest, prompt).to(self.device)
 
     def decode(self, numbers: Tensor) -> list[str]:
@@ -57,6 +58,10 @@ class TaskModel(ABC):
 
 class Captioner(TaskModel):
     """A model that describes a picture."""
+
+    def opening(self, prompt: str) -> list[int]:
+        """Token numbers that a caption starts from; raises as :func:`encode_opening` does."""
+        return encode_opening(self.tokenizer, prompt, self.longest)
 
     @abstractmethod
     def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:

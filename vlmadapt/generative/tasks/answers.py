@@ -52,17 +52,23 @@ def answer_accuracy(predicted: str, answers: Sequence[tuple[str, int]]) -> float
     """Accuracy of one prediction, in [0, 1], against ``answers``: what people said and how many of them.
 
     min(n / 3, 1) with n the others who said the same, averaged over leaving each person out (ten choose nine). Answers
-    and prediction are normalised unless all people agree, as published. Where up to three people all agree, an equal
-    answer counts in full (ours, for easy-VQA with its one answer a question).
+    and prediction are normalised unless all people agree, as published. Ours: where up to three people all agree, an
+    equal answer counts in full (for easy-VQA with its one answer a question); a text of which normalisation leaves
+    nothing ("the", "?", "") equals only its like, so that to say nothing is never right where people said something.
     """
     total = sum(count for _, count in answers)
     if len(answers) == 1 and total < ENOUGH + 1:
-        return float(normalize_answer(predicted) == normalize_answer(answers[0][0]))
-    settle = normalize_answer if len(answers) > 1 else _tidy
+        return float(_settled(predicted) == _settled(answers[0][0]))
+    settle = _settled if len(answers) > 1 else _tidy
     wanted = settle(predicted)
     same = sum(count for answer, count in answers if settle(answer) == wanted)
     left_one_out = same * min((same - 1) / ENOUGH, 1.0) + (total - same) * min(same / ENOUGH, 1.0)
     return left_one_out / total
+
+
+def _settled(text: str) -> str:
+    """Normalised; the bare words where that leaves nothing, and the signs where there are no words."""
+    return normalize_answer(text) or _tidy(re.sub(r"[^\w\s]|_", "", text).lower()) or _tidy(text)
 
 
 def _tidy(text: str) -> str:

@@ -21,8 +21,9 @@ class CaptionTask(Task):
     metric = "cider"
 
     def check(self) -> None:
-        """Raise :class:`InputError` for a model that describes nothing, or a split of one record."""
-        as_captioner(self.model)
+        """Raise :class:`InputError` for a model that describes nothing, a prompt that is too long for it, or a split of
+        one record."""
+        as_captioner(self.model).opening(self.options.prompt)
         for split in ("val", "test"):
             if len(self.data.split(split)) < 2:
                 raise InputError(

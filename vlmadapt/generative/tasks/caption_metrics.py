@@ -22,7 +22,8 @@ def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     """``{"cider", "bleu4"}`` of one caption a picture; both as fractions of their usual per-cent figures.
 
     CIDEr weighs n-grams by how rare they are among the references of this very set: it needs two pictures or more.
-    Raises :class:`InputError` for lists of different lengths, :class:`MissingDependency` without the package.
+    A caption without words scores 0; references without words are left out. Raises :class:`InputError` for lists of
+    different lengths and a picture without any other reference, :class:`MissingDependency` without the package.
     """
     if len(predictions) != len(references) or len(predictions) < 2:
         raise InputError(
@@ -35,7 +36,10 @@ def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     except ImportError as error:
         raise MissingDependency("pycocoevalcap is not installed: run `pip install 'vlmadapt[generative]'`.") from error
     said = {number: [tokenize_caption(text)] for number, text in enumerate(predictions)}
-    wanted = {number: [tokenize_caption(text) for text in texts] for number, texts in enumerate(references)}
+    wanted = {number: list(filter(None, map(tokenize_caption, texts))) for number, texts in enumerate(references)}
+    for number, texts in wanted.items():
+        if not texts:
+            raise InputError(f"references of picture {number} are {list(references[number])}: give one with a word.")
     bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
     cider, _ = Cider().compute_score(wanted, said)
     return {"cider": float(cider), "bleu4": float(bleu[3])}

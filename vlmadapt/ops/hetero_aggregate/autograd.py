@@ -10,7 +10,9 @@ from torch import Tensor
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
 
-if "_cpu" in library._loaded:
+ARGUMENTS = {"transpose_relation": 3, "hetero_aggregate": 10, "hetero_aggregate_backward": 12}
+
+if library.provides(ARGUMENTS):
 
     @library.register_fake("transpose_relation")
     def _transpose_fake(row_offsets: Tensor, columns: Tensor, num_sources: int) -> tuple[Tensor, Tensor, Tensor]:

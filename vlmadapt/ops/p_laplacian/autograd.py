@@ -32,7 +32,14 @@ def _contiguous(grad: Tensor | None) -> Tensor | None:
     return None if grad is None else grad.contiguous()
 
 
-if "_cpu" in library._loaded:
+ARGUMENTS = {
+    "p_laplacian": 9,
+    "p_laplacian_backward": 14,
+    "p_laplacian_attention": 13,
+    "p_laplacian_attention_backward": 24,
+}
+
+if library.provides(ARGUMENTS):
 
     @library.register_fake("p_laplacian")
     def _forward_fake(attention: Tensor, x_query: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 
-if "_cpu" in library._loaded:
+ARGUMENTS = {"signed_cosine_top_k": 4}
+
+if library.provides(ARGUMENTS):
 
     @library.register_fake("signed_cosine_top_k")
     def _top_k_fake(tile: Tensor, k: int, first_row: int, skip_diagonal: bool) -> tuple[Tensor, Tensor]:
