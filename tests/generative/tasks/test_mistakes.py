@@ -110,7 +110,7 @@ BEFORE_TRAINING = [
     (["--device", "tpu"], "device is 'tpu': use cpu,"),
     (["--test-limit", "1"], "captions need at least 2, since CIDEr compares pictures (see --test-limit)."),
     (["--root", "{}/damaged"], "1.png is not a readable picture"),
-    (["--out", "{}/good/1.png"], "Not a directory"),
+    (["--out", "{}/good/1.png"], "1.png cannot be written (File exists)"),
 ]
 
 
@@ -132,7 +132,9 @@ def test_zero_epochs_keep_the_initial_state(place):
 
 def test_other_settings_for_an_old_folder_are_said(place):
     first, same, other = (run(place, "--out", "{}/old", "--lr", lr) for lr in ("0.01", "0.01", "0.02"))
-    assert (first.exit_code, same.exit_code, other.exit_code) == (0, 0, 0), other.output
-    assert "fitted again" in other.stderr and "fitted again" not in first.stderr + same.stderr
+    assert (first.exit_code, same.exit_code) == (0, 0), same.output
+    assert "other settings (lr was 0.01, is 0.02)" in sentence(other)
+    replaced = run(place, "--out", "{}/old", "--lr", "0.02", "--overwrite")
+    assert replaced.exit_code == 0, replaced.output
     (place / "old" / IDENTITY).write_text("")
-    assert "identity.json is not valid JSON" in sentence(run(place, "--out", "{}/old"))
+    assert "identity.json is not valid JSON" in sentence(run(place, "--out", "{}/old", "--lr", "0.02"))
