@@ -16,6 +16,7 @@ import typer.main
 
 import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
+from tests.modes import MODES
 from vlmadapt.cli import app
 from vlmadapt.experiments.options import (
     CheckOptions,
@@ -86,6 +87,21 @@ def test_fit_saves_nothing_unless_told_and_predicts(world: Path, tmp_path: Path,
     assert {path.name for path in (tmp_path / "eval").glob("[!.]*")} == {"results.json", "results.csv", "by_class.csv"}
     with pytest.raises(ValueError, match="data is missing"):
         vlmadapt.evaluate(back, no_cache=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fit_compare_and_evaluate_do_the_same_whatever_the_caller_has_set(mode: str, world: Path) -> None:
+    given: Any = {"encoder": ColourEncoder(), "no_cache": True}
+
+    def run() -> Any:
+        classifier = vlmadapt.fit(world, adapter="tip-adapter-f", shots=2, settings=SEARCH, **given)
+        compared = vlmadapt.compare(world, adapters=["taskres:epochs=2"], shots=(1,), seeds=1, **given)
+        predicted = classifier.predict([world / "test" / "sun" / "0.png"], votes=2)
+        return vlmadapt.evaluate(classifier, no_cache=True).by_class, compared.cells[0].values, predicted
+
+    expected = run()
+    with MODES[mode]():
+        assert run() == expected
 
 
 def test_compare_returns_results_and_goes_on_in_a_folder(world: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def joined(text, nodes):
 
 
 def test_graph_adapter_is_its_formula(problem, monkeypatch):
-    monkeypatch.setattr("vlmadapt.adapters.graph_adapter.CLASSES_AT_ONCE", 2)
+    monkeypatch.setattr("vlmadapt.training.budget.BUDGET", 2 * 8 * len(problem.text))  # two classes at a time
     adapter = GraphAdapter(problem.text, TAU, {"epochs": 4, "alpha": 0.6, "beta": 0.3})
     adapter.fit(problem.features, problem.labels)
     image = rows(prototypes(problem.features, problem.labels, problem.text))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,16 @@ def strike(name):
     """The signal, to this process; its handler runs before the next line."""
     os.kill(os.getpid(), getattr(signal, name))
     signal.getsignal(signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Those of a shell's foreground: what runs these tests may ignore signals, as nohup does, and so would they."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(SIGNALS, signal.SIG_DFL)}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def handlers():
@@ -121,6 +132,7 @@ SECOND = """
 import os, signal, sys, time
 from vlmadapt.cli.interruption import Terminated, ending_softly
 number = getattr(signal, sys.argv[1])
+signal.signal(number, signal.SIG_DFL)
 with ending_softly():
     try:
         os.kill(os.getpid(), number)

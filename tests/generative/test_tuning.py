@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from tests.generative.tasks import world
+from tests.modes import MODES
 from vlmadapt import generative
 from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
@@ -230,11 +231,11 @@ def test_tune_in_python(data, tmp_path):
     written = []
 
     def finish(results, records, folder):
-        written.append((len(records.test), {path.name for path in folder.iterdir() if path.name[0] != "."}))
+        written.append((len(records.test), sorted(path.name for path in folder.glob("[!.]*"))))
 
     results = generative.tune(task="vqa", test_limit=4, out=tmp_path / "run", finish=finish, **given)
     assert [cell.method for cell in results.cells] == ["bitfit"] and results.protocol["options"]["batch"] == 4
-    assert written == [(4, {"fits", "results.csv", "results.json"})]
+    assert written == [(4, ["fits", "results.csv", "results.json"])]
     assert TuningResults.load(tmp_path / "run") == results
     with pytest.raises(InputError, match="task is 'caption', but data are records for vqa"):
         generative.tune(task="caption", out=tmp_path / "bad", **given)
@@ -243,6 +244,47 @@ def test_tune_in_python(data, tmp_path):
     with pytest.raises(TypeError, match="task"):
         generative.tune(**given)
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_folder_of_another_run_is_refused_before_any_training(data, tmp_path, monkeypatch):
+    given = {"task": "vqa", "model": world.model(), "epochs": 1, "out": tmp_path, "settings": {"batch": 4}}
+    generative.tune(data=data, methods=("frozen", "bitfit"), **given)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "fit_loop", None)
+        for other, said in (
+            ({"methods": ("frozen",)}, "1 fits that this run would not have, bitfit at seed 0"),
+            ({"epochs": 2}, r"training\.epochs was 1, is 2"),
+            ({"lr": 0.5}, "lr was None, is 0.5"),
+            ({"settings": {"batch": 2}}, r"options\.batch was 4, is 2"),
+            ({"train_limit": 4}, "limits was"),
+            ({"data": replace(data, name="others")}, "of data set 'tiny world', not of 'others'"),
+            ({"model": world.model(seed=1)}, "another model"),
+        ):
+            with pytest.raises(InputError, match=said):
+                generative.tune(**{"data": data, "methods": ("frozen", "bitfit"), **given, **other})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    more = generative.tune(data=data, methods=("frozen", "bitfit", "bottleneck:width=4"), **given)
+    assert len(more.cells) == 3
+    kept = {path: value for path, value in before.items() if "fits" in path.parts}
+    assert kept and all(path.read_bytes() == value for path, value in kept.items())
+    replaced = generative.tune(data=data, methods=("frozen",), overwrite=True, **given)
+    assert len(replaced.cells) == 1 and [path.name for path in (tmp_path / "fits").iterdir()] == ["frozen"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_tuning_is_the_same_whatever_the_caller_has_set(mode, data, tmp_path):
+    given = {"task": "vqa", "data": data, "methods": ("bitfit",), "epochs": 2, "settings": {"batch": 4}}
+    loaded = world.model()
+    with MODES[mode]():
+        found = generative.tune(model=loaded, out=tmp_path / "found", **given)
+    plain = generative.tune(model=world.model(), out=tmp_path / "plain", **given)
+    assert [cell.values for cell in found.cells] == [cell.values for cell in plain.cells]
+    paths = [
+        fit_folder(tmp_path / run / "fits", "bitfit", 0) / "adapter" / "adapter.safetensors"
+        for run in ("found", "plain")
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_the_picture_marks_what_the_measure_counts(data, tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -29,6 +30,16 @@ def test_one_seed_says_so_and_shows_no_deviation():
     table = protocol_table(results({("zero-shot", 1): [0.3]}))
     assert table.rows[0][1] == "30.0"
     assert "seed 0 only" in table.notes[0]
+
+
+def test_seeds_that_drew_the_same_pictures_are_named():
+    drawn = results({("zero-shot", 1): [0.3, 0.3, 0.3], ("zero-shot", 4): [0.3, 0.3, 0.3]})
+    hashes = {(1, 0): "a", (1, 1): "b", (1, 2): "a", (4, 0): "c", (4, 1): "c", (4, 2): "c"}
+    same = replace(drawn, cells=tuple(replace(cell, split_hash=hashes[cell.shots, cell.seed]) for cell in drawn.cells))
+    notes = [note for note in protocol_table(same).notes if "same pictures" in note]
+    assert [note.partition(" drew")[0] for note in notes] == ["1 shot: seeds 0, 2", "4 shots: seeds 0, 1, 2"]
+    apart = replace(drawn, cells=tuple(replace(cell, split_hash=str(cell.seed)) for cell in drawn.cells))
+    assert not any("same pictures" in note for note in protocol_table(apart).notes)
 
 
 def test_markdown_columns_line_up():

@@ -24,6 +24,7 @@ from vlmadapt.backbones.towers import (
     TextTower,
 )
 from vlmadapt.files import sha256_of_file
+from vlmadapt.modes import usual
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import normalize_pixels, random_view, to_pixels
 
@@ -48,9 +49,11 @@ class EmbeddedEncoder(Encoder):
             self.text_tower = TextTower().to(self.device)
         self.fingerprint = fingerprint_of([self.name, TRANSFORM, IMAGE_SHA256, TEXT_SHA256, sha256_of_file(HEADS_FILE)])
 
+    @usual()
     def transform(self, image: Image.Image) -> Tensor:
         return to_pixels(image, IMAGE_SIZE)
 
+    @usual()
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         return normalize_pixels(random_view(read(image), (IMAGE_SIZE, IMAGE_SIZE), generator, square=True))
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
 from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.modes import usual
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import middle_of_long, random_view, to_tensor
 
@@ -58,10 +59,12 @@ class OpenClipEncoder(Encoder):
         self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
+    @usual()
     def transform(self, image: Image.Image) -> Tensor:
         picture = read(image)
         return self._test_view(middle_of_long(picture, self._size) if self._crops else picture).float()
 
+    @usual()
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std

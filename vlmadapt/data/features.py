@@ -141,7 +141,6 @@ def view_seed(digest: str, seed: int, view: int) -> int:
     return int.from_bytes(mixed[:8], "big") >> 1
 
 
-@usual()
 def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int) -> Tensor:
     """Pixels ``[views, 3, H, W]`` of one picture."""
     with naming_file(path, "read"):

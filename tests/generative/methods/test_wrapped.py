@@ -19,6 +19,7 @@ pytest.importorskip("peft")
 
 from tests.generative.tasks import world
 from tests.generative.tiny import in_training, pictures, texts, tiny_blip, tiny_coca
+from vlmadapt import generative
 from vlmadapt.errors import InputError
 from vlmadapt.files import read_json, read_tensors, write_json, write_tensors
 from vlmadapt.files import sha256_of_file as sha256
@@ -292,3 +293,12 @@ def test_a_site_of_ones_own_is_looked_at_too(original: nn.Module) -> None:
     dynamic(model)
     with pytest.raises(InputError, match="model has packed weights"):
         attach_p_adapter(model, {"reduction": 4})
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated:DeprecationWarning")
+def test_a_quantised_model_is_not_tuned(tmp_path: Path) -> None:
+    loaded = world.model()
+    dynamic(loaded.model)
+    with pytest.raises(InputError, match="model has packed weights"):
+        generative.tune(task="vqa", data=world.records("vqa", tmp_path), model=loaded, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

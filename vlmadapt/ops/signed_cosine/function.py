@@ -29,6 +29,7 @@ from vlmadapt.ops.switch import reference_in_use
 TILE_BYTES = 16 << 20  # of r at a time, in one buffer that is used again
 
 
+@torch.no_grad()
 def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> tuple[Tensor, Tensor]:
     """Row and column sums of ``|r|``.
 
@@ -53,6 +54,7 @@ def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagona
     return row_degree, column_degree
 
 
+@torch.no_grad()
 def signed_cosine_top_k(
     targets: Tensor, sources: Tensor, k: int, *, diagonal: Diagonal = "keep"
 ) -> tuple[Relation, Tensor]:
@@ -136,7 +138,6 @@ def signed_cosine_aggregate(
         return out if target_scale is None else out * target_scale.to(dtype).unsqueeze(-1)
 
 
-@torch.no_grad()
 def _tiles(targets: Tensor, sources: Tensor, diagonal: Diagonal) -> Iterator[tuple[int, Tensor]]:
     """``(first row, rows of r)`` through BLAS into one buffer, which the caller may spoil."""
     dtype = accumulation_dtype(targets.dtype)
