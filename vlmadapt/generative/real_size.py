@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from vlmadapt.errors import MissingDependency, VlmadaptError
+from vlmadapt.errors import VlmadaptError
 from vlmadapt.generative.methods.p_adapter import attach_p_adapter
+from vlmadapt.generative.models.base import transformers_for
 
 GB = 1e9
 
@@ -60,21 +61,18 @@ def measure(sizes: Sizes, batch: int, new_tokens: int, beams: int) -> dict[str, 
     Raises :class:`MissingDependency` without transformers, :class:`VlmadaptError` where the model is not of the size
     that is claimed or its loss is not finite.
     """
-    try:
-        from transformers import BlipConfig, BlipForConditionalGeneration
-    except ImportError as error:
-        raise MissingDependency("transformers is not installed: run `pip install 'vlmadapt[generative]'`.") from error
+    transformers = transformers_for("the measurement")
     torch.manual_seed(0)
     common = {
         "hidden_size": sizes.width,
         "num_attention_heads": sizes.heads,
         "num_hidden_layers": sizes.layers,
     }
-    config = BlipConfig(
+    config = transformers.BlipConfig(
         text_config={**common, "encoder_hidden_size": sizes.width},
         vision_config={**common, "image_size": sizes.image_size, "patch_size": sizes.patch},
     )
-    model = BlipForConditionalGeneration(config).train()
+    model = transformers.BlipForConditionalGeneration(config).train()
     pixels = torch.randn(batch, 3, sizes.image_size, sizes.image_size)
     tokens = torch.randint(1000, 2000, (batch, sizes.text_tokens))
     found: dict[str, Any] = {"model_gb": peak_gb()}

@@ -11,6 +11,7 @@ from torch import nn
 pytest.importorskip("transformers")
 
 from vlmadapt.errors import FileError, InputError
+from vlmadapt.generative.methods.bottleneck import Bottleneck
 from vlmadapt.generative.methods.registry import METHODS, attach, make_config
 from vlmadapt.generative.models.small import SmallBlipConfig, build_small
 
@@ -166,6 +167,18 @@ def test_sizes_match_the_p_adapter():
         assert abs(made("vqa", method).trainable_parameters() / wanted - 1) < 0.1
     assert abs(made("vqa", "p-adapter-p2").trainable_parameters() - wanted) <= 4  # its p does not train
     assert made("vqa", "bitfit").trainable_parameters() < wanted < made("vqa", "full").trainable_parameters()
+
+
+@pytest.mark.parametrize("kind", ["vqa", "caption", "coca"])
+def test_every_bottleneck_is_applied_once_to_its_layer(kind):
+    """Not a second time as the child of a sequence."""
+    attached = made(kind, "bottleneck")
+    calls: list[Bottleneck] = []
+    for module in attached.model.modules():
+        if isinstance(module, Bottleneck):
+            module.register_forward_hook(lambda module, inputs, output: calls.append(module))
+    logits(attached.model)
+    assert len(calls) == len(set(map(id, calls))) == sum(isinstance(m, Bottleneck) for m in attached.model.modules())
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "lora", "bitfit", "full", "p-adapter"])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.methods.bottleneck import Bottleneck
 from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.pooling import pool_attention
 from vlmadapt.generative.models.load import find_sites
@@ -189,22 +190,6 @@ class PAdapter(nn.Module):
         return self.combine(output(context), messages)
 
 
-class FeedForwardAdapter(nn.Module):
-    """``Up(ReLU(Down(x)))`` beside a feed-forward layer (arXiv 1902.00751, in parallel as in the released code)."""
-
-    def __init__(self, width: int, reduction: int, dtype: torch.dtype, generator: torch.Generator):
-        super().__init__()
-        bottleneck = max(1, width // reduction)
-        self.down = empty_linear(width, bottleneck, dtype)
-        self.up = empty_linear(bottleneck, width, dtype)
-        set_uniform(self.down, generator)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(torch.relu(self.down(x)))
-
-
 def attach_p_adapter(
     model: nn.Module,
     config: PAdapterConfig | Mapping[str, Any] | None = None,
@@ -241,7 +226,8 @@ def attach_p_adapter(
             adapter = PAdapter(output.out_features, site.heads, site.kind, config, **options)
             site.attach(attached, "p_adapter", adapter.to(device))
         for ffn in found.feed_forwards if config.ffn else ():
-            parallel = FeedForwardAdapter(ffn.width, config.reduction, ffn.weight.dtype, generator)
+            # Beside the layer, as in the released code.
+            parallel = Bottleneck(ffn.width, max(1, ffn.width // config.reduction), ffn.weight.dtype, generator)
             ffn.attach(attached, "ffn_adapter", parallel.to(ffn.weight.device))
     return attached
 

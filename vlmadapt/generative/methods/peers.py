@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from vlmadapt.config import AdapterConfig
 from vlmadapt.doors import known_versions
 from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.methods.bottleneck import Bottleneck
 from vlmadapt.generative.models.load import family_of, find_sites, known_family
 from vlmadapt.generative.models.wrappers import named_parameters
 from vlmadapt.training import check_range
-from vlmadapt.training.layers import empty_linear, set_uniform
 
 BOTTLENECK = "bottleneck"
 
@@ -102,45 +103,36 @@ def attach_bottleneck(model: nn.Module, config: BottleneckConfig, method: str, s
     ``Up`` starts at zero (ours; the paper starts near it), so that step 0 equals the frozen model.
     """
     points = _points(model)
-    width = config.width or _matched(model, lambda size: sum(2 * d * size + size + d for _, d, _ in points))
+    width = config.width or _matched(model, lambda size: sum(2 * d * size + size + d for *_, d, _ in points))
     generator = torch.Generator().manual_seed(seed)
     attached = Attached(model, method, config)
     with attached.building():
-        for module, outputs, weight in points:
+        for owner, module, outputs, weight in points:
             adapter = Bottleneck(outputs, width, weight.dtype, generator).to(weight.device)
-            attached.add_module(module, BOTTLENECK, adapter)
-            attached.on_detach(module.register_forward_hook(_through_bottleneck).remove)
+            attached.add_module(owner, BOTTLENECK, adapter)
+            attached.on_detach(module.register_forward_hook(partial(_through, adapter)).remove)
     return attached
 
 
-class Bottleneck(nn.Module):
-    """``h + Up(ReLU(Down(h)))`` on the last axis, which is ``size`` long."""
-
-    def __init__(self, size: int, width: int, dtype: torch.dtype, generator: torch.Generator) -> None:
-        super().__init__()
-        self.down, self.up = empty_linear(size, width, dtype), empty_linear(width, size, dtype)
-        set_uniform(self.down, generator)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.up(self.down(hidden).relu())
-
-
-def _through_bottleneck(module: Any, inputs: Any, output: Any) -> Any:
+def _through(adapter: Bottleneck, module: Any, inputs: Any, output: Any) -> Any:
     if isinstance(output, tuple):  # nn.MultiheadAttention gives its weights too
-        return (module.bottleneck(output[0]), *output[1:])
-    return module.bottleneck(output)
+        return (_through(adapter, module, inputs, output[0]), *output[1:])
+    return output + adapter(output)
 
 
-def _points(model: nn.Module) -> list[tuple[nn.Module, int, Tensor]]:
-    """Where bottlenecks go: modules whose output they change, its width, and a weight that tells dtype and device."""
+def _points(model: nn.Module) -> list[tuple[nn.Module, nn.Module, int, Tensor]]:
+    """Where bottlenecks go: the module they become a child of, that whose output they change, its width, and a weight
+    that tells dtype and device."""
     sites = find_sites(model)
-    found: list[tuple[nn.Module, int, Tensor]] = []
+    found: list[tuple[nn.Module, nn.Module, int, Tensor]] = []
     for site in sites.attentions:
         module = site.output if site.result is None else site.result
-        found.append((module, site.output.out_features, site.output.weight))
-    return [*found, *((layer.result, layer.width, layer.weight) for layer in sites.feed_forwards)]
+        found.append((module, module, site.output.out_features, site.output.weight))
+    for layer in sites.feed_forwards:
+        # A sequence would call its new child too.
+        owner = layer.owner if isinstance(layer.result, nn.Sequential) else layer.result
+        found.append((owner, layer.result, layer.width, layer.weight))
+    return found
 
 
 def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) -> Attached:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.errors import MissingDependency
+
 
 class Tokenizer(Protocol):
     """Text to numbers and back. Special tokens: ``pad``; ``cls`` begins an encoder's text, ``bos`` a decoder's;
@@ -70,3 +72,12 @@ def up_to(numbers: Sequence[int], end: int) -> list[int]:
     """``numbers`` before the first ``end``."""
     numbers = [int(number) for number in numbers]
     return numbers[: numbers.index(end)] if end in numbers else numbers
+
+
+def transformers_for(what: str) -> Any:
+    """The package ``transformers``, which takes a second to import. Raises :class:`MissingDependency` without it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingDependency(f"{what} needs transformers: run pip install 'vlmadapt[generative]'.") from error
+    return transformers

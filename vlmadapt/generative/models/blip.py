@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
-from vlmadapt.errors import FileError, InputError, MissingDependency, VlmadaptError
+from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.files import read_json
-from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer
+from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, transformers_for
 from vlmadapt.generative.models.blip_attention import find_sites, mask_cross_attention, text_layers
 from vlmadapt.generative.models.family import Family
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
@@ -30,7 +30,6 @@ from vlmadapt.generative.models.view import Answerer, Captioner, TaskModel
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import to_tensor
 
-INSTALL = "pip install 'vlmadapt[generative]'"
 CLASSES = ("BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval")
 # Those of the published BLIP models (arXiv 2201.12086), where a folder does not say.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -43,10 +42,7 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     Raises :class:`MissingDependency` without transformers, :class:`FileError` for files that are missing or damaged,
     :class:`InputError` for another architecture.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependency(f"the model blip:{place} needs transformers: run {INSTALL}.") from error
+    transformers = transformers_for(f"the model blip:{place}")
     folder = Path(place).expanduser()
     if not folder.is_dir() and not allow_download:
         raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.doors import Door
-from vlmadapt.errors import InputError, MissingDependency, shape_of
+from vlmadapt.errors import InputError, shape_of
+from vlmadapt.generative.models.base import transformers_for
 from vlmadapt.generative.models.multihead import CACHE, CacheSlot, multihead_forward, unsupported
 
-INSTALL = "pip install 'vlmadapt[generative]'"
 # Those of CLIP's vocabulary, with which open_clip's CoCa models were trained.
 START, END = 49406, 49407
 MAX_LENGTH = 30
@@ -126,11 +126,9 @@ def _pad(sequences: Tensor, first: int, end: int, pad: int) -> None:
 @lru_cache(maxsize=1)
 def _decoder_class() -> type[Any]:
     """Made on first use: transformers is slow to import."""
-    try:
-        from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-        from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
-    except ImportError as error:
-        raise MissingDependency(f"generation for CoCa needs transformers 5: run {INSTALL}.") from error
+    transformers_for("generation for CoCa")
+    from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
     name = PREPARE.spelling(GenerationMixin.prepare_inputs_for_generation)["past_key_values"]
 

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.errors import FileError, InputError, MissingDependency
+from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import read_versioned, write_json, write_versioned
+from vlmadapt.generative.models.base import transformers_for
 
 VOCABULARY = "vocabulary.json"
 FORMAT = 1  # of the vocabulary
@@ -91,7 +92,7 @@ def build_small(kind: Kind, vocabulary: int, config: SmallBlipConfig | None = No
     config = config or SmallBlipConfig()
     if kind not in ("vqa", "caption"):
         raise InputError(f"kind is {kind!r}: use vqa or caption.")
-    transformers = _transformers()
+    transformers = transformers_for("the small model")
     common = {
         "hidden_size": config.width,
         "intermediate_size": 4 * config.width,
@@ -144,11 +145,3 @@ def save_small(model: Any, tokenizer: WordTokenizer, folder: Path) -> None:
     tokenizer.save(folder)
     size = {"height": side, "width": side}
     write_json(folder / PREPROCESSOR, {"size": size, "image_mean": [MEAN] * 3, "image_std": [STD] * 3})
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingDependency("transformers is not installed: run `pip install 'vlmadapt[generative]'`.") from error
-    return transformers

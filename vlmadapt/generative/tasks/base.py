@@ -14,7 +14,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.models.text import IGNORED, Targets
-from vlmadapt.generative.models.view import TaskModel
+from vlmadapt.generative.models.view import Answerer, TaskModel, as_answerer
 from vlmadapt.generative.tasks.pictures import Pictures
 from vlmadapt.progress import track
 from vlmadapt.training import check_range
@@ -120,6 +120,21 @@ class Task(ABC):
     def features(self, records: Sequence[Record]) -> Tensor:
         """Picture features ``[n, tokens, width]`` of ``records``."""
         return self.pictures.features([record.image for record in records])
+
+
+class AnsweringTask(Task):
+    """A task on prompts that a model answers."""
+
+    metric = "accuracy"
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for a model that answers nothing."""
+        as_answerer(self.model)
+
+    def read(self, records: Sequence[Record]) -> tuple[Answerer, Tensor, Tensor]:
+        """The model, and what it has read of pictures and prompts: states [B, L, D] and their mask [B, L]."""
+        model = as_answerer(self.model)
+        return model, *model.read(self.features(records), [record.prompt for record in records])
 
 
 def token_losses(logits: Tensor, targets: Targets, smoothing: float = 0.0) -> Tensor:

@@ -7,31 +7,23 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vlmadapt.generative.data.records import Record
-from vlmadapt.generative.models.view import as_answerer
-from vlmadapt.generative.tasks.base import Task
+from vlmadapt.generative.tasks.base import AnsweringTask
 from vlmadapt.generative.tasks.ranking import answer_losses, rank_answers
 
 WORDS = {"entailment": "yes", "neutral": "maybe", "contradiction": "no"}
 LABELS = {word: label for label, word in WORDS.items()}
 
 
-class EntailmentTask(Task):
+class EntailmentTask(AnsweringTask):
     """Loss: that of the word of the label; prediction: the likeliest of the three words. Needs no new head, so that a
     model trained for VQA is adapted as it is."""
 
-    metric = "accuracy"
-
-    def check(self) -> None:
-        as_answerer(self.model)
-
     def loss_of(self, records: Sequence[Record]) -> Tensor:
-        model = as_answerer(self.model)
-        states, mask = model.read(self.features(records), [record.prompt for record in records])
+        model, states, mask = self.read(records)
         return answer_losses(model, states, mask, [WORDS[record.label] for record in records]).mean()
 
     def predict_batch(self, records: Sequence[Record], beams: int) -> list[str]:
-        model = as_answerer(self.model)
-        states, mask = model.read(self.features(records), [record.prompt for record in records])
+        model, states, mask = self.read(records)
         best = rank_answers(model, states, mask, list(LABELS), len(LABELS))
         return [list(LABELS.values())[index] for index in best.tolist()]
 

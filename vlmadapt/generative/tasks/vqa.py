@@ -9,24 +9,17 @@ import torch
 from torch import Tensor
 
 from vlmadapt.generative.data.records import Record
-from vlmadapt.generative.models.view import as_answerer
 from vlmadapt.generative.tasks.answers import answer_accuracy
-from vlmadapt.generative.tasks.base import Task
+from vlmadapt.generative.tasks.base import AnsweringTask
 from vlmadapt.generative.tasks.ranking import answer_losses, rank_answers
 
 
-class VQATask(Task):
+class VQATask(AnsweringTask):
     """Loss: for each question the likelihood losses of its answers, weighted by the share of people who gave them
     (arXiv 2201.12086, code). Candidates of the ranking are the most frequent answers of the training split."""
 
-    metric = "accuracy"
-
-    def check(self) -> None:
-        as_answerer(self.model)
-
     def loss_of(self, records: Sequence[Record]) -> Tensor:
-        model = as_answerer(self.model)
-        states, mask = model.read(self.features(records), [record.prompt for record in records])
+        model, states, mask = self.read(records)
         rows, texts, weights = [], [], []
         for row, record in enumerate(records):
             people = sum(count for _, count in record.answers)
@@ -41,8 +34,7 @@ class VQATask(Task):
         return (losses * torch.tensor(weights, device=losses.device)).sum() / len(records)
 
     def predict_batch(self, records: Sequence[Record], beams: int) -> list[str]:
-        model = as_answerer(self.model)
-        states, mask = model.read(self.features(records), [record.prompt for record in records])
+        model, states, mask = self.read(records)
         if self.options.answering == "generate":
             return model.reply(states, mask, beams, self.options.longest)
         candidates = self.candidates
