@@ -17,7 +17,6 @@ from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt import backbones
 from vlmadapt.cli import app
 from vlmadapt.files import read_tensors
-from vlmadapt.training.checkpoint import Checkpoint
 
 SEARCH = ["--set", "search_beta=[1,4,2]", "--set", "search_alpha=[1,4,2]", "--set", "epochs=4"]
 
@@ -129,30 +128,6 @@ def test_predict_still_works_when_the_support_pictures_are_gone(tmp_path):
     world.rename(tmp_path / "elsewhere")
     call("predict", tmp_path / "run", picture, "--explain", "--explain-picture", tmp_path / "why.png")
     assert (tmp_path / "why.png").is_file()
-
-
-def test_an_interrupted_fit_resumes_to_the_same_classifier(world, tmp_path, monkeypatch):
-    fit_tip_f(world, tmp_path / "whole")
-    save, saves = Checkpoint.save, []
-
-    def interrupted_save(checkpoint, path):
-        save(checkpoint, path)
-        saves.append(path)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("vlmadapt.training.loop.CHECKPOINT_SECONDS", 0.0)  # after every epoch
-    monkeypatch.setattr(Checkpoint, "save", interrupted_save)
-    result = fit_tip_f(world, tmp_path / "parts", code=130)
-    hint = result.stderr.splitlines()[-1]
-    assert hint.startswith("Interrupted. To go on where it stopped: vlmadapt fit ") and hint.endswith("--resume")
-    assert "pass --resume" in fit_tip_f(world, tmp_path / "parts", code=2).stderr
-    assert "another seed" in fit_tip_f(world, tmp_path / "parts", "--seed", 1, "--resume", code=2).stderr
-    fit_tip_f(world, tmp_path / "parts", "--resume")
-    assert len(saves) == 4  # two epochs before, two after
-    whole, parts = (read_tensors(tmp_path / name / "adapter.safetensors")[0] for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys() and all(bool((whole[name] == parts[name]).all()) for name in whole)
-    assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
 def test_resuming_a_finished_fit_shows_it_again(world, tmp_path):

@@ -62,10 +62,13 @@ def test_an_interrupted_fit_goes_on_by_its_hint(name, world, tmp_path, monkeypat
     hint = result.stderr.splitlines()[-1]
     assert hint.startswith("Interrupted. To go on where it stopped: vlmadapt fit ") and hint.endswith("--resume")
     assert (tmp_path / "parts" / "checkpoints" / "tip-adapter-f.safetensors").is_file()
+    assert "pass --resume" in fit_tip_f(world, tmp_path / "parts", code=2).stderr
+    assert "another seed" in fit_tip_f(world, tmp_path / "parts", "--seed", 1, "--resume", code=2).stderr
     call(*shlex.split(hint.partition("vlmadapt ")[2]))
     assert len(saves) == 4  # two epochs before, two after
     whole, parts = (read_tensors(tmp_path / name / "adapter.safetensors")[0] for name in ("whole", "parts"))
-    assert all(bool((whole[name] == parts[name]).all()) for name in whole)
+    assert whole.keys() == parts.keys() and all(bool((whole[name] == parts[name]).all()) for name in whole)
+    assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
 def struck_when_encoding(monkeypatch, name, after=0):
