@@ -3,7 +3,8 @@
 python scripts/fit_memory.py METHOD ... [--classes 1000] [--shots 16] [--width 1024] [--set FIELD=JSON ...]
 
 Random unit features, four validation pictures a class, one process a method. Peak is the largest resident size of
-``fit`` and of ``predict`` on 10,000 queries, less what was resident before. Linux only.
+``fit`` and of ``predict`` on 10,000 queries, less what was resident before. What trains through a text tower has the
+embedded backbone's, and its width. Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlmadapt.adapters import ADAPTERS, create_adapter
+from vlmadapt.backbones import load_encoder
 from vlmadapt.provenance.memory import PeakMemory
 
 QUERIES = 10_000
@@ -31,11 +33,14 @@ def unit(rows: int, width: int, seed: int) -> Tensor:
 
 def measure(name: str, classes: int, shots: int, width: int, settings: dict[str, Any]) -> None:
     """Print one row of the table."""
+    encoder = load_encoder("embedded") if ADAPTERS[name].needs_encoder else None
+    width = width if encoder is None else encoder.width
     text, negative = unit(classes, width, 0), unit(classes, width, 1)
     labels, val_labels = torch.arange(classes).repeat(shots), torch.arange(classes).repeat(4)
     features, val_features = unit(len(labels), width, 2), unit(len(val_labels), width, 3)
     queries = unit(QUERIES, width, 4)
-    adapter = create_adapter(name, text, 100.0, settings, negative_text_features=negative)
+    names = [f"class number {number}" for number in range(classes)]
+    adapter = create_adapter(name, text, 100.0, settings, names, encoder, negative)
     with PeakMemory() as before:
         pass
     started = time.perf_counter()
@@ -52,7 +57,7 @@ def measure(name: str, classes: int, shots: int, width: int, settings: dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("methods", nargs="+", choices=[name for name in ADAPTERS if not ADAPTERS[name].needs_encoder])
+    parser.add_argument("methods", nargs="+", choices=list(ADAPTERS))
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--width", type=int, default=1024)
