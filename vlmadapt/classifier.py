@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DESCRIPTION = "run.json"
+VOTES_AT_ONCE = 2**16  # a query has one for every support picture
 
 
 @dataclass(frozen=True)
@@ -250,10 +251,11 @@ class Classifier:
         ]
         if not votes:
             return [Prediction(*parts) for parts in zip(files, ranked, strict=True)]
-        explained = self._votes(features)
+        # The votes of all support pictures are a thousand times what is kept of them.
+        parts = features.split(max(1, VOTES_AT_ONCE // max(1, len(self.support))))
+        explained = ((row[:votes], _by_class(row)[:top]) for part in parts for row in self._votes(part))
         return [
-            Prediction(path, classes, row[:votes], _by_class(row)[:top])
-            for path, classes, row in zip(files, ranked, explained, strict=True)
+            Prediction(path, classes, *shown) for path, classes, shown in zip(files, ranked, explained, strict=True)
         ]
 
     def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:

@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _OURS = r"unfinished\.json|run\.json|adapter\.json|adapter\.safetensors|identity
 _RESULTS = r"results\.json|results\.csv|by_class\.csv|table\.md|curve\.png|evidence\.png|said\.png|graph\.png"
 _LEFTOVER = re.compile(rf"\..+\.\w{{8}}{re.escape(TEMPORARY)}|\.({_OURS}|{_RESULTS})\.\w{{8}}\.tmp")
 LONGEST_STEM = 48  # characters of a file's name in that of its temporary one, so that both fit where the first does
+MOST_TEXT = 1 << 30  # bytes of a JSON, CSV or other text file: the largest published annotations have a third of it
 STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file of this age has no writer
 
 
@@ -85,6 +88,38 @@ def remove_leftovers(folder: Path) -> None:
                     path.unlink()
 
 
+@contextmanager
+def open_file(path: str | Path, most: int | None = None) -> Iterator[BufferedReader]:
+    """An ordinary file of at most ``most`` bytes, opened to be read: the way in for whatever a user or a list names.
+
+    A pipe may never begin and a device never end, so neither is opened, whatever its name and however many links lead
+    to it. Raises :class:`FileError` naming ``path``.
+    """
+    with naming_file(path, "read"):
+        _refuse_special(path, os.stat(path))
+        # Nor does it wait at a pipe that took the file's place between the two lines.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as stream:
+            found = os.fstat(stream.fileno())
+            _refuse_special(path, found)
+            if most is not None and found.st_size > most:
+                raise FileError(
+                    f"{path} has {found.st_size:,} bytes, more than the {most:,} that are read: give a smaller file."
+                )
+            yield stream
+
+
+def _refuse_special(path: str | Path, found: os.stat_result) -> None:
+    """Folders are left to ``open``, which names them itself."""
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise FileError(f"{path} is a pipe, a socket or a device, which is not read: give an ordinary file.")
+
+
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """All of a file; raises what :func:`open_file` raises."""
+    with open_file(path, most) as stream:
+        return stream.read()
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -99,10 +134,10 @@ def read_text(path: str | Path) -> str:
     """The text of a file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark; line ends stay as they are.
 
     Which of them is told by the mark, or by the zero bytes of the first two characters (RFC 4627, section 3). Raises
-    :class:`FileError` naming the file for any other encoding, and where it holds NUL characters.
+    :class:`FileError` naming the file for any other encoding, and where it holds NUL characters or more than
+    ``MOST_TEXT`` bytes.
     """
-    with naming_file(path, "read"):
-        data = Path(path).read_bytes()
+    data = read_bytes(path, MOST_TEXT)
     encoding = json.detect_encoding(data)
     try:
         text = data.decode(encoding)
@@ -187,28 +222,30 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors and its string metadata. Raises :class:`FileError` naming the file."""
-    with naming_file(path, "read"):
-        with open(path, "rb"):
-            pass  # safetensors reports a missing file without its errno; open() names the reason.
-        try:
-            with safetensors.safe_open(path, framework="pt") as stream:
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-                return tensors, dict(stream.metadata() or {})
-        except safetensors.SafetensorError as error:
-            raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+    with _opened_tensors(path) as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        return tensors, dict(stream.metadata() or {})
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The string metadata of a safetensors file. Raises :class:`FileError` naming the file."""
-    with naming_file(path, "read"), open(path, "rb"):
-        pass
-    try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            return dict(stream.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+    with _opened_tensors(path) as stream:
+        return dict(stream.metadata() or {})
 
 
-def sha256_of_file(path: str | Path) -> str:
-    with naming_file(path, "read"), open(path, "rb") as stream:
+@contextmanager
+def _opened_tensors(path: str | Path) -> Iterator[Any]:
+    """The library checks the header against the file's length before it makes a tensor; headers end at 100 MB."""
+    # It reports a missing file without its errno; open_file names the reason.
+    with open_file(path):
+        try:
+            with safetensors.safe_open(path, framework="pt") as stream:
+                yield stream
+        except safetensors.SafetensorError as error:
+            raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def sha256_of_file(path: str | Path, most: int | None = None) -> str:
+    """sha256 (hex) of a file's bytes; raises what :func:`open_file` raises."""
+    with open_file(path, most) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from vlmadapt.data import FeatureCache, extract_features
 from vlmadapt.data import features as features_module
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.pictures import read
+from vlmadapt.pictures.read import digest_of
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_no_pictures():
 def test_views_are_averaged_before_normalising(paths):
     encoder = FakeEncoder()
     features = extract(encoder, paths[:1], views=3, seed=5)
-    digest = features_module._hash_file(paths[0])
+    digest = digest_of(paths[0])
     views = torch.stack(
         [
             encoder.augment(
@@ -252,7 +253,7 @@ class TestCache:
         assert not [path for path in cache.root.rglob("*") if path.name.endswith(".tmp")]
 
     def test_picture_that_changes_while_it_is_read_is_refused(self, paths, cache, monkeypatch):
-        monkeypatch.setattr(features_module, "_hash_file", lambda path: "0" * 64)
+        monkeypatch.setattr(features_module, "digest_of", lambda path: "0" * 64)
         with pytest.raises(FileError, match=r"0\.png changed while features were computed"):
             extract(FakeEncoder(), paths[:1], cache=cache)
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlmadapt.adapters.base import FitOptions
 from vlmadapt.adapters.checks import normalize
@@ -23,7 +24,7 @@ from vlmadapt.errors import InputError
 from vlmadapt.training import Samples, TrainConfig, check_range
 
 PLACEHOLDER = "x"
-PROMPTS_AT_ONCE = 256
+PROMPTS_AT_ONCE = 64  # what a tower keeps of more of them for the backward is computed again
 
 
 class Tokens(Protocol):
@@ -106,9 +107,14 @@ class CoOp(TrainedClassifier):
         # The embeddings may be of a token table that is not to be trained: no gradient goes there.
         embeddings = prompts.embeddings.detach()
         embeddings = torch.cat([embeddings[:, :1], context, embeddings[:, 1 + count :]], dim=1)
-        parts = [
-            self._part(prompts, embeddings, rows) for rows in torch.arange(self.num_classes).split(PROMPTS_AT_ONCE)
-        ]
+        several = torch.arange(self.num_classes).split(PROMPTS_AT_ONCE)
+        if len(several) == 1 or not torch.is_grad_enabled():
+            parts = [self._part(prompts, embeddings, rows) for rows in several]
+        else:
+            parts = [
+                checkpoint(self._part, prompts, embeddings, rows, use_reentrant=False, preserve_rng_state=False)
+                for rows in several
+            ]
         return normalize(torch.cat(parts).to(self.text_features))
 
     def _part(self, prompts: Any, embeddings: Tensor, rows: Tensor) -> Tensor:

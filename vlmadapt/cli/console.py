@@ -46,14 +46,36 @@ def drop_output() -> None:
     os.close(nowhere)
 
 
-def print_json(value: Any) -> None:
-    """``value`` as JSON to standard output, in escapes where its encoding lacks a letter."""
+def _json(value: Any) -> str:
+    """``value`` as JSON, in escapes where standard output's encoding lacks a letter."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
-    print(text)
+    return text
+
+
+class JsonList:
+    """``with JsonList() as listed: listed.add(value)``: a list as JSON to standard output, a value at a time.
+
+    No value is kept. An error before the first leaves nothing printed; one after it leaves the list without its end.
+    """
+
+    def __init__(self) -> None:
+        self._printed = False
+
+    def __enter__(self) -> JsonList:
+        return self
+
+    def add(self, value: Any) -> None:
+        print(",\n" if self._printed else "[\n", end="")
+        self._printed = True
+        print("  " + _json(value).replace("\n", "\n  "), end="")
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            print("\n]" if self._printed else "[]")
 
 
 def output() -> Console:

@@ -77,14 +77,14 @@ def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extractio
 def _refuse_other(path: Path, about: About) -> None:
     """Raise :class:`InputError` when ``path`` holds other features than those of ``about``, or anything else."""
     from vlmadapt.errors import FileError, InputError
-    from vlmadapt.files import read_metadata
+    from vlmadapt.files import parse_json, read_metadata
     from vlmadapt.provenance.about import About
 
     if not path.exists():
         return
     way_out = "name another file with --out, or pass --overwrite to replace it"
     try:
-        found = {name: json.loads(value) for name, value in read_metadata(path).items()}
+        found = {name: parse_json(value, path) for name, value in read_metadata(path).items()}
         data, encoder = found["dataset"], found["encoder"]["fingerprint"]
         settings = {"templates": data["templates"], **{name: found[name] for name in ("views", "precision")}}
         known = About("features", data["name"], data["split_hash"], found.get("pictures"), encoder, settings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmadapt.cli.console import fail, output, print_json, say
+from vlmadapt.cli.console import JsonList, fail, output, say
 from vlmadapt.cli.fit import RunArgument
 from vlmadapt.cli.options import command, pick_device
 from vlmadapt.experiments.options import PredictOptions
@@ -50,23 +50,22 @@ def predict(
         classifier = Classifier.load(run, device=pick_device(options.device))
         extraction = Extraction(batch_size=options.batch_size, precision=known.precision)
         wanted = options.votes if options.explain or drawing is not None else 0
-        results: list[Prediction | Failure] = []
-        for result in predict_each(classifier, paths, extraction, options.top, wanted):
-            results.append(result)
-            if isinstance(result, Failure):
-                fail(result.reason)
-                continue
-            if drawing is not None:
-                draw_prediction(result, drawing)
-            if not options.as_json:
-                _print(result, options.explain)
-    if options.as_json:
-        print_json([_as_json(result) for result in results])
-    elif drawing is not None and isinstance(results[0], Prediction):
+        failed = 0
+        with JsonList() if options.as_json else nullcontext() as listed:
+            for result in predict_each(classifier, paths, extraction, options.top, wanted):
+                if isinstance(result, Failure):
+                    failed += 1
+                    fail(result.reason)
+                elif drawing is not None:
+                    draw_prediction(result, drawing)
+                if listed is not None:
+                    listed.add(_as_json(result))
+                elif isinstance(result, Prediction):
+                    _print(result, options.explain)
+    if drawing is not None and not failed and not options.as_json:
         say(f"drawn: {drawing}", "green")
-    failed = sum(isinstance(result, Failure) for result in results)
     if failed:
-        raise typer.Exit(1 if failed < len(results) else 2)
+        raise typer.Exit(1 if failed < len(paths) else 2)
 
 
 def _pictures(given: list[Path]) -> list[Path]:

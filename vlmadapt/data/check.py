@@ -18,6 +18,7 @@ from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.errors import FileError, VlmadaptError
 from vlmadapt.pictures import Identity, decode
 from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
+from vlmadapt.pictures.read import contents
 from vlmadapt.progress import track
 
 LONG = 32  # a picture so many times longer than wide is named: little of it is seen
@@ -153,11 +154,9 @@ def _inspect_all(dataset: Dataset) -> Iterator[tuple[str, Sample, _Found | None]
 
 def _inspect(path: Path) -> _Found | None:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return _Found(None, trouble=f"could not read {shown(path)}: {error.strerror}.")
+        data = contents(path)
+    except FileError as error:
+        return None if isinstance(error.__cause__, FileNotFoundError) else _Found(None, trouble=str(error))
     try:
         image = decode(data, path)
     except FileError as error:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from vlmadapt import version
 from vlmadapt.data.cache import FeatureCache, Recipe
-from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.errors import FileError, InputError
 from vlmadapt.modes import usual
 from vlmadapt.pictures import decode, encode
+from vlmadapt.pictures.read import contents, digest_of
 from vlmadapt.progress import track
 
 # Features are put into the cache every so many pictures, so that an interruption loses little.
@@ -78,7 +79,7 @@ def extract_features(
         return torch.zeros(0, encoder.width)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(_hash_file, files))
+        digests = list(pool.map(digest_of, files))
         recipe = make_recipe(encoder, views, seed, precision)
         known = cache.load(recipe, digests, encoder.width) if cache else {}
         todo = {digest: path for digest, path in zip(digests, files, strict=True) if digest not in known}
@@ -130,11 +131,6 @@ def _probe_transform(encoder: ImageEncoder, augmented: bool) -> str:
     return hashlib.sha256(pixels.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()
 
 
-def _hash_file(path: Path) -> str:
-    with naming_file(path, "read"), open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def view_seed(digest: str, seed: int, view: int) -> int:
     """Seed of one augmented view: 63 bits of sha256 over picture content, seed and view number."""
     mixed = hashlib.sha256(f"{digest}\0{seed}\0{view}".encode()).digest()
@@ -143,8 +139,7 @@ def view_seed(digest: str, seed: int, view: int) -> int:
 
 def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int) -> Tensor:
     """Pixels ``[views, 3, H, W]`` of one picture."""
-    with naming_file(path, "read"):
-        data = path.read_bytes()
+    data = contents(path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
     image = decode(data, path)

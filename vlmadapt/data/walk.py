@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from vlmadapt.data.names import is_clutter, shown
 from vlmadapt.errors import FileError, naming_file
+from vlmadapt.files import read_json
 from vlmadapt.pictures import Kind, kind_of
 
 # Files by which folders that this package wrote are known, and a key that each of them holds.
@@ -143,8 +143,8 @@ def is_ours(folder: Path) -> bool:
         try:
             if not path.is_file():
                 continue
-            value = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            value = read_json(path)
+        except OSError:  # FileError is one
             continue
         if isinstance(value, dict) and key in value:
             return True

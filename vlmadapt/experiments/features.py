@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmadapt.adapters import negative_templates
 from vlmadapt.backbones import class_text_features
-from vlmadapt.files import sha256_of_file
+from vlmadapt.pictures.read import digest_of
 from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
 
@@ -63,7 +63,7 @@ def pictures_hash(samples: Iterable[Sample]) -> str:
 
     Raises :class:`FileError` naming a file that cannot be read.
     """
-    return hashlib.sha256("".join(sha256_of_file(sample.path) for sample in samples).encode()).hexdigest()
+    return hashlib.sha256("".join(digest_of(sample.path) for sample in samples).encode()).hexdigest()
 
 
 class FeatureTable:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vlmadapt.errors import naming_file
-from vlmadapt.pictures.read import decode, size_of
+from vlmadapt.pictures.read import contents, decode, size_of
 
 SKETCH_SIDE = 8
 FLATTEST = 4.0  # greys: a picture of less contrast has no sketch, its differences would be noise
@@ -44,8 +43,7 @@ def identity_of(data: bytes, image: Image.Image) -> Identity:
 
 def identify(path: str | Path) -> Identity:
     """The identity of a file; raises what :func:`vlmadapt.pictures.read` raises."""
-    with naming_file(path, "read"):
-        data = Path(path).read_bytes()
+    data = contents(path)
     return identity_of(data, decode(data, path))
 
 
@@ -64,8 +62,7 @@ class Known:
 
         It is decoded only where one of its size is known. Raises :class:`FileError` naming it when it cannot be read.
         """
-        with naming_file(path, "read"):
-            data = path.read_bytes()
+        data = contents(path)
         found = self._names.get(hashlib.sha256(data).hexdigest())
         if found is not None or _sides(map(str, size_of(data, path))) not in self._sizes:
             return found

@@ -7,6 +7,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
+from vlmadapt.files import open_file
 from vlmadapt.pictures.read import FORMATS, formats
 
 
@@ -53,7 +54,7 @@ def kind_of(path: Path) -> Kind:
     if foreign and ending not in RENAMED:
         return Kind.OTHER
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(LOOKED_AT)
     except OSError:
         return Kind.OTHER if foreign else Kind.NONE

@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.files import read_bytes, sha256_of_file
 
+# The limits of one picture. Beyond them a file is refused before its pixels are decoded.
 LONGEST_SIDE = 100_000  # pixels; what is longer is no photograph, and square padding would need its square
+MOST_PIXELS = 2 * 89_478_485  # where Pillow refuses unless it is told otherwise; here others cannot tell it
+MOST_BYTES = 1 << 30  # of a file: uncompressed, the pixels above have about as many
+BAND = 2**20  # pixels of wide greys that are converted at once
 # The formats that are opened, by Pillow's names, with the file endings that folders are searched for. All else is
 # refused: some of Pillow's readers start programs (EPS runs `gs`). MPO and UltraHDR files are opened as JPEG.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -46,9 +51,10 @@ def read(picture: str | Path | Image.Image, name: str = "picture") -> Image.Imag
     animation the frame it stands at. A plain RGB picture is returned as it is, not copied. ``name`` is the argument
     that holds ``picture``, for messages.
 
-    Raises :class:`FileError` naming a file, or an opened picture's file, that is missing, is in none of ``FORMATS``, is
-    truncated, has more pixels than Pillow allows or a side above ``LONGEST_SIDE``, or holds NaN or infinite values;
-    :class:`InputError` when such a picture has no file, and for any other type.
+    Raises :class:`FileError` naming a file, or an opened picture's file, that is missing, is no ordinary file, is in
+    none of ``FORMATS``, is truncated, has more than ``MOST_BYTES``, more pixels than ``MOST_PIXELS`` (or than Pillow
+    allows) or a side above ``LONGEST_SIDE``, or holds NaN or infinite values; :class:`InputError` when such a picture
+    has no file, and for any other type.
     """
     if isinstance(picture, Image.Image):
         try:
@@ -61,10 +67,17 @@ def read(picture: str | Path | Image.Image, name: str = "picture") -> Image.Imag
             raise _unreadable(os.fsdecode(file) if file else None, name, error) from error
     if not isinstance(picture, (str, Path)):
         raise InputError(f"{name} is a {type(picture).__name__}: give a path or a PIL picture.")
-    path = Path(picture)
-    with naming_file(path, "read"):
-        data = path.read_bytes()
-    return decode(data, path)
+    return decode(contents(picture), picture)
+
+
+def contents(path: str | Path) -> bytes:
+    """The bytes of a picture's file; raises :class:`FileError` for no ordinary file and beyond ``MOST_BYTES``."""
+    return read_bytes(path, MOST_BYTES)
+
+
+def digest_of(path: str | Path) -> str:
+    """sha256 (hex) of a picture's file; raises what :func:`contents` raises."""
+    return sha256_of_file(path, MOST_BYTES)
 
 
 def decode(data: bytes, path: str | Path) -> Image.Image:
@@ -137,6 +150,8 @@ def _unreadable(path: str | None, name: str, error: Exception) -> FileError | In
 def _to_rgb(image: Image.Image) -> Image.Image:
     if max(image.size) > LONGEST_SIDE:
         raise ValueError(f"it is {image.width} x {image.height} pixels, a side above {LONGEST_SIDE}")
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"it is {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
     image.load()
     # Of a turned picture `exif_transpose` takes the orientation away, so that reading it again does not turn it again;
     # of one that needs no turning it makes a copy, which is spared.
@@ -159,17 +174,22 @@ def _from_wide(image: Image.Image) -> Image.Image:
 
     Where mode ``I`` came from is not asked, so that a copy, which does not know, gives the same.
     """
-    values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
+    wide = np.asarray(image)
+    step = max(1, BAND // max(image.width, 1))
+    bands = [slice(top, top + step) for top in range(0, image.height, step)]
+    if not all(np.isfinite(wide[rows]).all() for rows in bands):
         raise ValueError("it holds NaN or infinite grey values")
-    peak = float(values.max(initial=0.0))
-    scaled = values
+    peak = float(wide.max(initial=0))
+    factor, divisor = 1, 1
     if image.mode == "F" and peak <= 1.0:
-        scaled = values * 255
+        factor = 255
     elif image.mode.startswith("I;16") or peak > 255:
-        scaled = values / 257
-    grey = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        divisor = 257
     clear = image.info.get("transparency")  # of a PNG: the one grey that is transparent
-    if isinstance(clear, int):
-        grey[values == clear] = 255
+    grey = np.empty(wide.shape, np.uint8)
+    for rows in bands:
+        values = wide[rows].astype(np.float64)
+        grey[rows] = np.clip(np.rint(values * factor / divisor), 0, 255)
+        if isinstance(clear, int):
+            grey[rows][values == clear] = 255
     return Image.fromarray(grey).convert("RGB")

@@ -212,7 +212,8 @@ def _open_locked(what: Path, lock: Path) -> int:
 def _open(lock: Path, patience: int = 100) -> int:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        # A link that came with the folder is not followed: the lock's content would replace that of another file.
+        return os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except FileNotFoundError:
         if not patience:
             raise
@@ -224,7 +225,7 @@ def _owner(handle: int) -> str:
         os.lseek(handle, 0, os.SEEK_SET)
         value = json.loads(os.read(handle, 4096).rstrip(b"\0"))
         process, computer = value["process"], value["computer"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return "another process"
     if computer != platform.node():
         return f"process {process} on {computer}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from vlmadapt.errors import FileError
 from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.files import write_text
+from vlmadapt.files import read_text, write_text
 from vlmadapt.reporting.table import Table, protocol_table, to_markdown
 
 REFERENCE = "tip-adapter-f"
@@ -87,7 +87,7 @@ def _by_hand(path: Path) -> str:
     first, last = BY_HAND
     if not path.exists():
         return f"{first}\n\n{last}\n"
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     start, end = text.find(first), text.find(last)
     if text.count(first) != 1 or text.count(last) != 1 or end < start:
         raise FileError(f"{path} has no one part between {first} and {last}: mark what is to be kept, or move it.")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vlmadapt.errors import FileError
-from vlmadapt.files import write_text
+from vlmadapt.files import read_text, write_text
 from vlmadapt.generative.comparison import COURSES, rates_line
 from vlmadapt.generative.data.records import RecordSet
 from vlmadapt.generative.results import TuningResults, merge_results
@@ -28,7 +28,7 @@ def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str]) 
     filled = {task: to_markdown(tuning_table(merged)), f"{task}-rates": rates_line(runs, methods)}
     if merged.cells[0].by_kind:
         filled[f"{task}-kinds"] = kinds_table(merged)
-    page = path.read_text(encoding="utf-8")
+    page = read_text(path)
     for name, text in filled.items():
         page = replaced(page, name, text, path)
     predictions = {method: predictions_of(runs / method, method, 0) for method in methods}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import check_format, read_tensors, write_tensors
+from vlmadapt.files import check_format, parse_json, read_tensors, write_tensors
 from vlmadapt.provenance.identity import difference
 
 FORMAT_VERSION = 1
@@ -56,9 +56,9 @@ class Checkpoint:
         """
         tensors, metadata = read_tensors(path)
         try:
-            header = json.loads(metadata["vlmadapt"])
+            header = parse_json(metadata["vlmadapt"], path)
             version = header["format_version"]
-        except (KeyError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, FileError) as error:
             raise FileError(f"{path} is not a training checkpoint of vlmadapt: delete it to start again.") from error
         check_format(path, version, FORMAT_VERSION, "delete it and give the command that was interrupted once more")
         other = difference(header["identity"], json.loads(json.dumps(identity)))

@@ -48,7 +48,8 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
         raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileError(f"{folder} could not be loaded: it has no config.json, give one that save_pretrained wrote.")
-    options: dict[str, Any] = {"local_files_only": not allow_download}
+    # Asked nothing, transformers may ask the user whether to run code that lies in the folder: never.
+    options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
     source: Any = folder if folder.is_dir() else place
     target = resolve_device(device)
     try:
@@ -66,10 +67,11 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
             tokenizer = _tokenizer(source, config, options)
     except pickle.UnpicklingError as error:
         raise FileError(f"the weights of {place} are a pickle of more than tensors: convert them first.") from error
-    except safetensors.SafetensorError as error:
-        raise FileError(f"the weights of {place} could not be read ({error}): fetch them again.") from error
     except VlmadaptError:
         raise
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileError(f"the weights of {place} could not be read ({reason}): fetch them again.") from error
     except (OSError, ValueError) as error:
         raise FileError(f"{place} could not be loaded: {str(error).splitlines()[0]}") from error
     side = config.vision_config.image_size
