@@ -18,6 +18,8 @@ EXTRAS := embedded open-clip generative data test
 VERSION_TESTS := tests/backbones tests/generative tests/ops tests/test_doors.py
 # A process a core; more than eight would spend their time on importing torch.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
+# Of the raw kernels; the large ones address more memory than a sanitizer has shadows for.
+SANITIZED := $(addprefix tests/kernels/test_,cache_retrieval.py hetero_aggregate.py p_laplacian.py)
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,
@@ -69,6 +71,22 @@ kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels 
 	@grep -E 'not found:' build-cmake.log || true
 	@rm -f build-cmake.log
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
+
+# Fewer of all floats than `make test` takes, for instrumented code is slow; leaks are Python's own, which keeps what
+# it has allocated until it exits.
+sanitize: setup ## CPU kernels under the sanitizers of addresses, undefined behaviour and threads (docs/fuzzing.md)
+	$(call sanitized,address,address$(COMMA)undefined,$(BIN)/python)
+	$(call sanitized,thread,thread,setarch -R $(BIN)/python)
+
+define sanitized
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DVLMADAPT_SANITIZE=$(2) \
+	    -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/$(1)
+	if [ -x build/$(1)/unit_tests ]; then VLMADAPT_SIMD_STRIDE=100003 build/$(1)/unit_tests --gtest_brief=1; fi
+	VLMADAPT_KERNELS=build/$(1) ASAN_OPTIONS=detect_leaks=0 OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc \
+	    LD_PRELOAD="$$($(CXX) -print-file-name=lib$(subst address,a,$(subst thread,t,$(1)))san.so)" \
+	    $(3) -m pytest --noconftest -p no:cacheprovider $(SANITIZED)
+endef
 
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
@@ -147,4 +165,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean

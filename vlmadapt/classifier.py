@@ -16,6 +16,7 @@ from vlmadapt.data import BUILTIN, Extraction, load_dataset
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
 from vlmadapt.modes import usual
+from vlmadapt.seals import sealed, unsealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +120,7 @@ class Run:
         """``value`` of the file ``path``. Raises :class:`FileError` for another format, or what is no run."""
         again = "run vlmadapt fit --overwrite"
         check_format(path, value.get("format") if isinstance(value, dict) else None, FORMAT, again)
+        value = unsealed(path, value, again)
         try:
             known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
             source = value["data"]["source"]
@@ -196,7 +198,7 @@ class Classifier:
         folder = Path(folder)
         self.adapter.save(folder)
         whole = {**self.run.as_json(), "adapter_sha256": sha256_of_file(folder / "adapter.json")}
-        write_json(folder / DESCRIPTION, whole)
+        write_json(folder / DESCRIPTION, sealed(whole))
         return folder
 
     @classmethod

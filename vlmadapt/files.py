@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlmadapt import locks
 from vlmadapt.errors import FileError, naming_file
+from vlmadapt.seals import sealed, sealed_metadata, unsealed, unsealed_metadata, without_seal
 
 TEMPORARY = ".vlmadapt.tmp"
 # What atomic_path leaves behind when its process is killed; 0.1.0 called those of its own files a little otherwise.
@@ -187,20 +188,23 @@ def check_format(path: str | Path, found: object, known: int | str, again: str) 
 
 
 def write_versioned(path: str | Path, value: Mapping[str, Any], version: int) -> None:
-    """:func:`write_json` of an object, with its ``format``."""
-    write_json(path, {"format": version, **value})
+    """:func:`write_json` of an object, with its ``format`` and the hash of its content."""
+    write_json(path, sealed({"format": version, **value}))
 
 
 def read_versioned(path: str | Path, version: int, again: str) -> dict[str, Any]:
     """What :func:`write_versioned` wrote, without its format; a file that names none is of 0.1.0, hence of format 1.
 
-    Raises :class:`FileError` as :func:`read_json` and :func:`check_format` do, and where the file holds no object.
+    Raises :class:`FileError` as :func:`read_json`, :func:`check_format` and :func:`vlmadapt.seals.unsealed` do, and
+    where the file holds no object.
     """
     value = read_json(path)
     if not isinstance(value, dict):
         raise FileError(f"{path} holds a JSON {type(value).__name__}, not an object: {again}.")
-    check_format(path, value.pop("format", 1), version, again)
-    return value
+    check_format(path, value.get("format", 1), version, again)
+    content = unsealed(path, value, again)
+    content.pop("format", None)
+    return content
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -211,26 +215,30 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[A
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors, atomically; :class:`FileError` where that fails."""
+    """Write named tensors as safetensors, atomically, with their hash; :class:`FileError` where that fails."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+            safetensors.torch.save_file(contiguous, temporary, metadata=sealed_metadata(contiguous, metadata or {}))
         except safetensors.SafetensorError as error:
             raise FileError(f"could not write {path}: {error}.") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors and its string metadata. Raises :class:`FileError` naming the file."""
+    """Read a safetensors file: its tensors and its string metadata.
+
+    Raises :class:`FileError` naming a file that cannot be read, or does not hold what :func:`write_tensors` wrote.
+    """
     with _opened_tensors(path) as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        return tensors, dict(stream.metadata() or {})
+        metadata = dict(stream.metadata() or {})
+    return tensors, unsealed_metadata(path, tensors, metadata, "make it again")
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The string metadata of a safetensors file. Raises :class:`FileError` naming the file."""
     with _opened_tensors(path) as stream:
-        return dict(stream.metadata() or {})
+        return without_seal(stream.metadata() or {})
 
 
 @contextmanager

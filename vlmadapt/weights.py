@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlmadapt.errors import FileError
 from vlmadapt.files import atomic_path, check_format, read_json, read_tensors, sha256_of_file
+from vlmadapt.seals import sealed, unsealed
 
 FORMAT_VERSION = 1
 TENSORS = "adapter.safetensors"
@@ -34,8 +35,9 @@ def write_pair(folder: Path, state: Mapping[str, Tensor], header: Mapping[str, A
             raise FileError(f"could not write {folder / TENSORS}: {error}.") from error
         # A crash between the two renames must not leave a pair that looks whole.
         header = {"format_version": FORMAT_VERSION, **header, "tensors_sha256": sha256_of_file(tensors)}
+        text = json.dumps(sealed(header), indent=2, ensure_ascii=False, allow_nan=False)
         with open(description, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(header, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            stream.write(text + "\n")
             stream.flush()
             os.fsync(stream.fileno())
     return folder
@@ -47,6 +49,7 @@ def read_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = read_json(path)
     version = header.get("format_version") if isinstance(header, dict) else None
     check_format(path, version, FORMAT_VERSION, AGAIN)
+    header = unsealed(path, header, AGAIN)
     if sha256_of_file(folder / TENSORS) != header.get("tensors_sha256"):
         raise FileError(f"{folder / TENSORS} is not the file {DESCRIPTION} was written with: save the adapter again.")
     state, _ = read_tensors(folder / TENSORS)

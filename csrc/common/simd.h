@@ -246,7 +246,8 @@ VLMADAPT_INLINE Simd<float>::V log2(Simd<float>::V x) {
       _mm512_maskz_srli_epi32(every, (__m512i)mantissa, 19);  // the permutations look at the low four bits
   const S::V inverse = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_inverse));
   const S::V centre = (S::V)_mm512_maskz_permutexvar_ps(every, sixteenth, _mm512_load_ps(log2_centre));
-  const S::V z = mantissa * inverse - 1.0f;
+  // Rounded once, though no compiler need contract a product and a sum: of two nearly equal numbers that tells.
+  const S::V z = (S::V)_mm512_maskz_fmsub_ps(every, (__m512)mantissa, (__m512)inverse, (__m512)S::broadcast(1.0f));
   S::V p = S::broadcast(-0.36104100942611694f);
   p = p * z + 0.481231153011322f;
   p = p * z - 0.7213473916053772f;

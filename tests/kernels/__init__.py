@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-BUILD = Path(__file__).resolve().parents[2] / "build" / "cmake"
+# `make sanitize` names another build.
+BUILD = Path(os.environ.get("VLMADAPT_KERNELS", Path(__file__).resolve().parents[2] / "build" / "cmake"))
 
 
 def _load():  # type: ignore[no-untyped-def]

@@ -210,7 +210,7 @@ class Adapter(nn.Module):
             )
         try:
             adapter = _restored(cls.kinds[header["adapter"]], header, state, encoder)
-        except (KeyError, AttributeError, VlmadaptError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError, VlmadaptError) as error:
             raise FileError(f"{path} does not describe an adapter this version knows ({error}): fit again.") from error
         if not isinstance(adapter, cls):
             raise InputError(f"{folder} holds a {adapter.name} adapter, not a {cls.__name__}: use load_adapter.")

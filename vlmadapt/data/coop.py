@@ -49,7 +49,7 @@ def read_coop_split(
                 raise InputError(
                     f"{split_file} gives label {label} the names {names[label]!r} and {class_name!r}: keep one of them."
                 )
-            rows[split].append((picture_path(root, path), label))
+            rows[split].append((picture_path(split_file, root, path), label))
 
     _refuse_shared_names(split_file, names)
     index = {label: position for position, label in enumerate(sorted(names))}

@@ -11,13 +11,13 @@ from vlmadapt.data.types import Sample
 from vlmadapt.errors import FileError, InputError
 
 
-def picture_path(folder: Path, listed: str) -> Path:
-    """Where a path of a listing points: ``~`` is the user's home, an absolute path is taken as it is.
+def picture_path(listing: Path, folder: Path, listed: str) -> Path:
+    """Where a path of ``listing``, from ``folder``, points: ``~`` is the user's home, an absolute path is taken as it is.
 
     Raises :class:`InputError` for one that is no text, as JSON can hold.
     """
     if not is_utf8(listed) or "\0" in listed:
-        raise InputError(f"the file name {listed!r} is not UTF-8 text: correct the list.")
+        raise InputError(f"{listing} lists the file name {listed!r}, which is not UTF-8 text: correct the list.")
     if listed.startswith("~") and not os.path.lexists(folder / listed):
         listed = os.path.expanduser(listed)
     return folder / listed
@@ -25,7 +25,8 @@ def picture_path(folder: Path, listed: str) -> Path:
 
 def require_files(listing: str | Path, samples: Iterable[Sample]) -> None:
     """Raise :class:`FileError` naming the first picture of ``listing`` that is not on the disk."""
-    missing = [sample.path for sample in samples if not sample.path.is_file()]
+    # Unlike Path.is_file, it takes a name too long to exist for one that does not.
+    missing = [sample.path for sample in samples if not os.path.isfile(sample.path)]
     if missing:
         raise FileError(
             f"{listing} lists {len(missing)} picture(s) that are not there, first {shown(missing[0])}: restore them or "

@@ -102,7 +102,7 @@ def _read_rows(table: Path) -> Iterator[Row]:
         wanted = split_named(split) if split and split.strip() else None
         if split and split.strip() and wanted is None:
             raise InputError(f"{table} line {line} has split {split!r}: {WRITE_SPLIT}.")
-        yield Row(line, picture_path(table.parent, path.strip()), text, wanted)
+        yield Row(line, picture_path(table, table.parent, path.strip()), text, wanted)
 
 
 def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:

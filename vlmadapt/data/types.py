@@ -59,7 +59,8 @@ class Dataset:
                 raise InputError(f"data set {self.name!r} has an empty name for class {index}: give it a name.")
             if not is_utf8(class_name) or any(unicodedata.category(each) == "Cc" for each in class_name):
                 raise InputError(
-                    f"class {index} has the name '{shown(class_name)}', which is not UTF-8 text: rename it."
+                    f"data set {self.name!r} has the name '{shown(class_name)}' for class {index}, which is not UTF-8 "
+                    "text: rename it."
                 )
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(name for name, count in Counter(self.class_names).items() if count > 1)

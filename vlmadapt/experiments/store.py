@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import load_adapter
 from vlmadapt.experiments.features import changed
+from vlmadapt.errors import FileError
 from vlmadapt.experiments.fit import Measures
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
@@ -103,7 +104,11 @@ class FolderFits:
         return load_adapter(self.folder(key), encoder=encoder)
 
     def measures(self, key: FitKey) -> Measures:
-        return Measures(**read_versioned(self.folder(key) / FINISHED, FORMAT, AGAIN))
+        path = self.folder(key) / FINISHED
+        try:
+            return Measures(**read_versioned(path, FORMAT, AGAIN))
+        except TypeError as error:
+            raise FileError(f"{path} does not hold the measures of a fit ({error}): {AGAIN}.") from error
 
     def remove(self, results: ProtocolResults) -> None:
         """Remove the fits of ``results``; those of other runs stay."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from vlmadapt.errors import FileError
 from vlmadapt.files import check_format, read_json, write_csv, write_versioned
+from vlmadapt.seals import unsealed
 
 FORMAT = 1
 
@@ -95,7 +96,9 @@ def load_results(folder: str | Path, owner: str, make: Callable[[dict[str, Any]]
     path = Path(folder) / "results.json"
     value = read_json(path)
     try:
-        check_format(path, value.pop("format"), FORMAT, f"run {owner} again")
-        return make(value)
+        check_format(path, value["format"], FORMAT, f"run {owner} again")
+        content = unsealed(path, value, f"run {owner} again")
+        del content["format"]
+        return make(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{path} is not a results file of {owner}: {error}.") from error

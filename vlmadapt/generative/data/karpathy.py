@@ -25,7 +25,7 @@ def read_karpathy(root: str | Path, check_files: bool = True) -> RecordSet:
         split = SPLITS.get(entry.text("split"))
         if split is None:
             raise FileError(f"{path}: {entry.place} has the split {entry.text('split')!r}: use {', '.join(SPLITS)}.")
-        image = root / str(entry.content.get("filepath", "")) / entry.text("filename")
+        image = root / (entry.text("filepath") if entry.content.get("filepath") else "") / entry.text("filename")
         captions = tuple(sentence.text("raw") for sentence in entry.entries("sentences"))
         parts[split].append(Record(entry.text("cocoid", "imgid", "filename"), image, split, captions=captions))
     return RecordSet(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from vlmadapt.data.names import is_utf8
 from vlmadapt.data.splitting import VAL_SHARE
 from vlmadapt.data.types import SPLITS, relative_key
 from vlmadapt.errors import FileError, InputError
@@ -73,7 +75,7 @@ class RecordSet:
                 if seen.setdefault(record.image, split) != split:
                     raise InputError(f"{record.image} is in {seen[record.image]} and in {split}: keep it in one split.")
         if self.check_files:
-            missing = [image for image in seen if not image.is_file()]
+            missing = [image for image in seen if not os.path.isfile(image)]
             if missing:
                 raise FileError(
                     f"{self.name} lists {len(missing)} picture(s) that are not there, first {missing[0]}: restore them "
@@ -172,12 +174,16 @@ class Entry:
     def text(self, *keys: str) -> str:
         """The first of ``keys`` that is there, as text with its white space tidied; numbers are accepted.
 
-        Raises :class:`FileError` where none is there.
+        Raises :class:`FileError` where none is there, or one that is no UTF-8.
         """
         for key in keys:
             value = self.content.get(key)
             if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
                 text = " ".join(str(value).split())
+                if not is_utf8(text) or "\0" in text:
+                    raise FileError(
+                        f"{self.path}: {self.place} has {text!r}, which is not UTF-8 text: correct the file."
+                    )
                 if text:
                     return text
         raise FileError(f"{self.path}: {self.place} has no text {' or '.join(map(repr, keys))}: correct the file.")

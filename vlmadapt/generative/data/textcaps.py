@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vlmadapt.generative.data.records import Record, RecordSet, carve_val_by_image, entries, find_file
@@ -25,7 +26,7 @@ def _read(root: Path, published: str, split: str) -> tuple[Record, ...]:
     for entry in entries(find_file(root, [f"TextCaps_0.1_{published}.json"], "TextCaps"), "data"):
         picture = entry.text("image_id")
         image = root / entry.text("image_path")
-        if not image.is_file() and (root / "train_images" / image.name).is_file():
+        if not os.path.isfile(image) and os.path.isfile(root / "train_images" / image.name):
             image = root / "train_images" / image.name  # the name of the folder in the published archive
         images[picture] = image
         captions.setdefault(picture, []).append(entry.text("caption_str"))

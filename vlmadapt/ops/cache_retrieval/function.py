@@ -262,7 +262,7 @@ def _stream(
         return queries.contiguous(), keys.contiguous(), beta, torch.ones_like(beta)
     # 16-bit types could not hold the keys less their mean.
     queries = queries.to(beta.dtype).contiguous()
-    centered, deviation = standardized(queries, keys.to(beta.dtype), counts)
+    centered, deviation = standardized(queries, keys.to(beta.dtype).contiguous(), counts)
     return queries, centered, beta / deviation, deviation
 
 
