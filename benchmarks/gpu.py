@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import page, results
-from vlmadapt.files import atomic_path, write_json
+from vlmadapt.atomic import atomic_path
+from vlmadapt.files import write_json
 from vlmadapt.ops import build_info
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import figures
 from benchmarks.results import CEILINGS, Group, Run, load, merged
 from benchmarks.targets import outcomes
-from vlmadapt.files import atomic_path
+from vlmadapt.atomic import atomic_path
 
 INTRO = """# Benchmarks
 

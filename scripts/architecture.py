@@ -26,7 +26,20 @@ FLOORS = (
     ("ground",),
 )
 SUBROOMS = tuple(room for floor in FLOORS for room in floor if "." in room)
-GROUND = ("config", "weights", "doors", "files", "locks", "modes", "options", "progress", "seals", "errors", "version")
+GROUND = (
+    "atomic",
+    "config",
+    "weights",
+    "doors",
+    "files",
+    "locks",
+    "modes",
+    "options",
+    "progress",
+    "seals",
+    "errors",
+    "version",
+)
 WIDTH, HEIGHT, BOX, GAP = 960, 92, 168, 34
 LEFT, RIGHT, COMMON = "#e8f0fb", "#f3ecf9", "#f4f4f1"
 

@@ -1,4 +1,4 @@
-"""Files that are either wholly written or left as they were."""
+"""Text, JSON, CSV and tensors in files: written whole or not at all, read with errors that name the file."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import csv
 import hashlib
 import json
 import os
-import re
 import stat
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -20,73 +17,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from vlmadapt import locks
+from vlmadapt.atomic import atomic_path
 from vlmadapt.errors import FileError, naming_file
 from vlmadapt.seals import sealed, sealed_metadata, unsealed, unsealed_metadata, without_seal
 
-TEMPORARY = ".vlmadapt.tmp"
-# What atomic_path leaves behind when its process is killed; 0.1.0 called those of its own files a little otherwise.
-_OURS = r"unfinished\.json|run\.json|adapter\.json|adapter\.safetensors|identity\.json|fit\.json|test\.json"
-_RESULTS = r"results\.json|results\.csv|by_class\.csv|table\.md|curve\.png|evidence\.png|said\.png|graph\.png"
-_LEFTOVER = re.compile(rf"\..+\.\w{{8}}{re.escape(TEMPORARY)}|\.({_OURS}|{_RESULTS})\.\w{{8}}\.tmp")
-LONGEST_STEM = 48  # characters of a file's name in that of its temporary one, so that both fit where the first does
 MOST_TEXT = 1 << 30  # bytes of a JSON, CSV or other text file: the largest published annotations have a third of it
-STALE_SECONDS = 24 * 3600  # where the file system has no locks, a temporary file of this age has no writer
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
-
-    The temporary file is flushed to disk before it is renamed, so that a crash or a full disk leaves the old
-    file untouched. It is locked, so that :func:`remove_leftovers` tells it from that of a process that was killed.
-    Raises :class:`FileError` naming ``path``.
-    """
-    path = Path(path)
-    with naming_file(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = _temporary(path)
-        try:
-            yield temporary
-            with open(temporary, "rb+") as written:
-                os.fsync(written.fileno())
-            # mkstemp makes files private; give the result the permissions an ordinary open() would have.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            if os.name == "nt":  # which renames no open file
-                os.close(handle)
-                handle = -1
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            if handle >= 0:
-                os.close(handle)
-
-
-def _temporary(path: Path) -> tuple[int, Path]:
-    """A new locked file beside ``path``: its handle and where it is."""
-    while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:LONGEST_STEM]}.", suffix=TEMPORARY, dir=path.parent)
-        locks.try_lock(handle)
-        if locks.is_still(handle, Path(name)):
-            return handle, Path(name)
-        os.close(handle)  # taken for a leftover between the two lines above
-
-
-def is_leftover(path: Path) -> bool:
-    """Whether ``path`` has the name of a temporary file of :func:`atomic_path`."""
-    return _LEFTOVER.fullmatch(path.name) is not None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of :func:`atomic_path` in ``folder``; a file that is being written stays."""
-    with suppress(OSError):
-        for path in [path for path in folder.iterdir() if is_leftover(path)]:
-            with suppress(OSError), open(path, "rb+") as found:
-                free = locks.try_lock(found.fileno())
-                if free or (free is None and time.time() - os.fstat(found.fileno()).st_mtime > STALE_SECONDS):
-                    path.unlink()
 
 
 @contextmanager

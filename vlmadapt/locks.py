@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -38,3 +39,13 @@ def is_still(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
         return False
+
+
+def let_go(handle: int, path: Path) -> None:
+    """Remove the locked file ``path`` and close ``handle``, in an order in which nobody else takes it in between."""
+    if os.name == "nt":  # which removes no open file
+        os.close(handle)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    if os.name != "nt":
+        os.close(handle)

@@ -12,8 +12,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from vlmadapt.atomic import atomic_path
 from vlmadapt.errors import FileError
-from vlmadapt.files import atomic_path, check_format, read_json, read_tensors, sha256_of_file
+from vlmadapt.files import check_format, read_json, read_tensors, sha256_of_file
 from vlmadapt.seals import sealed, unsealed
 
 FORMAT_VERSION = 1

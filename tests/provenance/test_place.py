@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from vlmadapt import files, locks
+from vlmadapt import atomic, locks
+from vlmadapt.atomic import atomic_path, remove_leftovers
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.files import atomic_path, remove_leftovers, write_json
+from vlmadapt.files import write_json
 from vlmadapt.provenance.about import ABOUT, About, about_of
 from vlmadapt.provenance.place import LOCK, hold, hold_file
 
@@ -267,13 +269,14 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 # Leftovers.
 
-KILLED = """
-import os, sys
-from vlmadapt.files import atomic_path
-with atomic_path(sys.argv[1]) as path:
-    path.write_text("half")
-    os.kill(os.getpid(), 9)
-"""
+
+def killed_while_writing(path: Path) -> None:
+    process = os.fork()
+    if process == 0:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
 
 
 @pytest.mark.parametrize("name", ["unfinished.json", "results.json", "x" * 200 + ".png", "ü果.safetensors"])
@@ -281,9 +284,8 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next_run(name: str, tmp_p
     inner_fit = tmp_path / "fits" / "tip" / "shots-1-seed-0"
     inner_fit.mkdir(parents=True)
     for folder in (tmp_path, inner_fit):
-        handle, _ = files._temporary(folder / name)
-        os.close(handle)
-        assert len([path for path in folder.iterdir() if path.is_file()]) == 1
+        killed_while_writing(folder / name)
+        assert len(list(folder.glob(".*.vlmadapt.tmp/*"))) == 2  # what was written, and the lock
     (tmp_path / ".vlmadapt.lock").touch()
     with hold(tmp_path) as place:
         place.claim(PETS)
@@ -291,7 +293,7 @@ def test_what_a_killed_writer_leaves_is_removed_by_the_next_run(name: str, tmp_p
 
 
 def test_a_folder_with_only_leftovers_counts_as_empty(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "unfinished.json"], check=False)
+    killed_while_writing(tmp_path / "unfinished.json")
     (tmp_path / ".unfinished.json.k3_9abzq.tmp").touch()  # as 0.1.0 called them
     (tmp_path / ".DS_Store").touch()
     with hold(tmp_path) as place:
@@ -319,7 +321,7 @@ def test_only_files_of_ours_are_removed(name: str, tmp_path: Path) -> None:
 
 def test_a_leftover_without_locks_goes_when_it_is_old(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda handle: None)
-    old, new = (tmp_path / f".run.json.{name}{files.TEMPORARY}" for name in ("abcdefgh", "ijklmnop"))
+    old, new = (tmp_path / f".run.json.{name}{atomic.TEMPORARY}" for name in ("abcdefgh", "ijklmnop"))
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
@@ -334,7 +336,7 @@ def test_a_writer_whose_file_was_taken_for_a_leftover_takes_another(tmp_path: Pa
     def late(handle: int) -> bool | None:
         if not taken:
             taken.extend(tmp_path.iterdir())
-            taken[0].unlink()
+            shutil.rmtree(taken[0])
         return lock(handle)
 
     monkeypatch.setattr(locks, "try_lock", late)

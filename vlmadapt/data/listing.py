@@ -12,7 +12,7 @@ from vlmadapt.errors import FileError, InputError
 
 
 def picture_path(listing: Path, folder: Path, listed: str) -> Path:
-    """Where a path of ``listing``, from ``folder``, points: ``~`` is the user's home, an absolute path is taken as it is.
+    """Where a path of ``listing``, from ``folder``, points: ``~`` is the user's home, an absolute path stays as it is.
 
     Raises :class:`InputError` for one that is no text, as JSON can hold.
     """

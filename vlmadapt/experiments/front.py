@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
+from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, DataSource, Run, read_run
 from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import InputError
@@ -129,7 +129,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
 
         def ready() -> None:
             if options.overwrite and not place.begun:
-                shutil.rmtree(fits.root, ignore_errors=True)
+                remove_tree(fits.root)
             place.begin(about, replacing)
 
         results = _run(dataset, encoder, extraction, methods, options, fits, ready)

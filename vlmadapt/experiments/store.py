@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import load_adapter
-from vlmadapt.experiments.features import changed
+from vlmadapt.atomic import remove_tree
 from vlmadapt.errors import FileError
+from vlmadapt.experiments.features import changed
 from vlmadapt.experiments.fit import Measures
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
@@ -89,8 +90,9 @@ class FolderFits:
         self._known[key] = folder
         started = folder / STARTED
         if started.exists() and not _is_of(folder, identity):
-            shutil.rmtree(folder)
+            remove_tree(folder)
         if (folder / FINISHED).exists():
+            shutil.rmtree(self.checkpoint_dir(key), ignore_errors=True)  # of a run that was killed before it did
             return self.measures(key)
         write_versioned(started, identity, FORMAT)
         return None
@@ -114,7 +116,8 @@ class FolderFits:
         """Remove the fits of ``results``; those of other runs stay."""
         for cell in results.cells:
             folder = self.folder(FitKey(cell.method, cell.shots, cell.seed))
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileError):
+                remove_tree(folder)
             for above in (folder.parent, self.root):
                 with suppress(OSError):
                     above.rmdir()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmadapt.atomic import remove_tree
 from vlmadapt.data import Extraction, FeatureCache
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
@@ -96,7 +96,7 @@ def complete(
     """
     plan = _plan(study, dataset, encoder, seeds)
     if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     known = finished(folder, plan)
     if known is not None:
         return known

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from vlmadapt import backbones
+from vlmadapt.atomic import remove_tree
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.load import load_records
 from vlmadapt.generative.data.records import RecordSet
@@ -55,7 +55,7 @@ def tune(options: TuneOptions) -> TuningResults:
         about = about_plan(plan, records, loaded)
         replacing = claim(place, about, plan, options.overwrite)
         if options.overwrite:
-            shutil.rmtree(folder / "fits", ignore_errors=True)
+            remove_tree(folder / "fits")
         place.begin(about, replacing)
         results = run_tuning(loaded, records, plan, folder, report=options.report, progress=options.progress)
         results.save(folder)

@@ -8,7 +8,6 @@ whole captions, statements and 2,400 pictures are left for adapting it.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,14 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlmadapt.atomic import atomic_folder
 from vlmadapt.data.cache import user_cache_dir
-from vlmadapt.errors import naming_file
 from vlmadapt.files import write_json
 from vlmadapt.generative.lessons import Lessons, ScratchConfig, vocabulary
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import load_generative
 from vlmadapt.generative.models.small import Kind, WordTokenizer, build_small, save_small
 from vlmadapt.modes import usual
+from vlmadapt.provenance.place import make_once
 from vlmadapt.training import TrainConfig, fit_loop
 
 MARKER = "training.json"
@@ -45,10 +45,14 @@ def small_model(
     """
     config = config or ScratchConfig()
     folder = user_cache_dir() / f"small-blip-{config.key}"
-    if not (folder / MARKER).is_file():
+
+    def make() -> None:
         if report is not None:
             report(f"training the small model from scratch, once, into {folder}: about {MINUTES} minutes on two cores")
         train_small(folder, config, progress)
+
+    make_once(folder, lambda: (folder / MARKER).is_file(), make, report)
+    shutil.rmtree(unfinished(folder), ignore_errors=True)  # of a process that was killed before it did
     loaded = load_generative(f"blip:{folder / kind}")
     return replace(loaded, name=f"small-blip-{config.key}:{kind}")
 
@@ -62,7 +66,7 @@ def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> 
         caption: Any = build_small("caption", len(tokenizer), config.model)
     caption.vision_model = vqa.vision_model
     lessons = Lessons(vqa, caption, tokenizer, config)
-    checkpoints = folder.with_name(f"{folder.name}-unfinished")
+    checkpoints = unfinished(folder)
     started, resumed = time.monotonic(), False
     stages: tuple[tuple[str, dict[str, Any], Any, Any, int, float], ...] = (
         (
@@ -101,6 +105,11 @@ def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> 
     return folder
 
 
+def unfinished(folder: Path) -> Path:
+    """Where the checkpoints of :func:`train_small` lie."""
+    return folder.with_name(f"{folder.name}-unfinished")
+
+
 def texts_of(vqa: nn.Module, caption: nn.Module) -> dict[str, nn.Module]:
     """All but the image tower, which both models share."""
     return {
@@ -112,16 +121,7 @@ def texts_of(vqa: nn.Module, caption: nn.Module) -> dict[str, nn.Module]:
 
 
 def _write(folder: Path, models: dict[str, nn.Module], tokenizer: WordTokenizer, facts: dict[str, Any]) -> None:
-    with naming_file(folder, "write"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside and renamed, so that an interruption leaves no half model.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for kind, model in models.items():
-                save_small(model, tokenizer, temporary / kind)
-            write_json(temporary / MARKER, facts)
-            temporary.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
+        for kind, model in models.items():
+            save_small(model, tokenizer, temporary / kind)
+        write_json(temporary / MARKER, facts)

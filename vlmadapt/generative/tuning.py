@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlmadapt.atomic import remove_tree
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.methods.attached import Attached
@@ -126,10 +127,11 @@ class _Run:
         started = folder / IDENTITY
         if started.exists() and read_versioned(started, FORMAT, AGAIN) != identity:
             self.report(f"{place} {job.method.label}, seed {job.seed}: settings or data have changed, fitted again")
-            shutil.rmtree(folder)
+            remove_tree(folder)
         if not (folder / FITTED).exists():
             write_versioned(started, identity, FORMAT)
             self._fit(job, identity, folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         found = read_versioned(folder / FITTED, FORMAT, AGAIN)
         unit = " %" if self.metric == "accuracy" else ""
         self.report(
@@ -176,7 +178,6 @@ class _Run:
             "peak_memory_mib": peak.mib,
         }
         write_versioned(folder / FITTED, measures, FORMAT)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def _compute_features(self, task: Task) -> None:
         """Before the clock starts: a frozen tower is asked about each picture once, whichever method comes first."""

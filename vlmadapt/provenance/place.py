@@ -5,7 +5,8 @@ The rules, which docs/cli.md tells users:
 * a folder belongs to one run while it works: :func:`hold`, a lock that ends with the process;
 * a folder is of one run: another kind, data set, encoder or other settings are refused (:meth:`Place.claim`);
 * what is there can be written is known before the work: so far as creating, writing and flushing a file tells;
-* leftovers of killed runs are removed by the next one that holds the folder, and nothing else is.
+* leftovers of killed runs are removed by the next one that holds the folder, and nothing else is;
+* what all runs share in the cache is made by one, and the others wait for it: :func:`make_once`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,8 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmadapt import locks
+from vlmadapt.atomic import is_leftover, remove_leftovers
 from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import is_leftover, remove_leftovers
 from vlmadapt.provenance.about import ABOUT, About, about_of
 
 LOCK = ".vlmadapt.lock"
@@ -31,7 +33,17 @@ OF_THE_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}
 INNER = ("checkpoints", "fits", "classifier")  # folders of a run that leftovers may lie in
 BEGUN = "vlmadapt_begun"  # an attribute of an interruption
 OTHER = "choose another folder with --out"
+ELSEWHERE = "choose another place with --out"
+PAUSE = 0.5  # seconds between two looks at what another process makes
 _held = threading.local()
+
+
+class Busy(InputError):
+    """Another process or thread, ``owner``, holds what was asked for."""
+
+    def __init__(self, what: Path, owner: str) -> None:
+        super().__init__(f"{what} is being written by {owner}: wait until that has ended, or {ELSEWHERE}.")
+        self.owner = owner
 
 
 @dataclass
@@ -139,8 +151,33 @@ def hold_file(path: str | Path) -> Iterator[None]:
     path = Path(path)
     if os.path.isdir(path):
         raise FileError(f"{path} is a folder: name a file to write with --out.")
-    with _making(path.parent), _locked(path, path.parent / f".{path.name[:48]}.vlmadapt.lock"):
+    with _making(path.parent), _locked(path, _beside(path)):
         yield
+
+
+def make_once(
+    path: Path, ready: Callable[[], bool], make: Callable[[], object], report: Callable[[str], None] | None = None
+) -> None:
+    """``make`` what all processes share at ``path`` unless it is ``ready``; one that another is making is waited for.
+
+    report: called with a line before waiting. Raises :class:`FileError` when ``path`` cannot be written.
+    """
+    remove_leftovers(path.parent)
+    waiting = False
+    while not ready():
+        try:
+            with _locked(path, _beside(path), "choose another cache folder with VLMADAPT_CACHE"):
+                if not ready():
+                    make()
+        except Busy as busy:
+            if report is not None and not waiting:
+                report(f"{path} is being made by {busy.owner}: waiting for that")
+            waiting = True
+            time.sleep(PAUSE)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name[:48]}.vlmadapt.lock"
 
 
 @contextmanager
@@ -156,41 +193,32 @@ def _making(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(what: Path) -> Iterator[None]:
+def _writing(what: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FileError(
-            f"{what} cannot be written ({reason}): make room or choose another place with --out."
-        ) from error
+        raise FileError(f"{what} cannot be written ({reason}): make room or {way_out}.") from error
 
 
 @contextmanager
-def _locked(what: Path, lock: Path) -> Iterator[None]:
-    handle = _open_locked(what, lock)
+def _locked(what: Path, lock: Path, way_out: str = ELSEWHERE) -> Iterator[None]:
+    handle = _open_locked(what, lock, way_out)
     try:
-        with _writing(what):
+        with _writing(what, way_out):
             os.ftruncate(handle, 0)
             with open(handle, "wb", closefd=False) as stream:
                 stream.write(json.dumps({"process": os.getpid(), "computer": platform.node()}).encode() + PROBE)
             os.fsync(handle)
         yield
     finally:
-        if os.name == "nt":  # which removes no open file
-            os.close(handle)
-            with suppress(OSError):
-                lock.unlink(missing_ok=True)
-        else:
-            with suppress(OSError):
-                lock.unlink(missing_ok=True)
-            os.close(handle)
+        locks.let_go(handle, lock)
 
 
-def _open_locked(what: Path, lock: Path) -> int:
+def _open_locked(what: Path, lock: Path, way_out: str) -> int:
     """A handle of the locked file ``lock``. One that a killed process left is nobody's lock and is taken over."""
     while True:
-        with _writing(what):
+        with _writing(what, way_out):
             handle = _open(lock)
         locked = locks.try_lock(handle)
         if locked is None:
@@ -201,9 +229,7 @@ def _open_locked(what: Path, lock: Path) -> int:
         if not locked:
             owner = _owner(handle)
             os.close(handle)
-            raise InputError(
-                f"{what} is being written by {owner}: wait until that has ended, or choose another place with --out."
-            )
+            raise Busy(what, owner)
         if locks.is_still(handle, lock):
             return handle
         os.close(handle)  # its owner removed it between the two lines above

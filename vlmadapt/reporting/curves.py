@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmadapt.atomic import atomic_path
 from vlmadapt.experiments.results import ProtocolResults, Summary
-from vlmadapt.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlmadapt.files import atomic_path
+from vlmadapt.atomic import atomic_path
 from vlmadapt.pictures import read
 from vlmadapt.reporting.fonts import short, wide_fonts
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
 from vlmadapt.adapters.hegraph.view import Edge, PulledPair
+from vlmadapt.atomic import atomic_path
 from vlmadapt.errors import InputError
-from vlmadapt.files import atomic_path
 from vlmadapt.reporting.fonts import short, wide_fonts
 
 if TYPE_CHECKING:

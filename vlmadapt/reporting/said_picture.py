@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.files import atomic_path
+from vlmadapt.atomic import atomic_path
 from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.tasks.answers import answer_accuracy
 from vlmadapt.pictures import read

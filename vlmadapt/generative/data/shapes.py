@@ -101,7 +101,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def write_picture(picture: np.ndarray, path: Path) -> None:
-    from vlmadapt.files import atomic_path
+    from vlmadapt.atomic import atomic_path
 
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
