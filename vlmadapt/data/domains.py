@@ -44,7 +44,7 @@ def read_domain(root: str | Path, domain: str, test_domain: str | None = None, s
     test = tuple(
         sample for name in others for split in SPLITS for sample in _of_all(sets[name], place, names).split(split)
     )
-    return replace(own, name=f"{label}-to-{test_domain}", test=test)
+    return replace(own, name=f"{label}-to-{test_domain}", test=test, seeded=False)
 
 
 def _of_all(one: Dataset, root: Path, names: list[str]) -> Dataset:

@@ -60,6 +60,7 @@ def read_folder(
         root=place,
         notes=left_out.all_notes(),
         doubts=left_out.all_doubts(),
+        seeded=len(splits) < 2,
         **parts,
     )
 

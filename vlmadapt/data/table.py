@@ -57,7 +57,8 @@ def read_table(
     index = {class_name: label for label, class_name in enumerate(class_names)}
 
     parts: Parts
-    if all(row.split is None for row in rows):
+    seeded = all(row.split is None for row in rows)
+    if seeded:
         parts = split_by_seed([_sample(row, index) for row in rows], table.parent, seed)
     else:
         unset = next((row for row in rows if row.split is None), None)
@@ -69,7 +70,12 @@ def read_table(
     if check_files:
         require_files(table, [sample for part in parts.values() for sample in part])
     return Dataset(
-        name=name or table.stem, class_names=tuple(class_names), templates=tuple(templates), root=table.parent, **parts
+        name=name or table.stem,
+        class_names=tuple(class_names),
+        templates=tuple(templates),
+        root=table.parent,
+        seeded=seeded,
+        **parts,
     )
 
 

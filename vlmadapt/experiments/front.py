@@ -13,7 +13,7 @@ from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, DataSource, Run, read_run
 from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.errors import InputError
-from vlmadapt.experiments import folders, single
+from vlmadapt.experiments import folders, leaks, single
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.store import FolderFits
@@ -170,14 +170,23 @@ def evaluate(
 ) -> single.Evaluation:
     """Test accuracy of a classifier, or of the one saved in a folder; with ``out``, written there.
 
-    data: other data with the same classes; by default what it was fitted on.
+    data: other data with the same classes; by default what it was fitted on. Of data without splits, none of whose
+        pictures was fitted on, all pictures are evaluated, else the test split.
     Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
     """
     folder = None if isinstance(classifier, Classifier) else Path(classifier)
     run = classifier.run if isinstance(classifier, Classifier) else read_run(classifier)
     dataset = test_data(run, data, options)
+    every = leaks.unseen(run, dataset)
+    said = dataset.describe()
+    if every is not None:
+        dataset = replace(dataset, test=every)
+        counts = (
+            f"{dataset.name}: {len(dataset.class_names)} classes, {len(every)} pictures without splits, all evaluated"
+        )
+        said = "\n".join([counts, *said.splitlines()[1:]])
     if options.report is not None:
-        options.report(dataset.describe())
+        options.report(said)
     with _held(options.out) as place:
         if place is not None:
             own = folder is not None and folder.resolve() == place.folder.resolve().parent

@@ -19,7 +19,7 @@ from vlmadapt.pictures import Identity, identify
 
 if TYPE_CHECKING:
     from vlmadapt.classifier import Run
-    from vlmadapt.data import Dataset, FewShotSplit
+    from vlmadapt.data import Dataset, FewShotSplit, Sample
 
 IN_TEST, IN_VALIDATION = "test pictures were used to fit", "validation pictures are training pictures too"
 
@@ -51,6 +51,18 @@ def refuse(run: Run, dataset: Dataset) -> None:
         f"{len(leaked)} {IN_TEST} this classifier, of {len(dataset.test)} ({_first(leaked)}): evaluate on the data it "
         "was fitted on, on pictures it has not seen, or fit again."
     )
+
+
+def unseen(run: Run, dataset: Dataset) -> tuple[Sample, ...] | None:
+    """All pictures of data that come without splits, where none of them is one of the fit; else None.
+
+    A part of them drawn by seed would be an evaluation on less than was asked for. Raises :class:`FileError` naming a
+    picture that cannot be read.
+    """
+    if not dataset.seeded or dataset.split_hash == run.data.split_hash:
+        return None
+    every = (*dataset.train, *dataset.val, *dataset.test)
+    return None if found_again(_fitted(run), every) else every
 
 
 def warn(dataset: Dataset, splits: Iterable[FewShotSplit]) -> None:
