@@ -60,6 +60,8 @@ class Adapter(nn.Module):
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
+    trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
+    least_classes: ClassVar[int] = 1  # that must have samples
     config: Any
     text_features: Tensor
     encoder: ImageEncoder | None
@@ -169,6 +171,10 @@ class Adapter(nn.Module):
         able = ", ".join(name for name, kind in self.kinds.items() if kind.explains)
         raise InputError(f"{self.name} keeps no cache to explain by: use {able}.")
 
+    def held_out_accuracy(self) -> float | None:
+        """Accuracy, a fraction, on labelled samples by fits that did not see them, where ``fit`` trains on all."""
+        return None
+
     def hyperparameters(self) -> dict[str, float]:
         """The values in use after ``fit``, searched on validation or trained, for result files."""
         return {}
@@ -215,6 +221,9 @@ class Adapter(nn.Module):
         if not isinstance(adapter, cls):
             raise InputError(f"{folder} holds a {adapter.name} adapter, not a {cls.__name__}: use load_adapter.")
         return adapter
+
+    def _restore(self, header: Mapping[str, Any]) -> None:
+        """What else loading does, once the tensors are in place; ``header`` is what :meth:`save` wrote."""
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         raise NotImplementedError
@@ -276,6 +285,7 @@ def _restored(
     )
     for name, tensor in state.items():
         _place(adapter, name, tensor)
+    adapter._restore(header)
     adapter.fitted_ = True
     return adapter.eval()
 
