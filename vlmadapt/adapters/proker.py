@@ -88,7 +88,8 @@ class ProKeR(Adapter):
         if len(self.keys) <= DIRECT:
             kernel = affinities(self.keys, self.keys, beta).div_(lam)
             kernel.diagonal().add_(1)
-            self.values = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))
+            # By rows, as it is read back from a file: products round by their layout.
+            self.values = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel)).contiguous()
         else:
             self.values = conjugate_gradients(lambda x: self._from_samples(self.keys, x) / lam + x, wanted)
 

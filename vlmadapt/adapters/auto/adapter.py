@@ -103,7 +103,7 @@ class Auto(Adapter):
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         features, labels = together(support, validation)
         parts = self._within_means(labels)
-        rounds = list(splits(labels, self.num_classes, self.config.folds, self.config.repeats, options.seed))
+        rounds = list(splits(features, labels, self.config.folds, self.config.repeats, options.seed))
         held = _HeldOut(self, parts, features, labels, rounds, options)
         mixture = held.mixture()
         self._held_out_accuracy = held.accuracy(mixture)
