@@ -32,8 +32,8 @@ class Dataset:
     """Three splits of labelled pictures.
 
     ``labels`` index ``class_names`` and are 0..C-1 without gaps; a class may be absent from a split.
-    ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and
-    ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that the
+    ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and ``doubts``
+    are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that the
     data come without splits: these three are ours, drawn by a seed.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
     ``{}``, an empty training split, or a name or path that is not UTF-8.
