@@ -118,7 +118,7 @@ def refused(random: Random, name: str, case: Case, given: Arguments) -> str:
     """An argument of another shape, type or content: refused in a sentence, or taken; a crash would end the process."""
     tensors = [(key, number, value) for key, number, value in places(given) if isinstance(value, Tensor)]
     key, number, value = random.choice(tensors)
-    plain = value.detach().clone()
+    plain = value.detach().clone(memory_format=torch.contiguous_format)
     match random.randrange(6):
         case 0:
             wrong = plain[..., :-1] if plain.dim() else plain[None]

@@ -25,12 +25,16 @@ DataArgument = Annotated[
 ]
 
 
+def flag_of(of: Field[Any]) -> str:
+    """The option's name on the command line."""
+    return of.metadata.get("flag") or "--" + of.name.replace("_", "-")
+
+
 def option(of: Field[Any]) -> Any:
     """The ``typer.Option`` of a field."""
     more = of.metadata
-    flag = more.get("flag") or ("--" + of.name.replace("_", "-"))
     return typer.Option(
-        flag,
+        flag_of(of),
         help=more["help"],
         min=more.get("least"),
         metavar=more.get("metavar"),
