@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field
 from pathlib import Path
@@ -83,7 +84,14 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
 
 
 def _value(of: Field[Any], given: Any) -> Any:
-    """What the command line gave, as Python takes it."""
+    """What the command line gave, as Python takes it.
+
+    Raises :class:`InputError` for a whole number beyond 64 bits: nothing counts so far, and messages could not show it.
+    """
+    if isinstance(given, int) and abs(given) > sys.maxsize:
+        from vlmadapt.errors import InputError
+
+        raise InputError(f"{flag_of(of)} is beyond {sys.maxsize}: give a smaller number.")
     if of.metadata.get("commas") and given is None:
         return None
     if of.metadata.get("commas") == "numbers":
