@@ -229,7 +229,13 @@ class Classifier:
                 f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "
                 "than are installed now: fit again."
             )
-        return cls(load_adapter(folder, encoder=encoder).to(encoder.device), encoder, run)
+        adapter = load_adapter(folder, encoder=encoder).to(encoder.device)
+        if adapter.num_classes != len(run.class_names) or any(label >= adapter.num_classes for _, label in run.support):
+            raise FileError(
+                f"{folder / DESCRIPTION} names {len(run.class_names)} classes, its adapter has {adapter.num_classes}: "
+                "fit again with --overwrite."
+            )
+        return cls(adapter, encoder, run)
 
     def predict(
         self, paths: Sequence[str | Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None

@@ -41,6 +41,7 @@ KEY = FitKey("zero-shot", 1, 0)
 SAID = "p-adapter:reduction=8:lr=0.03"
 GENERATIVE: dict[str, dict[str, Any]] = {"p-adapter": {"reduction": 4}, "bottleneck": {"width": 4}, "bitfit": {}}
 OLD_ONES = ("adapter xmadapter", "adapter hegraph", "classifier", "compare", "tune")
+OLD_FOLDER = "0.1.0"
 FORMATS = ("format", "format_version")
 
 
@@ -160,7 +161,7 @@ def prepare(place: Path) -> dict[str, Saved]:
     for name in OLD_ONES:
         thing = found[name]
         old = OLD / ("adapters" if "adapter " in name else "") / thing.folder.name
-        folder = Path(shutil.copytree(old, place / "0.1.0" / thing.folder.name))
+        folder = Path(shutil.copytree(old, place / OLD_FOLDER / thing.folder.name))
         found[f"{name} of 0.1.0"] = replace(thing, folder=folder, sealed=False)
     return found
 
@@ -194,7 +195,9 @@ class SavedFiles:
                 other = self.things[random.choice(sorted(self.things))].folder
                 alike = sorted(each for each in other.rglob(f"*{path.suffix}") if each.name == path.name)
                 if alike:
-                    shutil.copy(random.choice(alike), path)
+                    found = random.choice(alike)
+                    forged |= OLD_FOLDER in found.parts  # 0.1.0 knew no seals
+                    shutil.copy(found, path)
                 elif random.random() < 0.5:
                     path.unlink()
             case 4 if described:
