@@ -207,12 +207,10 @@ class Adapter(nn.Module):
         """
         path = Path(folder) / DESCRIPTION
         header, state = read_pair(Path(folder))
-        if "encoder" not in header:
-            raise FileError(f"{path} describes no few-shot classifier: attach its method and load there.")
-        stored = header["encoder"]
-        if stored is not None and encoder is not None and stored["fingerprint"] != encoder.fingerprint:
+        name, fingerprint = _encoder_of(path, header)
+        if fingerprint is not None and encoder is not None and fingerprint != encoder.fingerprint:
             raise InputError(
-                f"{folder} was fitted with encoder {stored['name']}, not with this {encoder.name}: load that encoder."
+                f"{folder} was fitted with encoder {name}, not with this {encoder.name}: load that encoder."
             )
         try:
             adapter = _restored(cls.kinds[header["adapter"]], header, state, encoder)
@@ -267,6 +265,18 @@ class Adapter(nn.Module):
         order = canonical_order(matrix)
         device = matrix.device
         return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))
+
+
+def _encoder_of(path: Path, header: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Name and fingerprint, None where the adapter was fitted without one; :class:`FileError` for anything else."""
+    if "encoder" not in header:
+        raise FileError(f"{path} describes no few-shot classifier: attach its method and load there.")
+    stored = header["encoder"]
+    if stored is None:
+        return None, None
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(key), str) for key in ("name", "fingerprint")):
+        raise FileError(f"{path} names an encoder {stored!r} without name and fingerprint: fit again.")
+    return stored["name"], stored["fingerprint"]
 
 
 def _restored(
