@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             whole = {**environment(build(Path(folder))), READY: folder, "MPLBACKEND": "agg"}
             again = [sys.executable, "-m", "scripts.torture", *(sys.argv[1:] if arguments is None else arguments)]
             return os.spawnve(os.P_WAIT, sys.executable, again, whole)
-    from tests.torture.commands import COMMANDS, World
+    from tests.torture.commands import COMMANDS
+    from tests.torture.world import World
 
     warnings.simplefilter("ignore")
     world = World(Path(os.environ[READY]).resolve())

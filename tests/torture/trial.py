@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from tests.torture.commands import COMMANDS, Command, World
+from tests.torture.commands import COMMANDS, Command
 from tests.torture.injector import Injector, Point
 from tests.torture.state import difference, state
+from tests.torture.world import World
 
 HINT = "To go on where it stopped"
 PATIENCE = 120.0  # seconds; beyond it a command hangs
@@ -96,7 +97,8 @@ class Torturer:
             _hold(not lost, f"ended well, but {lost}", ended)
             return
         last = (ended.output.strip().splitlines() or [""])[-1]
-        _hold(REASONS[action] in last and str(self.root) in last, f"said {last!r}", ended)
+        named = str(self.root) in last or (self.command.printed is not None and "standard output" in last)
+        _hold(REASONS[action] in last and named, f"said {last!r}", ended)
         if action == "full":
             hidden = [name for name in found if "vlmadapt.tmp" in name or name.endswith(".lock")]
             _hold(not hidden, f"a full disk leaves {hidden}", ended)
@@ -150,6 +152,8 @@ class Torturer:
             handle = os.open(self.logs / "output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
+            if self.command.printed is not None and line[0] == self.command.line[0]:
+                os.dup2(os.open(self.root / self.command.printed, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
             self.injector.arm(self.root, action, at)
             code = self.world.run(line)
         except BaseException:
