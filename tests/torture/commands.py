@@ -97,4 +97,5 @@ COMMANDS = {
         check=whole_or_refused(read_pair),
     ),
     "mnist5k": Command(("mnist5k",)),
+    "covered pictures": Command(("covered pictures",)),
 }

@@ -63,7 +63,9 @@ class World:
         lessons.HELD_BACK = 4
         for module, name in ((easy_vqa, "questions"), (easy_vqa, "pictures"), (scratch, "vocabulary")):
             setattr(module, name, functools.cache(getattr(module, name)))
+        covered = easy_vqa.pictures("val")[:3]
         return {
+            "covered pictures": lambda: easy_vqa.covered_pictures(covered),
             "small model": lambda: scratch.small_model("vqa", TINY),
             "p-adapter save": lambda path, seed: attach(world.model().model, "p-adapter", seed=int(seed)).save(path),
         }
