@@ -74,7 +74,7 @@ def torture(name: str, world: Any, options: argparse.Namespace) -> Report:
         return report
     report.points = torturer.points
     generator = random.Random(f"{options.seed} {name}")
-    for action, where in _quick(torturer) if options.quick else _long(torturer, options, generator):
+    for action, where in _quick(torturer, name) if options.quick else _long(torturer, options, generator):
         report.trials[action] += 1
         try:
             if action == "time":
@@ -92,12 +92,14 @@ def torture(name: str, world: Any, options: argparse.Namespace) -> Report:
     return report
 
 
-def _quick(torturer: Torturer) -> Iterator[tuple[str, float]]:
-    """A point of each kind, the middle one; what happens there goes round with the kinds."""
-    for number, kind in enumerate(KINDS):
+def _quick(torturer: Torturer, name: str) -> Iterator[tuple[str, float]]:
+    """A point of each kind, the middle one; what happens there goes round with kinds and commands."""
+    from tests.torture.commands import COMMANDS
+
+    for number, kind in enumerate(KINDS, start=list(COMMANDS).index(name)):
         places = [place for place, point in enumerate(torturer.points) if point.kind == kind]
         if places:
-            yield ("kill", "full", "term", "broken")[number % 4], places[len(places) // 2]
+            yield ACTIONS[1:][number % 4], places[len(places) // 2]
 
 
 def _long(torturer: Torturer, options: argparse.Namespace, generator: random.Random) -> Iterator[tuple[str, float]]:
