@@ -87,6 +87,14 @@ class Torturer:
         _hold(ended.code in (0, 143, -SIGNALS[action]), f"ended with {ended.code}", ended)
         self.go_on(ended)
 
+    def twice(self, first: int, second: int) -> None:
+        """Killed at point ``first``, and going on at its own point ``second``, if it comes to that one."""
+        self.reset()
+        killed = self.run(self.command.line, "kill", first)
+        again = self.again(killed, "kill", second)
+        _hold(again.code in (0, -signal.SIGKILL), f"going on, ended with {again.code}", again)
+        self.go_on(again)
+
     def check_refusal(self, ended: Ended, action: str) -> None:
         """A failing disk costs a sentence that names the file and exit code 2; or nothing but features to keep."""
         _hold("Traceback" not in ended.output, "a traceback", ended)
@@ -109,15 +117,20 @@ class Torturer:
             self.command.check(self.root)
         except AssertionError as error:
             raise Failed(str(error)) from error
-        line = self.command.line
-        if ended.code == 143 and HINT in ended.output:
-            line = tuple(shlex.split(ended.output.rpartition(HINT)[2].partition(": vlmadapt ")[2]))
-        again = self.run(line)
-        if again.code == 2 and "pass --resume" in again.output:
-            again = self.run((*(part for part in line if part != "--overwrite"), "--resume"))
+        again = self.again(ended)
         _hold(again.code == 0, f"does not go on, ends with {again.code}", again)
         differs = difference(state(self.root), self.expected, whole_cache=ended.code != 0)
         _hold(not differs, "; ".join(differs), ended)
+
+    def again(self, ended: Ended, action: str = "count", at: int = -1) -> Ended:
+        """The command again, as the messages of ``ended`` and its own say."""
+        line = self.command.line
+        if ended.code == 143 and HINT in ended.output:
+            line = tuple(shlex.split(ended.output.rpartition(HINT)[2].partition(": vlmadapt ")[2]))
+        again = self.run(line, action, at)
+        if again.code == 2 and "pass --resume" in again.output:
+            again = self.run((*(part for part in line if part != "--overwrite"), "--resume"), action, at)
+        return again
 
     def run_well(self, line: Sequence[str]) -> Ended:
         ended = self.run(line)
