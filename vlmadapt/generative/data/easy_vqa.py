@@ -145,9 +145,9 @@ def _statements(part: str) -> list[Record]:
     for (kind, _), records in groups.items():
         least = min(len(other) for (other_kind, _), other in groups.items() if other_kind == kind)
         balanced += sorted(records, key=lambda record: _digest("statement", record.id))[:least]
-    covered = covered_pictures([record.image for record in balanced if record.label == "neutral"])
+    hidden = covered_pictures([record.image for record in balanced if record.label == "neutral"])
     return [
-        replace(record, image=covered[record.image]) if record.label == "neutral" else record
+        replace(record, image=hidden[record.image]) if record.label == "neutral" else record
         for record in sorted(balanced, key=lambda record: int(record.id.rpartition("-")[2]))
     ]
 
