@@ -361,6 +361,17 @@ def test_only_files_of_ours_are_removed(name: str, tmp_path: Path) -> None:
     assert inner(tmp_path) == [name]
 
 
+def test_a_link_called_like_a_leftover_stays_with_what_it_leads_to(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in (".lock", "work"):
+        (mine / name).touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".results.json.12345678.vlmadapt.tmp").symlink_to(mine, target_is_directory=True)
+    remove_leftovers(tmp_path / "run")
+    assert len(inner(tmp_path / "run")) == 1 and inner(mine) == [".lock", "work"]
+
+
 def test_a_leftover_without_locks_goes_when_it_is_old(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda handle: None)
     old, new = (tmp_path / f".run.json.{name}{atomic.TEMPORARY}" for name in ("abcdefgh", "ijklmnop"))
