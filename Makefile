@@ -88,6 +88,9 @@ define sanitized
 	    $(3) -m pytest --noconftest -p no:cacheprovider $(SANITIZED)
 endef
 
+torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); 40 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.torture
+
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
 	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
@@ -165,4 +168,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean

@@ -1,6 +1,6 @@
 """Kill every command and fail its disk at the points where it changes files, run it again, compare: docs/torture.md.
 
-python -m scripts.torture [--commands fit,compare] [--kills 100] [--faults 30] [--seed 0] [--quick]
+python -m scripts.torture [--commands 'fit;compare'] [--kills 100] [--faults 10] [--seed 0] [--quick]
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from tests.torture.trial import Torturer
 
 READY = "VLMADAPT_TORTURE"  # names the folder, in the process that has the library preloaded
-HEADER = ["command", "points", "killed at a point", "killed at a time", "SIGTERM", "disk full", "I/O error", "failed"]
-KILLED, TIMED = "killed at a point", "killed at a time"
-COLUMNS = {"kill": KILLED, "time": TIMED, "term": "SIGTERM", "full": "disk full", "broken": "I/O error"}
+COLUMNS = {
+    "kill": "killed at a point",
+    "time": "at a time",
+    "twice": "twice",
+    "term": "SIGTERM",
+    "full": "disk full",
+    "broken": "I/O error",
+}
+HEADER = ["command", "points", *COLUMNS.values(), "failed"]
 
 
 @dataclass
@@ -51,13 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             whole = {**environment(build(Path(folder))), READY: folder, "MPLBACKEND": "agg"}
             again = [sys.executable, "-m", "scripts.torture", *(sys.argv[1:] if arguments is None else arguments)]
             return os.spawnve(os.P_WAIT, sys.executable, again, whole)
-    from tests.torture.commands import COMMANDS, World
+    from tests.torture.commands import COMMANDS
+    from tests.torture.world import World
 
+    names = options.commands.split(";") if options.commands else list(COMMANDS)
+    unknown = [name for name in names if name not in COMMANDS]
+    if unknown:
+        print(f"--commands holds {unknown[0]!r}: use some of {'; '.join(COMMANDS)}.")
+        return 2
     warnings.simplefilter("ignore")
     world = World(Path(os.environ[READY]).resolve())
-    reports = [
-        torture(name, world, options) for name in (options.commands.split(";") if options.commands else COMMANDS)
-    ]
+    reports = [torture(name, world, options) for name in names]
     _print(reports)
     return 1 if any(report.failures for report in reports) else 0
 
@@ -73,11 +83,13 @@ def torture(name: str, world: Any, options: argparse.Namespace) -> Report:
         return report
     report.points = torturer.points
     generator = random.Random(f"{options.seed} {name}")
-    for action, where in _quick(torturer) if options.quick else _long(torturer, options, generator):
+    for action, where in _quick(torturer, name) if options.quick else _long(torturer, options, generator):
         report.trials[action] += 1
         try:
             if action == "time":
                 torturer.at_time(where, generator.choice(["kill", "kill", "kill", "term"]))
+            elif action == "twice":
+                torturer.twice(int(where), generator.randrange(len(torturer.points)))
             else:
                 torturer.at_point(int(where), action)
         except Failed as failure:
@@ -91,12 +103,14 @@ def torture(name: str, world: Any, options: argparse.Namespace) -> Report:
     return report
 
 
-def _quick(torturer: Torturer) -> Iterator[tuple[str, float]]:
-    """A point of each kind, the middle one; what happens there goes round with the kinds."""
-    for number, kind in enumerate(KINDS):
+def _quick(torturer: Torturer, name: str) -> Iterator[tuple[str, float]]:
+    """A point of each kind, the middle one; what happens there goes round with kinds and commands."""
+    from tests.torture.commands import COMMANDS
+
+    for number, kind in enumerate(KINDS, start=list(COMMANDS).index(name)):
         places = [place for place, point in enumerate(torturer.points) if point.kind == kind]
         if places:
-            yield ("kill", "full", "term", "broken")[number % 4], places[len(places) // 2]
+            yield ACTIONS[1:][number % 4], places[len(places) // 2]
 
 
 def _long(torturer: Torturer, options: argparse.Namespace, generator: random.Random) -> Iterator[tuple[str, float]]:
@@ -105,6 +119,7 @@ def _long(torturer: Torturer, options: argparse.Namespace, generator: random.Ran
     chosen = sorted(generator.sample(points, min(len(points), options.kills)))
     yield from (("kill", place) for place in chosen)
     yield from (("time", generator.random()) for _ in range(max(options.times, options.kills - len(chosen))))
+    yield from (("twice", generator.choice(points)) for _ in range(options.twice))
     for action in ACTIONS[2:]:
         yield from ((action, place) for place in sorted(generator.sample(points, min(len(points), options.faults))))
 
@@ -125,7 +140,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--commands", default="", help="names with ; between them, all by default")
     parser.add_argument("--kills", type=int, default=100, help="of each command, at points and at random times")
     parser.add_argument("--times", type=int, default=20, help="of these at random times, at least")
-    parser.add_argument("--faults", type=int, default=30, help="points for SIGTERM, a full disk and an I/O error each")
+    parser.add_argument("--twice", type=int, default=10, help="killed, and killed again while going on")
+    parser.add_argument("--faults", type=int, default=10, help="points for SIGTERM, a full disk and an I/O error each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="one point of each kind")
     return parser.parse_args(arguments)

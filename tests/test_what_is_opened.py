@@ -17,8 +17,8 @@ ALLOWED = {
     "read_bytes": ("ops/library.py",),  # our compiled library
     "read_text": ("provenance/memory.py",),  # what Linux says of this process
     # files.py alone reads: the others write a temporary file or a lock of their own.
-    "open": ("files.py", "weights.py", "provenance/place.py"),
-    "os.open": ("files.py", "provenance/place.py", "cli/console.py"),
+    "open": ("files.py", "weights.py", "atomic.py", "provenance/place.py"),
+    "os.open": ("files.py", "atomic.py", "provenance/place.py", "cli/console.py"),
     "gzip.open": ("data/builtin.py",),  # a table of an installed package
     "numpy.loadtxt": ("data/builtin.py",),
     "safetensors.safe_open": ("files.py",),

@@ -129,10 +129,11 @@ def is_leftover(path: Path) -> bool:
 def remove_leftovers(folder: Path, prefix: str = ".") -> None:
     """Remove from ``folder`` what killed processes left there under names that begin with ``prefix``.
 
-    What is being written stays.
+    What is being written stays, and so do links, which nobody writes.
     """
     with suppress(OSError):
-        for path in [path for path in folder.iterdir() if path.name.startswith(prefix) and is_leftover(path)]:
+        found = [path for path in folder.iterdir() if path.name.startswith(prefix) and is_leftover(path)]
+        for path in [path for path in found if not path.is_symlink()]:
             with suppress(OSError):
                 _remove_if_free(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -91,6 +92,23 @@ def test_a_reader_that_goes_away_costs_no_file_and_gets_no_traceback(world, tmp_
     process.stderr.close()
     assert process.wait() == 141
     assert "Traceback" not in errors and "Broken" not in errors
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == FILES
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_an_output_that_a_full_disk_takes_costs_one_sentence(buffered, world, tmp_path):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with open("/dev/full", "wb") as full:
+        process = in_a_process(
+            "compare", world, *COMPARE, "--out", tmp_path / "out", stdout=full, stderr=subprocess.PIPE, env=environment
+        )
+        assert process.stderr is not None
+        last = process.stderr.read().decode().splitlines()[-1]
+        process.stderr.close()
+        assert process.wait() == 2
+    reason = os.strerror(errno.ENOSPC)
+    assert last == f"could not write standard output: {reason}: make room or send it elsewhere."
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == FILES
 
 

@@ -15,7 +15,7 @@ import pytest
 import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from tests.test_cli import call, fit_tip_f
-from vlmadapt import backbones, files
+from vlmadapt import atomic, backbones
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.results import ProtocolResults
@@ -371,7 +371,8 @@ def test_what_cannot_be_written_is_refused_before_the_work(command, obstacle, wo
 
 def leave_behind(path: Path) -> None:
     """What a process that was killed while it wrote ``path`` leaves."""
-    handle, _ = files._temporary(path)
+    place, handle = atomic._locked_folder(path.parent, f".{path.name}.")
+    (place / path.name).write_bytes(b"half of it")
     os.close(handle)
 
 

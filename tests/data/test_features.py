@@ -137,6 +137,15 @@ class TestCache:
         assert torch.equal(extract(encoder, paths, cache=FeatureCache(cache.root)), first)
         assert encoder.encoded == 7
 
+    def test_what_a_killed_writer_left_goes_with_the_next_run_though_it_stores_nothing(self, paths, cache):
+        extract(FakeEncoder(), paths, cache=cache)
+        (shard,) = cache.root.rglob("*.safetensors")
+        left = shard.with_name(f".{shard.name}.12345678.vlmadapt.tmp")
+        left.mkdir()
+        (left / ".lock").touch()
+        extract(FakeEncoder(), paths, cache=cache)
+        assert list(shard.parent.iterdir()) == [shard]
+
     def test_overlapping_sets_share_features_also_after_a_move(self, paths, cache, tmp_path):
         encoder = FakeEncoder()
         extract(encoder, paths[:4], cache=cache)

@@ -21,9 +21,9 @@ import pytest
 from vlmadapt import atomic, locks
 from vlmadapt.atomic import atomic_path, remove_leftovers
 from vlmadapt.errors import FileError, InputError, VlmadaptError
-from vlmadapt.files import write_json
+from vlmadapt.files import read_json, write_json
 from vlmadapt.provenance.about import ABOUT, About, about_of
-from vlmadapt.provenance.place import LOCK, hold, hold_file
+from vlmadapt.provenance.place import LOCK, hold, hold_file, make_once
 
 PETS = About("compare", "pets", "a" * 64, "b" * 64, "c" * 64, {"views": 1, "templates": ["a {}"]})
 HOLDER = """
@@ -150,6 +150,48 @@ def test_a_file_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     assert inner(tmp_path) == []
     with pytest.raises(FileError, match="name a file"), hold_file(tmp_path):
         pass
+
+
+# What all runs share.
+
+
+def make_slowly(path: str, begun, seconds: float) -> None:
+    def make() -> None:
+        begun.put(os.getpid())
+        time.sleep(seconds)
+        write_json(path, {"by": os.getpid()})
+
+    make_once(Path(path), Path(path).is_file, make)
+
+
+def test_of_two_first_runs_one_makes_what_both_share_and_the_other_waits(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    begun, shared = context.Queue(), tmp_path / "cache" / "shared.json"
+    workers = [context.Process(target=make_slowly, args=(str(shared), begun, 1.0)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert read_json(shared) == {"by": begun.get(timeout=10)} and begun.empty()
+    assert inner(shared.parent) == ["shared.json"]
+
+
+def test_what_a_killed_run_did_not_finish_is_made_by_one_that_waits(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    begun, shared = context.Queue(), tmp_path / "cache" / "shared.json"
+    killed = context.Process(target=make_slowly, args=(str(shared), begun, 60.0))
+    killed.start()
+    assert begun.get(timeout=60) == killed.pid
+    waits = context.Process(target=make_slowly, args=(str(shared), begun, 0.0))
+    waits.start()
+    time.sleep(1.0)
+    assert begun.empty()
+    assert killed.pid is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    waits.join(60)
+    assert waits.exitcode == 0 and read_json(shared) == {"by": waits.pid}
+    assert inner(shared.parent) == ["shared.json"]
 
 
 # Writable, before the work.
@@ -317,6 +359,17 @@ def test_only_files_of_ours_are_removed(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert inner(tmp_path) == [name]
+
+
+def test_a_link_called_like_a_leftover_stays_with_what_it_leads_to(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name in (".lock", "work"):
+        (mine / name).touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".results.json.12345678.vlmadapt.tmp").symlink_to(mine, target_is_directory=True)
+    remove_leftovers(tmp_path / "run")
+    assert len(inner(tmp_path / "run")) == 1 and inner(mine) == [".lock", "work"]
 
 
 def test_a_leftover_without_locks_goes_when_it_is_old(tmp_path: Path, monkeypatch) -> None:

@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 def environment(library: Path) -> dict[str, str]:
     """For a process that can be armed: one thread, so that it can fork and all its sums come out alike."""
     alone = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1", "COLUMNS": "200"}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **alone, **quiet, "LD_PRELOAD": str(library)}
 
 

@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(compiler() is None, reason="needs Linux and a C compiler")
+@pytest.mark.timeout(1200)
 def test_whatever_happens_to_a_command_it_goes_on_to_the_same_end() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.torture", "--quick"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = re.search(r"^(\d+) trials, 0 failed$", done.stdout, re.MULTILINE)
-    assert trials is not None and int(trials[1]) >= 80, done.stdout
+    assert trials is not None and int(trials[1]) >= 100, done.stdout

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 
-from tests.torture.commands import COMMANDS, Command, World
+from tests.torture.commands import COMMANDS, Command
 from tests.torture.injector import Injector, Point
 from tests.torture.state import difference, state
+from tests.torture.world import World
 
 HINT = "To go on where it stopped"
 PATIENCE = 120.0  # seconds; beyond it a command hangs
@@ -86,6 +87,14 @@ class Torturer:
         _hold(ended.code in (0, 143, -SIGNALS[action]), f"ended with {ended.code}", ended)
         self.go_on(ended)
 
+    def twice(self, first: int, second: int) -> None:
+        """Killed at point ``first``, and going on at its own point ``second``, if it comes to that one."""
+        self.reset()
+        killed = self.run(self.command.line, "kill", first)
+        again = self.again(killed, "kill", second)
+        _hold(again.code in (0, -signal.SIGKILL), f"going on, ended with {again.code}", again)
+        self.go_on(again)
+
     def check_refusal(self, ended: Ended, action: str) -> None:
         """A failing disk costs a sentence that names the file and exit code 2; or nothing but features to keep."""
         _hold("Traceback" not in ended.output, "a traceback", ended)
@@ -96,7 +105,8 @@ class Torturer:
             _hold(not lost, f"ended well, but {lost}", ended)
             return
         last = (ended.output.strip().splitlines() or [""])[-1]
-        _hold(REASONS[action] in last and str(self.root) in last, f"said {last!r}", ended)
+        named = str(self.root) in last or (self.command.printed is not None and "standard output" in last)
+        _hold(REASONS[action] in last and named, f"said {last!r}", ended)
         if action == "full":
             hidden = [name for name in found if "vlmadapt.tmp" in name or name.endswith(".lock")]
             _hold(not hidden, f"a full disk leaves {hidden}", ended)
@@ -107,15 +117,20 @@ class Torturer:
             self.command.check(self.root)
         except AssertionError as error:
             raise Failed(str(error)) from error
-        line = self.command.line
-        if ended.code == 143 and HINT in ended.output:
-            line = tuple(shlex.split(ended.output.rpartition(HINT)[2].partition(": vlmadapt ")[2]))
-        again = self.run(line)
-        if again.code == 2 and "pass --resume" in again.output:
-            again = self.run((*(part for part in line if part != "--overwrite"), "--resume"))
+        again = self.again(ended)
         _hold(again.code == 0, f"does not go on, ends with {again.code}", again)
         differs = difference(state(self.root), self.expected, whole_cache=ended.code != 0)
         _hold(not differs, "; ".join(differs), ended)
+
+    def again(self, ended: Ended, action: str = "count", at: int = -1) -> Ended:
+        """The command again, as the messages of ``ended`` and its own say."""
+        line = self.command.line
+        if ended.code == 143 and HINT in ended.output:
+            line = tuple(shlex.split(ended.output.rpartition(HINT)[2].partition(": vlmadapt ")[2]))
+        again = self.run(line, action, at)
+        if again.code == 2 and "pass --resume" in again.output:
+            again = self.run((*(part for part in line if part != "--overwrite"), "--resume"), action, at)
+        return again
 
     def run_well(self, line: Sequence[str]) -> Ended:
         ended = self.run(line)
@@ -150,6 +165,8 @@ class Torturer:
             handle = os.open(self.logs / "output", os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
+            if self.command.printed is not None and line[0] == self.command.line[0]:
+                os.dup2(os.open(self.root / self.command.printed, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
             self.injector.arm(self.root, action, at)
             code = self.world.run(line)
         except BaseException:

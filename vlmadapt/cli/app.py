@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmadapt.cli import compare, data, demo, doctor, features, fit, graph, listing, predict, tune
-from vlmadapt.cli.console import drop_output, fail, prepare_streams, warn
+from vlmadapt.cli.console import drop_output, fail, lost_output, prepare_streams, warn
 from vlmadapt.cli.interruption import ending_softly, exit_code, resume_hint
 from vlmadapt.version import __version__
 
@@ -43,9 +43,13 @@ class Commands(TyperGroup):
             drop_output()  # whoever read it has gone, as `head` does
             raise typer.Exit(EXIT_PIPE) from None
         except Exception as error:
-            if ctx.params.get("debug") or not _is_ours(error):
+            lost = lost_output(error)
+            if ctx.params.get("debug") or not (lost or _is_ours(error)):
                 raise
-            fail(str(error))
+            with suppress(OSError):  # standard error may go to the same full disk
+                fail(lost or str(error))
+            if lost:
+                drop_output()
             raise typer.Exit(EXIT_ERROR) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # What a stream of another encoding than UTF-8 most often lacks.
 SPELT = {"±": "+-", "\u00d7": "x", "…": "...", "·": ".", "─": "-"}
 REPLACED = "vlmadapt"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -44,6 +46,16 @@ def drop_output() -> None:
         with suppress(AttributeError, OSError, ValueError):  # none, or none with a handle
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
+
+
+def lost_output(error: Exception) -> str | None:
+    """What to say where ``error`` is of standard output, or standard error, sent to a file that takes no more.
+
+    None for any other: errors of files that this package writes are its own, and name them.
+    """
+    if isinstance(error, OSError) and error.filename is None and error.errno in NO_ROOM:
+        return f"could not write standard output: {error.strerror}: make room or send it elsewhere."
+    return None
 
 
 def _json(value: Any) -> str:

@@ -65,6 +65,7 @@ class FeatureCache:
         """Digest -> feature ``[width]`` float32 for those of ``digests`` (sha256 of picture bytes) that are kept."""
         wanted = set(digests)
         found: dict[str, Tensor] = {}
+        remove_leftovers(self._folder(recipe))  # here, for a run that finds all it wants stores nothing
         for shard in self._shards(recipe):
             try:
                 kept, features = _read_shard(shard, recipe, width)
@@ -87,7 +88,6 @@ class FeatureCache:
             "features": features.to(torch.float32).contiguous(),
         }
         metadata = {"format": FORMAT, "recipe": recipe.text(), "sha256": _checksum(tensors)}
-        remove_leftovers(self._folder(recipe))
         try:
             write_tensors(self._folder(recipe) / f"{name}.safetensors", tensors, metadata)
         except FileError as error:

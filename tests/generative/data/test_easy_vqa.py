@@ -84,6 +84,15 @@ def test_a_covered_picture_shows_nothing_of_its_shape():
         assert np.array_equal(hidden, shapes.cover(other, facts, image.name)) and (hidden != picture).any()
 
 
+def test_what_a_killed_writer_of_covered_pictures_left_goes_with_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path))
+    image = easy_vqa.pictures("val")[0]
+    covered = easy_vqa.covered_pictures([image])[image]
+    covered.with_name(f".{covered.name}.12345678.vlmadapt.tmp").mkdir()
+    assert easy_vqa.covered_pictures([image]) == {image: covered}
+    assert list(covered.parent.iterdir()) == [covered]
+
+
 def test_captions_say_what_is_there():
     facts = Facts("red", "circle", (40, 2, 50, 12))
     assert easy_vqa.captions_of(facts)[0] == "a small red circle at the top right"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vlmadapt.atomic import remove_leftovers
 from vlmadapt.data.builtin import package_folder
 from vlmadapt.data.cache import user_cache_dir
 from vlmadapt.errors import FileError, InputError
@@ -144,16 +145,26 @@ def _statements(part: str) -> list[Record]:
     for (kind, _), records in groups.items():
         least = min(len(other) for (other_kind, _), other in groups.items() if other_kind == kind)
         balanced += sorted(records, key=lambda record: _digest("statement", record.id))[:least]
+    hidden = covered_pictures([record.image for record in balanced if record.label == "neutral"])
     return [
-        replace(record, image=covered_picture(record.image)) if record.label == "neutral" else record
+        replace(record, image=hidden[record.image]) if record.label == "neutral" else record
         for record in sorted(balanced, key=lambda record: int(record.id.rpartition("-")[2]))
     ]
 
 
-def covered_picture(image: Path) -> Path:
-    """The copy of ``image`` with its shape covered, written once into the user's cache folder."""
+def covered_pictures(images: Iterable[Path]) -> dict[Path, Path]:
+    """Copies of ``images`` with their shapes covered, written once into the user's cache folder.
+
+    What killed processes left there is removed.
+    """
+    folder = user_cache_dir() / f"easy-vqa-covered-{COVER}"
+    remove_leftovers(folder)
+    return {image: _covered_picture(image, folder) for image in images}
+
+
+def _covered_picture(image: Path, folder: Path) -> Path:
     name = f"{image.parent.parent.name}-{image.name}"
-    path = user_cache_dir() / f"easy-vqa-covered-{COVER}" / name
+    path = folder / name
     if not path.is_file():
         picture = read_picture(image)
         write_picture(cover(picture, measure(picture, image), name), path)
