@@ -20,6 +20,9 @@ labels = case(
     "`compare` of two variants of one method whose names differ in signs only (`scale=1e-1`, `scale=1e+1`)",
     "each row has the accuracy of its own fit made alone, or the comparison is refused",
     "comparison of variants of a method",
+    "experiments/test_protocol.py::test_labels_that_look_alike_keep_their_own_fits",
+    "provenance/test_identity.py::test_labels_never_share_a_name",
+    "generative/test_tuning.py::test_labels_that_look_alike_keep_their_own_fits",
 )
 
 
@@ -41,6 +44,7 @@ own = case(
     "two data sets of different names, one after the other, results into the default place",
     "both results are there at the end and are those of their own data",
     "results in files",
+    "cli/test_folders.py::test_default_folders_carry_the_name_of_the_data",
 )
 
 
@@ -83,6 +87,8 @@ named = case(
     "two data sets, one after the other, the same results place named twice",
     "the second is refused, or both results are there",
     "results in files",
+    "cli/test_folders.py::test_a_comparison_of_other_data_is_refused_and_nothing_changes",
+    "cli/test_folders.py::test_a_folder_that_another_run_holds_is_refused",
 )
 
 
@@ -117,6 +123,7 @@ kept = case(
     "six fits kept, then a comparison of another method alone into the same folder",
     "the six fits are still there: refused, or both kept",
     "fits that are kept",
+    "cli/test_folders.py::test_fits_that_a_run_would_not_have_are_not_lost",
 )
 
 
@@ -137,6 +144,9 @@ racing = case(
     "two fits with different seeds into one folder at the same time",
     "the folder holds one of them whole, and the other was refused",
     "fits that are kept",
+    "provenance/test_place.py::test_another_process_is_refused_in_one_sentence_that_names_it",
+    "provenance/test_place.py::test_processes_that_come_and_go_never_meet",
+    "cli/test_folders.py::test_a_folder_that_another_run_holds_is_refused",
 )
 
 
@@ -158,6 +168,7 @@ stale = case(
     "features kept from one encoder, then the same command with another one",
     "the features are those of the second encoder",
     "features that are kept",
+    "data/test_features.py::test_any_change_of_the_recipe_computes_again",
 )
 
 

@@ -25,6 +25,7 @@ splits = case(
     "splits called `training_set` and `test_set`, `seg_train` and `seg_test`, `Training` and `Test Set`, `train` and `dev`, ...",
     "three classes; pictures of the first folder train, those of the second do not (ImageFolder is given each split, as documented)",
     "reading of folders",
+    "data/test_layouts.py::test_split_folders_by_whatever_name",
 )
 
 
@@ -112,6 +113,9 @@ beside = case(
     "something beside the splits: unlabelled pictures, a test folder without class folders, annotations",
     "three classes, and `fit` works (ImageFolder: `train` is read)",
     "reading of folders",
+    "data/test_layouts.py::test_train_beside_folders_without_labels_is_split_by_seed",
+    "data/test_layouts.py::test_folders_beside_splits_are_named",
+    "data/test_layouts.py::test_a_flat_split_is_left_out_and_the_rest_is_fitted",
 )
 
 
@@ -138,6 +142,8 @@ inside = case(
     "`cd pets`, a run with its results in the default place, then the same again",
     "the second run still has three classes, or the first was refused",
     "results in files",
+    "cli/test_folders.py::test_output_inside_the_data_is_refused_before_the_work",
+    "data/test_layouts.py::test_folders_we_wrote_are_left_out",
 )
 
 
@@ -176,6 +182,9 @@ spelling = case(
     "fitted on folders `1`, `2`, `10` or `road_sign`, evaluated on a table whose labels are `10`, `1`, `2` or `road sign`",
     "classes are matched by name: all pictures evaluated, accuracy as on the folders",
     "reading of tables",
+    "data/test_layouts.py::test_numbers_as_folders_and_as_labels_are_the_same_classes",
+    "data/test_layouts.py::test_underscores_are_read_alike_in_folders_and_tables",
+    "experiments/test_leaks.py::test_classes_are_matched_by_name",
 )
 
 
@@ -206,6 +215,8 @@ endings = case(
     "pictures ending in .JPG, .jfif, .jpe, .avif, nothing at all, and one .heic that cannot be read, in each class",
     "the ten that can be read are read, and the others are named or counted",
     "reading of pictures by name",
+    "data/test_layouts.py::test_endings_that_are_read_and_counted",
+    "pictures/test_identity.py::test_every_kind_is_known_by_its_ending_and_without",
 )
 
 
@@ -260,6 +271,8 @@ domains = case(
     "folders of domains that hold the same classes (`photo/dog`, `sketch/dog`)",
     "the classes of one domain can be read; the folder around them is not taken for four classes without a word where it may be given",
     "reading of folders",
+    "data/test_layouts.py::test_domains_are_noticed",
+    "data/test_layouts.py::test_one_domain_trains_and_tests",
 )
 
 
@@ -293,6 +306,7 @@ outside = case(
     "a fitted classifier evaluated on another folder, without splits",
     "all 54 pictures of it are evaluated",
     "evaluation of a folder",
+    "cli/test_outside.py::test_data_without_splits_are_evaluated_whole",
 )
 
 

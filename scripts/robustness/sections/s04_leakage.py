@@ -19,6 +19,8 @@ copied = case(
     "fit; the data are copied, moved, or copied under other file names; the classifier is evaluated on that",
     "refused, or none of the evaluated pictures is one that was fitted on",
     "record of the pictures of a fit",
+    "experiments/test_leaks.py::test_fitted_pictures_in_other_data_are_refused",
+    "experiments/test_leaks.py::test_a_copy_of_the_data_is_evaluated_as_the_data",
 )
 
 
@@ -60,6 +62,8 @@ split_file = case(
     "one picture in the training and the test list of a split file or a table, once written `dog/../cat/000.png`",
     "refused, or said where results are made",
     "reading of lists",
+    "experiments/test_leaks.py::test_a_path_in_two_splits_is_warned_of_at_loading",
+    "experiments/test_leaks.py::test_a_picture_in_two_splits_of_the_data_is_warned_of",
 )
 
 

@@ -21,6 +21,7 @@ order = case(
     "classes called `01` and `1`, read in processes with different hash seeds",
     "both classes, always in the same order",
     "class names of its own",
+    "data/test_layouts.py::test_the_order_does_not_depend_on_the_hash_seed",
 )
 
 
@@ -58,6 +59,7 @@ same = case(
     "two labels with one name (`crane`, the bird and the machine) in a split file",
     "refused, or told apart",
     "class names of its own",
+    "data/test_text.py::test_two_labels_of_one_name_are_refused",
 )
 
 
