@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,25 @@ def as_any_user() -> None:
     if libc.capget(header, sets) == 0:
         sets[0], sets[1] = sets[0] & ~overrides, sets[1] & ~overrides
         libc.capset(header, sets)
+
+
+class NotDone(Exception):
+    """A call that does not end."""
+
+
+@contextmanager
+def patience(seconds: int) -> Iterator[None]:
+    """Raises NotDone inside the block after ``seconds``."""
+
+    def stop(*_: object) -> None:
+        raise NotDone(f"not done after {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def resident_mib(group: int) -> float:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .case import CLEAR, CRASH, RIGHT, SILENT, Verdict
-from .child import Said
+from .child import Said, patience
+
+
+SECONDS = 30  # what a call may take that has a few small pictures
 
 
 def judged(right: bool, why: str, of: str = "") -> Verdict:
@@ -41,7 +44,8 @@ def refused(said: Said, names: Iterable[str], of: str = "") -> Verdict:
 def of_call(call: Callable[[], Any], names: Iterable[str], check: Callable[[Any], tuple[bool, str]], of: str = "") -> Verdict:
     """The same of a Python call."""
     try:
-        value = call()
+        with patience(SECONDS):
+            value = call()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         text = f"{type(error).__name__}: {lines[-1]}"

@@ -195,8 +195,8 @@ def _spelling(place: Path) -> list[Verdict]:
         base = place / names[0]
         run = ours.fit(place, class_folders(base / "fitted", classes=names), f"run-{names[0]}")
         other = class_folders(base / "other", range(20, 32), names)
-        rows = [f"{path.relative_to(base)},{path.parent.name.replace('_', ' ')},test" for path in sorted(other.rglob("*.png"), reverse=True)]
-        (base / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+        rows = [f"{path.relative_to(base)},{path.parent.name.replace('_', ' ')}" for path in sorted(other.rglob("*.png"), reverse=True)]
+        (base / "table.csv").write_text("\n".join(["path,label", *rows]))
         said = ours.command(place, "eval", run, base / "table.csv", "--out", base / "out")
         direct = ours.command(place, "eval", run, other, "--out", base / "direct")
 

@@ -20,7 +20,7 @@ words = case(
     "a setting that is on or off, given as `no`, `off` or `n`",
     "off, as `false` is, or refused by name",
     "settings that are on or off",
-    "test_config.py::%s",
+    "test_config.py::test_a_switch_is_read_or_refused",
 )
 
 
@@ -95,7 +95,8 @@ ranges = case(
     "a searched range with half a step, a word, a truth value, infinity, or 600 orders of magnitude",
     "refused by name, before any fit",
     "searched ranges",
-    "test_config.py::%s",
+    "test_config.py::test_a_range_is_read_or_refused",
+    "test_config.py::test_a_range_as_the_command_line_gives_it",
 )
 RANGES = ("[1,8,2.5]", '["a",1,2]', "[1,8,true]", "[1,Infinity,3]", "[1e-300,1e300,5]")
 
