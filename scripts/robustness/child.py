@@ -88,6 +88,23 @@ def as_any_user() -> None:
         libc.capset(header, sets)
 
 
+def killed_beyond(size: int, work: Callable[[], Any]) -> int:
+    """``work`` in a child that the system kills when it writes more than ``size`` bytes into one file; how it ended."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        code = 1
+        with suppress(BaseException):
+            code = work() or 0
+        os._exit(code if isinstance(code, int) else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 class NotDone(Exception):
     """A call that does not end."""
 

@@ -151,7 +151,7 @@ program = case(
     "the program is not started; the picture is refused by name, or read without it",
     "reading of pictures",
     "pictures/test_read.py::test_only_named_formats_are_opened",
-    "test_what_is_opened.py::test_only_known_places_open_files",
+    "test_what_is_opened.py::test_files_are_opened_by_known_doors_only",
 )
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
