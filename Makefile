@@ -88,6 +88,9 @@ define sanitized
 	    $(3) -m pytest --noconftest -p no:cacheprovider $(SANITIZED)
 endef
 
+robustness: setup ## docs/robustness.md: hard cases through vlmadapt and its peers (PEERS="--peer NAME=FOLDER ...")
+	$(BIN)/python -m scripts.robustness $(PEERS)
+
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
 	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
@@ -165,4 +168,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean

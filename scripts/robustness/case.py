@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RIGHT, CLEAR, CRASH, SILENT, ABSENT = "right", "clear error", "crash", "silent wrong", "–"
+RIGHT, CLEAR, CRASH, SILENT = "right", "clear error", "crash", "silent wrong"
+ABSENT, NOT_RUN = "-", "not run"
 WORST_FIRST = (SILENT, CRASH, CLEAR, RIGHT)
 
 OURS = "vlmadapt"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS, MIB = 120, 4096
+SECONDS, MIB = 300, 6144
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ def killed_beyond(size: int, work: Callable[[], Any]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+class AtFault(Exception):
+    """A case that fails itself, with its traceback: no result of anybody."""
+
+
 class NotDone(Exception):
     """A call that does not end."""
 
@@ -137,7 +141,10 @@ def resident_mib(group: int) -> float:
 
 
 def isolated(work: Callable[[], Any], seconds: float = SECONDS, mib: float = MIB) -> tuple[Any, str]:
-    """What ``work`` returns (JSON), or None and how it ended: killed, over its time or over its memory."""
+    """What ``work`` returns (JSON), or None and how it ended: killed, over its time or over its memory.
+
+    Raises AtFault for any exception that ``work`` lets out.
+    """
     reader, writer = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
@@ -173,5 +180,5 @@ def isolated(work: Callable[[], Any], seconds: float = SECONDS, mib: float = MIB
         return None, why or f"ended with {os.waitstatus_to_exitcode(status)}"
     found = json.loads(text)
     if "raised" in found:
-        raise RuntimeError(f"the case itself is at fault:\n{found['raised']}")
+        raise AtFault(found["raised"])
     return found["value"], ""

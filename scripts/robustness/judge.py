@@ -13,7 +13,6 @@ from typing import Any
 from .case import CLEAR, CRASH, RIGHT, SILENT, Verdict
 from .child import Said, patience
 
-
 SECONDS = 30  # what a call may take that has a few small pictures
 
 
@@ -41,7 +40,9 @@ def refused(said: Said, names: Iterable[str], of: str = "") -> Verdict:
     return of_command(said, names, lambda: (False, "done without a word"), of)
 
 
-def of_call(call: Callable[[], Any], names: Iterable[str], check: Callable[[Any], tuple[bool, str]], of: str = "") -> Verdict:
+def of_call(
+    call: Callable[[], Any], names: Iterable[str], check: Callable[[Any], tuple[bool, str]], of: str = ""
+) -> Verdict:
     """The same of a Python call."""
     try:
         with patience(SECONDS):
@@ -49,6 +50,12 @@ def of_call(call: Callable[[], Any], names: Iterable[str], check: Callable[[Any]
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         text = f"{type(error).__name__}: {lines[-1]}"
-        return Verdict(CLEAR if named(str(error), names) else CRASH, "refused" if named(str(error), names) else "exception", None, text, of)
+        return Verdict(
+            CLEAR if named(str(error), names) else CRASH,
+            "refused" if named(str(error), names) else "exception",
+            None,
+            text,
+            of,
+        )
     right, why = check(value)
     return Verdict(RIGHT if right else SILENT, why, of=of)

@@ -38,7 +38,9 @@ def call_main(arguments: tuple[str, ...]) -> int:
     return main() or 0  # type: ignore[func-returns-value]
 
 
-def begin(place: Path, *arguments: object, cwd: Path | None = None, before: Callable[[], Any] | None = None) -> tuple[int, Path]:
+def begin(
+    place: Path, *arguments: object, cwd: Path | None = None, before: Callable[[], Any] | None = None
+) -> tuple[int, Path]:
     """Start a command; ``before`` is called in its process first. For ``child.ended``."""
     streams = place / f".command-{next(NUMBERS)}"
 

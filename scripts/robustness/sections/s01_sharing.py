@@ -30,7 +30,9 @@ labels = case(
 def _labels(place: Path) -> Verdict:
     data = class_folders(place / "pets")
     variants = [f"taskres:scale=1e{sign}1:search_scale=false:epochs=1:lr=0.5" for sign in "-+"]
-    said = ours.command(place, "compare", data, "--adapters", ",".join(variants), *COMPARED, "--out", "both", "--keep-fits")
+    said = ours.command(
+        place, "compare", data, "--adapters", ",".join(variants), *COMPARED, "--out", "both", "--keep-fits"
+    )
     alone = {}
     for number, variant in enumerate(variants):
         ours.command(place, "compare", data, "--adapters", variant, *COMPARED, "--out", f"alone{number}", "--keep-fits")
@@ -101,7 +103,10 @@ def _named(place: Path) -> list[Verdict]:
     found = [refused(said, ("out",), "one after the other")]
     if (place / "out" / "results.json").read_bytes() != before:
         found = [judged(False, "the first results are gone", "one after the other")]
-    started = [ours.begin(place, "compare", data, "--adapters", ours.QUICK, *COMPARED, "--out", "race") for data in (pets, birds)]
+    started = [
+        ours.begin(place, "compare", data, "--adapters", ours.QUICK, *COMPARED, "--out", "race")
+        for data in (pets, birds)
+    ]
     codes = sorted((said := ended(*each)).code for each in started)
     rows = ours.read(place / "race" / "results.json")["cells"]
     right = codes == [0, 2] and len(rows) == 1
@@ -112,7 +117,9 @@ def _named(place: Path) -> list[Verdict]:
 def _named_clip(place: Path) -> Verdict:
     def both() -> str:
         for data in two_sets(place):
-            peers.clip_benchmark(peers.convert(data, place / "w" / data.name), place / "m", "--output", "r.json", name=data.name)
+            peers.clip_benchmark(
+                peers.convert(data, place / "w" / data.name), place / "m", "--output", "r.json", name=data.name
+            )
         return ours.read(place / "r.json")["dataset"]
 
     return of_call(both, ("r.json",), lambda found: (False, f"only {found} is left"))
@@ -133,7 +140,9 @@ def _kept(place: Path) -> Verdict:
     ours.command(place, "compare", data, "--adapters", f"{ours.QUICK},linear-probe", "--shots", "1,2,4", "--seeds", "1",
                  "--out", "out", "--keep-fits")  # fmt: skip
     before = ours.tree(place / "out")
-    said = ours.command(place, "compare", data, "--adapters", "zero-shot", "--shots", "1", "--seeds", "1", "--out", "out")
+    said = ours.command(
+        place, "compare", data, "--adapters", "zero-shot", "--shots", "1", "--seeds", "1", "--out", "out"
+    )
     if not before <= ours.tree(place / "out"):
         return judged(False, "fits are gone")
     return of_command(said, ("out",), lambda: (True, "both kept"))
@@ -197,5 +206,3 @@ def _stale_tip(place: Path) -> Verdict:
         return torch.allclose(keys.T, second.train[0], atol=1e-5), "load_cache: True after the backbone was changed"
 
     return of_call(lambda: peers.tip_fit(modules, again, second), (), check)
-
-

@@ -41,7 +41,7 @@ def _splits(place: Path) -> list[Verdict]:
     found = []
     for first, second in SPLITS:
         root = split_folders(place / first / second, first, second)
-        found.append(of_call(lambda: vlmadapt.load_dataset(root), (first, second), check, f"{first}, {second}"))  # noqa: B023
+        found.append(of_call(lambda: vlmadapt.load_dataset(root), (first, second), check, f"{first}, {second}"))
     return found
 
 
@@ -51,8 +51,8 @@ def _splits_torchvision(place: Path) -> list[Verdict]:
     for first, second in SPLITS:
         root = split_folders(place / first / second, first, second)
         for name, wanted in ((first, 24), (second, 12)):
-            check = lambda seen, wanted=wanted: (seen == ([*CLASSES], wanted), str(seen))  # noqa: E731
-            found.append(of_call(lambda: peers.read_all(root / name), (name,), check, name))  # noqa: B023
+            check = lambda seen, wanted=wanted: (seen == ([*CLASSES], wanted), str(seen))
+            found.append(of_call(lambda: peers.read_all(root / name), (name,), check, name))
     return found
 
 
@@ -125,7 +125,7 @@ def _beside(place: Path) -> list[Verdict]:
     for number, (what, make) in enumerate(BESIDE.items()):
         run = place / f"run{number}"
         said = ours.command(place, "fit", make(place / str(number) / "pets"), *ours.FAST, "--out", run)
-        check = lambda run=run: (ours.read(run / "run.json")["class_names"] == [*CLASSES], "fitted")  # noqa: E731
+        check = lambda run=run: (ours.read(run / "run.json")["class_names"] == [*CLASSES], "fitted")
         found.append(of_command(said, ("unlabelled", "test", "annotations"), check, what))
     return found
 
@@ -133,7 +133,7 @@ def _beside(place: Path) -> list[Verdict]:
 @beside.by("ImageFolder")
 def _beside_torchvision(place: Path) -> list[Verdict]:
     roots = {what: make(place / str(number)) for number, (what, make) in enumerate(BESIDE.items())}
-    return [of_call(lambda: peers.read_all(root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)  # noqa: B023
+    return [of_call(lambda: peers.read_all(root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)
             for what, root in roots.items()]  # fmt: skip
 
 
@@ -152,12 +152,15 @@ def _inside(place: Path) -> list[Verdict]:
     import vlmadapt
 
     found = []
-    for command in (("fit", ".", *ours.FAST), ("compare", ".", "--adapters", "zero-shot", "--shots", "1", "--seeds", "1")):
+    for command in (
+        ("fit", ".", *ours.FAST),
+        ("compare", ".", "--adapters", "zero-shot", "--shots", "1", "--seeds", "1"),
+    ):
         data = class_folders(place / command[0] / "pets")
         for _ in range(2):
             said = ours.command(place, *command, cwd=data)
         classes = vlmadapt.load_dataset(data).class_names
-        check = lambda classes=classes: (classes == CLASSES, f"classes {classes}")  # noqa: E731
+        check = lambda classes=classes: (classes == CLASSES, f"classes {classes}")
         verdict = of_command(said, ("inside the data",), check, f"{command[0]} .")
         found.append(verdict if classes == CLASSES else judged(False, f"classes {classes}", verdict.of))
     return found
@@ -195,7 +198,10 @@ def _spelling(place: Path) -> list[Verdict]:
         base = place / names[0]
         run = ours.fit(place, class_folders(base / "fitted", classes=names), f"run-{names[0]}")
         other = class_folders(base / "other", range(20, 32), names)
-        rows = [f"{path.relative_to(base)},{path.parent.name.replace('_', ' ')}" for path in sorted(other.rglob("*.png"), reverse=True)]
+        rows = [
+            f"{path.relative_to(base)},{path.parent.name.replace('_', ' ')}"
+            for path in sorted(other.rglob("*.png"), reverse=True)
+        ]
         (base / "table.csv").write_text("\n".join(["path,label", *rows]))
         said = ours.command(place, "eval", run, base / "table.csv", "--out", base / "out")
         direct = ours.command(place, "eval", run, other, "--out", base / "direct")
@@ -223,7 +229,9 @@ endings = case(
 def many_endings(root: Path) -> Path:
     for kind, name in enumerate(("cat", "dog")):
         (root / name).mkdir(parents=True)
-        for number, (ending, form) in enumerate((("a.JPG", "JPEG"), ("b.jfif", "JPEG"), ("c.jpe", "JPEG"), ("d.avif", "AVIF"), ("e", "PNG"))):
+        for number, (ending, form) in enumerate(
+            (("a.JPG", "JPEG"), ("b.jfif", "JPEG"), ("c.jpe", "JPEG"), ("d.avif", "AVIF"), ("e", "PNG"))
+        ):
             picture(kind, number).save(root / name / ending, format=form)
         (root / name / "f.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(400))
     return root
@@ -236,7 +244,10 @@ def _endings(place: Path) -> Verdict:
     def check(dataset: Any) -> tuple[bool, str]:
         said = " ".join((*dataset.notes, *dataset.doubts))
         count = len([*dataset.train, *dataset.val, *dataset.test])
-        return count == 10 and "heic" in said, f"{count} of 10 pictures; heic {'named' if 'heic' in said else 'not named'}"
+        return (
+            count == 10 and "heic" in said,
+            f"{count} of 10 pictures; heic {'named' if 'heic' in said else 'not named'}",
+        )
 
     return of_call(lambda: vlmadapt.load_dataset(many_endings(place / "pets")), (), check)
 
@@ -244,20 +255,27 @@ def _endings(place: Path) -> Verdict:
 @endings.by("ImageFolder")
 def _endings_torchvision(place: Path) -> Verdict:
     root = many_endings(place / "pets")
-    return of_call(lambda: peers.read_all(root), ("heic", "avif"), lambda seen: (seen[1] == 10, f"{seen[1]} of 10 pictures"))
+    return of_call(
+        lambda: peers.read_all(root), ("heic", "avif"), lambda seen: (seen[1] == 10, f"{seen[1]} of 10 pictures")
+    )
 
 
 @endings.by("CLIP_benchmark")
 def _endings_clip(place: Path) -> Verdict:
     root = many_endings(place / "pets")
-    return of_call(lambda: evaluated(place, root), ("heic", "avif"), lambda seen: (seen[1] == 10, f"{seen[1]} of 10 pictures"))
+    return of_call(
+        lambda: evaluated(place, root), ("heic", "avif"), lambda seen: (seen[1] == 10, f"{seen[1]} of 10 pictures")
+    )
 
 
 @endings.by("Tip-Adapter")
 def _endings_tip(place: Path) -> Verdict:
     """Its data sets list every picture: so does the split file here."""
     root = many_endings(place / "oxford_pets" / "images")
-    rows = [[str(path.relative_to(root)), int(path.parent.name == "dog"), path.parent.name] for path in sorted(root.rglob("*.*"))]
+    rows = [
+        [str(path.relative_to(root)), int(path.parent.name == "dog"), path.parent.name]
+        for path in sorted(root.rglob("*.*"))
+    ]
     peers.tip_split(place, {"train": rows, "val": rows, "test": rows})
     dataset = peers.tip_dataset(place)
     from datasets.utils import DatasetWrapper
@@ -292,7 +310,9 @@ def _domains(place: Path) -> Verdict:
         doubted = any("domain" in doubt for doubt in pair[0].doubts)
         return doubted and pair[1].class_names == ("cat", "dog"), f"doubted: {doubted}; photo: {pair[1].class_names}"
 
-    return of_call(lambda: (vlmadapt.load_dataset(root), vlmadapt.load_dataset(root, domain="photo")), ("domain",), check)
+    return of_call(
+        lambda: (vlmadapt.load_dataset(root), vlmadapt.load_dataset(root, domain="photo")), ("domain",), check
+    )
 
 
 @domains.by("ImageFolder")
@@ -314,7 +334,7 @@ outside = case(
 def _outside(place: Path) -> Verdict:
     run = ours.fit(place, class_folders(place / "pets"))
     said = ours.command(place, "eval", run, class_folders(place / "more", range(40, 58)), "--out", "out")
-    count = lambda: ours.read(place / "out" / "results.json")["dataset"]["test"]  # noqa: E731
+    count = lambda: ours.read(place / "out" / "results.json")["dataset"]["test"]
     return of_command(said, (), lambda: (count() == 54, f"{count()} pictures"))
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from vlmadapt.provenance.memory import PeakMemory
 
 from .. import ours, peers
 from ..case import OURS, Verdict, case
-from ..judge import judged, of_call
+from ..judge import judged
 from ..pictures import class_folders
 
 NAME = "Size"
@@ -48,7 +47,7 @@ def _many(place: Path) -> list[Verdict]:
     found = []
     for name, settings in (("tip-adapter", {}), ("xmadapter", {"epochs": 1})):
         adapter = create_adapter(name, data.text, 100.0, settings, class_names=[str(n) for n in range(CLASSES)])
-        _, mib = beyond(lambda: adapter.fit(*data.train, *data.val))  # noqa: B023
+        _, mib = beyond(lambda: adapter.fit(*data.train, *data.val))
         found.append(judged(mib < FIT_MIB, f"{mib:.0f} MiB", name))
     return found
 
@@ -94,7 +93,9 @@ def _long(place: Path) -> list[Verdict]:
 
     root = with_long_ones(place / "pets")
     features, mib = beyond(lambda: extract_features(ours.ENCODER[0], sorted(root.rglob("*.png"))))
-    read = judged(mib < PICTURE_MIB and len(features) == 8 and bool(features.isfinite().all()), f"{mib:.0f} MiB", "features")
+    read = judged(
+        mib < PICTURE_MIB and len(features) == 8 and bool(features.isfinite().all()), f"{mib:.0f} MiB", "features"
+    )
     said = ours.command(place, "data", "check", root)
     return [read, judged("long.png" in said.out + said.err, "the long ones are named", "data check")]
 
@@ -130,7 +131,10 @@ def _long_clip(place: Path) -> Verdict:
 @long.by("Tip-Adapter")
 def _long_tip(place: Path) -> Verdict:
     root = with_long_ones(place / "oxford_pets" / "images")
-    rows = [[str(path.relative_to(root)), int(path.parent.name == "dog"), path.parent.name] for path in sorted(root.rglob("*.png"))]
+    rows = [
+        [str(path.relative_to(root)), int(path.parent.name == "dog"), path.parent.name]
+        for path in sorted(root.rglob("*.png"))
+    ]
     peers.tip_split(place, {"train": rows, "val": rows, "test": rows})
     test = peers.tip_dataset(place).test
     from clip.clip import _transform

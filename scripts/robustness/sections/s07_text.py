@@ -47,7 +47,7 @@ def _latin(place: Path) -> list[Verdict]:
 
 @latin.by("ImageFolder")
 def _latin_torchvision(place: Path) -> list[Verdict]:
-    return [of_call(lambda: peers.read_all(data), (), lambda seen: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures"), what)  # noqa: B023
+    return [of_call(lambda: peers.read_all(data), (), lambda seen: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures"), what)
             for what, (data, count) in latin_folders(place).items()]  # fmt: skip
 
 
@@ -55,9 +55,10 @@ def _latin_torchvision(place: Path) -> list[Verdict]:
 def _latin_clip(place: Path) -> list[Verdict]:
     found = []
     for what, (data, count) in latin_folders(place).items():
-        (place / what[0]).mkdir()
-        check = lambda seen, count=count: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures")  # noqa: E731
-        found.append(of_call(lambda: evaluated(place / what[0], data), ("caf\\xe9", "caf\\udce9"), check, what))  # noqa: B023
+        work = place / f"work-{what}"
+        work.mkdir()
+        check = lambda seen, count=count: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures")
+        found.append(of_call(lambda: evaluated(work, data), ("caf\\xe9", "caf\\udce9"), check, what))
     return found
 
 
@@ -91,8 +92,11 @@ def _encoded(place: Path) -> list[Verdict]:
     for what, encode in ENCODED.items():
         path = root / "split_zhou_Pets.json"
         path.write_bytes(encode(text))
-        check = lambda dataset: (dataset.class_names == tuple(f"{name} é" for name in CLASSES), str(dataset.class_names))  # noqa: E731
-        found.append(of_call(lambda: vlmadapt.load_dataset(path), (path.name,), check, what))  # noqa: B023
+        check = lambda dataset: (
+            dataset.class_names == tuple(f"{name} é" for name in CLASSES),
+            str(dataset.class_names),
+        )
+        found.append(of_call(lambda: vlmadapt.load_dataset(path), (path.name,), check, what))
     return found
 
 
@@ -104,7 +108,7 @@ def _encoded_tip(place: Path) -> list[Verdict]:
     for what, encode in ENCODED.items():
         path = place / "oxford_pets" / "split_zhou_OxfordPets.json"
         path.write_bytes(encode(text))
-        check = lambda names: (sorted(names) == [f"{name} é" for name in CLASSES], str(names))  # noqa: E731
+        check = lambda names: (sorted(names) == [f"{name} é" for name in CLASSES], str(names))
         found.append(of_call(lambda: peers.tip_dataset(place).classnames, (path.name, "BOM"), check, what))
     return found
 
@@ -129,9 +133,23 @@ def ascii_process(place: Path, code: str) -> Said:
 @ascii_only.by(OURS)
 def _ascii_only(place: Path) -> Verdict:
     data = class_folders(place / "wörld", classes=WORDS)
-    arguments = ["compare", str(data), "--adapters", f"zero-shot,{ours.QUICK}", "--shots", "1", "--seeds", "2", "--out", "out"]
-    said = ascii_process(place, f"import sys; sys.argv[1:] = {ascii(arguments)}; from vlmadapt.cli import main; main()")
-    check = lambda: (len(ours.read(place / "out" / "results.json")["cells"]) == 4 and "tip-adapter" in said.out, "printed and written")  # noqa: E731
+    arguments = [
+        "compare",
+        str(data),
+        "--adapters",
+        f"zero-shot,{ours.QUICK}",
+        "--shots",
+        "1",
+        "--seeds",
+        "2",
+        "--out",
+        "out",
+    ]
+    said = ascii_process(place, f"import sys; sys.argv[1:] = {arguments!a}; from vlmadapt.cli import main; main()")
+    check = lambda: (
+        len(ours.read(place / "out" / "results.json")["cells"]) == 4 and "tip-adapter" in said.out,
+        "printed and written",
+    )
     return of_command(said, (), check)
 
 
@@ -139,7 +157,7 @@ def _ascii_only(place: Path) -> Verdict:
 def _ascii_only_clip(place: Path) -> Verdict:
     data = class_folders(place / "wörld", classes=WORDS)
     code = ("from pathlib import Path; from scripts.robustness import peers; "
-            f"peers.clip_benchmark(peers.convert(Path({ascii(str(data))}), Path('w')), Path('m'), '--output', 'r.json')")  # fmt: skip
+            f"peers.clip_benchmark(peers.convert(Path({str(data)!a}), Path('w')), Path('m'), '--output', 'r.json')")  # fmt: skip
     said = ascii_process(place, code)
     return of_command(said, (), lambda: ("acc1" in ours.read(place / "r.json")["metrics"], "written"))
 
@@ -193,7 +211,9 @@ def _turned_clip(place: Path) -> Verdict:
 
     def first() -> Any:
         root = str(peers.convert(place / "pets", place / "w"))
-        return next(iter(build_dataset("wds/pets", root, transform=lambda x: x, split="test", task="zeroshot_classification")))[0]
+        return next(
+            iter(build_dataset("wds/pets", root, transform=lambda x: x, split="test", task="zeroshot_classification"))
+        )[0]
 
     return of_call(first, (), upright)
 

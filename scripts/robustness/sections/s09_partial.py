@@ -12,7 +12,7 @@ import torch
 from .. import ours, peers
 from ..case import CRASH, OURS, SILENT, Verdict, case
 from ..child import as_any_user, killed_beyond
-from ..judge import judged, of_call, of_command
+from ..judge import of_call, of_command
 from ..pictures import CLASSES, class_folders, truncate
 
 NAME = "One bad item, and interruptions"
@@ -40,16 +40,26 @@ def _truncated(place: Path) -> list[Verdict]:
     root, found = with_a_bad_one(place / "new"), []
     for what, more in (("text", ()), ("--json", ("--json",))):
         said = ours.command(place, "predict", run, root, *more)
-        results = said.out.count('"picture"') - said.out.count('"error"') if more else sum("%" in line for line in said.out.splitlines())
+        results = (
+            said.out.count('"picture"') - said.out.count('"error"')
+            if more
+            else sum("%" in line for line in said.out.splitlines())
+        )
         right = said.code == 1 and results == 12 and "006.png" in said.err and not said.traceback
-        found.append(Verdict("right" if right else CRASH, f"{results} results, exit code {said.code}", said.code, said.last, what))
+        found.append(
+            Verdict(
+                "right" if right else CRASH, f"{results} results, exit code {said.code}", said.code, said.last, what
+            )
+        )
     return found
 
 
 @truncated.by("ImageFolder")
 def _truncated_torchvision(place: Path) -> Verdict:
     root = with_a_bad_one(place / "new")
-    return of_call(lambda: peers.read_all(root), ("006.png",), lambda seen: (False, f"{seen[1]} pictures, nothing said"))
+    return of_call(
+        lambda: peers.read_all(root), ("006.png",), lambda seen: (False, f"{seen[1]} pictures, nothing said")
+    )
 
 
 @truncated.by("CLIP_benchmark")
@@ -64,7 +74,11 @@ def _truncated_tip(place: Path) -> Verdict:
     peers.tip_adapter()
     from datasets.utils import read_image
 
-    return of_call(lambda: [read_image(str(path)) for path in sorted(root.rglob("*.png"))], (), lambda seen: (False, f"{len(seen)} pictures"))
+    return of_call(
+        lambda: [read_image(str(path)) for path in sorted(root.rglob("*.png"))],
+        (),
+        lambda seen: (False, f"{len(seen)} pictures"),
+    )
 
 
 locked = case(
@@ -109,7 +123,7 @@ killed = case(
     "results in files",
     "cli/test_folders.py::test_a_fit_that_was_killed_at_its_first_file_leaves_the_folder_usable",
     "provenance/test_place.py::test_what_a_killed_writer_leaves_is_removed_by_the_next_run",
-    "torture/test_torture.py::test_every_command_survives",
+    "torture/test_torture.py::test_whatever_happens_to_a_command_it_goes_on_to_the_same_end",
 )
 
 
@@ -120,7 +134,7 @@ def _killed(place: Path) -> list[Verdict]:
     for size in (10, 200, 1000, 4000):
         out = place / f"killed-at-{size}"
         arguments = ("fit", str(data), *ours.FAST, "--out", str(out))
-        code = killed_beyond(size, lambda: ours.call_main(arguments))  # noqa: B023
+        code = killed_beyond(size, lambda: ours.call_main(arguments))
         said = ours.command(place, *arguments, "--resume")
 
         def check(out: Path = out) -> tuple[bool, str]:
@@ -145,7 +159,11 @@ def _killed_clip(place: Path) -> Verdict:
         text = out.read_text()
         return ours.read(out)["metrics"] if text.endswith("}") else {}
 
-    return of_call(again, (str(out),), lambda metrics: ("acc1" in metrics, f"ended with {code}; then {out.stat().st_size} bytes are kept as finished"))
+    return of_call(
+        again,
+        (str(out),),
+        lambda metrics: ("acc1" in metrics, f"ended with {code}; then {out.stat().st_size} bytes are kept as finished"),
+    )
 
 
 @killed.by("Tip-Adapter")
@@ -172,10 +190,21 @@ signals = case(
 @signals.by(OURS)
 def _signals(place: Path) -> list[Verdict]:
     data, found = class_folders(place / "pets"), []
-    fit = ("fit", data, "--adapter", "tip-adapter-f", "--shots", "2", "--set", "epochs=4", "--set", "search_beta=[1,8,2]")
+    fit = (
+        "fit",
+        data,
+        "--adapter",
+        "tip-adapter-f",
+        "--shots",
+        "2",
+        "--set",
+        "epochs=4",
+        "--set",
+        "search_beta=[1,8,2]",
+    )
     ours.command(place, *fit, "--out", place / "whole")
     for name, code in (("SIGTERM", 143), ("SIGHUP", 129)):
-        said = ours.command(place, *fit, "--out", place / name, before=lambda: strike_at_an_epoch(name))  # noqa: B023
+        said = ours.command(place, *fit, "--out", place / name, before=lambda: strike_at_an_epoch(name))
         hint = said.last.partition("vlmadapt ")[2]
         if said.code != code or said.traceback or "--resume" not in hint:
             found.append(Verdict(CRASH, f"exit code {said.code}", said.code, said.last, name))
@@ -183,7 +212,11 @@ def _signals(place: Path) -> list[Verdict]:
         ours.command(place, *shlex.split(hint))
         files = [(place / run / "adapter.safetensors") for run in ("whole", name)]
         same = files[1].is_file() and files[0].read_bytes() == files[1].read_bytes()
-        found.append(Verdict("right" if same else SILENT, f"exit code {code}, then the same bytes: {same}", code, said.last, name))
+        found.append(
+            Verdict(
+                "right" if same else SILENT, f"exit code {code}, then the same bytes: {same}", code, said.last, name
+            )
+        )
     return found
 
 
@@ -224,4 +257,6 @@ def _many_files(place: Path) -> Verdict:
     run = ours.fit(place, data)
     shutil.rmtree(data)
     said = ours.command(place, "predict", run, new, "--explain")
-    return of_command(said, (str(data),), lambda: (any(f"{name}/0" in said.out for name in CLASSES), "predicted and explained"))
+    return of_command(
+        said, (str(data),), lambda: (any(f"{name}/0" in said.out for name in CLASSES), "predicted and explained")
+    )

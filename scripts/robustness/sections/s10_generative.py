@@ -41,7 +41,11 @@ def _prompts(place: Path) -> list[Verdict]:
             right = learnt == [*words.encode("red"), words.sep] and targets.inputs.shape == targets.labels.shape
             return right, f"{len(learnt)} tokens learnt, the end among them"
 
-        found.append(of_call(lambda: encode_targets(words, ["red"], limit, prompt), ("prompt",), check, f"{count} of {limit} words"))  # noqa: B023
+        found.append(
+            of_call(
+                lambda: encode_targets(words, ["red"], limit, prompt), ("prompt",), check, f"{count} of {limit} words"
+            )
+        )
     return found
 
 
@@ -57,7 +61,9 @@ checkpointed = case(
 
 def enable(model: Any) -> None:
     """transformers renamed it within version 5."""
-    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)({"use_reentrant": True})
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)(
+        {"use_reentrant": True}
+    )
 
 
 def trained(model: Any, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor | None]:
@@ -66,7 +72,9 @@ def trained(model: Any, parameters: dict[str, nn.Parameter]) -> dict[str, torch.
 
     tokens, mask = texts()
     torch.manual_seed(4)
-    model(pixel_values=pictures(), input_ids=tokens, attention_mask=mask, labels=tokens.masked_fill(mask == 0, -100)).loss.backward()
+    model(
+        pixel_values=pictures(), input_ids=tokens, attention_mask=mask, labels=tokens.masked_fill(mask == 0, -100)
+    ).loss.backward()
     return {name: parameter.grad for name, parameter in parameters.items()}
 
 
@@ -90,7 +98,10 @@ def _checkpointed(place: Path) -> list[Verdict]:
         attached = in_training(attach(model, name, METHODS[name]))
         return trained(model, dict(attached.named_parameters()))
 
-    return [of_call(lambda: gradients(name, True), (), lambda found: equal_gradients(found, gradients(name, False)), name) for name in METHODS]  # noqa: B023
+    return [
+        of_call(lambda: gradients(name, True), (), lambda found: equal_gradients(found, gradients(name, False)), name)
+        for name in METHODS
+    ]
 
 
 @checkpointed.by("peft")
@@ -142,7 +153,11 @@ def close(pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[bool, str]:
     return torch.allclose(*pair, atol=1e-4), f"outputs differ by {(pair[0] - pair[1]).abs().max():.1e}"
 
 
-WAYS = {"compiled to plain": (wrap, lambda model: model), "plain to compiled": (lambda model: model, wrap)}
+def plain(model: nn.Module) -> nn.Module:
+    return model
+
+
+WAYS = {"plain to plain": (plain, plain), "compiled to plain": (wrap, plain), "plain to compiled": (plain, wrap)}
 
 
 @compiled.by(OURS)
@@ -154,7 +169,9 @@ def _compiled(place: Path) -> list[Verdict]:
     for what, (first, second) in WAYS.items():
         for name, settings in METHODS.items():
 
-            def both(first: Any = first, second: Any = second, name: str = name, settings: Any = settings, what: str = what) -> Any:
+            def both(
+                first: Any = first, second: Any = second, name: str = name, settings: Any = settings, what: str = what
+            ) -> Any:
                 one = in_training(attach(first(copy.deepcopy(original)), name, settings))
                 one.save(place / what / name)
                 other = attach(second(copy.deepcopy(original)), name, settings)
@@ -177,7 +194,9 @@ def _compiled_peft(place: Path) -> list[Verdict]:
         def both(first: Any = first, second: Any = second, what: str = what) -> tuple[torch.Tensor, torch.Tensor]:
             one = moved(peers.lora(first(copy.deepcopy(original)))).eval()
             one.save_pretrained(str(place / what))
-            return logits(one), logits(PeftModel.from_pretrained(second(copy.deepcopy(original)), str(place / what)).eval())
+            return logits(one), logits(
+                PeftModel.from_pretrained(second(copy.deepcopy(original)), str(place / what)).eval()
+            )
 
         found.append(of_call(both, (), close, f"LoRA, {what}"))
     return found
@@ -202,7 +221,12 @@ def quantise() -> Any:
 def _quantised(place: Path) -> list[Verdict]:
     from vlmadapt.generative.methods.registry import attach
 
-    return [of_call(lambda: attach(quantise(), name, METHODS[name]), ("packed weights",), lambda _: (False, "attached"), name) for name in METHODS]  # noqa: B023
+    return [
+        of_call(
+            lambda: attach(quantise(), name, METHODS[name]), ("packed weights",), lambda _: (False, "attached"), name
+        )
+        for name in METHODS
+    ]
 
 
 @quantised.by("peft")
@@ -223,6 +247,10 @@ answers = case(
 def _answers(place: Path) -> list[Verdict]:
     from vlmadapt.generative.tasks.answers import answer_accuracy
 
-    people: dict[str, list[tuple[str, int]]] = {"red": [("red", 10)], "?!": [("?!", 1)], "an article": [("a", 6), ("the", 4)]}
+    people: dict[str, list[tuple[str, int]]] = {
+        "red": [("red", 10)],
+        "?!": [("?!", 1)],
+        "an article": [("a", 6), ("the", 4)],
+    }
     return [judged(answer_accuracy(said, given) == 0, f"{answer_accuracy(said, given):g}", f"{said!r} where people said {what}")
             for what, given in people.items() for said in ("", "...")]  # fmt: skip

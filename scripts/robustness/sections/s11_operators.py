@@ -41,7 +41,9 @@ def _standardised(place: Path) -> list[Verdict]:
                 for one, other in zip((mine, *gradients), (truth, *wanted), strict=True):
                     off = (one.double() - other).abs().max() / max(1.0, other.abs().max().item())
                     worst = max(worst, off.item() if off.isfinite() else float("inf"))
-            found.append(judged(worst < 1e-5, f"off by {worst:.0e} at most, 5 seeds", f"{cache}{text and ', a text key '}{text}"))
+            found.append(
+                judged(worst < 1e-5, f"off by {worst:.0e} at most, 5 seeds", f"{cache}{text and ', a text key '}{text}")
+            )
     return found
 
 
@@ -75,4 +77,6 @@ def _threads(place: Path) -> Verdict:
                 same(call)(one, two)
         except AssertionError:
             wrong.append(name)
-    return judged(not wrong, f"{equal} of {len(CASES)} calls equal to the bit; against the docs: {', '.join(wrong) or 'none'}")
+    return judged(
+        not wrong, f"{equal} of {len(CASES)} calls equal to the bit; against the docs: {', '.join(wrong) or 'none'}"
+    )
