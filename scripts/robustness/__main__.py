@@ -2,8 +2,8 @@
 
     python -m scripts.robustness --peer tip-adapter=FOLDER [--peer clip-benchmark=FOLDER] [--only WORDS ...]
 
-A folder of CLIP_benchmark is one that ``pip install --target`` made; Tip-Adapter's is a clone of its repository. Cells of peers
-that are not given keep what the JSON has. ``--page`` only draws the page.
+A folder of CLIP_benchmark is one that ``pip install --target`` made; Tip-Adapter's is a clone of its repository. Cells
+of peers that are not given keep what the JSON has. ``--page`` only draws the page.
 """
 
 from __future__ import annotations

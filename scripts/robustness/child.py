@@ -52,7 +52,8 @@ def start(work: Callable[[], int | None], place: Path, cwd: Path) -> int:
         for number, name in ((1, "out"), (2, "err")):
             opened = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(opened, number)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
         sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[attr-defined]
         code = work() or 0
     except SystemExit as ending:

@@ -1,8 +1,8 @@
 """The criterion, the same in every column.
 
-A *clear error* is one that names the argument, file or value at fault: of a command, in its last line, without a traceback; of a
-Python call, in the message of its exception, whatever its class. What ends otherwise without the right result is a *crash*; what ends well
-without it is *silent wrong*.
+A *clear error* is one that names the argument, file or value at fault: of a command, in its last line, without a
+traceback; of a Python call, in the message of its exception, whatever its class. What ends otherwise without the right
+result is a *crash*; what ends well without it is *silent wrong*.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def load_encoder_once() -> None:
     def load(name: str = "embedded", device: Any = "cpu", **options: Any) -> Any:
         return ENCODER[0] if name == "embedded" and str(device) in ("cpu", "auto") else fresh(name, device, **options)
 
-    backbones.load_encoder = load
+    patched: Any = backbones
+    patched.load_encoder = load
 
 
 def call_main(arguments: tuple[str, ...]) -> int:

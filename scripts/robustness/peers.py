@@ -1,4 +1,4 @@
-"""The peers as their documentation says they are used; what stands in for a GPU and for downloaded weights is said on the page."""
+"""The peers as their documentation says they are used; what stands in for a GPU and for weights is said on the page."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def versions(peers: Sequence[str]) -> dict[str, str]:
                 found[peer] = f"{packages[peer]} {importlib.metadata.version(packages[peer])}"
         elif FOLDERS.get(peer):
             asked = ["git", "-C", str(FOLDERS[peer]), "rev-parse", "HEAD"]
-            found[peer] = (
-                f"{TIP_REPOSITORY} {subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()[:12]}"
-            )
+            commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+            found[peer] = f"{TIP_REPOSITORY} {commit[:12]}"
     return found
 
 
@@ -122,7 +121,7 @@ class Same(torch.nn.Module):
 
 
 def one_number_as_a_scalar() -> None:
-    """Both ask ``float(array of one number)``, which NumPy refuses from 2.4 on: that is not what the cases are about."""
+    """Both ask ``float(array of one number)``, which NumPy refuses from 2.4 on: no case is about that."""
     theirs = torch.Tensor.numpy
 
     def numpy(self: Tensor, *given: Any, **more: Any) -> Any:

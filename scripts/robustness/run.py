@@ -128,8 +128,15 @@ def run(place: Path, columns: Sequence[str] = COLUMNS, only: Sequence[str] = (),
             else:
                 cells[column] = row
         ordered = {column: cells[column] for column in COLUMNS if column in cells}
-        rows.append({"section": found.section, "case": found.what, "right": found.right,
-                     "tests": [f"tests/{test}" for test in found.tests], "cells": ordered})  # fmt: skip
+        rows.append(
+            {
+                "section": found.section,
+                "case": found.what,
+                "right": found.right,
+                "tests": [f"tests/{test}" for test in found.tests],
+                "cells": ordered,
+            }
+        )
     versions = old["versions"] | there | {"torch": torch.__version__, "Python": platform.python_version()}
     said = {"date": time.strftime("%Y-%m-%d"), "processor": processor(), "versions": versions, "cases": rows}
     results.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -33,7 +33,7 @@ def _labels(place: Path) -> Verdict:
     said = ours.command(
         place, "compare", data, "--adapters", ",".join(variants), *COMPARED, "--out", "both", "--keep-fits"
     )
-    alone = {}
+    alone: dict[bytes, int] = {}
     for number, variant in enumerate(variants):
         ours.command(place, "compare", data, "--adapters", variant, *COMPARED, "--out", f"alone{number}", "--keep-fits")
         alone |= {file.read_bytes(): number for file in (place / f"alone{number}").rglob("adapter.safetensors")}
@@ -137,8 +137,20 @@ kept = case(
 @kept.by(OURS)
 def _kept(place: Path) -> Verdict:
     data = class_folders(place / "pets")
-    ours.command(place, "compare", data, "--adapters", f"{ours.QUICK},linear-probe", "--shots", "1,2,4", "--seeds", "1",
-                 "--out", "out", "--keep-fits")  # fmt: skip
+    ours.command(
+        place,
+        "compare",
+        data,
+        "--adapters",
+        f"{ours.QUICK},linear-probe",
+        "--shots",
+        "1,2,4",
+        "--seeds",
+        "1",
+        "--out",
+        "out",
+        "--keep-fits",
+    )
     before = ours.tree(place / "out")
     said = ours.command(
         place, "compare", data, "--adapters", "zero-shot", "--shots", "1", "--seeds", "1", "--out", "out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from ..judge import judged, of_call, of_command
 from ..pictures import CLASSES, class_folders, fill, picture
 
 NAME = "Folders as people have them"
-SPLITS = (("training_set", "test_set"), ("seg_train", "seg_test"), ("train_images", "test_images"), ("Training", "Test Set"),
-          ("train", "dev"), ("train", "eval"))  # fmt: skip
+SPLITS = (
+    ("training_set", "test_set"),
+    ("seg_train", "seg_test"),
+    ("train_images", "test_images"),
+    ("Training", "Test Set"),
+    ("train", "dev"),
+    ("train", "eval"),
+)
 
 
 def split_folders(root: Path, first: str, second: str) -> Path:
@@ -22,8 +29,10 @@ def split_folders(root: Path, first: str, second: str) -> Path:
 
 splits = case(
     NAME,
-    "splits called `training_set` and `test_set`, `seg_train` and `seg_test`, `Training` and `Test Set`, `train` and `dev`, ...",
-    "three classes; pictures of the first folder train, those of the second do not (ImageFolder is given each split, as documented)",
+    "splits called `training_set` and `test_set`, `seg_train` and `seg_test`, `Training` and "
+    "`Test Set`, `train` and `dev`, ...",
+    "three classes; pictures of the first folder train, those of the second do not "
+    "(ImageFolder is given each split, as documented)",
     "reading of folders",
     "data/test_layouts.py::test_split_folders_by_whatever_name",
 )
@@ -92,7 +101,7 @@ def flat_test(root: Path) -> Path:
     return root
 
 
-def annotations(root: Path) -> Path:
+def with_annotations(root: Path) -> Path:
     split_folders(root, "train", "test")
     (root / "annotations").mkdir()
     (root / "annotations" / "list.txt").write_text("cat 1\n")
@@ -105,8 +114,12 @@ def masks(root: Path) -> Path:
     return root
 
 
-BESIDE = {"train beside unlabelled": beside_unlabelled, "train, val and a flat test": flat_test,
-          "train, test, annotations": annotations, "train, test, annotations with pictures": masks}  # fmt: skip
+BESIDE: dict[str, Callable[[Path], Path]] = {
+    "train beside unlabelled": beside_unlabelled,
+    "train, val and a flat test": flat_test,
+    "train, test, annotations": with_annotations,
+    "train, test, annotations with pictures": masks,
+}
 
 beside = case(
     NAME,
@@ -133,8 +146,10 @@ def _beside(place: Path) -> list[Verdict]:
 @beside.by("ImageFolder")
 def _beside_torchvision(place: Path) -> list[Verdict]:
     roots = {what: make(place / str(number)) for number, (what, make) in enumerate(BESIDE.items())}
-    return [of_call(lambda: peers.read_all(root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)
-            for what, root in roots.items()]  # fmt: skip
+    return [
+        of_call(lambda: peers.read_all(root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)
+        for what, root in roots.items()
+    ]
 
 
 inside = case(
@@ -182,7 +197,8 @@ def _inside_clip(place: Path) -> Verdict:
 
 spelling = case(
     NAME,
-    "fitted on folders `1`, `2`, `10` or `road_sign`, evaluated on a table whose labels are `10`, `1`, `2` or `road sign`",
+    "fitted on folders `1`, `2`, `10` or `road_sign`, evaluated on a table whose labels are "
+    "`10`, `1`, `2` or `road sign`",
     "classes are matched by name: all pictures evaluated, accuracy as on the folders",
     "reading of tables",
     "data/test_layouts.py::test_numbers_as_folders_and_as_labels_are_the_same_classes",
@@ -280,14 +296,18 @@ def _endings_tip(place: Path) -> Verdict:
     dataset = peers.tip_dataset(place)
     from datasets.utils import DatasetWrapper
 
-    return of_call(lambda: [DatasetWrapper(dataset.test, 32, transform=lambda x: x)[i] for i in range(len(rows))], ("heic",),
-                   lambda seen: (len(seen) >= 10, f"{len(seen)} pictures"))  # fmt: skip
+    return of_call(
+        lambda: [DatasetWrapper(dataset.test, 32, transform=lambda x: x)[i] for i in range(len(rows))],
+        ("heic",),
+        lambda seen: (len(seen) >= 10, f"{len(seen)} pictures"),
+    )
 
 
 domains = case(
     NAME,
     "folders of domains that hold the same classes (`photo/dog`, `sketch/dog`)",
-    "the classes of one domain can be read; the folder around them is not taken for four classes without a word where it may be given",
+    "the classes of one domain can be read; the folder around them is not taken for four "
+    "classes without a word where it may be given",
     "reading of folders",
     "data/test_layouts.py::test_domains_are_noticed",
     "data/test_layouts.py::test_one_domain_trains_and_tests",

@@ -27,39 +27,27 @@ words = case(
 @words.by(OURS)
 def _words(place: Path) -> list[Verdict]:
     data = class_folders(place / "pets")
-    fields = [("taskres", "search_scale", "no"), ("tip-adapter-f", "leave_one_out", "off"), ("clip-adapter", "search_ratio", "n"),
-              ("clip-adapter", "amp", "off")]  # fmt: skip
+    fields = [
+        ("taskres", "search_scale", "no"),
+        ("tip-adapter-f", "leave_one_out", "off"),
+        ("clip-adapter", "search_ratio", "n"),
+        ("clip-adapter", "amp", "off"),
+    ]
     found = []
     for number, (adapter, field, word) in enumerate(fields):
-        saved = []
+        saved: list[Any] = []
         for value in (word, "false", "true"):
             out = place / f"{number}-{value}"
-            said = ours.command(
-                place,
-                "fit",
-                data,
-                "--adapter",
-                adapter,
-                "--shots",
-                "2",
-                "--set",
-                "epochs=1",
-                "--set",
-                f"{field}={value}",
-                "--out",
-                out,
-            )
-            saved.append(
-                (ours.read(out / "run.json")["config"][field], (out / "adapter.safetensors").read_bytes())
-                if said.code == 0
-                else said
-            )
-        given, off, on = saved
-        if not isinstance(given, tuple):
-            found.append(refused(given, (field,), f"{field}={word}"))
+            given = ("--adapter", adapter, "--shots", "2", "--set", "epochs=1", "--set", f"{field}={value}")
+            said = ours.command(place, "fit", data, *given, "--out", out)
+            files = out / "run.json", out / "adapter.safetensors"
+            saved.append((ours.read(files[0])["config"][field], files[1].read_bytes()) if said.code == 0 else said)
+        asked, off, on = saved
+        if not isinstance(asked, tuple):
+            found.append(refused(asked, (field,), f"{field}={word}"))
         else:
             found.append(
-                judged(given == off and given[0] is False and on[0] is True, f"read as {given[0]}", f"{field}={word}")
+                judged(asked == off and asked[0] is False and on[0] is True, f"read as {asked[0]}", f"{field}={word}")
             )
     return found
 
@@ -87,8 +75,15 @@ def _words_sklearn(place: Path) -> list[Verdict]:
     from sklearn.linear_model import LogisticRegression
 
     data, labels = peers.problem().train
-    return [of_call(lambda: LogisticRegression(fit_intercept=word).fit(data.numpy(), labels.numpy()).intercept_, ("fit_intercept",),
-                    lambda seen: (not np.any(seen), "an intercept"), f"fit_intercept={word!r}") for word in ("no", "off", "n")]  # fmt: skip
+    return [
+        of_call(
+            lambda: LogisticRegression(fit_intercept=word).fit(data.numpy(), labels.numpy()).intercept_,
+            ("fit_intercept",),
+            lambda seen: (not np.any(seen), "an intercept"),
+            f"fit_intercept={word!r}",
+        )
+        for word in ("no", "off", "n")
+    ]
 
 
 @words.by("peft")
@@ -102,8 +97,15 @@ def _words_peft(place: Path) -> list[Verdict]:
         )
 
     off = scaling(False)
-    return [of_call(lambda: scaling(word), ("use_rslora",), lambda seen: (seen == off, f"scaling {seen:g}, off is {off:g}"), f"use_rslora={word!r}")
-            for word in ("no", "off", "n")]  # fmt: skip
+    return [
+        of_call(
+            lambda: scaling(word),
+            ("use_rslora",),
+            lambda seen: (seen == off, f"scaling {seen:g}, off is {off:g}"),
+            f"use_rslora={word!r}",
+        )
+        for word in ("no", "off", "n")
+    ]
 
 
 @words.by("Tip-Adapter")
@@ -114,8 +116,14 @@ def _words_tip(place: Path) -> list[Verdict]:
     modules, found = peers.tip_adapter(), []
     for word in ("no", "off", "n"):
         settings = peers.tip_settings(place / word) | yaml.load(f"load_cache: {word}", Loader=yaml.Loader)
-        found.append(of_call(lambda: peers.tip_fit(modules, settings, peers.problem()), ("load_cache",),
-                             lambda keys: (keys.shape == (32, 12), "a new cache"), f"load_cache: {word}"))  # fmt: skip
+        found.append(
+            of_call(
+                lambda: peers.tip_fit(modules, settings, peers.problem()),
+                ("load_cache",),
+                lambda keys: (keys.shape == (32, 12), "a new cache"),
+                f"load_cache: {word}",
+            )
+        )
     return found
 
 
@@ -133,8 +141,26 @@ RANGES = ("[1,8,2.5]", '["a",1,2]', "[1,8,true]", "[1,Infinity,3]", "[1e-300,1e3
 @ranges.by(OURS)
 def _ranges(place: Path) -> list[Verdict]:
     data = class_folders(place / "pets")
-    return [refused(ours.command(place, "fit", data, "--adapter", "tip-adapter", "--shots", "2", "--set", f"search_beta={text}", "--out", f"run{number}"), ("search_beta",), text)
-            for number, text in enumerate(RANGES)]  # fmt: skip
+    return [
+        refused(
+            ours.command(
+                place,
+                "fit",
+                data,
+                "--adapter",
+                "tip-adapter",
+                "--shots",
+                "2",
+                "--set",
+                f"search_beta={text}",
+                "--out",
+                f"run{number}",
+            ),
+            ("search_beta",),
+            text,
+        )
+        for number, text in enumerate(RANGES)
+    ]
 
 
 @ranges.by("scikit-learn")
@@ -161,7 +187,19 @@ def _ranges_sklearn(place: Path) -> list[Verdict]:
 @ranges.by("Tip-Adapter")
 def _ranges_tip(place: Path) -> list[Verdict]:
     modules = peers.tip_adapter()
-    given: list[dict[str, Any]] = [{"search_step": [2.5, 2]}, {"search_scale": ["a", 3]}, {"search_step": [True, 2]},
-                                   {"search_scale": [float("inf"), 3]}, {"search_scale": [1e300, 3]}]  # fmt: skip
-    return [of_call(lambda: peers.tip_fit(modules, peers.tip_settings(place / "caches", **more), peers.problem()), tuple(more),
-                    lambda _: (False, "accepted"), str(more)) for more in given]  # fmt: skip
+    given: list[dict[str, Any]] = [
+        {"search_step": [2.5, 2]},
+        {"search_scale": ["a", 3]},
+        {"search_step": [True, 2]},
+        {"search_scale": [float("inf"), 3]},
+        {"search_scale": [1e300, 3]},
+    ]
+    return [
+        of_call(
+            lambda: peers.tip_fit(modules, peers.tip_settings(place / "caches", **more), peers.problem()),
+            tuple(more),
+            lambda _: (False, "accepted"),
+            str(more),
+        )
+        for more in given
+    ]

@@ -47,8 +47,15 @@ def _latin(place: Path) -> list[Verdict]:
 
 @latin.by("ImageFolder")
 def _latin_torchvision(place: Path) -> list[Verdict]:
-    return [of_call(lambda: peers.read_all(data), (), lambda seen: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures"), what)
-            for what, (data, count) in latin_folders(place).items()]  # fmt: skip
+    return [
+        of_call(
+            lambda: peers.read_all(data),
+            (),
+            lambda seen: (seen[1] == count and len(seen[0]) == 3, f"{seen[1]} pictures"),
+            what,
+        )
+        for what, (data, count) in latin_folders(place).items()
+    ]
 
 
 @latin.by("CLIP_benchmark")
@@ -156,8 +163,10 @@ def _ascii_only(place: Path) -> Verdict:
 @ascii_only.by("CLIP_benchmark")
 def _ascii_only_clip(place: Path) -> Verdict:
     data = class_folders(place / "wörld", classes=WORDS)
-    code = ("from pathlib import Path; from scripts.robustness import peers; "
-            f"peers.clip_benchmark(peers.convert(Path({str(data)!a}), Path('w')), Path('m'), '--output', 'r.json')")  # fmt: skip
+    code = (
+        "from pathlib import Path; from scripts.robustness import peers; "
+        f"peers.clip_benchmark(peers.convert(Path({str(data)!a}), Path('w')), Path('m'), '--output', 'r.json')"
+    )
     said = ascii_process(place, code)
     return of_command(said, (), lambda: ("acc1" in ours.read(place / "r.json")["metrics"], "written"))
 

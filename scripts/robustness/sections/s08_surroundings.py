@@ -39,9 +39,11 @@ defaults = case(
 
 elsewhere = case(
     NAME,
-    "a program that has set torch's default device to another than the CPU (here `meta`), then fits on features that lie on the CPU",
+    "a program that has set torch's default device to another than the CPU (here `meta`), then "
+    "fits on features that lie on the CPU",
     "the result is that of a program which has not",
-    "run here: `meta`, which copies nothing, stands in for a device that this machine lacks, and would be unfair to others",
+    "run here: `meta`, which copies nothing, stands in for a device that this machine lacks, "
+    "and would be unfair to others",
     "adapters/test_modes.py::test_fit_and_predict_as_ever",
     "backbones/test_modes.py::test_an_encoder_loads_and_encodes_as_ever",
 )
@@ -285,7 +287,7 @@ def _unwritable(place: Path) -> list[Verdict]:
 def _unwritable_clip(place: Path) -> list[Verdict]:
     import open_clip
 
-    root, found, encoded = peers.convert(class_folders(place / "pets"), place / "converted"), [], []
+    root, found, encoded = peers.convert(class_folders(place / "pets"), place / "converted"), [], list[torch.Tensor]()
     theirs = open_clip.model.CLIP.encode_image
 
     def counting(self: Any, images: torch.Tensor, *more: Any, **others: Any) -> Any:

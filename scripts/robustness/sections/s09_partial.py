@@ -118,7 +118,8 @@ def _locked_clip(place: Path) -> Verdict:
 
 killed = case(
     NAME,
-    "killed in the middle of writing a file, then run again in the way that skips what is done (`--resume`, `--skip_existing`, `load_cache`)",
+    "killed in the middle of writing a file, then run again in the way that skips what is done "
+    "(`--resume`, `--skip_existing`, `load_cache`)",
     "the result of a run that was not killed, no stray file",
     "results in files",
     "cli/test_folders.py::test_a_fit_that_was_killed_at_its_first_file_leaves_the_folder_usable",
@@ -181,7 +182,8 @@ def _killed_tip(place: Path) -> Verdict:
 signals = case(
     NAME,
     "SIGTERM or SIGHUP during a fit that goes on for epochs",
-    "the exit code of the signal, the command that goes on where it stopped, and that command gives the result of an unbroken fit",
+    "the exit code of the signal, the command that goes on where it stopped, and that command "
+    "gives the result of an unbroken fit",
     "fits that can go on",
     "cli/test_interruption.py::test_an_interrupted_fit_goes_on_by_its_hint",
 )

@@ -34,8 +34,12 @@ def _standardised(place: Path) -> list[Verdict]:
             worst = 0.0
             for seed in range(5):
                 inputs: dict[str, Any] = inputs_of(cache, seed, text, torch.float32)
-                exact = {name: value.detach().double().requires_grad_() if name != "labels" and isinstance(value, torch.Tensor) else value
-                         for name, value in inputs.items()}  # fmt: skip
+                exact = {
+                    name: value.detach().double().requires_grad_()
+                    if name != "labels" and isinstance(value, torch.Tensor)
+                    else value
+                    for name, value in inputs.items()
+                }
                 (mine,), gradients = results_and_gradients(cache_retrieval, inputs | {"standardize": True})
                 (truth,), wanted = results_and_gradients(cache_retrieval_reference, exact | {"standardize": True})
                 for one, other in zip((mine, *gradients), (truth, *wanted), strict=True):
