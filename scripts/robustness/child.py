@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS, MIB = 300, 6144
+SECONDS, MIB = 900, 6144
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ stale = case(
     "features kept from one encoder, then the same command with another one",
     "the features are those of the second encoder",
     "features that are kept",
-    "data/test_features.py::test_any_change_of_the_recipe_computes_again",
+    "data/test_features.py::TestCache::test_any_change_of_the_recipe_computes_again",
 )
 
 

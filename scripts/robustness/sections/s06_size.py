@@ -141,5 +141,5 @@ def _long_tip(place: Path) -> Verdict:
     from datasets.utils import DatasetWrapper
 
     wrapped = DatasetWrapper(test, 224, transform=_transform(224))
-    count, mib = read_at_224([wrapped[number] for number in range(len(rows))])
+    count, mib = read_at_224(wrapped[number] for number in range(len(rows)))
     return judged(mib < PICTURE_MIB and count == 8, f"{mib:.0f} MiB with its own reading")

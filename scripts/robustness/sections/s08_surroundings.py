@@ -335,7 +335,7 @@ shared_cache = case(
     "four processes that extract the same features into one cache at the same time",
     "all end well, with the features of one that was alone",
     "features that are kept and shared",
-    "data/test_features.py::TestCache",
+    "data/test_features.py::TestCache::test_processes_share_one_cache",
 )
 
 
