@@ -39,7 +39,7 @@ functions on features; peft's LoRA on a small BLIP; ImageFolder in the usual few
 `.cuda()` is the tensor itself and `.half()` is float32. CLIP_benchmark and Tip-Adapter ask `float()` of an array of
 one number, which the newest NumPy refuses: they are given the number. `meta` stands in for another device.
 
-`make robustness` runs every case (some 12 minutes on one core) and draws this page; `PEERS="--peer
+`make robustness` runs every case (some 15 minutes on one core) and draws this page; `PEERS="--peer
 clip-benchmark=FOLDER --peer tip-adapter=FOLDER"` names the peers that are not installed with the package: a folder
 that `pip install --target` filled, and a clone. Every input with what was seen of it is in
 [robustness.json](robustness.json).
@@ -69,9 +69,7 @@ def head(results: dict[str, Any]) -> Iterator[str]:
         yield f"| {column} | {versions.get(column, 'not run')} | {run} | {numbers} | {lacking} |"
     yield ""
     wrong = [case["case"] for case in cases if outcome(case, OURS) in WRONG]
-    yield f"Of ours {'none is' if not wrong else str(len(wrong)) + ' are'} wrong in the last run" + (
-        "." if not wrong else ": " + "; ".join(wrong) + "."
-    )
+    yield f"Wrong in our own column: {'; '.join(wrong) or 'none in this run'}."
     yield f"\nRun on {results['processor']}, Python {versions['Python']}, torch {versions['torch']}, {results['date']}."
 
 
@@ -86,11 +84,15 @@ def sections(cases: list[dict[str, Any]]) -> Iterator[str]:
         yield "| | " + " | ".join(COLUMNS) + " |"
         yield "|:--|" + ":--|" * len(COLUMNS)
         for name, case in named:
-            yield f"| {name} | " + " | ".join(emphasised(outcome(case, column)) for column in COLUMNS) + " |"
+            yield (
+                f"| {name} {capital(case['case'])} | "
+                + " | ".join(emphasised(outcome(case, column)) for column in COLUMNS)
+                + " |"
+            )
         for name, case in named:
-            yield f"\n**{name}** {capital(case['case'])}. Right: {case['right']}."
+            yield f"\n**{name}** Right: {case['right']}."
             if lacking := {reason for column in COLUMNS if (reason := case["cells"].get(column, {}).get("why"))}:
-                yield f"{ABSENT}: {', '.join(sorted(lacking))}."
+                yield f"Where there is {ABSENT}: {', '.join(sorted(lacking))}."
             yield "Held by " + ", ".join(f"`{test}`" for test in case["tests"]) + ".\n"
             yield from (line for column in COLUMNS if (line := seen(case, column)))
         yield ""

@@ -45,7 +45,7 @@ own = case(
     NAME,
     "two data sets of different names, one after the other, results into the default place",
     "both results are there at the end and are those of their own data",
-    "results in files",
+    "results of runs in files",
     "cli/test_folders.py::test_default_folders_carry_the_name_of_the_data",
 )
 
@@ -88,7 +88,7 @@ named = case(
     NAME,
     "two data sets, one after the other, the same results place named twice",
     "the second is refused, or both results are there",
-    "results in files",
+    "results of runs in files whose place is named",
     "cli/test_folders.py::test_a_comparison_of_other_data_is_refused_and_nothing_changes",
     "cli/test_folders.py::test_a_folder_that_another_run_holds_is_refused",
 )

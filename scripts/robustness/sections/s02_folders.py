@@ -30,7 +30,7 @@ def split_folders(root: Path, first: str, second: str) -> Path:
 splits = case(
     NAME,
     "splits called `training_set` and `test_set`, `seg_train` and `seg_test`, `Training` and "
-    "`Test Set`, `train` and `dev`, ...",
+    "`Test Set`, `train` and `dev` and the like",
     "three classes; pictures of the first folder train, those of the second do not "
     "(ImageFolder is given each split, as documented)",
     "reading of folders",
@@ -150,6 +150,18 @@ def _beside_torchvision(place: Path) -> list[Verdict]:
         of_call(lambda: peers.read_all(root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)
         for what, root in roots.items()
     ]
+
+
+@beside.by("CLIP_benchmark")
+def _beside_clip(place: Path) -> list[Verdict]:
+    found = []
+    for number, (what, make) in enumerate(BESIDE.items()):
+        root, work = make(place / str(number)), place / f"work{number}"
+        work.mkdir()
+        found.append(
+            of_call(lambda: evaluated(work, root / "train")[0], (), lambda seen: (seen == [*CLASSES], str(seen)), what)
+        )
+    return found
 
 
 inside = case(
@@ -339,6 +351,12 @@ def _domains(place: Path) -> Verdict:
 def _domains_torchvision(place: Path) -> Verdict:
     root = domain_folders(place / "pacs")
     return of_call(lambda: peers.read_all(root / "photo"), (), lambda seen: (seen == (["cat", "dog"], 12), str(seen)))
+
+
+@domains.by("CLIP_benchmark")
+def _domains_clip(place: Path) -> Verdict:
+    root = domain_folders(place / "pacs")
+    return of_call(lambda: evaluated(place, root / "photo"), (), lambda seen: (seen == (["cat", "dog"], 12), str(seen)))
 
 
 outside = case(

@@ -127,6 +127,24 @@ def _words_tip(place: Path) -> list[Verdict]:
     return found
 
 
+@words.by("ImageFolder")
+def _words_torchvision(place: Path) -> list[Verdict]:
+    """A class folder without pictures, which is refused by default."""
+    from torchvision.datasets import ImageFolder
+
+    root = class_folders(place / "pets")
+    (root / "pig").mkdir()
+    return [
+        of_call(
+            lambda: ImageFolder(str(root), allow_empty=word).classes,
+            ("pig", "allow_empty"),
+            lambda seen: (False, f"accepted, classes {seen}"),
+            f"allow_empty={word!r}",
+        )
+        for word in ("no", "off", "n")
+    ]
+
+
 ranges = case(
     NAME,
     "a searched range with half a step, a word, a truth value, infinity, or 600 orders of magnitude",

@@ -20,7 +20,7 @@ order = case(
     NAME,
     "classes called `01` and `1`, read in processes with different hash seeds",
     "both classes, always in the same order",
-    "class names of its own",
+    "order of classes of its own",
     "data/test_layouts.py::test_the_order_does_not_depend_on_the_hash_seed",
 )
 

@@ -69,6 +69,19 @@ def _many_tip(place: Path) -> Verdict:
     return judged(mib < FIT_MIB, f"{mib:.0f} MiB, two cells of its search")
 
 
+@many.by("CLIP_benchmark")
+def _many_clip(place: Path) -> Verdict:
+    """An epoch of its linear probe."""
+    from clip_benchmark.metrics.linear_probe import FeatureDataset, train
+    from torch.utils.data import DataLoader
+
+    peers.without_gpu()
+    data = FeatureDataset(*peers.problem(CLASSES, SHOTS, WIDTH).train)
+    loader = DataLoader(data, batch_size=256, shuffle=True)
+    _, mib = beyond(lambda: train(loader, WIDTH, CLASSES, 0.0, 0.1, 1, False, "cpu", 0))
+    return judged(mib < FIT_MIB, f"{mib:.0f} MiB in an epoch of its linear probe")
+
+
 long = case(
     NAME,
     "two pictures of 30,000 x 20 pixels among ordinary ones, read for a network of 224 pixels",

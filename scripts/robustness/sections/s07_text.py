@@ -124,7 +124,7 @@ ascii_only = case(
     NAME,
     "results printed to an output that takes ASCII only (PYTHONIOENCODING=ascii), class names `café`, `naïf`",
     "printed with replacements, results files complete",
-    "results in files",
+    "printed class names",
     "cli/test_console.py::test_a_table_is_printed_in_any_encoding_and_the_files_are_the_same",
 )
 WORDS = ("café", "naïf")

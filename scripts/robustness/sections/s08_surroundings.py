@@ -31,7 +31,7 @@ defaults = case(
     NAME,
     "a program that has set torch's default type to float64, then fits or evaluates",
     "the result is that of a program which has not",
-    "use of torch",
+    "fits or evaluation",
     "adapters/test_modes.py::test_fit_and_predict_as_ever",
     "backbones/test_modes.py::test_an_encoder_loads_and_encodes_as_ever",
     "generative/test_tuning.py::test_tuning_is_the_same_whatever_the_caller_has_set",
@@ -239,7 +239,7 @@ unwritable = case(
     NAME,
     "results into a folder that may not be written, or below a file",
     "refused by name before any picture is encoded",
-    "results in files",
+    "commands that end in files",
     "cli/test_folders.py::test_what_cannot_be_written_is_refused_before_the_work",
     "provenance/test_place.py::test_what_cannot_be_written_is_refused_before_the_work",
 )

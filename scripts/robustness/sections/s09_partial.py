@@ -121,7 +121,7 @@ killed = case(
     "killed in the middle of writing a file, then run again in the way that skips what is done "
     "(`--resume`, `--skip_existing`, `load_cache`)",
     "the result of a run that was not killed, no stray file",
-    "results in files",
+    "way to skip what is done",
     "cli/test_folders.py::test_a_fit_that_was_killed_at_its_first_file_leaves_the_folder_usable",
     "provenance/test_place.py::test_what_a_killed_writer_leaves_is_removed_by_the_next_run",
     "torture/test_torture.py::test_whatever_happens_to_a_command_it_goes_on_to_the_same_end",
