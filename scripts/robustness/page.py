@@ -41,8 +41,8 @@ one number, which the newest NumPy refuses: they are given the number. `meta` st
 
 `make robustness` runs every case (some 15 minutes on one core) and draws this page; `PEERS="--peer
 clip-benchmark=FOLDER --peer tip-adapter=FOLDER"` names the peers that are not installed with the package: a folder
-that `pip install --target` filled, and a clone. Every input with what was seen of it is in
-[robustness.json](robustness.json).
+that `pip install --target` filled with clip-benchmark and what it needs, and a clone. Without it their columns keep
+what an earlier run saw. Every input with what was seen of it is in [robustness.json](robustness.json).
 """
 
 
