@@ -46,7 +46,7 @@ def wide():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_temporary_outgrows_the_budget(name, wide, small_budget, monkeypatch):
-    """ProKeR holds what it solves for, a number a sample and class; up to ``DIRECT`` samples it holds the kernel too."""
+    """ProKeR holds what it solves for, a number a sample and class; up to ``DIRECT`` samples the kernel too."""
     monkeypatch.setattr(proker, "DIRECT", 0)
     most = wide.text.shape[0] * wide.features.nbytes // wide.text.shape[1] if name == "proker" else SMALL
     inputs = max(part.nbytes for part in (wide.features, wide.val_features))
