@@ -140,9 +140,9 @@ class Run:
             raise FileError(f"{path} does not describe a saved classifier ({error}): {again}.") from error
 
     def pictures(self) -> tuple[Support, ...]:
-        """The support pictures, where they lay."""
+        """The support pictures, where they lay, and after them those of validation, which some methods keep too."""
         root = Path(self.data.root)
-        return tuple(Support(name, root / name, label) for name, label in self.support)
+        return tuple(Support(name, root / name, label) for name, label in (*self.support, *self.validation))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_a_part_that_guesses_gets_next_to_nothing():
 
 def test_probabilities_are_the_mixture(problem):
     adapter = Auto(problem.text, TAU, {"parts": QUICK}).fit(*problem.fit_arguments)
-    parts = list(adapter.parts.values())
+    parts = [part for _, part in adapter._by_weight()]
     for row in range(3):
         mixed = [0.0] * 5
         for part, t, w in zip(parts, adapter.temperatures.tolist(), adapter.weights.tolist(), strict=True):
@@ -127,7 +127,7 @@ def test_without_negatives_or_classes_parts_are_left_out(problem):
     adapter = Auto(problem.text, TAU, {"parts": ("zero-shot", "linear-probe", "hegraph")})
     one = problem.labels == 0
     adapter.fit(problem.features[one], problem.labels[one])
-    assert adapter.left_out == ("linear-probe",)
+    assert adapter.left_out == ("linear-probe", "hegraph")
     assert list(adapter.hyperparameters()) == ["weight of zero-shot"]
     with pytest.raises(InputError, match="without negative_text_features nothing of it can be fitted"):
         Auto(problem.text, TAU, {"parts": ("hegraph",)})
@@ -155,6 +155,7 @@ def test_without_a_cache_it_says_which_parts_explain(problem):
 def test_only_what_has_a_say_is_saved(problem, tmp_path):
     adapter = Auto(problem.text, TAU, {"parts": QUICK}).fit(*problem.fit_arguments)
     loaded = load_adapter(adapter.save(tmp_path))
+    assert isinstance(loaded, Auto)
     assert list(loaded.parts) == list(adapter.parts)
     assert loaded.hyperparameters() == adapter.hyperparameters()
     assert torch.equal(loaded.predict_proba(problem.queries), adapter.predict_proba(problem.queries))

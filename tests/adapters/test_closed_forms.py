@@ -142,8 +142,9 @@ def test_a_probe_starts_as_zero_shot(problem):
 def test_the_loss_of_clap(problem):
     adapter = CLAP(problem.text, TAU, {"epochs": 0}).fit(problem.features, problem.labels)
     with torch.no_grad():
-        adapter.weight += 0.1 * torch.arange(50, dtype=torch.float64).view(5, 10).cos()
-    strengths, loss = [], 0.0
+        adapter.weight.add_(0.1 * torch.arange(50, dtype=torch.float64).view(5, 10).cos())
+    strengths: list[float] = []
+    loss = 0.0
     weight = rows(adapter.weight)
     for c in range(5):
         own = [row for row, label in zip(rows(problem.features), problem.labels.tolist(), strict=True) if label == c]

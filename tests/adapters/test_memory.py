@@ -51,7 +51,10 @@ def test_no_temporary_outgrows_the_budget(name, wide, small_budget, monkeypatch)
     most = wide.text.shape[0] * wide.features.nbytes // wide.text.shape[1] if name == "proker" else SMALL
     inputs = max(part.nbytes for part in (wide.features, wide.val_features))
     assert inputs < SMALL < len(wide.features) * len(wide.text) * 4
-    settings = {"clip-adapter": {"search_ratio": True}, "auto": {"parts": ("zero-shot", "ncm-1", "gda-0.1")}}
+    settings: dict[str, dict[str, Any]] = {
+        "clip-adapter": {"search_ratio": True},
+        "auto": {"parts": ("zero-shot", "ncm-1", "gda-0.1")},
+    }
     extra = settings.get(name, {})
     with Largest() as fit:
         adapter = make(name, wide, **extra).fit(*wide.fit_arguments)

@@ -118,13 +118,13 @@ class Auto(Adapter):
 
     def _within_means(self, labels: Tensor) -> dict[str, Part]:
         """The parts that the samples and the budget suffice for; ``left_out`` names the others."""
-        usable = self._usable()
+        usable, wanted = self._usable(), self.config.parts
         present = len(labels.unique())
         able = {name: part for name, part in usable.items() if self.kinds[part.adapter].least_classes <= present}
         size = Size(len(labels), self.num_classes, self.width)
         fits = self.config.folds * self.config.repeats + 1
         parts = affordable(able, size, fits, self.config.most)
-        self.left_out = tuple(name for name in usable if name not in parts)
+        self.left_out = tuple(name for name in wanted if name not in parts)
         return parts
 
     def _fitted(self, part: Part, features: Tensor, labels: Tensor, options: FitOptions, place: str) -> Adapter:
@@ -155,9 +155,12 @@ class Auto(Adapter):
     def _by_weight(self) -> Iterator[tuple[float, Adapter]]:
         yield from zip(self.weights.tolist(), self.parts.values(), strict=True)  # type: ignore[arg-type]
 
+    def shares(self) -> dict[str, float]:
+        """Weight of each part that has a say, by its name; they sum to 1."""
+        return {_name(key): weight for key, weight in zip(self.parts, self.weights.tolist(), strict=True)}
+
     def hyperparameters(self) -> dict[str, float]:
-        weights = zip(self.parts, self.weights.tolist(), strict=True)
-        return {f"weight of {_name(key)}": weight for key, weight in weights}
+        return {f"weight of {name}": weight for name, weight in self.shares().items()}
 
     def _restore(self, header: Mapping[str, Any]) -> None:
         """Only what was kept is in the file."""
