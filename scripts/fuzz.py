@@ -119,7 +119,7 @@ def play(part: str, seed: int, count: int, seconds: float, log: Path) -> None:
             if numbers % 50 == 0:
                 log.write_text(json.dumps({"number": number, "failures": failures}))
                 if part == "operators":  # calls so small are ten times as slow on two threads
-                    torch.set_num_threads(2 if numbers // 50 % 10 == 9 else 1)
+                    torch.set_num_threads(2 if numbers // 50 % 40 == 39 else 1)
             try:
                 outcomes[one(numbered(part, number))] += 1
             except Exception:  # whatever it is, it is what was looked for
