@@ -38,7 +38,7 @@ def at_most(mib: float) -> Iterator[None]:
         pass
     with PeakMemory() as peak:
         yield
-    print(f"{peak.mib - before.mib:.0f} MiB more were resident")
+    print(f"{peak.mib - before.mib:.0f} MiB more were resident", file=sys.stderr)
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:
