@@ -91,6 +91,9 @@ endef
 torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); 40 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.torture
 
+robustness: setup ## docs/robustness.md: hard cases through vlmadapt and its peers (PEERS="--peer NAME=FOLDER ...")
+	$(BIN)/python -m scripts.robustness $(PEERS)
+
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
 	grep -vE '^(torch|triton|nvidia-|cuda-)' constraints.txt > $(VENV)-abi/constraints.txt
@@ -168,4 +171,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean

@@ -1,11 +1,11 @@
-"""``make fuzz``: random calls of every operator at every instruction set, and damaged files through every reader.
+"""``make fuzz``: random calls of every operator at every instruction set, damaged files and settings at every reader.
 
     python -m scripts.fuzz --minutes 10
     python -m scripts.fuzz --operators 100000 --files 100000 --minutes 100
     python -m scripts.fuzz --replay saved 12345
 
-Every part runs in a process of its own, half of the time for operators. A number that fails is printed, with the
-command that plays it again; ``--keep`` adds it to ``tests/fuzz/seeds.json``, which a test replays.
+Every part runs in a process of its own; ``SHARES`` says for how much of the time. A number that fails is printed, with
+the command that plays it again; ``--keep`` adds it to ``tests/fuzz/seeds.json``, which a test replays.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from collections import Counter
 from pathlib import Path
 
 from tests.fuzz.outcome import SECONDS, peak_mib
-from tests.fuzz.parts import FILES, PARTS, player
+from tests.fuzz.parts import FILES, PARTS, SETTINGS, numbered, player
 
 SEEDS = Path(__file__).parents[1] / "tests" / "fuzz" / "seeds.json"
 # Beyond what a process holds after its first calls. The inputs have kilobytes; allocators and caches need the rest.
 MOST_MIB = 512.0
 FIRST = 300  # calls, by which libraries have loaded what they load late
 MOST_FAILURES = 20  # of a part, then it ends
+SHARES = {"operators": 0.5, "files": 0.4, "settings": 0.1}  # of the time, where nothing is left out
 
 
 def main() -> None:
@@ -36,15 +37,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of all parts together")
     parser.add_argument("--operators", type=int, default=sys.maxsize, help="calls, after which the part ends")
     parser.add_argument("--files", type=int, default=sys.maxsize, help="damaged files, after which the part ends")
+    parser.add_argument("--settings", type=int, default=sys.maxsize, help="settings, after which the part ends")
     parser.add_argument("--seed", type=int, default=int(time.time()) << 20, help="the first number")
-    parser.add_argument("--only", choices=("operators", "files"))
+    parser.add_argument("--only", choices=tuple(SHARES))
     parser.add_argument("--keep", action="store_true", help=f"add failing numbers to {SEEDS.name}")
     parser.add_argument("--replay", nargs=2, metavar=("PART", "NUMBER"))
     parser.add_argument("--play", nargs=5, help=argparse.SUPPRESS)  # of the processes: part, seed, count, seconds, log
     given = parser.parse_args()
     if given.replay:
         with tempfile.TemporaryDirectory() as place:
-            print(player(given.replay[0], Path(place))(int(given.replay[1])))
+            part, number = given.replay[0], int(given.replay[1])
+            print(player(part, Path(place))(numbered(part, number)))
         return
     if given.play:
         part, seed, count, seconds, log = given.play
@@ -62,12 +65,15 @@ def plan(given: argparse.Namespace) -> list[tuple[str, str, int, float]]:
     from vlmadapt.ops import build_info
 
     levels = [str(level) for level in build_info()["isa_available"]]
-    half = 1.0 if given.only else 0.5
     found = []
-    if given.only != "files":
-        found += [("operators", level, -(-given.operators // len(levels)), half / len(levels)) for level in levels]
-    if given.only != "operators":
-        found += [(part, "", -(-given.files // len(FILES)), half / len(FILES)) for part in FILES]
+    for kind, parts, count in (
+        ("operators", [("operators", level) for level in levels], given.operators),
+        ("files", [(part, "") for part in FILES], given.files),
+        ("settings", [(part, "") for part in SETTINGS], given.settings),
+    ):
+        if given.only in (None, kind):
+            share = (1.0 if given.only else SHARES[kind]) / len(parts)
+            found += [(*part, -(-count // len(parts)), share) for part in parts]
     return found
 
 
@@ -103,7 +109,8 @@ def play(part: str, seed: int, count: int, seconds: float, log: Path) -> None:
     import torch
 
     assert part in PARTS
-    numbers, failures, outcomes = 0, [], Counter[str]()
+    numbers, outcomes = 0, Counter[str]()
+    failures: list[int] = []
     start, floor = time.monotonic(), 0.0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as place:
         one = player(part, Path(place))
@@ -111,10 +118,10 @@ def play(part: str, seed: int, count: int, seconds: float, log: Path) -> None:
             number = seed + numbers
             if numbers % 50 == 0:
                 log.write_text(json.dumps({"number": number, "failures": failures}))
-                if part == "operators":
-                    torch.set_num_threads(1 + numbers // 50 % 2)
+                if part == "operators":  # calls so small are ten times as slow on two threads
+                    torch.set_num_threads(2 if numbers // 50 % 10 == 9 else 1)
             try:
-                outcomes[one(number)] += 1
+                outcomes[one(numbered(part, number))] += 1
             except Exception:  # whatever it is, it is what was looked for
                 failures.append(number)
                 print(f"{part} {number}:", *traceback.format_exc(limit=-2).splitlines()[-8:], sep="\n    ")

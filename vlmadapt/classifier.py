@@ -124,21 +124,25 @@ class Run:
         try:
             known = {each.name: value[each.name] for each in fields(cls) if each.name in value}
             source = value["data"]["source"]
+            if not isinstance(value["data"]["root"], str):
+                raise TypeError("the data have no folder")
             known["data"] = FittedOn(**{**value["data"], "source": None if source is None else DataSource(**source)})
             known["encoder"] = FittedWith(**value["encoder"])
             for name in ("class_names", "templates"):
                 known[name] = tuple(value[name])
             for name in ("support", "validation"):
                 known[name] = tuple((key, label) for key, label in value[name])
+                if not all(type(key) is str and type(label) is int for key, label in known[name]):
+                    raise TypeError(f"{name} holds more than paths and labels")
             known["contents"] = tuple((file, pixels) for file, pixels in value.get("contents", ()))
             return cls(**known)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} does not describe a saved classifier ({error}): {again}.") from error
 
     def pictures(self) -> tuple[Support, ...]:
-        """The support pictures, where they lay."""
+        """The support pictures, where they lay, and after them those of validation, which some methods keep too."""
         root = Path(self.data.root)
-        return tuple(Support(name, root / name, label) for name, label in self.support)
+        return tuple(Support(name, root / name, label) for name, label in (*self.support, *self.validation))
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,13 @@ class Classifier:
                 f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "
                 "than are installed now: fit again."
             )
-        return cls(load_adapter(folder, encoder=encoder).to(encoder.device), encoder, run)
+        adapter = load_adapter(folder, encoder=encoder).to(encoder.device)
+        if adapter.num_classes != len(run.class_names) or any(label >= adapter.num_classes for _, label in run.support):
+            raise FileError(
+                f"{folder / DESCRIPTION} names {len(run.class_names)} classes, its adapter has {adapter.num_classes}: "
+                "fit again with --overwrite."
+            )
+        return cls(adapter, encoder, run)
 
     def predict(
         self, paths: Sequence[str | Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None

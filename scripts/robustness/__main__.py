@@ -2,8 +2,8 @@
 
     python -m scripts.robustness --peer tip-adapter=FOLDER [--peer clip-benchmark=FOLDER] [--only WORDS ...]
 
-A folder of CLIP_benchmark is one that ``pip install --target`` made; Tip-Adapter's is a clone of its repository. Cells of peers
-that are not given keep what the JSON has. ``--page`` only draws the page.
+A folder of CLIP_benchmark is one that ``pip install --target`` made; Tip-Adapter's is a clone of its repository. Cells
+of peers that are not given keep what the JSON has. ``--page`` only draws the page.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ def main() -> None:
         if folders:
             parser.error(f"--peer knows tip-adapter and clip-benchmark, not {', '.join(folders)}")
         with tempfile.TemporaryDirectory() as place:
-            run.run(Path(place), [column for column in COLUMNS if column in options.columns.split(",")], options.only)
+            faults = run.run(Path(place), options.columns.split(","), options.only)
+        if faults:
+            print("at fault themselves, so without a result:", *faults, sep="\n  ", file=sys.stderr)
     page.write()
+    if not options.page and faults:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

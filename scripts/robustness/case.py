@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RIGHT, CLEAR, CRASH, SILENT, ABSENT = "right", "clear error", "crash", "silent wrong", "–"
+RIGHT, CLEAR, CRASH, SILENT = "right", "clear error", "crash", "silent wrong"
+ABSENT, NOT_RUN = "-", "not run"
 WORST_FIRST = (SILENT, CRASH, CLEAR, RIGHT)
 
 OURS = "vlmadapt"
@@ -36,6 +37,7 @@ class Case:
     what: str
     right: str
     needs: str  # what a peer without a run lacks
+    tests: tuple[str, ...]  # those of the package that hold it, as pytest names them
     runs: dict[str, Run] = field(default_factory=dict)
 
     def by(self, column: str) -> Callable[[Run], Run]:
@@ -53,9 +55,9 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(section: str, what: str, right: str, needs: str) -> Case:
-    """A new row, in the order of the page."""
-    made = Case(section, what, right, needs)
+def case(section: str, what: str, right: str, needs: str, *tests: str) -> Case:
+    """A new row, in the order of the page; ``tests`` are paths below ``tests/`` with ``::`` and a name."""
+    made = Case(section, what, right, needs, tests)
     CASES.append(made)
     return made
 

@@ -1,8 +1,8 @@
 """The criterion, the same in every column.
 
-A *clear error* is one that names the argument, file or value at fault: of a command, in its last line, without a traceback; of a
-Python call, in the message of its exception, whatever its class. What ends otherwise without the right result is a *crash*; what ends well
-without it is *silent wrong*.
+A *clear error* is one that names the argument, file or value at fault: of a command, in its last line, without a
+traceback; of a Python call, in the message of its exception, whatever its class. What ends otherwise without the right
+result is a *crash*; what ends well without it is *silent wrong*.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .case import CLEAR, CRASH, RIGHT, SILENT, Verdict
-from .child import Said
+from .child import Said, patience
+
+SECONDS = 30  # what a call may take that has a few small pictures
 
 
 def judged(right: bool, why: str, of: str = "") -> Verdict:
@@ -38,13 +40,22 @@ def refused(said: Said, names: Iterable[str], of: str = "") -> Verdict:
     return of_command(said, names, lambda: (False, "done without a word"), of)
 
 
-def of_call(call: Callable[[], Any], names: Iterable[str], check: Callable[[Any], tuple[bool, str]], of: str = "") -> Verdict:
+def of_call(
+    call: Callable[[], Any], names: Iterable[str], check: Callable[[Any], tuple[bool, str]], of: str = ""
+) -> Verdict:
     """The same of a Python call."""
     try:
-        value = call()
+        with patience(SECONDS):
+            value = call()
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         text = f"{type(error).__name__}: {lines[-1]}"
-        return Verdict(CLEAR if named(str(error), names) else CRASH, "refused" if named(str(error), names) else "exception", None, text, of)
+        return Verdict(
+            CLEAR if named(str(error), names) else CRASH,
+            "refused" if named(str(error), names) else "exception",
+            None,
+            text,
+            of,
+        )
     right, why = check(value)
     return Verdict(RIGHT if right else SILENT, why, of=of)

@@ -28,7 +28,8 @@ def load_encoder_once() -> None:
     def load(name: str = "embedded", device: Any = "cpu", **options: Any) -> Any:
         return ENCODER[0] if name == "embedded" and str(device) in ("cpu", "auto") else fresh(name, device, **options)
 
-    backbones.load_encoder = load
+    patched: Any = backbones
+    patched.load_encoder = load
 
 
 def call_main(arguments: tuple[str, ...]) -> int:
@@ -38,7 +39,9 @@ def call_main(arguments: tuple[str, ...]) -> int:
     return main() or 0  # type: ignore[func-returns-value]
 
 
-def begin(place: Path, *arguments: object, cwd: Path | None = None, before: Callable[[], Any] | None = None) -> tuple[int, Path]:
+def begin(
+    place: Path, *arguments: object, cwd: Path | None = None, before: Callable[[], Any] | None = None
+) -> tuple[int, Path]:
     """Start a command; ``before`` is called in its process first. For ``child.ended``."""
     streams = place / f".command-{next(NUMBERS)}"
 

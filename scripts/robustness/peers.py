@@ -1,4 +1,4 @@
-"""The peers as their documentation says they are used; what stands in for a GPU and for downloaded weights is said on the page."""
+"""The peers as their documentation says they are used; what stands in for a GPU and for weights is said on the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ TIP_REPOSITORY = "gaopengcuhk/Tip-Adapter"
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
     """Peer to the version that runs; peers that are not there are left out."""
-    packages = {"CLIP_benchmark": "clip-benchmark", "scikit-learn": "scikit-learn", "peft": "peft", "ImageFolder": "torchvision"}
+    packages = {
+        "CLIP_benchmark": "clip-benchmark",
+        "scikit-learn": "scikit-learn",
+        "peft": "peft",
+        "ImageFolder": "torchvision",
+    }
     found = {}
     for peer in peers:
         if peer in packages:
@@ -31,7 +36,8 @@ def versions(peers: Sequence[str]) -> dict[str, str]:
                 found[peer] = f"{packages[peer]} {importlib.metadata.version(packages[peer])}"
         elif FOLDERS.get(peer):
             asked = ["git", "-C", str(FOLDERS[peer]), "rev-parse", "HEAD"]
-            found[peer] = f"{TIP_REPOSITORY} {subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()[:12]}"
+            commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+            found[peer] = f"{TIP_REPOSITORY} {commit[:12]}"
     return found
 
 
@@ -70,7 +76,8 @@ def tiny_model(folder: Path) -> Path:
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    if not (folder / "tiny.json").exists():
+        (folder / "tiny.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
     open_clip.add_model_config(folder / "tiny.json")
     checkpoint = folder / "tiny.pt"
     if not checkpoint.exists():
@@ -84,7 +91,17 @@ def clip_benchmark(root: Path, models: Path, *more: object, name: str = "pets") 
 
     one_number_as_a_scalar()
     checkpoint = tiny_model(models)
-    arguments = ["eval", "--dataset", f"wds/{name}", "--dataset_root", root, "--model", "tiny", "--pretrained", checkpoint]
+    arguments = [
+        "eval",
+        "--dataset",
+        f"wds/{name}",
+        "--dataset_root",
+        root,
+        "--model",
+        "tiny",
+        "--pretrained",
+        checkpoint,
+    ]
     arguments += ["--no_amp", "--num_workers", "0", *more]
     sys.argv = ["clip_benchmark", *map(str, arguments)]
     cli.main()
@@ -104,7 +121,7 @@ class Same(torch.nn.Module):
 
 
 def one_number_as_a_scalar() -> None:
-    """Both ask ``float(array of one number)``, which NumPy refuses from 2.4 on: that is not what the cases are about."""
+    """Both ask ``float(array of one number)``, which NumPy refuses from 2.4 on: no case is about that."""
     theirs = torch.Tensor.numpy
 
     def numpy(self: Tensor, *given: Any, **more: Any) -> Any:
@@ -113,14 +130,19 @@ def one_number_as_a_scalar() -> None:
     setattr(torch.Tensor, "numpy", numpy)  # noqa: B010
 
 
-def tip_adapter() -> tuple[ModuleType, ModuleType]:
-    """Its ``utils`` and ``main``. Without a GPU, ``.cuda()`` is the tensor itself; ``.half()``, which products on a CPU lack, is ``.float()``."""
-    sys.path.insert(0, str(FOLDERS["Tip-Adapter"]))
-    one_number_as_a_scalar()
+def without_gpu() -> None:
+    """``.cuda()`` is the tensor itself; ``.half()``, which products on a CPU lack, is ``.float()``."""
     stay: Any = lambda self, *_, **__: self  # noqa: E731
     patched: Any = torch.Tensor
     patched.cuda, patched.half = stay, torch.Tensor.float
     setattr(torch.nn.Module, "cuda", stay)  # noqa: B010
+
+
+def tip_adapter() -> tuple[ModuleType, ModuleType]:
+    """Its ``utils`` and ``main``."""
+    sys.path.insert(0, str(FOLDERS["Tip-Adapter"]))
+    one_number_as_a_scalar()
+    without_gpu()
     with contextlib.redirect_stdout(io.StringIO()):
         import main
         import utils

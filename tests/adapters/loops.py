@@ -84,3 +84,55 @@ def softmax(values):
     top = max(values)
     parts = [math.exp(value - top) for value in values]
     return [part / math.fsum(parts) for part in parts]
+
+
+def means_of_classes(rows, labels, classes):
+    """Mean row of each class, None where it has none."""
+    of = [[row for row, label in zip(rows, labels, strict=True) if label == c] for c in range(classes)]
+    return [[math.fsum(column) / len(group) for column in zip(*group, strict=True)] if group else None for group in of]
+
+
+def solve(matrix, wanted):
+    """``x`` of ``matrix x = wanted``, by elimination with pivots."""
+    rows = [[*row, value] for row, value in zip(matrix, wanted, strict=True)]
+    size = len(rows)
+    for i in range(size):
+        pivot = max(range(i, size), key=lambda row: abs(rows[row][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for j in range(i + 1, size):
+            factor = rows[j][i] / rows[i][i]
+            rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (rows[i][size] - dot(rows[i][i + 1 : size], found[i + 1 :])) / rows[i][i]
+    return found
+
+
+def gda_scores(query, samples, labels, classes):
+    """arXiv 2402.04087: f P mu - mu P mu / 2, P = D ((n - 1) Cov + tr(Cov) I)^-1, by solving instead of inverting."""
+    means = means_of_classes(samples, labels, classes)
+    centred = [[x - m for x, m in zip(row, means[c], strict=True)] for row, c in zip(samples, labels, strict=True)]
+    width = len(query)
+    scatter = [[math.fsum(row[i] * row[j] for row in centred) for j in range(width)] for i in range(width)]
+    trace = math.fsum(scatter[i][i] for i in range(width)) / (len(samples) - 1)
+    regular = [[value + (trace if i == j else 0) for j, value in enumerate(row)] for i, row in enumerate(scatter)]
+    scores = []
+    for mean in means:
+        weight = [width * value for value in solve(regular, mean)]
+        scores.append(dot(query, weight) - dot(mean, weight) / 2)
+    return scores
+
+
+def proker_logits(query, text, samples, labels, tau, beta, lam):
+    """arXiv 2501.11175: tau (f W^T + k(f, S) (K / lam + I)^-1 (Y - S W^T))."""
+
+    def kernel(a, b):
+        return math.exp(-beta * (1 - dot(a, b)))
+
+    system = [[kernel(a, b) / lam + (i == j) for j, b in enumerate(samples)] for i, a in enumerate(samples)]
+    logits = []
+    for c, row in enumerate(text):
+        values = solve(system, [(label == c) - dot(a, row) for a, label in zip(samples, labels, strict=True)])
+        near = [kernel(query, a) for a in samples]
+        logits.append(tau * (dot(query, row) + dot(near, values)))
+    return logits

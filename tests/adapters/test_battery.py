@@ -34,6 +34,9 @@ def settings(name):
         "context_tokens": 4,
         "steps": 20,
         "search_c": (1.0, 100.0, 3),
+        "search_lam": (0.1, 1.0, 2),
+        "parts": ("zero-shot", "ncm-1", "gda-0.1", "tip-adapter-f"),
+        "folds": 2,
     }
     return {field: value for field, value in wanted.items() if field in known}
 
@@ -172,7 +175,7 @@ def test_ragged_and_missing_classes(name, with_validation, problem):
     assert bool(torch.isfinite(probabilities).all())
     if name == "linear-probe":
         assert float(probabilities[:, 2].abs().max()) == 0.0
-    if name in explaining_adapters() and name != "hegraph":  # whose text nodes move too
+    if name in explaining_adapters() and name not in ("hegraph", "auto"):  # whose text nodes move too; has other parts
         base = TAU * problem.queries @ problem.text.T
         torch.testing.assert_close(adapter.logits(problem.queries)[:, 2], base[:, 2], rtol=1e-12, atol=1e-12)
 
@@ -364,7 +367,7 @@ def test_loading_as_the_wrong_kind_is_refused(fitted, tmp_path):
 
 @pytest.mark.parametrize("fitted", sorted(set(NAMES) - set(explaining_adapters())), indirect=True)
 def test_who_can_explain_is_named(fitted, problem):
-    with pytest.raises(InputError, match="use tip-adapter, tip-adapter-f, xmadapter, hegraph"):
+    with pytest.raises(InputError, match="use tip-adapter, tip-adapter-f, xmadapter, hegraph, auto"):
         fitted.explain(problem.queries)
 
 
@@ -372,11 +375,12 @@ def test_who_can_explain_is_named(fitted, problem):
 def test_votes(fitted, problem):
     with pytest.raises(InputError, match="top is 0"):
         fitted.explain(problem.queries, top=0)
+    labels = torch.cat([problem.labels, problem.val_labels])
     for votes in fitted.explain(problem.queries[:3], top=4):
         assert len(votes) == 4
         assert [vote.affinity for vote in votes] == sorted((vote.affinity for vote in votes), reverse=True)
         for vote in votes:
-            assert vote.label == int(problem.labels[vote.support_index])
+            assert vote.label == int(labels[vote.support_index])
             assert vote.class_name == f"class {vote.label}"
             assert 0 < vote.class_share <= 1
             assert vote.stream in ("image", "text")
@@ -384,12 +388,15 @@ def test_votes(fitted, problem):
 
 @pytest.mark.parametrize("fitted", explaining_adapters(), indirect=True)
 def test_shares_of_a_class_sum_to_one(fitted, problem):
-    votes = fitted.explain(problem.queries[:1], top=len(problem.labels))[0]
+    votes = fitted.explain(problem.queries[:1], top=len(problem.labels) + len(problem.val_labels))[0]
     for label in range(5):
         assert sum(vote.class_share for vote in votes if vote.label == label) == pytest.approx(1.0)
 
 
 def test_the_docs_table_counts_the_trained_parameters(fitted):
+    if fitted.name == "auto":
+        assert fitted.trainable_parameters() == sum(part.trainable_parameters() for part in fitted.parts.values())
+        return
     row = re.search(rf"^\| `{re.escape(fitted.name)}` \| (nothing|`[^`]+`)", TABLE, re.MULTILINE)
     assert row is not None
     product = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", row[1].strip("`").replace("nothing", "0").replace("^", "**"))

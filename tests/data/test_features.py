@@ -1,4 +1,5 @@
 import errno
+import multiprocessing
 import os
 import warnings
 
@@ -13,6 +14,11 @@ from vlmadapt.data import features as features_module
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.pictures import read
 from vlmadapt.pictures.read import digest_of
+
+
+def extract_into(result, paths, cache):
+    torch.set_num_threads(1)
+    torch.save(extract(FakeEncoder(), paths, batch_size=1, cache=FeatureCache(cache)), result)
 
 
 @pytest.fixture
@@ -153,6 +159,25 @@ class TestCache:
         moved.write_bytes(paths[1].read_bytes())
         extract(encoder, [moved, *paths[2:6]], cache=cache)
         assert encoder.encoded == 6
+
+    def test_processes_share_one_cache(self, paths, cache, tmp_path, monkeypatch):
+        """At the same time, a file after each picture: all have the features of one that is alone."""
+        monkeypatch.setattr(features_module, "PICTURES_PER_SHARD", 1)
+        context = multiprocessing.get_context("fork")
+        workers = [
+            context.Process(target=extract_into, args=(tmp_path / str(number), paths, cache.root))
+            for number in range(4)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+        assert [worker.exitcode for worker in workers] == [0] * 4
+        alone = extract(FakeEncoder(), paths, batch_size=1)
+        encoder = FakeEncoder()
+        results = [extract(encoder, paths, cache=cache), *(torch.load(tmp_path / str(number)) for number in range(4))]
+        assert all(torch.equal(alone, features) for features in results) and encoder.encoded == 0
+        assert not [path for path in cache.root.rglob("*") if path.name.endswith(".tmp")]
 
     def test_shards_bound_what_an_interruption_costs(self, paths, cache, monkeypatch):
         monkeypatch.setattr(features_module, "PICTURES_PER_SHARD", 3)

@@ -134,8 +134,8 @@ def _fill(random: Random, folder: Path, depth: int) -> None:
             ending = random.choice(ENDINGS[:4]) if random.random() < 0.8 else random.choice(ENDINGS)
             Path(os.fsdecode(inner), f"{number}{ending}").touch()
         if random.randrange(15) == 0:
-            name = random.choice(["run.json", "adapter.json", "results.json", "identity.json"])
-            Path(os.fsdecode(inner), name).write_bytes(maybe(random, b'{"format_version": 1, "cells": []}'))
+            ours = random.choice(["run.json", "adapter.json", "results.json", "identity.json"])
+            Path(os.fsdecode(inner), ours).write_bytes(maybe(random, b'{"format_version": 1, "cells": []}'))
 
 
 def _link(random: Random, place: bytes) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 TOKENS = [
     b"\0", b"\n", b"\r", b'"', b"'", b",", b";", b"{", b"}", b"[", b"]" * 9, b"[" * 3000, b"\\ud800", b"\\u0000",
     b"NaN", b"-Infinity", b"1e999", b"-1", b"9" * 5000, b"1e-400", b"null", b"true", b'""', b"\xff\xfe",
-    b"\xef\xbb\xbf", b"\xff", b"\xc3", b"../", b"/", b"%s{}", b"\xf0\x9f\x90\x88", b"e\xcc\x81", b"\xe2\x80\xae", b"\x1b[31m", b"\t",
+    b"\xef\xbb\xbf", b"\xff", b"\xc3", b"../", b"/", b"%s{}", b"\xf0\x9f\x90\x88", b"e\xcc\x81", b"\xe2\x80\xae",
+    b"\x1b[31m", b"\t",
 ]  # fmt: skip
 ODD_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "nan",

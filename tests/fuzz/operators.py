@@ -20,6 +20,7 @@ SIZES = [1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 16, 17, 21]
 RARE = [31, 32, 33, 47, 64, 65]
 # Relative to a result's largest element, or to one, beside what the condition of the problem allows (see `check`).
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+UNIT_64 = 2.0**-53
 NOISE = 64  # times the change of the true result when every input changes by one rounding
 EAGER = 8  # times what eager in the type of the inputs errs by
 # Results that jump: a prediction or a neighbour is another when two scores change places.
@@ -72,15 +73,25 @@ def exact(arguments: Arguments, moved: int | None = None) -> Arguments:
     """The same numbers in float64; ``moved``: every one of them by one rounding of float32, up or down."""
     source = torch.Generator().manual_seed(moved or 0)
 
-    def widened(tensor: Tensor) -> Tensor:
+    def move(wide: Tensor) -> Tensor:
+        return (
+            wide if moved is None else wide * (1 + UNIT * (torch.randint(0, 2, wide.shape, generator=source) * 2 - 1))
+        )
+
+    return converted(arguments, torch.float64, move)
+
+
+def converted(
+    arguments: Arguments, dtype: torch.dtype, change: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> Arguments:
+    """The same numbers in another type, after ``change``."""
+
+    def convert(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        wide = tensor.detach().double()
-        if moved is not None:
-            wide = wide * (1 + UNIT * (torch.randint(0, 2, wide.shape, generator=source) * 2 - 1))
-        return wide.requires_grad_(tensor.requires_grad)
+        return change(tensor.detach().to(dtype)).requires_grad_(tensor.requires_grad)
 
-    return mapped(arguments, widened)
+    return mapped(arguments, convert)
 
 
 def call(random: Random) -> str:
@@ -118,7 +129,7 @@ def refused(random: Random, name: str, case: Case, given: Arguments) -> str:
     """An argument of another shape, type or content: refused in a sentence, or taken; a crash would end the process."""
     tensors = [(key, number, value) for key, number, value in places(given) if isinstance(value, Tensor)]
     key, number, value = random.choice(tensors)
-    plain = value.detach().clone()
+    plain = value.detach().clone(memory_format=torch.contiguous_format)
     match random.randrange(6):
         case 0:
             wrong = plain[..., :-1] if plain.dim() else plain[None]
@@ -150,15 +161,16 @@ def check(
         if all(_close(x, y, TOLERANCE[dtype] * _size(y)) for x, y in zip(ours, truth, strict=True)):
             return
         moved = [_all(results_and_gradients(case.function, exact(given, number), grad)) for number in (1, 2, 3)]
-        eager = _all(results_and_gradients(case.function, given, grad))
+        # In float64 eager is the truth: what it errs by there is told from float32.
+        narrow = converted(given, torch.float32) if dtype is torch.float64 else given
+        eager = _all(results_and_gradients(case.function, narrow, grad))
+    finer = UNIT_64 / UNIT if dtype is torch.float64 else 1
     for place, (x, y) in enumerate(zip(ours, truth, strict=True)):
         noise = max((_gap(each[place], y) for each in moved), default=0.0)
-        if dtype is torch.float64:
-            noise *= 2.0**-29
         if name.split(",")[0] in JUMP and noise > 0:
             continue
         # Where the truth is zero by cancelling, moving the inputs moves nothing, but eager errs as well.
-        allowed = TOLERANCE[dtype] * _size(y) + NOISE * noise + EAGER * _gap(eager[place], y)
+        allowed = TOLERANCE[dtype] * _size(y) + finer * (NOISE * noise + EAGER * _gap(eager[place], y))
         assert _close(x, y, allowed), f"{name} {dtype}: result {place} errs by {_gap(x, y):.3g}, allowed {allowed:.3g}"
 
 

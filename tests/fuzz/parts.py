@@ -7,35 +7,40 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import data_files
+from tests.fuzz import data_files, settings
 from tests.fuzz.outcome import Attempt, attempted
 
 FILES = (*data_files.KINDS, "saved")
-PARTS = ("operators", *FILES)
+SETTINGS = tuple(settings.KINDS)
+PARTS = ("operators", *FILES, *SETTINGS)
+
+Play = Callable[[Random], str]
 
 
-def player(part: str, place: Path) -> Callable[[int], str]:
-    """Plays a number of ``part`` in the empty folder ``place`` and names the outcome; raises where something is wrong.
+def numbered(part: str, number: int) -> Random:
+    """What makes the input ``number`` of ``part``: another one once the generators change."""
+    return Random(f"{part} {number}")
 
-    The same number means another input once the generators change.
-    """
+
+def player(part: str, place: Path) -> Play:
+    """Plays an input of ``part`` in the empty folder ``place`` and names the outcome; raises where it is wrong."""
     if part == "operators":
         from tests.fuzz.operators import call
 
-        return lambda number: call(Random(f"{part} {number}"))
+        return call
     make: Callable[[Random, Path], Attempt]
     if part == "saved":
         from tests.fuzz.saved_files import SavedFiles
 
         make = SavedFiles(place / "whole").attempt
     else:
-        make = data_files.KINDS[part]
+        make = {**data_files.KINDS, **settings.KINDS}[part]
 
-    def play(number: int) -> str:
+    def play(random: Random) -> str:
         work = place / "work"
         work.mkdir(parents=True)
         try:
-            return attempted(make(Random(f"{part} {number}"), work))
+            return attempted(make(random, work))
         finally:
             shutil.rmtree(work)
 

@@ -1,11 +1,15 @@
-"""What this version writes, damaged: adapters, classifiers, feature caches, checkpoints, results, fits."""
+"""What this version writes, damaged: adapters of both wings, classifiers, feature caches, checkpoints, results, fits.
+
+Beside them files of 0.1.0, which knew no seals: damage to them must not crash, but not all of it can be told.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,30 +19,40 @@ import torch
 
 from tests.fuzz.mutate import bit_flipped, changed, damaged
 from tests.fuzz.outcome import Attempt
+from tests.generative.tiny import in_training, spelt, tiny_blip
 from vlmadapt.adapters import load_adapter
 from vlmadapt.classifier import Classifier
 from vlmadapt.data import FeatureCache
 from vlmadapt.data.cache import Recipe
-from vlmadapt.errors import FileError
+from vlmadapt.errors import FileError, VlmadaptError
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits
-from vlmadapt.files import read_json, read_tensors, sha256_of_file, write_json
+from vlmadapt.files import read_json, read_tensors, sha256_of_file, write_json, write_versioned
+from vlmadapt.generative.methods.attached import Attached
+from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.results import TuningResults
+from vlmadapt.generative.tuning import predictions_of
 from vlmadapt.provenance.about import About, about_of
-from vlmadapt.seals import SEAL, sealed
+from vlmadapt.seals import SEAL, sealed, without_seal
 from vlmadapt.training.checkpoint import Checkpoint
 
 OLD = Path(__file__).parents[1] / "fixtures" / "v0_1_0"
 KEY = FitKey("zero-shot", 1, 0)
+SAID = "p-adapter:reduction=8:lr=0.03"
+GENERATIVE: dict[str, dict[str, Any]] = {"p-adapter": {"reduction": 4}, "bottleneck": {"width": 4}, "bitfit": {}}
+OLD_ONES = ("adapter xmadapter", "adapter hegraph", "classifier", "compare", "tune")
+OLD_FOLDER = "0.1.0"
+FORMATS = ("format", "format_version")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A folder, how it is read, and whether two readings mean the same."""
+    """A folder, how it is read, and whether two readings mean the same; ``sealed``: whether damage can be told."""
 
     folder: Path
     read: Callable[[Path], Any]
     same: Callable[[Any, Any], bool]
+    sealed: bool = True
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -83,6 +97,26 @@ def _recipes() -> list[Recipe]:
     return [Recipe(**json.loads(read_tensors(path)[1]["recipe"])) for path in (OLD / "features").rglob("*.safetensors")]
 
 
+def _attached(method: str, settings: dict[str, Any]) -> Attached:
+    """As if it had been trained, on a tiny model."""
+    return in_training(attach(spelt(tiny_blip("BlipForConditionalGeneration")), method, settings))
+
+
+def _loading(attached: Attached) -> Callable[[Path], dict[str, Any]]:
+    @torch.no_grad()
+    def read(folder: Path) -> dict[str, Any]:
+        for parameter in attached.parameters():
+            parameter.zero_()
+        try:
+            attached.load(folder, check=False)  # of the model, which is whole
+        except VlmadaptError:
+            assert not any(parameter.any() for parameter in attached.parameters()), "refused, but changed"
+            raise
+        return {name: parameter.clone() for name, parameter in attached.named_parameters()}
+
+    return read
+
+
 def _found_less(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in other)
 
@@ -115,6 +149,20 @@ def prepare(place: Path) -> dict[str, Saved]:
     found["fit"] = Saved(place / "fits", lambda folder: FolderFits(folder).measures(KEY), _equal)
     About("compare", "birds", "ab" * 32, encoder="x", settings={"views": 1}).write(place / "about")
     found["about"] = Saved(place / "about", about_of, _equal)
+    for name in ("identity.json", "test.json"):
+        [path] = (OLD / "tune").glob(f"fits/p-adapter*/seed-0/{name}")
+        write_versioned(place / "said" / path.relative_to(OLD / "tune"), read_json(path), 1)
+    found["said"] = Saved(place / "said", lambda folder: predictions_of(folder, SAID, 0), _equal)
+    if importlib.util.find_spec("transformers"):
+        for method, settings in GENERATIVE.items():
+            attached = _attached(method, settings)
+            attached.save(place / "generative" / method)
+            found[f"generative {method}"] = Saved(place / "generative" / method, _loading(attached), _same_tensors)
+    for name in OLD_ONES:
+        thing = found[name]
+        old = OLD / ("adapters" if "adapter " in name else "") / thing.folder.name
+        folder = Path(shutil.copytree(old, place / OLD_FOLDER / thing.folder.name))
+        found[f"{name} of 0.1.0"] = replace(thing, folder=folder, sealed=False)
     return found
 
 
@@ -129,15 +177,16 @@ class SavedFiles:
         """One of them copied to ``place`` and damaged.
 
         What is accepted must mean what it meant, but where a file was edited and its hashes made anew: then nothing
-        can tell, and it must be read or refused like any other.
+        can tell, and it must be read or refused like any other. A file of another version is refused.
         """
         name = random.choice(sorted(self.things))
         thing, copy = self.things[name], place / "copy"
         shutil.copytree(thing.folder, copy)
         files = sorted(path for path in copy.rglob("*") if path.is_file())
+        described = [each for each in files if each.suffix == ".json"]
         path = random.choice(files)
-        forged = False
-        match random.randrange(5):
+        forged, other_version = not thing.sealed, False
+        match random.randrange(6):
             case 0 | 1:
                 path.write_bytes(bit_flipped(random, path.read_bytes()))
             case 2:
@@ -146,15 +195,22 @@ class SavedFiles:
                 other = self.things[random.choice(sorted(self.things))].folder
                 alike = sorted(each for each in other.rglob(f"*{path.suffix}") if each.name == path.name)
                 if alike:
-                    shutil.copy(random.choice(alike), path)
+                    found = random.choice(alike)
+                    forged |= OLD_FOLDER in found.parts  # 0.1.0 knew no seals
+                    shutil.copy(found, path)
                 elif random.random() < 0.5:
                     path.unlink()
-            case _:
-                described = [each for each in files if each.suffix == ".json"]
-                if described:
-                    forged = forge(random, random.choice(described))
+            case 4 if described:
+                forged |= forge(random, random.choice(described))
+            case _ if described:
+                other_version = of_another_version(random, described)
         named = (*(each.name for each in files), "copy")
-        return Attempt(lambda: self._read(thing, copy), named, lambda value: self._check(name, value, forged))
+
+        def check(value: Any) -> None:
+            assert not other_version, f"{name}: another version's file is read"
+            assert forged or thing.same(self.truth[name], value), f"{name}: silently something else"
+
+        return Attempt(lambda: self._read(thing, copy), named, check)
 
     @staticmethod
     def _read(thing: Saved, copy: Path) -> Any:
@@ -163,24 +219,39 @@ class SavedFiles:
             raise FileError(f"{copy} holds nothing.")
         return value
 
-    def _check(self, name: str, value: Any, forged: bool) -> None:
-        assert forged or self.things[name].same(self.truth[name], value), f"{name}: silently something else"
-
 
 def forge(random: Random, path: Path) -> bool:
     """Change a value in a JSON file and make its hashes anew, as nobody but a program would. Whether it is sealed."""
     value = read_json(path)
     again = random.random() < 0.8
-    content = changed(random, {key: entry for key, entry in value.items() if key != SEAL})
+    content = changed(random, without_seal(value))
     if not isinstance(content, dict):
         content = {"": content}
     try:
-        text = json.dumps(sealed(content) if again else {**content, SEAL: value[SEAL]})
+        text = json.dumps(sealed(content) if again else {**content, SEAL: value.get(SEAL)})
     except (TypeError, ValueError):
         return False
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    run = path.parent / "run.json"
-    if path.name == "adapter.json" and again and run.exists():
-        described = {key: entry for key, entry in read_json(run).items() if key != SEAL}
-        write_json(run, sealed(described | {"adapter_sha256": sha256_of_file(path)}))
+    if again:
+        _follow(path)
     return again
+
+
+def of_another_version(random: Random, paths: list[Path]) -> bool:
+    """Give files the format of another version, with hashes to match. Whether any of them names its format."""
+    version = random.choice([0, 2, 99, -1, "1", 1.5, None, [1]])
+    found = False
+    for path in paths:
+        value = without_seal(read_json(path))
+        kept = value.keys() & set(FORMATS)
+        found |= bool(kept)
+        write_json(path, sealed(value | dict.fromkeys(kept, version)))
+        _follow(path)
+    return found
+
+
+def _follow(path: Path) -> None:
+    """Have a classifier's description name the adapter that is there now."""
+    run = path.parent / "run.json"
+    if path.name == "adapter.json" and run.exists():
+        write_json(run, sealed(without_seal(read_json(run)) | {"adapter_sha256": sha256_of_file(path)}))

@@ -78,3 +78,25 @@ def test_similarities_that_do_not_vary_are_all_the_mean(cache: str) -> None:
     expected = (counts * torch.tensor(-1.5).exp()).expand(4, CLASSES)
     for function in (cache_retrieval, cache_retrieval_reference):
         torch.testing.assert_close(function(**inputs, standardize=True), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("stray", [1e4, 1e30, torch.inf, torch.nan])
+def test_the_key_of_a_class_without_entries_takes_no_part(stray: float, standardize: bool) -> None:
+    """Its affinity may well be infinite: the similarities of two entries that are close deviate little."""
+    source = generator(0)
+    keys = unit_rows(source, 2, WIDTH)
+    text_keys = unit_rows(source, 1, WIDTH) + 1e-4 * unit_rows(source, CLASSES, WIDTH)
+    text_keys[1] = stray
+    queries = unit_rows(source, 4, WIDTH)
+    given: dict[str, Any] = {"queries": queries, "keys": keys, "beta": torch.tensor(1.5)}
+    given |= {"text_queries": queries.flip(0), "text_keys": text_keys}
+    given |= {"text_beta": torch.tensor(2.0), "ratio": torch.tensor(0.25)}
+    given = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
+    given |= {"labels": torch.tensor([0, 2]), "num_classes": CLASSES, "text_keys_per_class": True}
+    ours, gradients = results_and_gradients(cache_retrieval, given | {"standardize": standardize})
+    expected, truth = results_and_gradients(cache_retrieval_reference, given | {"standardize": standardize})
+    assert all(x.isfinite().all() for x in [*ours, *gradients])
+    assert not gradients[list(given).index("text_keys")][1].any()
+    for x, wanted in zip([*ours, *gradients], [*expected, *truth], strict=True):
+        torch.testing.assert_close(x, wanted, rtol=1e-7, atol=1e-7 * max(1, wanted.abs().max().item()))

@@ -1,14 +1,21 @@
 """Few-shot classifiers behind one interface: ``create_adapter(name, text_features, logit_scale).fit(...)``."""
 
+from vlmadapt.adapters.auto.adapter import Auto, AutoConfig
 from vlmadapt.adapters.base import Adapter
+from vlmadapt.adapters.blend import BlendConfig
+from vlmadapt.adapters.clap import CLAP, ZSLP, CLAPConfig
 from vlmadapt.adapters.clip_adapter import CLIPAdapter, CLIPAdapterConfig
 from vlmadapt.adapters.coop import CoOp, CoOpConfig
+from vlmadapt.adapters.gda import GDA
 from vlmadapt.adapters.graph_adapter import GraphAdapter, GraphAdapterConfig
 from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter, HeGraphAdapterConfig
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
 from vlmadapt.adapters.lp_plus_plus import LPPlusPlus, LPPlusPlusConfig
+from vlmadapt.adapters.ncm import NCM, NCMConfig
+from vlmadapt.adapters.proker import ProKeR, ProKeRConfig
 from vlmadapt.adapters.prompts import negative_template, negative_templates
 from vlmadapt.adapters.registry import ADAPTERS, create_adapter, explaining_adapters, load_adapter
+from vlmadapt.adapters.ss_text import SSText, SSTextConfig
 from vlmadapt.adapters.task_res import TaskRes, TaskResConfig
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterConfig, TipAdapterF, TipAdapterFConfig
 from vlmadapt.adapters.votes import Vote
@@ -20,6 +27,12 @@ METHODS = (
     ZeroShot,
     LinearProbe,
     LPPlusPlus,
+    ZSLP,
+    CLAP,
+    SSText,
+    NCM,
+    GDA,
+    ProKeR,
     CoOp,
     CLIPAdapter,
     TaskRes,
@@ -28,13 +41,22 @@ METHODS = (
     TipAdapterF,
     XMAdapter,
     HeGraphAdapter,
+    Auto,
 )
 ADAPTERS.update({adapter.name: adapter for adapter in METHODS})
 
 __all__ = [
     "ADAPTERS",
+    "CLAP",
+    "GDA",
+    "NCM",
+    "ZSLP",
     "Adapter",
     "AdapterConfig",
+    "Auto",
+    "AutoConfig",
+    "BlendConfig",
+    "CLAPConfig",
     "CLIPAdapter",
     "CLIPAdapterConfig",
     "CoOp",
@@ -47,6 +69,11 @@ __all__ = [
     "LPPlusPlusConfig",
     "LinearProbe",
     "LinearProbeConfig",
+    "NCMConfig",
+    "ProKeR",
+    "ProKeRConfig",
+    "SSText",
+    "SSTextConfig",
     "TaskRes",
     "TaskResConfig",
     "TipAdapter",

@@ -60,6 +60,8 @@ class Adapter(nn.Module):
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
+    trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
+    least_classes: ClassVar[int] = 1  # that must have samples
     config: Any
     text_features: Tensor
     encoder: ImageEncoder | None
@@ -169,6 +171,10 @@ class Adapter(nn.Module):
         able = ", ".join(name for name, kind in self.kinds.items() if kind.explains)
         raise InputError(f"{self.name} keeps no cache to explain by: use {able}.")
 
+    def held_out_accuracy(self) -> float | None:
+        """Accuracy, a fraction, on labelled samples by fits that did not see them, where ``fit`` trains on all."""
+        return None
+
     def hyperparameters(self) -> dict[str, float]:
         """The values in use after ``fit``, searched on validation or trained, for result files."""
         return {}
@@ -201,12 +207,10 @@ class Adapter(nn.Module):
         """
         path = Path(folder) / DESCRIPTION
         header, state = read_pair(Path(folder))
-        if "encoder" not in header:
-            raise FileError(f"{path} describes no few-shot classifier: attach its method and load there.")
-        stored = header["encoder"]
-        if stored is not None and encoder is not None and stored["fingerprint"] != encoder.fingerprint:
+        name, fingerprint = _encoder_of(path, header)
+        if fingerprint is not None and encoder is not None and fingerprint != encoder.fingerprint:
             raise InputError(
-                f"{folder} was fitted with encoder {stored['name']}, not with this {encoder.name}: load that encoder."
+                f"{folder} was fitted with encoder {name}, not with this {encoder.name}: load that encoder."
             )
         try:
             adapter = _restored(cls.kinds[header["adapter"]], header, state, encoder)
@@ -215,6 +219,9 @@ class Adapter(nn.Module):
         if not isinstance(adapter, cls):
             raise InputError(f"{folder} holds a {adapter.name} adapter, not a {cls.__name__}: use load_adapter.")
         return adapter
+
+    def _restore(self, header: Mapping[str, Any]) -> None:
+        """What else loading does, once the tensors are in place; ``header`` is what :meth:`save` wrote."""
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         raise NotImplementedError
@@ -260,6 +267,18 @@ class Adapter(nn.Module):
         return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))
 
 
+def _encoder_of(path: Path, header: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Name and fingerprint, None where the adapter was fitted without one; :class:`FileError` for anything else."""
+    if "encoder" not in header:
+        raise FileError(f"{path} describes no few-shot classifier: attach its method and load there.")
+    stored = header["encoder"]
+    if stored is None:
+        return None, None
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(key), str) for key in ("name", "fingerprint")):
+        raise FileError(f"{path} names an encoder {stored!r} without name and fingerprint: fit again.")
+    return stored["name"], stored["fingerprint"]
+
+
 def _restored(
     kind: type[Adapter], header: Mapping[str, Any], state: Mapping[str, Tensor], encoder: ImageEncoder | None
 ) -> Adapter:
@@ -276,6 +295,7 @@ def _restored(
     )
     for name, tensor in state.items():
         _place(adapter, name, tensor)
+    adapter._restore(header)
     adapter.fitted_ = True
     return adapter.eval()
 

@@ -45,6 +45,7 @@ class LinearProbe(Adapter):
 
     name = "linear-probe"
     config_class = LinearProbeConfig
+    least_classes = 2
     c: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):

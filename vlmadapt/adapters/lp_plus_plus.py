@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.means import class_means
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples, check_range, tiles
 
@@ -132,12 +133,6 @@ class LPPlusPlus(Adapter):
 
     def hyperparameters(self) -> dict[str, float]:
         return {"scale": float(self.scale), "steps": float(self.steps)}
-
-
-def class_means(support: Samples, classes: int) -> Tensor:
-    """Mean feature of each class ``[C, D]``, zero without samples."""
-    sums = support.features.new_zeros(classes, support.features.shape[1]).index_add(0, support.labels, support.features)
-    return sums / torch.bincount(support.labels, minlength=classes).clamp(min=1).unsqueeze(-1)
 
 
 def largest_eigenvalue(features: Tensor) -> float:

@@ -13,6 +13,7 @@ from vlmadapt.cli.options import DataArgument, command
 from vlmadapt.experiments.options import EvaluateOptions, FitOptions
 
 if TYPE_CHECKING:
+    from vlmadapt.adapters import Auto
     from vlmadapt.classifier import Classifier
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
@@ -22,7 +23,8 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a sa
 def fit(data: DataArgument, options: FitOptions) -> None:
     """Fit a classifier on a few pictures a class and save it.
 
-    Hyper-parameters and epochs are chosen on validation pictures; the test split is not read.
+    Hyper-parameters and epochs are chosen on validation pictures, by auto on all labelled ones in turn; the test split
+    is not read.
     """
     from vlmadapt.classifier import DataSource
     from vlmadapt.experiments import front
@@ -40,18 +42,34 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 
 
 def report_fit(classifier: Classifier, folder: Path) -> None:
+    from vlmadapt.adapters import Auto
+
     run = classifier.run
     accuracy = run.val_accuracy
-    found = "no validation pictures" if accuracy is None else f"validation accuracy {100 * accuracy:.1f} %"
+    on_all = classifier.adapter.trains_on_validation
+    held = "accuracy on pictures held out in turn" if on_all else "validation accuracy"
+    none = "no picture could be held out" if on_all else "no validation pictures"
+    found = none if accuracy is None else f"{held} {100 * accuracy:.1f} %"
     plural = "s" * (len(run.validation) > 1)
     say(f"{run.method}, {run.shots} shots, seed {run.seed}: {found}", "bold")
-    say(f"  {len(run.support)} training pictures, {len(run.validation)} validation picture{plural}")
-    chosen = ", ".join(f"{name} {_number(value)}" for name, value in run.selected.items())
-    say(f"  chosen on validation or trained: {chosen or 'nothing'}")
+    also = ", fitted on too" if on_all and run.validation else ""
+    say(f"  {len(run.support)} training pictures, {len(run.validation)} validation picture{plural}{also}")
+    if isinstance(classifier.adapter, Auto):
+        _say_mixture(classifier.adapter)
+    else:
+        chosen = ", ".join(f"{name} {_number(value)}" for name, value in run.selected.items())
+        say(f"  chosen on validation or trained: {chosen or 'nothing'}")
     say(f"  {run.trainable_parameters:,} trained parameters, {run.fit_seconds:.1f} s")
     say(f"saved in {folder}", "green")
     say(f"  vlmadapt eval {folder}")
     say(f"  vlmadapt predict {folder} PICTURE --explain")
+
+
+def _say_mixture(adapter: Auto) -> None:
+    shares = sorted(adapter.shares().items(), key=lambda item: -item[1])
+    say(f"  a mixture, by held-out predictions: {', '.join(f'{name} {100 * share:.0f} %' for name, share in shares)}")
+    if adapter.left_out:
+        say(f"  left out, for they cost too much or lack classes or negative prompts: {', '.join(adapter.left_out)}")
 
 
 def _number(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field
 from pathlib import Path
@@ -25,12 +26,16 @@ DataArgument = Annotated[
 ]
 
 
+def flag_of(of: Field[Any]) -> str:
+    """The option's name on the command line."""
+    return of.metadata.get("flag") or "--" + of.name.replace("_", "-")
+
+
 def option(of: Field[Any]) -> Any:
     """The ``typer.Option`` of a field."""
     more = of.metadata
-    flag = more.get("flag") or ("--" + of.name.replace("_", "-"))
     return typer.Option(
-        flag,
+        flag_of(of),
         help=more["help"],
         min=more.get("least"),
         metavar=more.get("metavar"),
@@ -79,7 +84,14 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
 
 
 def _value(of: Field[Any], given: Any) -> Any:
-    """What the command line gave, as Python takes it."""
+    """What the command line gave, as Python takes it.
+
+    Raises :class:`InputError` for a whole number beyond 64 bits: nothing counts so far, and messages could not show it.
+    """
+    if isinstance(given, int) and abs(given) > sys.maxsize:
+        from vlmadapt.errors import InputError
+
+        raise InputError(f"{flag_of(of)} is beyond {sys.maxsize}: give a smaller number.")
     if of.metadata.get("commas") and given is None:
         return None
     if of.metadata.get("commas") == "numbers":

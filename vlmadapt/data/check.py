@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
 from vlmadapt.data.load import load_quietly
-from vlmadapt.data.names import shown
 from vlmadapt.data.same import Place, SamePictures
 from vlmadapt.data.types import SPLITS, Dataset, Sample
-from vlmadapt.errors import FileError, VlmadaptError
+from vlmadapt.errors import FileError, VlmadaptError, shown
 from vlmadapt.pictures import Identity, decode
 from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
 from vlmadapt.pictures.read import contents

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vlmadapt.data.folder import read_folder
 from vlmadapt.data.layout import unwrapped, with_pictures
-from vlmadapt.data.names import class_name_of, ordered, shown
+from vlmadapt.data.names import class_name_of, ordered
 from vlmadapt.data.types import SPLITS, Dataset, Parts
 from vlmadapt.data.walk import LeftOut
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shown
 
 OTHERS = "others"
 

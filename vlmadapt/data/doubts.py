@@ -6,8 +6,9 @@ import os
 import unicodedata
 from pathlib import Path
 
-from vlmadapt.data.names import alike, shown
+from vlmadapt.data.names import alike
 from vlmadapt.data.types import SPLITS, Dataset
+from vlmadapt.errors import shown
 
 NO_TEST = "has no test pictures: it can be fitted, but neither compared nor evaluated"
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmadapt.data.layout import find_splits, unwrapped
-from vlmadapt.data.names import FILE_KINDS, class_name_of, ordered, shown, split_named
+from vlmadapt.data.names import FILE_KINDS, class_name_of, ordered, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.data.walk import LeftOut, list_images, scan
-from vlmadapt.errors import FileError, InputError
+from vlmadapt.errors import FileError, InputError, shown
 
 MOSTLY = 0.9  # of a class's pictures lie in folders
 RUNS = "runs"  # where commands write by default

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmadapt.data.names import FILE_KINDS, resolve_eval, shown, speaks_of_no_labels, split_word
+from vlmadapt.data.names import FILE_KINDS, resolve_eval, speaks_of_no_labels, split_word
 from vlmadapt.data.walk import LeftOut, counted, holds_pictures, scan
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shown
 from vlmadapt.pictures import Kind, kind_of
 
 FLAT = "holds pictures without class folders"

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlmadapt.data.names import is_utf8, shown
+from vlmadapt.data.names import is_utf8
 from vlmadapt.data.types import Sample
-from vlmadapt.errors import FileError, InputError
+from vlmadapt.errors import FileError, InputError, shown
 
 
 def picture_path(listing: Path, folder: Path, listed: str) -> Path:

@@ -13,11 +13,10 @@ from vlmadapt.data.coop import read_coop_split
 from vlmadapt.data.domains import read_domain
 from vlmadapt.data.doubts import doubts_of, notes_of
 from vlmadapt.data.folder import read_folder
-from vlmadapt.data.names import shown
 from vlmadapt.data.table import read_table
 from vlmadapt.data.templates import DEFAULT, templates_for
 from vlmadapt.data.types import Dataset
-from vlmadapt.errors import FileError, InputError
+from vlmadapt.errors import FileError, InputError, shown
 
 
 def load_dataset(

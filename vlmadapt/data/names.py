@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -63,8 +61,6 @@ UNLABELLED = _set(
     "unlabelled unlabeled unlabel unsupervised unsup unsorted extra extras pred predict prediction predictions pool "
     "raw misc submission new background noise"
 )
-# Directions of characters that turn the text around them: a name could be made to look like another.
-TURNS = frozenset(("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"))
 LONGEST_NUMBER = 100  # digits; what is longer is text
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])")
 _WORD = re.compile(r"[^\W\d_]+")
@@ -144,20 +140,6 @@ def speaks_of_no_labels(name: str) -> bool:
 def is_clutter(name: str) -> bool:
     """Whether a folder of this name is made by programs, not by people."""
     return name.casefold() in CLUTTER
-
-
-def shown(path: str | Path) -> str:
-    """``path`` as it can be printed in one line: bytes that are not UTF-8, and control characters, as ``\\xe9``."""
-    return "".join(map(_escaped, os.fspath(path)))
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xD800 <= code < 0xE000:  # a byte that is not UTF-8, as Python keeps it, or half a pair
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-    if unicodedata.category(character) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(character) in TURNS:
-        return repr(character)[1:-1] if code < 0x80 else f"\\u{code:04x}"
-    return character
 
 
 def is_utf8(text: str) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.data.names import class_name_of, is_utf8, shown
-from vlmadapt.errors import InputError
+from vlmadapt.data.names import class_name_of, is_utf8
+from vlmadapt.errors import InputError, shown
 
 SPLITS = ("train", "val", "test")
 # Split -> tuple of samples. Of any type for the checker: it is passed on as keyword arguments, among others.
@@ -33,8 +33,8 @@ class Dataset:
 
     ``labels`` index ``class_names`` and are 0..C-1 without gaps; a class may be absent from a split.
     ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and
-    ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that the
-    data come without splits: these three are ours, drawn by a seed.
+    ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that
+    the data come without splits: these three are ours, drawn by a seed.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
     ``{}``, an empty training split, or a name or path that is not UTF-8.
     """

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlmadapt.data.names import is_clutter, shown
-from vlmadapt.errors import FileError, naming_file
+from vlmadapt.data.names import is_clutter
+from vlmadapt.errors import FileError, naming_file, shown
 from vlmadapt.files import read_json
 from vlmadapt.pictures import Kind, kind_of
 

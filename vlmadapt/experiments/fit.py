@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measures:
-    """``val_accuracy`` is a fraction, None without validation pictures; ``selected`` is what validation chose."""
+    """``val_accuracy`` is a fraction, None without validation pictures: on them, or on held-out pictures where the
+    method trains on validation pictures too. ``selected`` is what validation chose."""
 
     val_accuracy: float | None
     fit_seconds: float
@@ -72,8 +73,12 @@ def fit(
             progress=progress,
         )
         seconds = time.perf_counter() - start
+    if adapter.trains_on_validation:
+        accuracy = adapter.held_out_accuracy()
+    else:
+        accuracy = None if val is None else measure(adapter.logits(val.features), val.labels)[MAIN]
     return Measures(
-        val_accuracy=None if val is None else measure(adapter.logits(val.features), val.labels)[MAIN],
+        val_accuracy=accuracy,
         fit_seconds=seconds,
         peak_memory_mib=peak.mib,
         trainable_parameters=adapter.trainable_parameters(),

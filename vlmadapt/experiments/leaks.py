@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmadapt.data.names import shown
 from vlmadapt.data.same import found_again, identities
-from vlmadapt.errors import FileError, InputError
+from vlmadapt.errors import FileError, InputError, shown
 from vlmadapt.pictures import Identity, identify
 
 if TYPE_CHECKING:

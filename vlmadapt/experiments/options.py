@@ -69,7 +69,7 @@ def all_but(*names: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
-    adapter: str = field(default="xmadapter", metadata=says("The method: see vlmadapt adapters."))
+    adapter: str = field(default="auto", metadata=says("The method: see vlmadapt adapters."))
     shots: int = field(default=16, metadata=says("Training pictures a class."))
     seed: int = field(default=0, metadata=says("Seed of the few-shot sample and of training."))
     out: Path | None = field(

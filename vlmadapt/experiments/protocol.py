@@ -12,7 +12,7 @@ from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
-from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
+from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
 from vlmadapt.provenance.versions import public_name, versions
@@ -108,7 +108,7 @@ def run_protocol(
             "seeds": list(seeds),
             "views": extraction.views,
             "precision": extraction.precision,
-            "selection": SELECTION,
+            "selection": selection(method.adapter for method in methods.values()),
         },
         versions=versions(),
         methods=configs,

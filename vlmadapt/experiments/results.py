@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import MAIN
 from vlmadapt.provenance import means
 
@@ -17,11 +18,19 @@ SELECTION = (
     "number of epochs are chosen on the validation images only (min(shots, 4) a class). The test split is read once, "
     "after every method has been fitted. Mean and sample standard deviation over the seeds."
 )
+ON_ALL = " Methods that weigh others by held-out images ({}) train on the validation images too."
+
+
+def selection(adapters: Iterable[str]) -> str:
+    """How choices are made in fits of ``adapters``, in words."""
+    on_all = [name for name in dict.fromkeys(adapters) if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
+    return SELECTION + (ON_ALL.format(", ".join(on_all)) if on_all else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(means.Cell):
-    """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures."""
+    """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
+    method that trains on them too."""
 
     shots: int
     val_accuracy: float | None

@@ -20,7 +20,7 @@ from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatu
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
-from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
+from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.files import read_versioned, write_csv, write_versioned
 from vlmadapt.provenance.about import About
 from vlmadapt.provenance.place import Place, hold
@@ -160,7 +160,7 @@ def describe_run(
         precision=extraction.precision,
         support=listed(split.train),
         validation=listed(split.val),
-        selection=SELECTION,
+        selection=selection([method.adapter]),
         versions=versions(),
         contents=leaks.contents_of(split),
         **asdict(measures),

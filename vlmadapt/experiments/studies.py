@@ -27,6 +27,7 @@ METHODS = tuple(
     Method(name, name)
     for name in (
         "zero-shot",
+        "auto",
         "hegraph",
         "xmadapter",
         "tip-adapter-f",
@@ -36,6 +37,12 @@ METHODS = tuple(
         "clip-adapter",
         "lp++",
         "linear-probe",
+        "zs-lp",
+        "clap",
+        "ss-text",
+        "ncm",
+        "gda",
+        "proker",
         "coop",
     )
 )

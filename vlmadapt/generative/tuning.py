@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmadapt.atomic import remove_tree
+from vlmadapt.errors import FileError
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.methods.attached import Attached
@@ -31,6 +32,16 @@ from vlmadapt.training import fit_loop
 IDENTITY, FITTED, TESTED, ADAPTER = "identity.json", "fit.json", "test.json", "adapter"
 FORMAT = 1  # of the first three
 AGAIN = "run vlmadapt tune with another --out"
+NUMBER = (int, float)
+FIT = {  # what FITTED holds
+    "validation": NUMBER,
+    "best_epoch": int,
+    "trainable_parameters": int,
+    "seconds_per_step": (*NUMBER, type(None)),
+    "fit_seconds": NUMBER,
+    "peak_memory_mib": NUMBER,
+}
+TEST = {"test": dict, "by_kind": dict, "predictions": dict}  # what TESTED holds
 
 
 @usual(grad=True)
@@ -132,7 +143,7 @@ class _Run:
             write_versioned(started, identity, FORMAT)
             self._fit(job, identity, folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        found = read_versioned(folder / FITTED, FORMAT, AGAIN)
+        found = _read(folder / FITTED, FIT)
         unit = " %" if self.metric == "accuracy" else ""
         self.report(
             f"{place} {job.method.label}, seed {job.seed}: {found['trainable_parameters']:,} parameters, "
@@ -201,7 +212,7 @@ class _Run:
                 "predictions": {record.id: text for record, text in zip(task.data.test, said, strict=True)},
             }
             write_versioned(path, measured, FORMAT)
-        found = read_versioned(path, FORMAT, AGAIN)
+        found = _read(path, TEST)
         return TuningCell(
             method=job.method.label,
             adapter=job.method.adapter,
@@ -209,7 +220,7 @@ class _Run:
             split_hash=self.sets[job.seed].split_hash,
             values=found["test"],
             by_kind=found["by_kind"],
-            **read_versioned(folder / FITTED, FORMAT, AGAIN),
+            **_read(folder / FITTED, FIT),
         )
 
 
@@ -237,14 +248,26 @@ def _holds(folder: Path, label: str) -> bool:
     if not (folder / IDENTITY).exists():
         return False
     found, method = read_versioned(folder / IDENTITY, FORMAT, AGAIN), parse_method(label)
-    config, wanted = found.get("config", {}), plain(method.settings)
-    settings = {**config.get("training", {}), **config}
+    config, wanted = found.get("config"), plain(method.settings)
+    if not isinstance(config, dict):
+        return False
+    training = config.get("training")
+    settings = {**(training if isinstance(training, dict) else {}), **config}
     return found.get("method") == method.adapter and all(settings.get(name) == wanted[name] for name in wanted)
 
 
 def predictions_of(folder: Path, label: str, seed: int) -> dict[str, str]:
     """What the fit of a finished :func:`run_tuning` said about the test records, by id."""
-    return read_versioned(fit_folder(folder / "fits", label, seed) / TESTED, FORMAT, AGAIN)["predictions"]
+    return _read(fit_folder(folder / "fits", label, seed) / TESTED, TEST)["predictions"]
+
+
+def _read(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fit wrote to ``path``. Raises :class:`FileError` where it is anything but entries of these ``kinds``."""
+    found = read_versioned(path, FORMAT, AGAIN)
+    for name in kinds.keys() | found.keys():
+        if name not in kinds or not isinstance(found.get(name, path), kinds[name]):
+            raise FileError(f"{path} is not what a fit wrote, see its {name}: {AGAIN}.")
+    return found
 
 
 class _Watch:

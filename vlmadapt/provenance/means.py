@@ -100,5 +100,5 @@ def load_results(folder: str | Path, owner: str, make: Callable[[dict[str, Any]]
         content = unsealed(path, value, f"run {owner} again")
         del content["format"]
         return make(content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FileError(f"{path} is not a results file of {owner}: {error}.") from error

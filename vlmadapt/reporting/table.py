@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.provenance.means import best_places, over_seeds, percent
@@ -55,12 +56,19 @@ def protocol_table(results: ProtocolResults) -> Table:
         notes=[
             f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
             "pictures only, test read once.",
+            *_on_validation({cell.method: cell.adapter for cell in results.cells}),
             *(_same_draw(count, groups) for count, groups in results.same_draws.items()),
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
         bold=best_places([summary.mean for summary in column] for column in zip(*lines.values(), strict=True)),
         split_at=1 + len(columns),
     )
+
+
+def _on_validation(adapters: Mapping[str, str]) -> list[str]:
+    """``adapters`` by the method that they are called in the table."""
+    trained = [method for method, name in adapters.items() if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
+    return [f"Fitted on the validation pictures too: {', '.join(trained)}."] if trained else []
 
 
 def _same_draw(shots: int, groups: Sequence[Sequence[int]]) -> str:

@@ -14,6 +14,7 @@ from vlmadapt.training.selection import (
     choose_in_grid,
     log_grid,
     log_likelihood,
+    log_probabilities,
     score_logits,
     smoothed_hits,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "learning_rate_factor",
     "log_grid",
     "log_likelihood",
+    "log_probabilities",
     "score_in_tiles",
     "score_logits",
     "smoothed_hits",

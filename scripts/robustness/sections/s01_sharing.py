@@ -20,6 +20,9 @@ labels = case(
     "`compare` of two variants of one method whose names differ in signs only (`scale=1e-1`, `scale=1e+1`)",
     "each row has the accuracy of its own fit made alone, or the comparison is refused",
     "comparison of variants of a method",
+    "experiments/test_protocol.py::test_labels_that_look_alike_keep_their_own_fits",
+    "provenance/test_identity.py::test_labels_never_share_a_name",
+    "generative/test_tuning.py::test_labels_that_look_alike_keep_their_own_fits",
 )
 
 
@@ -27,8 +30,10 @@ labels = case(
 def _labels(place: Path) -> Verdict:
     data = class_folders(place / "pets")
     variants = [f"taskres:scale=1e{sign}1:search_scale=false:epochs=1:lr=0.5" for sign in "-+"]
-    said = ours.command(place, "compare", data, "--adapters", ",".join(variants), *COMPARED, "--out", "both", "--keep-fits")
-    alone = {}
+    said = ours.command(
+        place, "compare", data, "--adapters", ",".join(variants), *COMPARED, "--out", "both", "--keep-fits"
+    )
+    alone: dict[bytes, int] = {}
     for number, variant in enumerate(variants):
         ours.command(place, "compare", data, "--adapters", variant, *COMPARED, "--out", f"alone{number}", "--keep-fits")
         alone |= {file.read_bytes(): number for file in (place / f"alone{number}").rglob("adapter.safetensors")}
@@ -40,7 +45,8 @@ own = case(
     NAME,
     "two data sets of different names, one after the other, results into the default place",
     "both results are there at the end and are those of their own data",
-    "results in files",
+    "results of runs in files",
+    "cli/test_folders.py::test_default_folders_carry_the_name_of_the_data",
 )
 
 
@@ -82,7 +88,9 @@ named = case(
     NAME,
     "two data sets, one after the other, the same results place named twice",
     "the second is refused, or both results are there",
-    "results in files",
+    "results of runs in files whose place is named",
+    "cli/test_folders.py::test_a_comparison_of_other_data_is_refused_and_nothing_changes",
+    "cli/test_folders.py::test_a_folder_that_another_run_holds_is_refused",
 )
 
 
@@ -95,7 +103,10 @@ def _named(place: Path) -> list[Verdict]:
     found = [refused(said, ("out",), "one after the other")]
     if (place / "out" / "results.json").read_bytes() != before:
         found = [judged(False, "the first results are gone", "one after the other")]
-    started = [ours.begin(place, "compare", data, "--adapters", ours.QUICK, *COMPARED, "--out", "race") for data in (pets, birds)]
+    started = [
+        ours.begin(place, "compare", data, "--adapters", ours.QUICK, *COMPARED, "--out", "race")
+        for data in (pets, birds)
+    ]
     codes = sorted((said := ended(*each)).code for each in started)
     rows = ours.read(place / "race" / "results.json")["cells"]
     right = codes == [0, 2] and len(rows) == 1
@@ -106,7 +117,9 @@ def _named(place: Path) -> list[Verdict]:
 def _named_clip(place: Path) -> Verdict:
     def both() -> str:
         for data in two_sets(place):
-            peers.clip_benchmark(peers.convert(data, place / "w" / data.name), place / "m", "--output", "r.json", name=data.name)
+            peers.clip_benchmark(
+                peers.convert(data, place / "w" / data.name), place / "m", "--output", "r.json", name=data.name
+            )
         return ours.read(place / "r.json")["dataset"]
 
     return of_call(both, ("r.json",), lambda found: (False, f"only {found} is left"))
@@ -117,16 +130,31 @@ kept = case(
     "six fits kept, then a comparison of another method alone into the same folder",
     "the six fits are still there: refused, or both kept",
     "fits that are kept",
+    "cli/test_folders.py::test_fits_that_a_run_would_not_have_are_not_lost",
 )
 
 
 @kept.by(OURS)
 def _kept(place: Path) -> Verdict:
     data = class_folders(place / "pets")
-    ours.command(place, "compare", data, "--adapters", f"{ours.QUICK},linear-probe", "--shots", "1,2,4", "--seeds", "1",
-                 "--out", "out", "--keep-fits")  # fmt: skip
+    ours.command(
+        place,
+        "compare",
+        data,
+        "--adapters",
+        f"{ours.QUICK},linear-probe",
+        "--shots",
+        "1,2,4",
+        "--seeds",
+        "1",
+        "--out",
+        "out",
+        "--keep-fits",
+    )
     before = ours.tree(place / "out")
-    said = ours.command(place, "compare", data, "--adapters", "zero-shot", "--shots", "1", "--seeds", "1", "--out", "out")
+    said = ours.command(
+        place, "compare", data, "--adapters", "zero-shot", "--shots", "1", "--seeds", "1", "--out", "out"
+    )
     if not before <= ours.tree(place / "out"):
         return judged(False, "fits are gone")
     return of_command(said, ("out",), lambda: (True, "both kept"))
@@ -137,6 +165,9 @@ racing = case(
     "two fits with different seeds into one folder at the same time",
     "the folder holds one of them whole, and the other was refused",
     "fits that are kept",
+    "provenance/test_place.py::test_another_process_is_refused_in_one_sentence_that_names_it",
+    "provenance/test_place.py::test_processes_that_come_and_go_never_meet",
+    "cli/test_folders.py::test_a_folder_that_another_run_holds_is_refused",
 )
 
 
@@ -158,6 +189,7 @@ stale = case(
     "features kept from one encoder, then the same command with another one",
     "the features are those of the second encoder",
     "features that are kept",
+    "data/test_features.py::TestCache::test_any_change_of_the_recipe_computes_again",
 )
 
 
@@ -186,5 +218,3 @@ def _stale_tip(place: Path) -> Verdict:
         return torch.allclose(keys.T, second.train[0], atol=1e-5), "load_cache: True after the backbone was changed"
 
     return of_call(lambda: peers.tip_fit(modules, again, second), (), check)
-
-

@@ -55,6 +55,10 @@ class PAdapterConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.only, str):  # of one name, as a command line gives it
+            object.__setattr__(self, "only", (self.only,))
+        if not isinstance(self.only, tuple) or not all(isinstance(name, str) for name in self.only):
+            raise InputError(f"PAdapterConfig.only is {self.only!r}: give the beginnings of names of modules.")
         check_choice(self, "task", tuple(INITIAL_P))
         check_choice(self, "p_range", ("one-to-two", "above-one", "free"))
         check_choice(self, "residual", ("query", "none", "self-only"))

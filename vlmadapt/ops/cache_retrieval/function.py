@@ -30,7 +30,7 @@ from vlmadapt.ops.cache_retrieval.checks import (
     grid_inputs,
     prepared,
 )
-from vlmadapt.ops.cache_retrieval.moments import standardized
+from vlmadapt.ops.cache_retrieval.moments import standardized, with_entries
 from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference, multi_beta_reference
 from vlmadapt.ops.checks import (
     accumulation_dtype,
@@ -87,7 +87,8 @@ def cache_retrieval(
         beta: sharpness of the affinity, > 0; a number, a 0-d tensor or ``[B]``.
         num_classes: ``C``; needed when ``labels`` is a tensor.
         text_queries: ``[B, H]``, the second stream's queries (arXiv 2404.12588).
-        text_keys: ``[n, H]``, or ``[C, H]`` with ``text_keys_per_class``, when the entries of a class share a key.
+        text_keys: ``[n, H]``, or ``[C, H]`` with ``text_keys_per_class``, when the entries of a class share a key;
+            that of a class without entries takes no part, whatever it holds, and has no gradient.
         text_beta: as ``beta``, for the second stream.
         ratio: share of the first stream in the mix, in [0, 1]; a number, a 0-d tensor or ``[B]``.
         standardize: replace each similarity ``s`` by ``(s - mean) / std`` over the cache, per query (ours). Where a
@@ -258,6 +259,8 @@ def _stream(
     beta: Tensor, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries, keys, ``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (q . k - center))``."""
+    if counts is not None:
+        keys = with_entries(keys, counts)
     if not standardize:
         return queries.contiguous(), keys.contiguous(), beta, torch.ones_like(beta)
     # 16-bit types could not hold the keys less their mean.

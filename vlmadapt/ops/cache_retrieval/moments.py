@@ -25,9 +25,19 @@ def standardized(queries: Tensor, keys: Tensor, counts: Tensor | None) -> tuple[
         centered = keys - weights @ keys
         # The mean is rounded, which moves all keys alike: more than the similarities may vary. So once more.
         centered = centered - weights @ centered
+        if counts is not None:
+            centered = with_entries(centered, counts)
         variance = _Variance.apply(queries, centered, weights)
         varies = variance > largest_noise(queries, keys, weights)
         return centered, torch.where(varies, variance, 1).sqrt()
+
+
+def with_entries(keys: Tensor, counts: Tensor) -> Tensor:
+    """``keys`` ``[n, D]``, zero where no entry shares one, and then without gradient.
+
+    Kernels compute an affinity for every key and multiply it by its count: nothing times infinity would be NaN.
+    """
+    return torch.where((counts > 0).unsqueeze(-1), keys, 0)
 
 
 class _Variance(torch.autograd.Function):

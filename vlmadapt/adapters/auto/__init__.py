@@ -1,0 +1,1 @@
+"""The method that is made of the others."""

@@ -1,0 +1,42 @@
+"""Labelled samples in folds: each is predicted once by fits that have not seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters.checks import canonical_order
+
+
+def assign(labels: Tensor, folds: int, ranks: Tensor) -> Tensor:
+    """Fold of each sample: int64 ``[n]``, those of a class dealt out evenly by their ``ranks``, a permutation.
+
+    -1 where a class has no second sample: such a one is in every fit, for without it the class would be unknown,
+    which says nothing about a method.
+    """
+    fold = torch.full((len(labels),), -1)
+    for label in labels.unique().tolist():
+        rows = torch.nonzero(labels == label).squeeze(-1)
+        if len(rows) > 1:
+            dealt = rows[ranks[rows].argsort()]
+            start = int(ranks[dealt[0]])  # as good as random, and another than other classes': folds are of one size
+            fold[dealt] = (start + torch.arange(len(rows))) % folds
+    return fold
+
+
+def splits(features: Tensor, labels: Tensor, folds: int, repeats: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows to fit on, rows held out) of each fold of each repeat; a fold without rows to hold out is left out.
+
+    No class loses all of its samples at once. The set of samples ``features [n, D]``, ``labels [n]`` and the seed
+    decide, not their order or the numbers of the classes.
+    """
+    order = canonical_order(features)
+    ordered = labels.cpu()[order]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(repeats):
+        fold = assign(ordered, folds, torch.randperm(len(ordered), generator=generator))
+        for number in range(folds):
+            if bool((fold == number).any()):
+                yield order[fold != number], order[fold == number]
