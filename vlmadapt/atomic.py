@@ -62,6 +62,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary = place / path.name
         temporary.mkdir()
         yield temporary
+        for folder in [temporary, *(inner for inner in temporary.rglob("*") if inner.is_dir())]:
+            remove_leftovers(folder)  # once it is in its place, no writer of the same file would come by
         remove_tree(path)
         os.replace(temporary, path)
 

@@ -152,11 +152,17 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[A
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors, atomically, with their hash; :class:`FileError` where that fails."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(contiguous, temporary, metadata=sealed_metadata(contiguous, metadata or {}))
-        except safetensors.SafetensorError as error:
-            raise FileError(f"could not write {path}: {error}.") from error
+    with atomic_path(path) as temporary, naming_tensors(path):
+        safetensors.torch.save_file(contiguous, temporary, metadata=sealed_metadata(contiguous, metadata or {}))
+
+
+@contextmanager
+def naming_tensors(path: str | Path) -> Iterator[None]:
+    """Turn an error of safetensors, raised while it writes ``path``, into a :class:`FileError` that names it."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise FileError(f"could not write {path}: {error}.") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from vlmadapt.atomic import atomic_path
 from vlmadapt.errors import FileError
-from vlmadapt.files import check_format, read_json, read_tensors, sha256_of_file
+from vlmadapt.files import check_format, naming_tensors, read_json, read_tensors, sha256_of_file
 from vlmadapt.seals import sealed, unsealed
 
 FORMAT_VERSION = 1
@@ -30,10 +29,8 @@ def write_pair(folder: Path, state: Mapping[str, Tensor], header: Mapping[str, A
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(folder / DESCRIPTION) as description, atomic_path(folder / TENSORS) as tensors:
-        try:
+        with naming_tensors(folder / TENSORS):
             safetensors.torch.save_file(state, tensors)
-        except safetensors.SafetensorError as error:
-            raise FileError(f"could not write {folder / TENSORS}: {error}.") from error
         # A crash between the two renames must not leave a pair that looks whole.
         header = {"format_version": FORMAT_VERSION, **header, "tensors_sha256": sha256_of_file(tensors)}
         text = json.dumps(sealed(header), indent=2, ensure_ascii=False, allow_nan=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from vlmadapt import atomic, locks
-from vlmadapt.atomic import atomic_path, remove_leftovers
+from vlmadapt.atomic import atomic_folder, atomic_path, remove_leftovers
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.files import read_json, write_json
 from vlmadapt.provenance.about import ABOUT, About, about_of
@@ -370,6 +370,24 @@ def test_a_link_called_like_a_leftover_stays_with_what_it_leads_to(tmp_path: Pat
     (tmp_path / "run" / ".results.json.12345678.vlmadapt.tmp").symlink_to(mine, target_is_directory=True)
     remove_leftovers(tmp_path / "run")
     assert len(inner(tmp_path / "run")) == 1 and inner(mine) == [".lock", "work"]
+
+
+def test_what_could_not_be_removed_while_a_folder_was_filled_does_not_come_along(tmp_path: Path, monkeypatch) -> None:
+    unlink, failing = Path.unlink, [True]
+
+    def once_broken(path: Path, missing_ok: bool = False) -> None:
+        if path.name == ".lock" and failing:
+            failing.clear()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, missing_ok)
+
+    with atomic_folder(tmp_path / "made") as temporary:
+        (temporary / "inner").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", once_broken)
+            write_json(temporary / "inner" / "file.json", {})
+        assert len(inner(temporary / "inner")) == 2
+    assert inner(tmp_path) == ["made"] and inner(tmp_path / "made" / "inner") == ["file.json"]
 
 
 def test_a_leftover_without_locks_goes_when_it_is_old(tmp_path: Path, monkeypatch) -> None:

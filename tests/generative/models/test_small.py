@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from types import SimpleNamespace
 
 import pytest
+import safetensors
 import torch
 
 from vlmadapt.errors import FileError, InputError
@@ -62,3 +65,15 @@ def test_default_sizes():
     assert count["vqa"] == pytest.approx(1.9e6, rel=0.05) and count["caption"] == pytest.approx(1.4e6, rel=0.05)
     with pytest.raises(InputError, match="kind is 'retrieval'"):
         build_small("retrieval", 46)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [safetensors.SafetensorError("No space left"), OSError(errno.ENOSPC, "No space left")]
+)
+def test_weights_that_cannot_be_written_are_one_sentence(error, tmp_path):
+    def full(folder):
+        raise error
+
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(image_size=16)), save_pretrained=full)
+    with pytest.raises(FileError, match=r"could not write .*model: No space left"):
+        save_small(model, WordTokenizer(WORDS), tmp_path / "model")

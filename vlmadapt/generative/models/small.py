@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import read_versioned, write_json, write_versioned
+from vlmadapt.errors import FileError, InputError, naming_file
+from vlmadapt.files import naming_tensors, read_versioned, write_json, write_versioned
 from vlmadapt.generative.models.base import transformers_for
 
 VOCABULARY = "vocabulary.json"
@@ -139,9 +139,13 @@ def waves(side: int, width: int) -> Tensor:
 
 
 def save_small(model: Any, tokenizer: WordTokenizer, folder: Path) -> None:
-    """A folder in the layout of ``transformers``, with our vocabulary and the preprocessing of the pictures."""
+    """A folder in the layout of ``transformers``, with our vocabulary and the preprocessing of the pictures.
+
+    Raises :class:`FileError` naming what cannot be written.
+    """
     side = model.config.vision_config.image_size
-    model.save_pretrained(folder)
+    with naming_tensors(folder), naming_file(folder, "write"):
+        model.save_pretrained(folder)
     tokenizer.save(folder)
     size = {"height": side, "width": side}
     write_json(folder / PREPROCESSOR, {"size": size, "image_mean": [MEAN] * 3, "image_std": [STD] * 3})
