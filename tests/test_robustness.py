@@ -107,7 +107,7 @@ def test_the_criterion_of_a_call(text: str, outcome: str) -> None:
 
 
 def test_what_does_not_end_is_ended() -> None:
-    with pytest.raises(NotDone), patience(1):
+    with pytest.raises(NotDone), patience(0.3):
         while True:
             pass
     value, why = isolated(lambda: time.sleep(60), seconds=0.5)
