@@ -92,7 +92,7 @@ def sections(cases: list[dict[str, Any]]) -> Iterator[str]:
         for name, case in named:
             yield f"\n**{name}** Right: {case['right']}."
             if lacking := {reason for column in COLUMNS if (reason := case["cells"].get(column, {}).get("why"))}:
-                yield f"Where there is {ABSENT}: {', '.join(sorted(lacking))}."
+                yield f"A dash: {', '.join(sorted(lacking))}."
             yield "Held by " + ", ".join(f"`{test}`" for test in case["tests"]) + ".\n"
             yield from (line for column in COLUMNS if (line := seen(case, column)))
         yield ""
@@ -112,7 +112,7 @@ def seen(case: dict[str, Any], column: str) -> str:
     if not inputs:
         return ""
     told = sorted(inputs, key=lambda each: each["outcome"] == RIGHT)[:SHOWN]
-    more = f"; {len(inputs) - len(told)} more inputs" if len(inputs) > len(told) else ""
+    more = f"; {len(inputs) - len(told)} more" if len(inputs) > len(told) else ""
     return f"- {column}, {outcome(case, column)}: {'; '.join(map(quoted, told))}{more}"
 
 
