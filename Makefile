@@ -73,10 +73,14 @@ kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels 
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
 
 # Fewer of all floats than `make test` takes, for instrumented code is slow; leaks are Python's own, which keeps what
-# it has allocated until it exits.
+# it has allocated until it exits. What a sanitizer says before it ends the process is not to be captured.
 sanitize: setup ## CPU kernels under the sanitizers of addresses, undefined behaviour and threads (docs/fuzzing.md)
 	$(call sanitized,address,address$(COMMA)undefined,$(BIN)/python)
 	$(call sanitized,thread,thread,setarch -R $(BIN)/python)
+
+MINUTES ?= 10
+fuzz: setup ## random calls of operators and damaged files for MINUTES, 10 by default (docs/fuzzing.md)
+	$(BIN)/python -m scripts.fuzz --minutes $(MINUTES)
 
 define sanitized
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DVLMADAPT_SANITIZE=$(2) \
@@ -85,7 +89,7 @@ define sanitized
 	if [ -x build/$(1)/unit_tests ]; then VLMADAPT_SIMD_STRIDE=100003 build/$(1)/unit_tests --gtest_brief=1; fi
 	VLMADAPT_KERNELS=build/$(1) ASAN_OPTIONS=detect_leaks=0 OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=lib$(subst address,a,$(subst thread,t,$(1)))san.so)" \
-	    $(3) -m pytest --noconftest -p no:cacheprovider $(SANITIZED)
+	    $(3) -m pytest --noconftest -p no:cacheprovider --capture=sys $(SANITIZED)
 endef
 
 torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); 40 minutes
