@@ -313,7 +313,11 @@ def _restored(
 
 
 def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
-    """Set one entry of the state; shapes that depend on the support set are only known here."""
+    """Set one entry of the state; shapes that depend on the support set are only known here.
+
+    A copy: torch's own memory is aligned, that of a file is not, and products may round by it.
+    """
+    tensor = tensor.clone()
     path, _, leaf = name.rpartition(".")
     module = adapter.get_submodule(path)
     if leaf in module._parameters:

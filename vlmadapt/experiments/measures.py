@@ -41,8 +41,8 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nll": negative_log_likelihood,
     "brier": brier,
 }
-# Those that tables show beside accuracy, in per cent, by their titles there.
-SHOWN: Mapping[str, str] = {"calibration_error": "calibration error"}
+TITLES: Mapping[str, str] = {"calibration_error": "calibration error"}  # in tables, where it is not the name
+FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
 
 
 def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:

@@ -167,9 +167,9 @@ class Auto(Adapter):
         return {f"weight of {name}": weight for name, weight in self.shares().items()}
 
     def _restore(self, header: Mapping[str, Any]) -> None:
-        """Only what was kept is in the file."""
-        kept = [name.removeprefix("weight of ") for name in header["hyperparameters"]]
-        self.parts = nn.ModuleDict({_key(name): self.parts[_key(name)] for name in kept})
+        """Only what was kept is in the file; its order is that of the configuration."""
+        kept = {name.removeprefix("weight of ") for name in header["hyperparameters"]}
+        self.parts = nn.ModuleDict({key: part for key, part in self.parts.items() if _name(key) in kept})
         for part in self.parts.values():
             part.fitted_ = True  # type: ignore[assignment]
 
