@@ -78,10 +78,6 @@ sanitize: setup ## CPU kernels under the sanitizers of addresses, undefined beha
 	$(call sanitized,address,address$(COMMA)undefined,$(BIN)/python)
 	$(call sanitized,thread,thread,setarch -R $(BIN)/python)
 
-MINUTES ?= 10
-fuzz: setup ## random calls of operators and damaged files for MINUTES, 10 by default (docs/fuzzing.md)
-	$(BIN)/python -m scripts.fuzz --minutes $(MINUTES)
-
 define sanitized
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DVLMADAPT_SANITIZE=$(2) \
 	    -DPython_EXECUTABLE=$(abspath $(BIN))/python >/dev/null
@@ -97,6 +93,10 @@ torture: setup ## kill every command at random and fail its disk, a hundred time
 
 robustness: setup ## docs/robustness.md: hard cases through vlmadapt and its peers (PEERS="--peer NAME=FOLDER ...")
 	$(BIN)/python -m scripts.robustness $(PEERS)
+
+MINUTES ?= 10
+fuzz: setup ## random calls of operators and damaged files for MINUTES, 10 by default (docs/fuzzing.md)
+	$(BIN)/python -m scripts.fuzz --minutes $(MINUTES)
 
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi
