@@ -88,7 +88,7 @@ define sanitized
 	    $(3) -m pytest --noconftest -p no:cacheprovider --capture=sys $(SANITIZED)
 endef
 
-torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); 40 minutes
+torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.torture
 
 robustness: setup ## docs/robustness.md: hard cases through vlmadapt and its peers (PEERS="--peer NAME=FOLDER ...")

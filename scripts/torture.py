@@ -120,7 +120,7 @@ def _long(torturer: Torturer, options: argparse.Namespace, generator: random.Ran
     yield from (("kill", place) for place in chosen)
     yield from (("time", generator.random()) for _ in range(max(options.times, options.kills - len(chosen))))
     yield from (("twice", generator.choice(points)) for _ in range(options.twice))
-    for action in ACTIONS[2:]:
+    for action in options.actions:
         yield from ((action, place) for place in sorted(generator.sample(points, min(len(points), options.faults))))
 
 
@@ -142,6 +142,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--times", type=int, default=20, help="of these at random times, at least")
     parser.add_argument("--twice", type=int, default=10, help="killed, and killed again while going on")
     parser.add_argument("--faults", type=int, default=10, help="points for SIGTERM, a full disk and an I/O error each")
+    parser.add_argument("--actions", nargs="*", choices=ACTIONS[2:], default=ACTIONS[2:], help="these faults only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="one point of each kind")
     return parser.parse_args(arguments)

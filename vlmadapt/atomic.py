@@ -81,6 +81,12 @@ def remove_tree(folder: str | Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def remove_file(path: str | Path) -> None:
+    """Remove the file ``path``, if it is there. Raises :class:`FileError` naming it where it cannot be taken away."""
+    with naming_file(path, "remove"):
+        Path(path).unlink(missing_ok=True)
+
+
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A new locked folder beside ``path``, which is removed in the end, with what is left in it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from vlmadapt import atomic, locks
-from vlmadapt.atomic import atomic_folder, atomic_path, remove_leftovers
+from vlmadapt.atomic import atomic_folder, atomic_path, remove_file, remove_leftovers
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.files import read_json, write_json
 from vlmadapt.provenance.about import ABOUT, About, about_of
@@ -388,6 +388,13 @@ def test_what_could_not_be_removed_while_a_folder_was_filled_does_not_come_along
             write_json(temporary / "inner" / "file.json", {})
         assert len(inner(temporary / "inner")) == 2
     assert inner(tmp_path) == ["made"] and inner(tmp_path / "made" / "inner") == ["file.json"]
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    remove_file(tmp_path / "not there")
+    with pytest.raises(FileError, match=f"could not remove {tmp_path}/folder"):
+        (tmp_path / "folder").mkdir()
+        remove_file(tmp_path / "folder")
 
 
 def test_a_leftover_without_locks_goes_when_it_is_old(tmp_path: Path, monkeypatch) -> None:

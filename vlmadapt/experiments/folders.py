@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import ADAPTERS
+from vlmadapt.atomic import remove_file
 from vlmadapt.data import BUILTIN
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import pictures_hash
@@ -107,5 +108,5 @@ def _same_method(method: Method, adapter: str, config: Mapping[str, Any]) -> boo
 def finish_results(place: Place, about: About) -> None:
     """After new results have been saved: what was drawn from older ones is removed."""
     for name in DRAWN:
-        (place.folder / name).unlink(missing_ok=True)
+        remove_file(place.folder / name)
     place.begin(about)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vlmadapt.atomic import remove_file
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
@@ -100,7 +101,7 @@ def fit_classifier(
         if place is not None:
             classifier.save(place.folder)
             shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)
-            (place.folder / UNFINISHED).unlink(missing_ok=True)
+            remove_file(place.folder / UNFINISHED)
     return classifier
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlmadapt import backbones
-from vlmadapt.atomic import remove_tree
+from vlmadapt.atomic import remove_file, remove_tree
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.load import load_records
 from vlmadapt.generative.data.records import RecordSet
@@ -60,7 +60,7 @@ def tune(options: TuneOptions) -> TuningResults:
         results = run_tuning(loaded, records, plan, folder, report=options.report, progress=options.progress)
         results.save(folder)
         for name in DRAWN:
-            (folder / name).unlink(missing_ok=True)
+            remove_file(folder / name)
         place.begin(about)
         if options.finish is not None:
             options.finish(results, records.limited(*plan.limits), folder)
