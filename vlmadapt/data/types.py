@@ -36,7 +36,7 @@ class Dataset:
     ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that
     the data come without splits: these three are ours, drawn by a seed.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
-    ``{}``, no picture in training and test (either suffices: to fit, or to evaluate), or a name or path that is not UTF-8.
+    ``{}``, neither training nor test pictures, or a name or path that is not UTF-8.
     """
 
     name: str
