@@ -13,6 +13,7 @@ Config = TypeVar("Config", bound="AdapterConfig")
 YES, NO = ("yes", "on", "true", "1"), ("no", "off", "false", "0")
 GRID_RANGE = (1e-9, 1e9)  # beyond, scores overflow or vanish in float32
 MOST_STEPS = 1000
+MOST_WIDTH = 1 << 16  # of a layer: a saved file must not ask for hundreds of gigabytes
 
 
 @dataclass(frozen=True)

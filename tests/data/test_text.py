@@ -137,9 +137,12 @@ def test_rows_that_can_be_read_two_ways_are_refused(tmp_path, lines, words):
         ('{"path": ["0.png"], "label": "a"}', "line 1 has no path"),
         (
             '{"path": "\\ud800.png", "label": "a"}\n{"path": "1.png", "label": "b"}',
-            r"ud800.png' is not UTF-8",
+            r"ud800.png', which is not UTF-8",
         ),
-        ('{"path": "0.png", "label": "a\\udce9"}\n{"path": "1.png", "label": "b"}', r"'a\\xe9', which is not"),
+        (
+            '{"path": "0.png", "label": "a\\udce9"}\n{"path": "1.png", "label": "b"}',
+            r"'a\\xe9' for class 0, which is not",
+        ),
         ('{"path": "0.png", "label": "a\\u0007"}\n{"path": "1.png", "label": "b"}', "which is not UTF-8 text: rename"),
     ],
 )

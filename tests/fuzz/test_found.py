@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 
 from tests.fuzz.saved_files import OLD
 from vlmadapt.adapters import load_adapter
+from vlmadapt.adapters.coop import CoOpConfig
+from vlmadapt.adapters.xm.config import XMAdapterConfig
 from vlmadapt.classifier import Classifier
 from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import read_json, sha256_of_file, write_json
 from vlmadapt.generative.methods.p_config import PAdapterConfig
+from vlmadapt.generative.methods.peers import BottleneckConfig, LoRAConfig
 from vlmadapt.generative.results import TuningResults
 from vlmadapt.generative.tuning import predictions_of
 from vlmadapt.provenance.settings import parse_settings
@@ -104,6 +107,22 @@ def test_one_name_of_modules_is_not_taken_for_its_letters() -> None:
     for wrong in (3, [3], ["a", None], True, {"a": 1}):
         with pytest.raises(InputError, match=r"PAdapterConfig\.only is .*: give the beginnings of names of modules\."):
             PAdapterConfig.make({"only": wrong})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (XMAdapterConfig, "mlp_width"),
+        (XMAdapterConfig, "hidden_width"),
+        (CoOpConfig, "context_tokens"),
+        (BottleneckConfig, "width"),
+        (LoRAConfig, "rank"),
+    ],
+)
+def test_a_size_that_would_ask_for_hundreds_of_gigabytes_is_refused(kind: Any, name: str) -> None:
+    assert getattr(kind.make({name: 512}), name) == 512
+    with pytest.raises(InputError, match=rf"{name} is 2147483648: give a"):
+        kind.make({name: 2**31})
 
 
 def test_a_number_beyond_64_bits_is_refused_in_a_sentence() -> None:

@@ -35,6 +35,9 @@ class Tokens(Protocol):
     mask: Tensor  # [C, L]
 
 
+MOST_CONTEXT = 1024  # tokens: no text tower has room for more
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoOpConfig(TrainConfig, AdapterConfig):
     lr: float = field(default=1e-2, metadata={"help": "peak learning rate of AdamW"})
@@ -45,7 +48,7 @@ class CoOpConfig(TrainConfig, AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, "context_tokens", low=1)
+        check_range(self, "context_tokens", low=1, high=MOST_CONTEXT)
         check_range(self, "deviation", low=0.0, low_allowed=False)
 
 

@@ -106,7 +106,7 @@ class FolderFits:
         return load_adapter(self.folder(key), encoder=encoder)
 
     def measures(self, key: FitKey) -> Measures:
-        """Of a finished fit; raises :class:`FileError` where its file does not hold them."""
+        """Of a finished fit. Raises :class:`FileError` where its file is missing, damaged or of something else."""
         path = self.folder(key) / FINISHED
         try:
             return Measures(**read_versioned(path, FORMAT, AGAIN))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vlmadapt.config import AdapterConfig, check_choice, check_grid
+from vlmadapt.config import MOST_WIDTH, AdapterConfig, check_choice, check_grid
 from vlmadapt.training import TrainConfig, check_range
 
 FUSIONS = ("learned", "fixed", "per_sample")
@@ -57,6 +57,6 @@ class XMAdapterConfig(TrainConfig, AdapterConfig):
         check_range(self, "hardness", low=0.0)
         for name in ("hidden_width", "mlp_width"):
             if getattr(self, name) is not None:
-                check_range(self, name, low=1)
+                check_range(self, name, low=1, high=MOST_WIDTH)
         check_grid(self, "search_beta")
         check_grid(self, "search_alpha")

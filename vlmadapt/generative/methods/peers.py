@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.config import AdapterConfig
+from vlmadapt.config import MOST_WIDTH, AdapterConfig
 from vlmadapt.doors import known_versions
 from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 from vlmadapt.generative.methods.attached import Attached
@@ -72,8 +72,10 @@ class LoRAConfig(AdapterConfig):
 
 def _check_size(config: AdapterConfig, name: str) -> None:
     value = getattr(config, name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{type(config).__name__}.{name} is {value!r}: give a whole number above 0, or none.")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_WIDTH):
+        raise InputError(
+            f"{type(config).__name__}.{name} is {value!r}: give a whole number from 1 to {MOST_WIDTH}, or none."
+        )
 
 
 def attach_frozen(model: nn.Module, config: FrozenConfig, method: str, seed: int) -> Attached:
