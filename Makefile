@@ -56,8 +56,8 @@ demo: setup ## few-shot adapters on real pictures: table, curve, saved classifie
 tune-demo: setup ## generative tasks: a small model from scratch, adapted by every method: table, picture
 	$(BIN)/python -m vlmadapt tune --task vqa --method $(TUNE_METHODS) $(TUNE_SIZES) --out runs/tune-demo
 
-results: setup ## docs/results.md: all adapters on four data sets, three seeds, and ablations; resumable
-	$(BIN)/python scripts/make_results.py
+results: setup ## docs/results.md: all adapters on four data sets, and ablations; REAL=FOLDER: real CLIP features too
+	$(BIN)/python scripts/make_results.py $(if $(REAL),--real "$(REAL)")
 
 real-size: setup ## the p-adapter on BLIP base, random weights: a step and a beam search within 6 GB
 	$(BIN)/python scripts/real_size_blip.py
@@ -73,7 +73,7 @@ kernels-module: setup ## C++ unit tests and the NumPy module of the raw kernels 
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/cmake
 
 # Fewer of all floats than `make test` takes, for instrumented code is slow; leaks are Python's own, which keeps what
-# it has allocated until it exits.
+# it has allocated until it exits. What a sanitizer says before it ends the process is not to be captured.
 sanitize: setup ## CPU kernels under the sanitizers of addresses, undefined behaviour and threads (docs/fuzzing.md)
 	$(call sanitized,address,address$(COMMA)undefined,$(BIN)/python)
 	$(call sanitized,thread,thread,setarch -R $(BIN)/python)
@@ -85,7 +85,7 @@ define sanitized
 	if [ -x build/$(1)/unit_tests ]; then VLMADAPT_SIMD_STRIDE=100003 build/$(1)/unit_tests --gtest_brief=1; fi
 	VLMADAPT_KERNELS=build/$(1) ASAN_OPTIONS=detect_leaks=0 OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc \
 	    LD_PRELOAD="$$($(CXX) -print-file-name=lib$(subst address,a,$(subst thread,t,$(1)))san.so)" \
-	    $(3) -m pytest --noconftest -p no:cacheprovider $(SANITIZED)
+	    $(3) -m pytest --noconftest -p no:cacheprovider --capture=sys $(SANITIZED)
 endef
 
 torture: setup ## kill every command at random and fail its disk, a hundred times and more each (docs/torture.md); half an hour
@@ -93,6 +93,10 @@ torture: setup ## kill every command at random and fail its disk, a hundred time
 
 robustness: setup ## docs/robustness.md: hard cases through vlmadapt and its peers (PEERS="--peer NAME=FOLDER ...")
 	$(BIN)/python -m scripts.robustness $(PEERS)
+
+MINUTES ?= 10
+fuzz: setup ## random calls of operators and damaged files for MINUTES, 10 by default (docs/fuzzing.md)
+	$(BIN)/python -m scripts.fuzz --minutes $(MINUTES)
 
 $(VENV)-abi/.packages: pyproject.toml constraints.txt
 	test -x $(VENV)-abi/bin/python || $(PYTHON) -m venv $(VENV)-abi

@@ -214,7 +214,7 @@ def sentence(result) -> str:
         (["fit", "{world}", "--shots", "50", "--out", "{tmp}/r"], "shots is 50"),
         (["fit", "{world}", "--shots", "2", "--set", "speed=3", "--out", "{tmp}/r"], "'speed'"),
         (["fit", "{world}", "--set", "epochs", "--out", "{tmp}/r"], "key=value"),
-        (["fit", "{world}", "--adapter", "taskres", "--set", "epochs=many", "--out", "{tmp}/r"], "many"),
+        (["fit", "{world}", "--adapter", "taskres", "--shots", "2", "--set", "epochs=many"], "many"),
         (["fit", "{world}", "--device", "tpu", "--out", "{tmp}/r"], "'tpu'"),
         (["fit", "{world}", "--precision", "fp8", "--out", "{tmp}/r"], "'fp8'"),
         (["fit", "{world}", "--out", "{world}"], "lies inside the data"),

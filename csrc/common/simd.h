@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -71,6 +72,7 @@ struct Simd {
   static constexpr int panel = lanes * tile_vectors;  // columns of a full tile
   typedef T V __attribute__((vector_size(vector_bytes)));
   typedef Mask I __attribute__((vector_size(vector_bytes)));
+  typedef std::make_unsigned_t<Mask> U __attribute__((vector_size(vector_bytes)));  // for bits that wrap around
 
   static VLMADAPT_INLINE V load(const T* p) {
     V v;
@@ -177,8 +179,8 @@ VLMADAPT_INLINE Simd<double>::V exp(Simd<double>::V x) {
 // x = 2^n (1 + z) with 1 + z in [sqrt(1/2), sqrt(2)); the polynomials are minimax fits computed for this project.
 VLMADAPT_INLINE Simd<float>::V log(Simd<float>::V x) {
   using S = Simd<float>;
-  const S::I n = ((S::I)x - 0x3f3504f3) >> 23;
-  const S::V z = (S::V)((S::I)x - (n << 23)) - 1.0f;
+  const S::I n = (S::I)((S::U)x - 0x3f3504f3u) >> 23;
+  const S::V z = (S::V)((S::U)x - ((S::U)n << 23)) - 1.0f;
   const S::V exponent = (S::V)(n + 0x4b400000) - 12582912.0f;  // 1.5 * 2^23: n as a float without a conversion
   S::V p = S::broadcast(-0.07634495943784714f);
   p = p * z + 0.1276157647371292f;
@@ -197,8 +199,8 @@ VLMADAPT_INLINE Simd<float>::V log(Simd<float>::V x) {
 
 VLMADAPT_INLINE Simd<double>::V log(Simd<double>::V x) {
   using S = Simd<double>;
-  const S::I n = ((S::I)x - 0x3fe6a09e667f3bcd) >> 52;
-  const S::V z = (S::V)((S::I)x - (n << 52)) - 1.0;
+  const S::I n = (S::I)((S::U)x - 0x3fe6a09e667f3bcdu) >> 52;
+  const S::V z = (S::V)((S::U)x - ((S::U)n << 52)) - 1.0;
   const S::V exponent = (S::V)(n + 0x4338000000000000) - 6755399441055744.0;  // 1.5 * 2^52
   const S::V s = z / (z + 2.0);
   const S::V t = s * s;

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .case import CLEAR, CRASH, RIGHT, SILENT, Verdict
-from .child import Said, patience
+from .child import NotDone, Said, patience
 
 SECONDS = 30  # what a call may take that has a few small pictures
 
@@ -47,6 +47,8 @@ def of_call(
     try:
         with patience(SECONDS):
             value = call()
+    except NotDone as error:
+        return Verdict(CRASH, f"hangs: {error}", of=of)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         text = f"{type(error).__name__}: {lines[-1]}"

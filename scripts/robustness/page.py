@@ -20,10 +20,10 @@ SHOWN = 3  # inputs of a cell that are quoted; the others are in the JSON
 
 HOW = """## How to read it
 
-The cases were drawn from public bug reports of people who do this job with this package's peers and with other
-software, and restated as scripts that build their input: folders of small pictures, split files, features, models of
-random weights. Every cell is from a run of that script in a process of its own; a case of several inputs has the
-outcome of its worst one.
+Most of the cases were drawn from public bug reports of people who do this job with this package's peers and with
+other software; the rest are their neighbours. All are restated as scripts that build their input: folders of small
+pictures, split files, features, models of random weights. Every cell is from a run of that script in a process of its
+own; a case of several inputs has the outcome of its worst one.
 
 - **right**: done, and the result is what the case says.
 - **clear error**: refused, and the argument, file or value at fault is named: of a command, in its last line, without
@@ -32,12 +32,13 @@ outcome of its worst one.
 - **silent wrong**: ended well, and the result is not what the case says, or what had to be said was not.
 - **-**: has no function that the case is about.
 
-The cases were chosen for what goes wrong, and by us: the counts say what each program does with them, not how good it
-is at what it was made for. The peers are used as their documentation shows: CLIP_benchmark by ImageFolder,
-`convert_dataset` and `clip_benchmark eval` with an open_clip model of random weights; scikit-learn and Tip-Adapter's
-functions on features; peft's LoRA on a small BLIP; ImageFolder in the usual few lines. Tip-Adapter expects a GPU:
-`.cuda()` is the tensor itself and `.half()` is float32. CLIP_benchmark and Tip-Adapter ask `float()` of an array of
-one number, which the newest NumPy refuses: they are given the number. `meta` stands in for another device.
+The cases were chosen for what goes wrong, and by us, and this package was mended with them in hand, as its peers were
+not: the counts say what each program does with these cases, not how good it is at what it was made for. The peers are
+used as their documentation shows: CLIP_benchmark by ImageFolder, `convert_dataset` and `clip_benchmark eval` with an
+open_clip model of random weights; scikit-learn and Tip-Adapter's functions on features; peft's LoRA on a small BLIP;
+ImageFolder in the usual few lines. Tip-Adapter expects a GPU: `.cuda()` is the tensor itself and `.half()` is
+float32. CLIP_benchmark and Tip-Adapter ask `float()` of an array of one number, which the newest NumPy refuses: they
+are given the number. `meta` stands in for another device.
 
 `make robustness` runs every case (some 15 minutes on one core) and draws this page; `PEERS="--peer
 clip-benchmark=FOLDER --peer tip-adapter=FOLDER"` names the peers that are not installed with the package: a folder
@@ -69,7 +70,7 @@ def head(results: dict[str, Any]) -> Iterator[str]:
         yield f"| {column} | {versions.get(column, 'not run')} | {run} | {numbers} | {lacking} |"
     yield ""
     wrong = [case["case"] for case in cases if outcome(case, OURS) in WRONG]
-    yield f"Wrong in our own column: {'; '.join(wrong) or 'none in this run'}."
+    yield f"Wrong in our own column: {'; '.join(wrong) or 'none'}."
     yield f"\nRun on {results['processor']}, Python {versions['Python']}, torch {versions['torch']}, {results['date']}."
 
 
@@ -92,7 +93,7 @@ def sections(cases: list[dict[str, Any]]) -> Iterator[str]:
         for name, case in named:
             yield f"\n**{name}** Right: {case['right']}."
             if lacking := {reason for column in COLUMNS if (reason := case["cells"].get(column, {}).get("why"))}:
-                yield f"Where there is {ABSENT}: {', '.join(sorted(lacking))}."
+                yield f"A dash: {', '.join(sorted(lacking))}."
             yield "Held by " + ", ".join(f"`{test}`" for test in case["tests"]) + ".\n"
             yield from (line for column in COLUMNS if (line := seen(case, column)))
         yield ""
@@ -112,7 +113,7 @@ def seen(case: dict[str, Any], column: str) -> str:
     if not inputs:
         return ""
     told = sorted(inputs, key=lambda each: each["outcome"] == RIGHT)[:SHOWN]
-    more = f"; {len(inputs) - len(told)} more inputs" if len(inputs) > len(told) else ""
+    more = f"; {len(inputs) - len(told)} more" if len(inputs) > len(told) else ""
     return f"- {column}, {outcome(case, column)}: {'; '.join(map(quoted, told))}{more}"
 
 

@@ -10,7 +10,7 @@ from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import Auto, load_adapter
 from vlmadapt.adapters.auto.folds import assign, splits
 from vlmadapt.adapters.auto.parts import PARTS, Size, affordable
-from vlmadapt.adapters.auto.stack import best_temperature, mixture_weights, stack
+from vlmadapt.adapters.auto.stack import mixture_weights, stack
 from vlmadapt.errors import InputError
 
 QUICK = ("zero-shot", "ncm-1", "gda-0.1", "proker-1")
@@ -42,16 +42,6 @@ def test_a_class_never_loses_all_of_its_samples():
 def test_folds_are_even_within_a_class():
     fold = assign(torch.zeros(10, dtype=torch.int64), 4, torch.randperm(10))
     assert sorted(torch.bincount(fold, minlength=4).tolist()) == [2, 2, 3, 3]
-
-
-def test_the_temperature_is_the_likeliest():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3000, 4, generator=generator, dtype=torch.float64)
-    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
-    assert best_temperature([7.0 * logits], [labels]) == pytest.approx(7.0, rel=0.13)
-    assert best_temperature([logits[:10], logits[10:]], [labels[:10], labels[10:]]) == best_temperature(
-        [logits], [labels]
-    )
 
 
 @pytest.mark.parametrize("prior", [1.0, 2.0])

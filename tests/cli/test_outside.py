@@ -42,6 +42,17 @@ def test_data_without_splits_are_evaluated_whole(form, outside, world, tmp_path)
     assert "4 classes, 40 pictures without splits, all evaluated" in result.stderr
 
 
+def test_a_list_of_test_pictures_alone_is_evaluated_and_nothing_is_fitted_on_it(outside, world, tmp_path):
+    table = as_table(outside)
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},split", *(f"{row},test" for row in rows)]))
+    fit_tip_f(world, tmp_path / "run")
+    call("eval", tmp_path / "run", table, "--out", tmp_path / "out")
+    assert count_of(tmp_path / "out") == 40
+    refused = call("fit", table, "--shots", 1, "--out", tmp_path / "other", code=2)
+    assert "has no training pictures" in refused.stderr
+
+
 def test_the_test_split_of_others_is_theirs(world, tmp_path):
     fit_tip_f(world, tmp_path / "run")
     other = make_world(tmp_path / "more", test=14)

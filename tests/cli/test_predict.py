@@ -138,3 +138,14 @@ def test_no_picture_is_drawn_of_a_bad_one(run, tmp_path):
     result = CliRunner().invoke(app, ["predict", str(run), str(bad), "--explain-picture", str(tmp_path / "why.png")])
     assert result.exit_code == 2 and "drawn" not in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
+def test_what_a_folder_holds_besides_is_said(run, good):
+    folder = good[0].parent
+    (folder / "scan.psd").write_bytes(b"8BPS")
+    (folder / "__MACOSX").mkdir()
+    shutil.copy(good[0], folder / "__MACOSX" / "a.png")
+    result = call("predict", run, folder, "--json")
+    assert len(json.loads(result.stdout)) == len(good)
+    assert "of formats that are not read left out (1 .psd)" in result.stderr
+    assert "1 folder (" in result.stderr and "of thumbnails or system files left out" in result.stderr

@@ -71,7 +71,7 @@ def test_split_hash_follows_every_change(changes):
         ({"class_names": ("cat", " ")}, "empty name for class 1"),
         ({"templates": ("a photo",)}, "must contain {} once"),
         ({"templates": ()}, "no prompt templates"),
-        ({"train": ()}, "no training pictures"),
+        ({"train": (), "test": ()}, "neither training nor test pictures"),
         ({"test": (Sample(Path("c.png"), 2),)}, r"c\.png has label 2, but data set 'pets' has labels 0 to 1"),
         ({"val": (Sample(Path("c.png"), -1),)}, "has label -1"),
     ],

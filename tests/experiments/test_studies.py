@@ -16,7 +16,7 @@ from vlmadapt.errors import FileError
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.experiments.studies import STUDIES, Study, complete, finished
+from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, finished
 from vlmadapt.provenance.settings import Method
 from vlmadapt.reporting.results_page import BY_HAND, TITLES, Section, write_page
 
@@ -108,4 +108,23 @@ def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
 def test_the_page_in_the_docs_has_a_section_for_each_study() -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
-    assert titles[: len(STUDIES)] == [TITLES[each.name] for each in STUDIES]
+    assert titles[: len(REAL) + len(STUDIES)] == [TITLES[name] for name in [*names(REAL), *(s.name for s in STUDIES)]]
+
+
+def names(real: Any) -> list[str]:
+    return [name for name, _, _ in real]
+
+
+def test_sections_that_are_not_run_stay_as_they_are(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
+    before = page.read_text(encoding="utf-8")
+    sections = [Section(name, None, "not run", False, kept=True) for name in names(REAL)]
+    write_page([*sections, *(Section(each.name, None, "not run", each.curve, kept=True) for each in STUDIES)], page)
+    after = page.read_text(encoding="utf-8")
+    for title in TITLES.values():
+        assert section_of(after, title) == section_of(before, title) and "| " in section_of(after, title)
+
+
+def section_of(text: str, title: str) -> str:
+    return re.split(r"^## |^<!-- ", text.partition(f"## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0].rstrip()

@@ -24,7 +24,7 @@ from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.modes import usual
-from vlmadapt.training import Samples, TrainResult, choose, score_in_tiles, tiles
+from vlmadapt.training import Samples, TrainResult, best_temperature, choose, score_in_tiles, tiles
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
@@ -89,6 +89,7 @@ class Adapter(nn.Module):
         # Plain attribute, not a submodule: the encoder's weights are no part of this adapter.
         self.__dict__["encoder"] = encoder
         self.train_result_: TrainResult | None = None
+        self.temperature_ = 1.0  # of the probabilities, over and above what is in the logits
         self.fitted_ = False
         self.eval()
 
@@ -133,6 +134,7 @@ class Adapter(nn.Module):
         self.train_result_ = None
         self.fitted_ = False
         self._fit(support, validation, FitOptions(seed, directory, progress))
+        self.temperature_ = 1.0 if validation is None else self._calibrate(validation)
         self.fitted_ = True
         return self.eval()
 
@@ -152,8 +154,9 @@ class Adapter(nn.Module):
         return result
 
     def predict_proba(self, features: Any) -> Tensor:
-        """Class probabilities ``[B, C]``, rows summing to 1."""
-        return self.logits(features).softmax(-1)
+        """Class probabilities ``[B, C]``, rows summing to 1: of the logits over ``temperature_``, which :meth:`fit`
+        chooses on validation samples."""
+        return (self.logits(features) / self.temperature_).softmax(-1)
 
     @torch.no_grad()
     def predict(self, features: Any) -> Tensor:
@@ -193,6 +196,7 @@ class Adapter(nn.Module):
             "class_names": list(self.class_names),
             "config": self.config.as_dict(),
             "hyperparameters": self.hyperparameters(),
+            "temperature": self.temperature_,
             "encoder": None if encoder is None else {"name": encoder.name, "fingerprint": encoder.fingerprint},
         }
         return write_pair(Path(folder), self.state_dict(), header)
@@ -234,6 +238,13 @@ class Adapter(nn.Module):
     def _score(self, samples: Samples) -> tuple[float, ...]:
         """What epochs and candidates are compared by, on validation ``samples``."""
         return score_in_tiles(lambda rows: self._logits(samples.features[rows]), samples.labels, self.num_classes)
+
+    @torch.no_grad()
+    def _calibrate(self, validation: Samples) -> float:
+        """The temperature of the probabilities. Validation samples have chosen settings before: it is a little low."""
+        parts = list(tiles(len(validation), self.num_classes))
+        logits = [self._logits(validation.features[rows]) for rows in parts]
+        return best_temperature(logits, [validation.labels[rows] for rows in parts])
 
     def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
         """``take`` the candidate that scores best on validation; list the default first, it wins ties."""
@@ -296,12 +307,17 @@ def _restored(
     for name, tensor in state.items():
         _place(adapter, name, tensor)
     adapter._restore(header)
+    adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote none
     adapter.fitted_ = True
     return adapter.eval()
 
 
 def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
-    """Set one entry of the state; shapes that depend on the support set are only known here."""
+    """Set one entry of the state; shapes that depend on the support set are only known here.
+
+    A copy: torch's own memory is aligned, that of a file is not, and products may round by it.
+    """
+    tensor = tensor.clone()
     path, _, leaf = name.rpartition(".")
     module = adapter.get_submodule(path)
     if leaf in module._parameters:

@@ -4,7 +4,8 @@
     A       = (K / lam + I)^-1 (Y - S W^T)         K = k(S, S) [n, n], S the samples, Y [n, C] their labels, one-hot
     logits  = tau (f W^T + k(f, S) A)
 
-A cache of Tip-Adapter whose values are solved for. Nothing is trained; beta and lam are searched on validation.
+A cache of Tip-Adapter whose values are solved for. Nothing is trained; beta and lam are searched on validation,
+with more than 4,096 samples they are not: each candidate would take a minute.
 Towards lam = 0 this is zero-shot; a large lam leaves the residuals as they are.
 """
 
@@ -21,7 +22,8 @@ from vlmadapt.adapters.base import Adapter, FitOptions
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid, tiles
 
-DIRECT = 16_384  # samples up to which K is held and factorised: 1 GiB of float32, twice
+DIRECT = 8192  # samples up to which K is held and factorised: 256 MiB of float32, twice
+SEARCHED = 4096  # samples up to which beta and lam are searched: every candidate is a solution of its own
 TOLERANCE = 1e-5  # of conjugate gradients beyond, relative to the right-hand side
 MOST_STEPS = 200
 
@@ -68,7 +70,7 @@ class ProKeR(Adapter):
         wanted = -self.keys @ self.text_features.T
         wanted[torch.arange(len(support), device=wanted.device), support.labels] += 1
         self._solve(wanted, self.config.beta, self.config.lam)
-        if validation is not None:
+        if validation is not None and len(support) <= SEARCHED:
             self._solve(wanted, *self._search(wanted, validation))
 
     def _search(self, wanted: Tensor, validation: Samples) -> tuple[float, float]:
@@ -88,8 +90,9 @@ class ProKeR(Adapter):
         if len(self.keys) <= DIRECT:
             kernel = affinities(self.keys, self.keys, beta).div_(lam)
             kernel.diagonal().add_(1)
+            factor = torch.linalg.cholesky(kernel, out=kernel)
             # By rows, as it is read back from a file: products round by their layout.
-            self.values = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel)).contiguous()
+            self.values = torch.cholesky_solve(wanted, factor).contiguous()
         else:
             self.values = conjugate_gradients(lambda x: self._from_samples(self.keys, x) / lam + x, wanted)
 
@@ -110,7 +113,7 @@ class ProKeR(Adapter):
 
 def affinities(queries: Tensor, keys: Tensor, beta: float) -> Tensor:
     """``exp(-beta (1 - q . k))`` of rows of length 1: ``[B, n]``."""
-    return torch.exp(beta * (queries @ keys.T - 1))
+    return (queries @ keys.T).sub_(1).mul_(beta).exp_()
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:

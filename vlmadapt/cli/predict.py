@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmadapt.cli.console import JsonList, fail, output, say
+from vlmadapt.cli.console import JsonList, fail, note, output, say
 from vlmadapt.cli.fit import RunArgument
 from vlmadapt.cli.options import command, pick_device
 from vlmadapt.experiments.options import PredictOptions
@@ -69,22 +69,26 @@ def predict(
 
 
 def _pictures(given: list[Path]) -> list[Path]:
-    from vlmadapt.data.walk import list_images
+    from vlmadapt.data.walk import LeftOut, list_images
     from vlmadapt.errors import FileError
 
     paths: list[Path] = []
+    left_out = LeftOut()
     for path in given:
-        found = list_images(path) if path.is_dir() else [path]
+        found = list_images(path, left_out) if path.is_dir() else [path]
         if not found:
             raise FileError(f"{path} holds no pictures: give a folder with pictures in it.")
         paths += found
+    for line in (*left_out.all_notes(), *left_out.all_doubts()):
+        note(line)
     return paths
 
 
 def _print(prediction: Prediction, explain: bool) -> None:
+    from vlmadapt.provenance.means import chance
     from vlmadapt.reporting.table import Table, show
 
-    classes = ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in prediction.classes)
+    classes = ", ".join(f"{name} {chance(value)}" for name, value in prediction.classes)
     say(f"{prediction.path}: {classes}")
     if not explain:
         return

@@ -36,7 +36,7 @@ class Dataset:
     ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that
     the data come without splits: these three are ours, drawn by a seed.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
-    ``{}``, an empty training split, or a name or path that is not UTF-8.
+    ``{}``, neither training nor test pictures, or a name or path that is not UTF-8.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Dataset:
                 raise InputError(f"templates hold {template!r}: each must contain {{}} once, for the class name.")
         if not self.templates:
             raise InputError(f"data set {self.name!r} has no prompt templates: give at least one with {{}} in it.")
-        if not self.train:
-            raise InputError(f"data set {self.name!r} has no training pictures: add some to its train split.")
+        if not self.train and not self.test:
+            raise InputError(f"data set {self.name!r} has neither training nor test pictures: add some to a split.")
         if not is_utf8(os.fspath(self.root)):
             raise InputError(f"the name of folder {shown(self.root)} is not UTF-8 text: rename it.")
         self._refuse_other_bytes()

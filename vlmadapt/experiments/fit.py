@@ -16,6 +16,7 @@ from vlmadapt.provenance.settings import Method
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
+    from vlmadapt.training import Samples
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,8 @@ def fit(
         trainable_parameters=adapter.trainable_parameters(),
         selected=adapter.hyperparameters(),
     )
+
+
+def measure_adapter(adapter: Adapter, samples: Samples) -> dict[str, float]:
+    """Every measure of a fitted ``adapter`` on ``samples``, by name."""
+    return measure(adapter.logits(samples.features), samples.labels, adapter.temperature_)

@@ -4,16 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from vlmadapt.training import accuracy
+from vlmadapt.training.selection import SMALLEST_LOG_PROBABILITY
 
 MAIN = "accuracy"  # the measure of curves and differences
-
-# Each takes class logits [n, C] and labels [n] on the CPU and gives a fraction.
-MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {MAIN: accuracy}
+BINS = 15
 
 
-def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Every measure of ``logits [n, C]`` against ``labels [n]``, as fractions by name."""
-    return {name: float(of(logits.cpu(), labels.cpu())) for name, of in MEASURES.items()}
+def calibration_error(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Expected calibration error (arXiv 1706.04599): mean distance of certainty and accuracy, over equal bins."""
+    certainty, predicted = log_probabilities.exp().max(-1)
+    right = (predicted == labels).double()
+    place = (certainty * BINS).ceil().long().clamp(1, BINS) - 1  # a bin holds its upper end
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, certainty - right)
+    return gaps.abs().sum() / max(len(labels), 1)
+
+
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Mean, in nats; a class that a method rules out costs 50."""
+    return -log_probabilities[torch.arange(len(labels)), labels].clamp(min=SMALLEST_LOG_PROBABILITY).mean()
+
+
+def brier(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared distance of probabilities and the truth, summed over the classes: 0 to 2."""
+    truth = torch.nn.functional.one_hot(labels, log_probabilities.shape[-1])
+    return (log_probabilities.exp() - truth).square().sum(-1).mean()
+
+
+# Each takes log-probabilities [n, C], float64, and labels [n] on the CPU.
+MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    MAIN: accuracy,
+    "calibration_error": calibration_error,
+    "nll": negative_log_likelihood,
+    "brier": brier,
+}
+TITLES: Mapping[str, str] = {"calibration_error": "calibration error"}  # in tables, where it is not the name
+FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
+
+
+def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
+    """Every measure of ``logits [n, C]`` over ``temperature`` against ``labels [n]``, by name."""
+    certain = (logits.double().cpu() / temperature).log_softmax(-1)
+    return {name: float(of(certain, labels.cpu())) for name, of in MEASURES.items()}

@@ -10,8 +10,7 @@ from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
-from vlmadapt.experiments.fit import Measures, create, fit
-from vlmadapt.experiments.measures import measure
+from vlmadapt.experiments.fit import Measures, create, fit, measure_adapter
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
@@ -95,7 +94,7 @@ def run_protocol(
             shots=key.shots,
             seed=key.seed,
             split_hash=splits[key.shots, key.seed].split_hash,
-            values=measure(fits.get(key).logits(samples.features), samples.labels),
+            values=measure_adapter(fits.get(key), samples),
             **asdict(measured[key]),
         )
         for key in keys

@@ -213,7 +213,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        values=measure(logits, samples.labels),
+        values=measure(logits, samples.labels, classifier.adapter.temperature_),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,

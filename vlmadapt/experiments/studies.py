@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from vlmadapt.atomic import remove_tree
 from vlmadapt.data import Extraction, FeatureCache
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
-from vlmadapt.experiments.protocol import describe_dataset, describe_encoder, run_protocol
+from vlmadapt.experiments.given import GivenFeatures, run_given
+from vlmadapt.experiments.protocol import SHOTS, describe_dataset, describe_encoder, run_protocol
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.store import FolderFits
 from vlmadapt.files import read_versioned, write_versioned
@@ -84,6 +85,22 @@ STUDIES = (
     Study("tuxphotos", "tuxphotos", METHODS, (1, 2, 4)),  # its smallest class has four training pictures
     Study("ablations", "clipart", ABLATIONS, (1, 4, 16), curve=False),
 )
+
+# On given features: name of the section, file, encoder. CoOp needs the encoder itself.
+REAL = (
+    ("whu-rn50", "whu_rs19/clip_rn50.safetensors", "OpenAI CLIP RN50"),
+    ("whu-vit-b-32", "whu_rs19/clip_vit-b-32.safetensors", "OpenAI CLIP ViT-B/32"),
+)
+REAL_METHODS = tuple(method for method in METHODS if method.adapter != "coop")
+
+
+def complete_real(
+    folder: Path, root: Path, seeds: int, report: Callable[[str], None] | None = None
+) -> Iterator[tuple[str, ProtocolResults]]:
+    """The sections of ``REAL``, from the files under ``root``; finished fits lie in ``folder``."""
+    for name, file, encoder in REAL:
+        given = GivenFeatures.read(root / file, name, encoder)
+        yield name, run_given(given, REAL_METHODS, SHOTS, range(seeds), folder / name, report)
 
 
 def complete(

@@ -22,7 +22,7 @@ AnyCell = TypeVar("AnyCell", bound="Cell")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One fit of a method with one seed; ``values`` are its measures on the test split, as fractions, by name."""
+    """One fit of a method with one seed; ``values`` are its measures on the test split, by name."""
 
     method: str
     adapter: str
@@ -64,6 +64,13 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 
 def percent(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+def chance(value: float) -> str:
+    """A probability in per cent: never "100.0 %", which nothing that was learned can be."""
+    if value >= 0.9995:
+        return ">99.9 %"
+    return "<0.1 %" if 0 < value < 0.0005 else f"{100 * value:.1f} %"
 
 
 def over_seeds(seeds: Sequence[int]) -> str:

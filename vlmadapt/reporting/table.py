@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmadapt.adapters import ADAPTERS
-from vlmadapt.experiments.measures import MAIN
+from vlmadapt.experiments.measures import FILES_ONLY, MAIN, TITLES
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.provenance.means import best_places, over_seeds, percent
 
@@ -39,7 +39,7 @@ def protocol_table(results: ProtocolResults) -> Table:
     shots."""
     shots = results.shots
     lines = {method: [results.of(method, count) for count in shots] for method in results.methods}
-    more = [name for name in results.measures if name != MAIN]
+    more = [name for name in results.measures if name not in (MAIN, *FILES_ONLY)]
     rows = []
     for method, line in lines.items():
         largest = line[-1]
@@ -47,7 +47,10 @@ def protocol_table(results: ProtocolResults) -> Table:
         others = [results.of(method, shots[-1], name) for name in more]
         rows.append([method, *(percent(each.mean, each.std) for each in (*line, *others)), *cost])
     most = f"{shots[-1]} shots"
-    columns = [*(f"{count} shot{'s' * (count > 1)}" for count in shots), *(f"{name}, {most}" for name in more)]
+    columns = [
+        *(f"{count} shot{'s' * (count > 1)}" for count in shots),
+        *(f"{TITLES.get(name, name)}, {most}" for name in more),
+    ]
     return Table(
         title=f"{results.dataset['name']} ({results.dataset['classes']} classes, {results.dataset['test']} test "
         f"pictures), encoder {results.encoder['name']}: test accuracy in %",

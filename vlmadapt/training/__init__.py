@@ -1,6 +1,7 @@
 """One training loop for every adapter, and hyper-parameter search on validation samples."""
 
 from vlmadapt.training.budget import GridLogits, cell_likelihoods, grid_accuracy, score_in_tiles, tiles
+from vlmadapt.training.calibration import best_temperature
 from vlmadapt.training.config import TrainConfig, check_range
 from vlmadapt.training.groups import ParameterGroup
 from vlmadapt.training.guard import TrainingDiverged
@@ -28,6 +29,7 @@ __all__ = [
     "TrainResult",
     "TrainingDiverged",
     "accuracy",
+    "best_temperature",
     "cell_likelihoods",
     "check_range",
     "choose",

@@ -61,7 +61,7 @@ def in_modes(
             with mode:
                 return work()
 
-        check = lambda value: (same(value, plain), "compared with the result outside")
+        check = lambda value: (same(value, plain), "as outside" if same(value, plain) else "other than outside")
         found.append(of_call(inside, (), check, f"{of} {name}".strip()))
     return found
 

@@ -152,6 +152,10 @@ class Auto(Adapter):
             raise InputError(f"no part of this auto keeps a cache to explain by: fit it with one of {able}.")
         return best[0].explain(rows, top)
 
+    def _calibrate(self, validation: Samples) -> float:
+        """It is calibrated on held-out samples; these it knows."""
+        return 1.0
+
     def _by_weight(self) -> Iterator[tuple[float, Adapter]]:
         yield from zip(self.weights.tolist(), self.parts.values(), strict=True)  # type: ignore[arg-type]
 
@@ -163,9 +167,9 @@ class Auto(Adapter):
         return {f"weight of {name}": weight for name, weight in self.shares().items()}
 
     def _restore(self, header: Mapping[str, Any]) -> None:
-        """Only what was kept is in the file."""
-        kept = [name.removeprefix("weight of ") for name in header["hyperparameters"]]
-        self.parts = nn.ModuleDict({_key(name): self.parts[_key(name)] for name in kept})
+        """Only what was kept is in the file; its order is that of the configuration."""
+        kept = {name.removeprefix("weight of ") for name in header["hyperparameters"]}
+        self.parts = nn.ModuleDict({key: part for key, part in self.parts.items() if _name(key) in kept})
         for part in self.parts.values():
             part.fitted_ = True  # type: ignore[assignment]
 

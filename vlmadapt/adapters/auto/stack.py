@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vlmadapt.training import log_grid, log_probabilities
+from vlmadapt.training import best_temperature, log_probabilities
 
-TEMPERATURES = log_grid(0.02, 50.0, 69).tolist()  # steps of 12 %
 STEPS = 300  # of expectation maximisation; it has settled long before
 
 
@@ -31,15 +30,6 @@ class Mixture:
             total = part if total is None else total + part
         assert total is not None
         return total.clamp(min=torch.finfo(total.dtype).tiny).log() / self.whole
-
-
-def best_temperature(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
-    """The temperature of largest likelihood of ``labels [b]`` under ``logits [b, C]``, one of each a tile."""
-    likelihood = [
-        sum(float(log_probabilities(part / t, right).sum()) for part, right in zip(logits, labels, strict=True))
-        for t in TEMPERATURES
-    ]
-    return TEMPERATURES[max(range(len(likelihood)), key=likelihood.__getitem__)]
 
 
 def mixture_weights(chances: Tensor, prior: float) -> Tensor:

@@ -1,0 +1,177 @@
+"""The few-shot protocol on features that somebody else has extracted: a file in place of pictures and an encoder.
+
+The file is safetensors with ``image_features [n, D]``, ``labels [n]`` and ``text_features [C, D]``, as are published
+for many data sets. It has no splits: every class gives its first ``POOL`` pictures, in an order drawn once, to training
+and validation, and the others to the test split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmadapt.adapters import ADAPTERS, create_adapter
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.experiments.features import FewShotFeatures
+from vlmadapt.experiments.fit import fit, measure_adapter
+from vlmadapt.experiments.results import Cell, ProtocolResults, selection
+from vlmadapt.files import read_tensors, read_versioned, sha256_of_file, write_versioned
+from vlmadapt.provenance.settings import Method, plain
+from vlmadapt.provenance.versions import versions
+from vlmadapt.training import Samples
+
+POOL = 24  # pictures of a class that are not tested on: 16 shots, 4 of validation, and some to draw from
+VALIDATION = 4
+LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
+AGAIN = "remove it and run again"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class GivenFeatures:
+    """``images`` of all pictures; ``text [C, D]``; ``negatives [C, D]``: ours, the mean text of the other classes."""
+
+    name: str
+    encoder: str
+    sha256: str
+    images: Samples
+    text: Tensor
+
+    @classmethod
+    def read(cls, path: Path, name: str, encoder: str) -> GivenFeatures:
+        """Raises :class:`FileError` naming a file that lacks a tensor, or whose shapes do not match."""
+        tensors, _ = read_tensors(path)
+        missing = {"image_features", "labels", "text_features"} - set(tensors)
+        if missing:
+            raise FileError(f"{path} has no tensor {sorted(missing)[0]!r}: give features with labels and class texts.")
+        features, labels, text = (tensors[key] for key in ("image_features", "labels", "text_features"))
+        if len(features) != len(labels) or features.shape[-1] != text.shape[-1] or int(labels.max()) >= len(text):
+            raise FileError(
+                f"{path} has image_features {list(features.shape)}, labels {list(labels.shape)} up to "
+                f"{int(labels.max())} and text_features {list(text.shape)}, which do not belong together."
+            )
+        normal = torch.nn.functional.normalize(features.float(), dim=-1)
+        return cls(name, encoder, sha256_of_file(path), Samples.of(normal, labels.long()), text.float())
+
+    @property
+    def negatives(self) -> Tensor:
+        unit = torch.nn.functional.normalize(self.text, dim=-1)
+        return (unit.sum(0) - unit) / (len(unit) - 1)
+
+    def _rows(self, split_seed: int = 0) -> tuple[list[Tensor], Tensor]:
+        """Rows of each class that may be trained on, and those that are tested on."""
+        generator = torch.Generator().manual_seed(split_seed)
+        pools, tests = [], []
+        for label in range(len(self.text)):
+            rows = torch.nonzero(self.images.labels == label).squeeze(-1)
+            if len(rows) <= POOL:
+                raise InputError(f"{self.name} has {len(rows)} pictures of class {label}: more than {POOL} are needed.")
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+            pools.append(rows[:POOL])
+            tests.append(rows[POOL:])
+        return pools, torch.cat(tests)
+
+    def draw(self, shots: int, seed: int) -> FewShotFeatures:
+        """``shots`` training and ``min(shots, 4)`` validation pictures of each class."""
+        generator = torch.Generator().manual_seed(1000 + seed)
+        train, val = [], []
+        for rows in self._rows()[0]:
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            # Validation comes from the end, so that the pictures of 4 shots are among those of 8.
+            train.append(order[:shots])
+            val.append(order[-VALIDATION:][: min(shots, VALIDATION)])
+        return FewShotFeatures(self._at(torch.cat(train)), self._at(torch.cat(val)))
+
+    def test(self) -> Samples:
+        return self._at(self._rows()[1])
+
+    def _at(self, rows: Tensor) -> Samples:
+        return Samples.of(self.images.features[rows], self.images.labels[rows])
+
+
+def run_given(
+    given: GivenFeatures,
+    methods: Sequence[Method],
+    shots: Sequence[int],
+    seeds: Sequence[int],
+    folder: Path,
+    report: Callable[[str], None] | None = None,
+) -> ProtocolResults:
+    """Every method on every draw; a cell that lies finished in ``folder`` is not run again.
+
+    Raises :class:`FileError` for a damaged cell.
+    """
+    configs = {method.label: plain(_create(given, method).config.as_dict()) for method in methods}
+    test = given.test()
+    cells = []
+    for count in shots:
+        for seed in seeds:
+            data = given.draw(count, seed)
+            split_hash = _hash_of(data)
+            for method in methods:
+                plan = {"features": given.sha256, "split": split_hash, "config": configs[method.label]}
+                path = folder / f"{_file_name(method.label)}-{count}-{seed}.json"
+                cell = _known(path, plan)
+                if cell is None:
+                    adapter = _create(given, method)
+                    measures = fit(adapter, data, seed)
+                    cell = Cell(
+                        method=method.label,
+                        adapter=method.adapter,
+                        shots=count,
+                        seed=seed,
+                        split_hash=split_hash,
+                        values=measure_adapter(adapter, test),
+                        **asdict(measures),
+                    )
+                    write_versioned(path, {"plan": plan, "cell": cell.as_json()}, FORMAT)
+                    if report is not None:
+                        report(f"{method.label}, {count} shots, seed {seed}: {cell.fit_seconds:.1f} s")
+                cells.append(cell)
+    return ProtocolResults(
+        dataset={"name": given.name, "classes": len(given.text), "test": len(test), "features_sha256": given.sha256},
+        encoder={"name": given.encoder, "fingerprint": given.sha256},
+        protocol={
+            "shots": list(shots),
+            "seeds": list(seeds),
+            "views": 1,
+            "precision": "as given",
+            "selection": selection(method.adapter for method in methods),
+        },
+        versions=versions(),
+        methods=configs,
+        cells=tuple(cells),
+    )
+
+
+def _create(given: GivenFeatures, method: Method) -> Any:
+    negatives = given.negatives if ADAPTERS[method.adapter].needs_negatives else None
+    return create_adapter(
+        method.adapter, given.text, LOGIT_SCALE, dict(method.settings), negative_text_features=negatives
+    )
+
+
+def _hash_of(data: FewShotFeatures) -> str:
+    digest = hashlib.sha256()
+    for samples in (data.train, data.val):
+        if samples is not None:
+            digest.update(samples.features.contiguous().numpy().data)
+            digest.update(samples.labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _file_name(label: str) -> str:
+    return "".join(each if each.isalnum() or each in "-+" else "_" for each in label)
+
+
+def _known(path: Path, plan: dict[str, Any]) -> Cell | None:
+    if not path.exists():
+        return None
+    value = read_versioned(path, FORMAT, AGAIN)
+    return Cell.from_json(value["cell"]) if value["plan"] == plan else None
