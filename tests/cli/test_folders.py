@@ -387,6 +387,15 @@ def test_a_fit_that_was_killed_at_its_first_file_leaves_the_folder_usable(more, 
     assert sorted(path.name for path in out.iterdir()) == ["adapter.json", "adapter.safetensors", "run.json"]
 
 
+def test_checkpoints_that_a_disk_kept_go_with_the_next_call_of_a_finished_fit(world, tmp_path):
+    out = tmp_path / "run"
+    fit_tip_f(world, out)
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / "tip-adapter-f.safetensors").touch()
+    fit_tip_f(world, out, "--resume")
+    assert sorted(path.name for path in out.iterdir()) == ["adapter.json", "adapter.safetensors", "run.json"]
+
+
 def test_leftovers_below_a_comparison_and_in_the_cache_go_with_the_next_run(world, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "out"
     call("compare", world, *COMPARE, "--out", out, "--cache", cache, "--keep-fits")

@@ -87,6 +87,7 @@ def fit_classifier(
     with nullcontext() if folder is None else hold(folder) as place:
         if place is not None:
             if resume and _is_finished(place.folder, identity):
+                shutil.rmtree(place.folder / CHECKPOINTS, ignore_errors=True)  # which the disk may have kept
                 return Classifier.load(place.folder, encoder)
             _begin(place, identity, resume)
         data = FewShotFeatures.of(
