@@ -69,7 +69,7 @@ def named(rows: list[tuple[type, str]]) -> list[Any]:
 def test_every_kind_of_setting_was_found() -> None:
     assert len(SWITCHES) >= 20 and len(RANGES) >= 8
     assert {"amp", "leave_one_out", "hard_mining", "per_class", "learn_p", "tower"} <= {name for _, name in SWITCHES}
-    assert {"search_beta", "search_alpha", "search_w", "search_c"} == {name for _, name in RANGES}
+    assert {"search_beta", "search_alpha", "search_w", "search_c", "search_lam"} == {name for _, name in RANGES}
 
 
 def make(kind: type, settings: dict[str, Any]) -> Any:

@@ -99,7 +99,7 @@ def data_set(random: Random, path: Path) -> Attempt:
 def check_data_set(found: Any) -> None:
     """What a :class:`Dataset` says of itself holds, and everything that is made of it can be."""
     assert len(set(found.class_names)) == len(found.class_names) > 1
-    assert found.train and all(name.strip() for name in found.class_names)
+    assert (found.train or found.test) and all(name.strip() for name in found.class_names)
     every = [sample for split in SPLITS for sample in found.split(split)]
     assert {type(sample.label) for sample in every} == {int}
     assert {sample.label for sample in every} <= set(range(len(found.class_names)))
