@@ -6,7 +6,7 @@ templates, encoder, the pictures it was fitted on and how it was selected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -175,13 +175,15 @@ class Prediction:
     """``classes`` are the most probable ones with their probabilities.
 
     ``votes`` are the support pictures that weighed most and ``class_votes`` the classes, with the share of the vote all
-    their pictures have together; both are empty unless asked for.
+    their pictures have together; both are empty unless asked for. ``abstained``: the first class is less certain than
+    was asked for, the picture may be of none of them.
     """
 
     path: Path
     classes: tuple[tuple[str, float], ...]
     votes: tuple[NamedVote, ...] = ()
     class_votes: tuple[tuple[str, float], ...] = ()
+    abstained: bool = False
 
 
 class Classifier:
@@ -238,20 +240,27 @@ class Classifier:
         return cls(adapter, encoder, run)
 
     def predict(
-        self, paths: Sequence[str | Path], top: int = 3, votes: int = 0, extraction: Extraction | None = None
+        self,
+        paths: Sequence[str | Path],
+        top: int = 3,
+        votes: int = 0,
+        extraction: Extraction | None = None,
+        abstain: float | None = None,
     ) -> list[Prediction]:
         """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
 
+        abstain: the share of pictures of the known classes, in [0, 1), that may be taken for pictures of none of them
+            (:meth:`Adapter.least_certainty`).
         Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
         an adapter that keeps no cache.
         """
         files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        return self.predict_features(files, extraction.extract(self.encoder, files), top, votes)
+        return self.predict_features(files, extraction.extract(self.encoder, files), top, votes, abstain)
 
     @usual()
     def predict_features(
-        self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0
+        self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0, abstain: float | None = None
     ) -> list[Prediction]:
         """:meth:`predict` of pictures whose ``features [n, D]`` are known. Raises :class:`InputError` as it does."""
         if top < 1:
@@ -261,13 +270,16 @@ class Classifier:
             tuple((self.class_names[label], chance) for label, chance in zip(labels[:top], row[:top], strict=True))
             for labels, row in zip(order.tolist(), chances.tolist(), strict=True)
         ]
-        if not votes:
-            return [Prediction(*parts) for parts in zip(files, ranked, strict=True)]
-        # The votes of all support pictures are a thousand times what is kept of them.
-        parts = features.split(max(1, VOTES_AT_ONCE // max(1, len(self.support))))
-        explained = ((row[:votes], _by_class(row)[:top]) for part in parts for row in self._votes(part))
+        least = 0.0 if abstain is None else self.adapter.least_certainty(abstain)
+        unsure = (chances[:, 0] < least).tolist()
+        explained: Iterable[tuple[Any, Any]] = (((), ()) for _ in files)
+        if votes:
+            # The votes of all support pictures are a thousand times what is kept of them.
+            parts = features.split(max(1, VOTES_AT_ONCE // max(1, len(self.support))))
+            explained = ((row[:votes], _by_class(row)[:top]) for part in parts for row in self._votes(part))
         return [
-            Prediction(path, classes, *shown) for path, classes, shown in zip(files, ranked, explained, strict=True)
+            Prediction(path, classes, *shown, abstained)
+            for path, classes, shown, abstained in zip(files, ranked, explained, unsure, strict=True)
         ]
 
     def _votes(self, features: Tensor) -> list[tuple[NamedVote, ...]]:

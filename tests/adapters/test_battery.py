@@ -409,5 +409,29 @@ def test_every_config_field_has_help(name):
         assert help_text, field
 
 
+def test_probabilities_are_calibrated_and_certainty_has_a_threshold(fitted, problem, tmp_path):
+    """On validation, or held-out samples; both are saved."""
+    logits = fitted.logits(problem.queries)
+    torch.testing.assert_close(fitted.predict_proba(problem.queries), (logits / fitted.temperature_).softmax(-1))
+    held = len(problem.val_labels) + len(problem.labels) * fitted.trains_on_validation
+    assert len(fitted.certainties_) == held and list(fitted.certainties_) == sorted(fitted.certainties_)
+    assert fitted.least_certainty(0) == fitted.certainties_[0]
+    for rate in (0.1, 0.5):
+        lost = sum(certainty < fitted.least_certainty(rate) for certainty in fitted.certainties_)
+        assert lost <= rate * held
+    loaded = load_adapter(fitted.save(tmp_path))
+    assert (loaded.temperature_, loaded.certainties_) == (fitted.temperature_, fitted.certainties_)
+    with pytest.raises(InputError, match=r"abstain is 1\.5: give the share"):
+        fitted.least_certainty(1.5)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "auto"])
+def test_without_validation_nothing_is_calibrated(name, problem):
+    adapter = make(name, problem).fit(problem.features, problem.labels)
+    assert adapter.temperature_ == 1.0
+    with pytest.raises(InputError, match="fit it again with validation samples to abstain"):
+        adapter.least_certainty(0.1)
+
+
 def test_hyperparameters_are_plain_numbers(fitted):
     assert all(isinstance(value, float) for value in fitted.hyperparameters().values())

@@ -149,3 +149,23 @@ def test_what_a_folder_holds_besides_is_said(run, good):
     assert len(json.loads(result.stdout)) == len(good)
     assert "of formats that are not read left out (1 .psd)" in result.stderr
     assert "1 folder (" in result.stderr and "of thumbnails or system files left out" in result.stderr
+
+
+def test_unsure_pictures_are_of_none_of_the_classes(run, good):
+    plain = json.loads(call("predict", run, *good, "--json").stdout)
+    least = Classifier.load(run, ColourEncoder()).adapter.least_certainty(0.5)
+    asked = json.loads(call("predict", run, *good, "--json", "--abstain", 0.5).stdout)
+    assert [each["abstained"] for each in plain] == [False] * len(good)
+    assert [each["abstained"] for each in asked] == [each["classes"][0]["probability"] < least for each in asked]
+    assert [each["classes"] for each in asked] == [each["classes"] for each in plain]
+    assert any(each["abstained"] for each in asked)
+    lines = call("predict", run, *good, "--abstain", 0.5).stdout.splitlines()
+    assert sum("none of the classes, most like " in line for line in lines) == sum(e["abstained"] for e in asked)
+    assert "abstain is 2" in call("predict", run, good[0], "--abstain", 2, code=2).stderr
+
+
+def test_evaluation_counts_what_was_not_answered(run, tmp_path):
+    call("eval", run, "--abstain", 0.5, "--out", tmp_path / "out")
+    cell = json.loads((tmp_path / "out" / "results.json").read_text())["cells"][0]
+    assert 0 < cell["test_abstained"] < 1 and 0 <= cell["test_answered_accuracy"] <= 1
+    assert {"test_accuracy", "test_calibration_error", "test_nll", "test_brier"} < set(cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,16 @@ from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.modes import usual
-from vlmadapt.training import Samples, TrainResult, best_temperature, choose, score_in_tiles, tiles
+from vlmadapt.training import (
+    Samples,
+    TrainResult,
+    best_temperature,
+    certainties,
+    choose,
+    score_in_tiles,
+    threshold,
+    tiles,
+)
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
@@ -90,6 +100,7 @@ class Adapter(nn.Module):
         self.__dict__["encoder"] = encoder
         self.train_result_: TrainResult | None = None
         self.temperature_ = 1.0  # of the probabilities, over and above what is in the logits
+        self.certainties_: tuple[float, ...] = ()  # of held-out samples, ascending
         self.fitted_ = False
         self.eval()
 
@@ -134,7 +145,7 @@ class Adapter(nn.Module):
         self.train_result_ = None
         self.fitted_ = False
         self._fit(support, validation, FitOptions(seed, directory, progress))
-        self.temperature_ = 1.0 if validation is None else self._calibrate(validation)
+        self.temperature_, self.certainties_ = self._calibrate(validation)
         self.fitted_ = True
         return self.eval()
 
@@ -157,6 +168,21 @@ class Adapter(nn.Module):
         """Class probabilities ``[B, C]``, rows summing to 1: of the logits over ``temperature_``, which :meth:`fit`
         chooses on validation samples."""
         return (self.logits(features) / self.temperature_).softmax(-1)
+
+    def least_certainty(self, rate: float) -> float:
+        """The probability of the best class below which a share ``rate`` of samples of the known classes lies.
+
+        In [0, 1], by the samples that :meth:`fit` held out: what is less certain may be of none of the classes.
+        Raises :class:`InputError` for a rate outside of [0, 1), and without held-out samples.
+        """
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise InputError(f"abstain is {rate!r}: give the share of pictures that may be lost, 0 or more, below 1.")
+        if not self.certainties_:
+            raise InputError(
+                f"this {self.name} adapter was fitted without samples to hold out, or before they were noted: fit it "
+                "again with validation samples to abstain."
+            )
+        return threshold(self.certainties_, rate)
 
     @torch.no_grad()
     def predict(self, features: Any) -> Tensor:
@@ -197,6 +223,7 @@ class Adapter(nn.Module):
             "config": self.config.as_dict(),
             "hyperparameters": self.hyperparameters(),
             "temperature": self.temperature_,
+            "certainties": self.certainties_,
             "encoder": None if encoder is None else {"name": encoder.name, "fingerprint": encoder.fingerprint},
         }
         return write_pair(Path(folder), self.state_dict(), header)
@@ -240,11 +267,15 @@ class Adapter(nn.Module):
         return score_in_tiles(lambda rows: self._logits(samples.features[rows]), samples.labels, self.num_classes)
 
     @torch.no_grad()
-    def _calibrate(self, validation: Samples) -> float:
-        """The temperature of the probabilities. Validation samples have chosen settings before: it is a little low."""
+    def _calibrate(self, validation: Samples | None) -> tuple[float, tuple[float, ...]]:
+        """The temperature of the probabilities, and their largest ones on held-out samples. Validation samples have
+        chosen settings before: both are a little too sure."""
+        if validation is None:
+            return 1.0, ()
         parts = list(tiles(len(validation), self.num_classes))
         logits = [self._logits(validation.features[rows]) for rows in parts]
-        return best_temperature(logits, [validation.labels[rows] for rows in parts])
+        temperature = best_temperature(logits, [validation.labels[rows] for rows in parts])
+        return temperature, certainties(logits, temperature)
 
     def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
         """``take`` the candidate that scores best on validation; list the default first, it wins ties."""
@@ -307,7 +338,10 @@ def _restored(
     for name, tensor in state.items():
         _place(adapter, name, tensor)
     adapter._restore(header)
-    adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote none
+    adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote neither
+    adapter.certainties_ = tuple(map(float, header.get("certainties", ())))
+    if not 0 < adapter.temperature_ < math.inf or not all(0 <= each <= 1 for each in adapter.certainties_):
+        raise ValueError(f"temperature {adapter.temperature_} or a certainty out of range")
     adapter.fitted_ = True
     return adapter.eval()
 

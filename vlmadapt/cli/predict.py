@@ -52,7 +52,7 @@ def predict(
         wanted = options.votes if options.explain or drawing is not None else 0
         failed = 0
         with JsonList() if options.as_json else nullcontext() as listed:
-            for result in predict_each(classifier, paths, extraction, options.top, wanted):
+            for result in predict_each(classifier, paths, extraction, options.top, wanted, options.abstain):
                 if isinstance(result, Failure):
                     failed += 1
                     fail(result.reason)
@@ -89,7 +89,7 @@ def _print(prediction: Prediction, explain: bool) -> None:
     from vlmadapt.reporting.table import Table, show
 
     classes = ", ".join(f"{name} {chance(value)}" for name, value in prediction.classes)
-    say(f"{prediction.path}: {classes}")
+    say(f"{prediction.path}: {'none of the classes, most like ' * prediction.abstained}{classes}")
     if not explain:
         return
     totals = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction.class_votes)
@@ -111,6 +111,7 @@ def _as_json(prediction: Prediction | Failure) -> dict[str, Any]:
     return {
         "picture": str(prediction.path),
         "classes": [{"name": name, "probability": chance} for name, chance in prediction.classes],
+        "abstained": prediction.abstained,
         "class_votes": [{"name": name, "share": share} for name, share in prediction.class_votes],
         "votes": [
             {**asdict(vote), "support": {"name": vote.support.name, "label": vote.support.label}}

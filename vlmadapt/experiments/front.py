@@ -196,7 +196,7 @@ def evaluate(
             classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
         # Test pictures are taken as they are, in the precision the classifier was fitted in.
         extraction = replace(extraction_of(options), precision=run.precision)
-        found = single.evaluate(classifier, dataset, extraction)
+        found = single.evaluate(classifier, dataset, extraction, options.abstain)
         if place is not None:
             place.begin(about)
             found.save(place.folder)

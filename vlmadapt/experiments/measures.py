@@ -41,11 +41,26 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nll": negative_log_likelihood,
     "brier": brier,
 }
-TITLES: Mapping[str, str] = {"calibration_error": "calibration error"}  # in tables, where it is not the name
+TITLES: Mapping[str, str] = {
+    "calibration_error": "calibration error",
+    "answered_accuracy": "accuracy of the others",
+}  # in tables, where it is not the name
 FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
 
 
-def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
-    """Every measure of ``logits [n, C]`` over ``temperature`` against ``labels [n]``, by name."""
+def measure(
+    logits: Tensor, labels: Tensor, temperature: float = 1.0, least_certainty: float | None = None
+) -> dict[str, float]:
+    """Every measure of ``logits [n, C]`` over ``temperature`` against ``labels [n]``, by name.
+
+    With ``least_certainty`` also the share of samples less certain, and the accuracy of the others (1 without any).
+    """
     certain = (logits.double().cpu() / temperature).log_softmax(-1)
-    return {name: float(of(certain, labels.cpu())) for name, of in MEASURES.items()}
+    found = {name: float(of(certain, labels.cpu())) for name, of in MEASURES.items()}
+    if least_certainty is not None:
+        answered = certain.max(-1).values.exp() >= least_certainty
+        found["abstained"] = 1 - float(answered.double().mean())
+        found["answered_accuracy"] = (
+            float(accuracy(certain[answered], labels.cpu()[answered])) if answered.any() else 1.0
+        )
+    return found

@@ -128,6 +128,10 @@ class FeaturesOptions(Options):
 class EvaluateOptions(Options):
     without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
 
+    abstain: float | None = field(
+        default=None,
+        metadata=says("Say none for pictures less certain than all but this share of the known ones.", type=float),
+    )
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
     overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
@@ -141,6 +145,10 @@ class PredictOptions(Options):
     votes: int = field(default=5, metadata=says("Support pictures to name.", least=1))
     explain_picture: Path | None = field(
         default=None, metadata=says("Draw one picture beside its support pictures.", type=Path, metavar="PNG")
+    )
+    abstain: float | None = field(
+        default=None,
+        metadata=says("Say none for pictures less certain than all but this share of the known ones.", type=float),
     )
     as_json: bool = field(default=False, metadata=says("Print JSON.", flag="--json"))
 

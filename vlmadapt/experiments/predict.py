@@ -28,18 +28,24 @@ class Failure:
 
 
 def predict_each(
-    classifier: Classifier, paths: Sequence[Path], extraction: Extraction, top: int = 3, votes: int = 0
+    classifier: Classifier,
+    paths: Sequence[Path],
+    extraction: Extraction,
+    top: int = 3,
+    votes: int = 0,
+    abstain: float | None = None,
 ) -> Iterator[Prediction | Failure]:
     """:meth:`Classifier.predict` of each picture in turn, or why there is none; ``AT_ONCE`` are encoded together.
 
-    Raises :class:`InputError` when ``votes`` is asked of an adapter that keeps no cache.
+    Raises :class:`InputError` when ``votes`` is asked of an adapter that keeps no cache, and ``abstain`` of one that
+    was fitted without held-out samples.
     """
     for start in range(0, len(paths), AT_ONCE):
         chunk = paths[start : start + AT_ONCE]
         failures: dict[Path, Failure] = {}
         features = _features(classifier, chunk, extraction, failures)
         good = [path for path in chunk if path not in failures]
-        found = iter(classifier.predict_features(good, features, top, votes) if features is not None else ())
+        found = iter(classifier.predict_features(good, features, top, votes, abstain) if features is not None else ())
         for path in chunk:
             yield failures[path] if path in failures else next(found)
 

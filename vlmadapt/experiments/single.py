@@ -187,11 +187,16 @@ class Evaluation(NamedTuple):
         return paths
 
 
-def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -> Evaluation:
-    """Test accuracy of a classifier, whole and by class.
+def evaluate(
+    classifier: Classifier, dataset: Dataset, extraction: Extraction, abstain: float | None = None
+) -> Evaluation:
+    """Test accuracy of a classifier, whole and by class; with ``abstain``, the share of pictures that it takes for none
+    of the classes, and the accuracy on the others (:meth:`Adapter.least_certainty`).
 
-    Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
+    Raises :class:`InputError` when the classes differ or a test picture was used in fitting, and when ``abstain`` is
+    asked of a classifier that was fitted without held-out pictures.
     """
+    least = None if abstain is None else classifier.adapter.least_certainty(abstain)
     run = classifier.run
     given, aligned = dataset, dataset.with_classes(classifier.class_names)
     if aligned is None:
@@ -213,7 +218,7 @@ def evaluate(classifier: Classifier, dataset: Dataset, extraction: Extraction) -
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        values=measure(logits, samples.labels, classifier.adapter.temperature_),
+        values=measure(logits, samples.labels, classifier.adapter.temperature_, least),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,

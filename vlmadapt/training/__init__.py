@@ -1,7 +1,7 @@
 """One training loop for every adapter, and hyper-parameter search on validation samples."""
 
 from vlmadapt.training.budget import GridLogits, cell_likelihoods, grid_accuracy, score_in_tiles, tiles
-from vlmadapt.training.calibration import best_temperature
+from vlmadapt.training.calibration import best_temperature, certainties, threshold
 from vlmadapt.training.config import TrainConfig, check_range
 from vlmadapt.training.groups import ParameterGroup
 from vlmadapt.training.guard import TrainingDiverged
@@ -31,6 +31,7 @@ __all__ = [
     "accuracy",
     "best_temperature",
     "cell_likelihoods",
+    "certainties",
     "check_range",
     "choose",
     "choose_in_grid",
@@ -44,5 +45,6 @@ __all__ = [
     "score_in_tiles",
     "score_logits",
     "smoothed_hits",
+    "threshold",
     "tiles",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from vlmadapt.training.selection import SMALLEST_LOG_PROBABILITY, log_grid
 
 BY_CHANCE = 0.25  # of a sample
+MOST_KEPT = 1001  # certainties
 TEMPERATURES = log_grid(0.02, 50.0, 69).tolist()  # steps of 12 %
 
 
@@ -27,3 +28,19 @@ def best_temperature(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> floa
             chances = (part.double() / temperature).log_softmax(-1).clamp(min=SMALLEST_LOG_PROBABILITY)
             likelihood[place] += float(chances[rows, right].sum()) + BY_CHANCE * float(chances.mean(-1).sum()) / count
     return TEMPERATURES[int(likelihood.argmax())]
+
+
+def certainties(logits: Sequence[Tensor], temperature: float = 1.0) -> tuple[float, ...]:
+    """The largest probability of each row of ``logits``, tiles ``[b, C]``, ascending; of many rows quantiles."""
+    found = [(part.double() / temperature).softmax(-1).max(-1).values for part in logits]
+    if not found:
+        return ()
+    ordered = torch.cat(found).sort().values
+    if len(ordered) > MOST_KEPT:
+        ordered = ordered[torch.linspace(0, len(ordered) - 1, MOST_KEPT).long()]
+    return tuple(ordered.tolist())
+
+
+def threshold(certainties: Sequence[float], rate: float) -> float:
+    """The certainty that at most a share ``rate`` of those ascending ``certainties`` lies below."""
+    return certainties[min(int(rate * len(certainties)), len(certainties) - 1)]

@@ -27,7 +27,7 @@ from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 from vlmadapt.modes import usual
 from vlmadapt.progress import track
-from vlmadapt.training import Samples, check_range, tiles
+from vlmadapt.training import Samples, certainties, check_range, tiles
 
 PRIOR = 2.0
 LEAST_WEIGHT = 0.01  # parts with less are not fitted again: all of them together hardly move a prediction
@@ -79,6 +79,7 @@ class Auto(Adapter):
         self.register_buffer("whole", torch.ones((), dtype=torch.float64))
         self.left_out: tuple[str, ...] = ()
         self._held_out_accuracy: float | None = None
+        self._held_out_certainties: tuple[float, ...] = ()
 
     def held_out_accuracy(self) -> float | None:
         return self._held_out_accuracy
@@ -106,7 +107,9 @@ class Auto(Adapter):
         rounds = list(splits(features, labels, self.config.folds, self.config.repeats, options.seed))
         held = _HeldOut(self, parts, features, labels, rounds, options)
         mixture = held.mixture()
-        self._held_out_accuracy = held.accuracy(mixture)
+        mixed = held.logits_of(mixture)
+        self._held_out_accuracy = held.accuracy(mixed)
+        self._held_out_certainties = certainties(mixed)
         kept = _worth_fitting(parts, mixture, {name: self.kinds[part.adapter].explains for name, part in parts.items()})
         weights = torch.stack([mixture.weights[index] for index in kept.values()])
         self.weights = (weights / weights.sum()).to(self.weights.device)
@@ -152,9 +155,9 @@ class Auto(Adapter):
             raise InputError(f"no part of this auto keeps a cache to explain by: fit it with one of {able}.")
         return best[0].explain(rows, top)
 
-    def _calibrate(self, validation: Samples) -> float:
-        """It is calibrated on held-out samples; these it knows."""
-        return 1.0
+    def _calibrate(self, validation: Samples | None) -> tuple[float, tuple[float, ...]]:
+        """It is calibrated on held-out samples; those of validation it knows."""
+        return 1.0, self._held_out_certainties
 
     def _by_weight(self) -> Iterator[tuple[float, Adapter]]:
         yield from zip(self.weights.tolist(), self.parts.values(), strict=True)  # type: ignore[arg-type]
@@ -203,11 +206,12 @@ class _HeldOut:
             return Mixture(torch.ones_like(even), even)
         return stack(self.logits, self.labels, PRIOR)
 
-    def accuracy(self, mixture: Mixture) -> float | None:
-        hits, total = 0, 0
-        for tile, labels in enumerate(self.labels):
-            logits = mixture.logits([parts[tile] for parts in self.logits].__getitem__)
-            hits, total = hits + int((logits.argmax(-1) == labels).sum()), total + len(labels)
+    def logits_of(self, mixture: Mixture) -> list[Tensor]:
+        return [mixture.logits([parts[tile] for parts in self.logits].__getitem__) for tile in range(len(self.labels))]
+
+    def accuracy(self, logits: Sequence[Tensor]) -> float | None:
+        hits = sum(int((part.argmax(-1) == labels).sum()) for part, labels in zip(logits, self.labels, strict=True))
+        total = sum(map(len, self.labels))
         return hits / total if total else None
 
 

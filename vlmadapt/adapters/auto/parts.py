@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlmadapt.adapters.proker import DIRECT
 from vlmadapt.errors import InputError
 
 
@@ -45,7 +46,9 @@ def _covariance(size: Size) -> float:
 
 
 def _kernel(size: Size) -> float:
-    return float(size.n**2 * (size.width + size.classes) + size.n**3 / 3)
+    """One solution: of a kernel that is held, or by some fifty products with one that is not."""
+    product = float(size.n**2 * (size.width + size.classes))
+    return product + size.n**3 / 3 if size.n <= DIRECT else 50 * product
 
 
 # By name; each at settings that need no validation, some at several. The iterations of the linear probe are a guess.
