@@ -92,7 +92,7 @@ def test_the_page_in_the_docs_can_be_made_again(tmp_path: Path) -> None:
     page.write_text((ROOT / "docs" / "results.md").read_text(encoding="utf-8"), encoding="utf-8")
     write_page([Section("clipart", None, "needs time")], page)
     text = page.read_text(encoding="utf-8")
-    assert "Not run: needs time" in text and "## What it says\n\n- Neither" in text
+    assert "Not run: needs time" in text and "## What it says\n\n- Use" in text
 
 
 def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
