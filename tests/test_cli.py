@@ -57,6 +57,7 @@ def fitted(world, tmp_path_factory):
 
 def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path):
     result = fit_tip_f(world, tmp_path / "run")
+    assert "is on the edge of what was searched: --set search_" in result.output  # of two values
     assert "validation accuracy" in result.output and "alpha" in result.output
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["class_names"] == ["apple", "fish", "leaf", "sun"]

@@ -71,6 +71,14 @@ def test_tip_adapter_search_finds_the_best_smoothed_cell(problem):
     assert adapter.hyperparameters() == pytest.approx({"beta": betas[g], "alpha": alphas[a]})
 
 
+def test_a_value_on_the_edge_of_its_search_is_told(problem):
+    wide = TipAdapter(problem.text, TAU, {"search_beta": (1.0, 2.0, 2), "search_alpha": (1e-3, 1e3, 9)})
+    assert wide.fit(*problem.fit_arguments).at_edges() == {"beta": "search_beta"}
+    assert wide.fit(problem.features, problem.labels).at_edges() == {}
+    one = TipAdapter(problem.text, TAU, {"search_beta": (2.0, 2.0, 1), "search_alpha": (1e-3, 1e3, 9)})
+    assert one.fit(*problem.fit_arguments).at_edges() == {}
+
+
 def test_tip_adapter_f_starts_as_tip_adapter_and_trains_only_the_keys(problem):
     plain = TipAdapter(problem.text, TAU).fit(problem.features, problem.labels)
     start = TipAdapterF(problem.text, TAU, {"epochs": 0}).fit(problem.features, problem.labels)

@@ -208,6 +208,21 @@ class Adapter(nn.Module):
         """The values in use after ``fit``, searched on validation or trained, for result files."""
         return {}
 
+    def at_edges(self) -> dict[str, str]:
+        """Hyper-parameters in use that lie on the edge of the range they were searched in, and the field of the range.
+
+        A better value may lie beyond. Empty without validation samples, by which nothing was searched.
+        """
+        found: dict[str, str] = {}
+        for name, _, _ in self.config_class.describe() if self.certainties_ else ():
+            of, searched = name.removeprefix("search_"), getattr(self.config, name)
+            if of == name or not isinstance(searched, tuple) or searched[2] < 2:
+                continue
+            for key, value in self.hyperparameters().items():
+                if key in (of, f"{of}_image", f"{of}_text"):
+                    found |= {key: name for edge in searched[:2] if math.isclose(value, edge, rel_tol=1e-6)}
+        return found
+
     def trainable_parameters(self) -> int:
         """How many numbers training changes."""
         return sum(tensor.numel() for tensor in self.parameters() if tensor.requires_grad)

@@ -182,8 +182,8 @@ def held_against(results: ProtocolResults) -> list[str]:
     header = ["accuracy in %", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)]
     said = wrapped(
         "Auto beside the single method that is best on the validation pictures (the mean of all that tie), which one "
-        "could choose, and the one that is best on the test pictures, which one could not. (Auto trains on the validation "
-        "pictures too: at 1 to 4 shots it has twice the pictures, at 16 a quarter more.)"
+        "could choose, and the one that is best on the test pictures, which one could not. (Auto trains on the "
+        "validation pictures too: at 1 to 4 shots it has twice the pictures, at 16 a quarter more.)"
     )
     return [said, "", to_markdown(Table("", header, [[name, *row] for name, row in rows.items()]))]
 
