@@ -219,8 +219,9 @@ class Adapter(nn.Module):
             if of == name or not isinstance(searched, tuple) or searched[2] < 2:
                 continue
             for key, value in self.hyperparameters().items():
-                if key in (of, f"{of}_image", f"{of}_text"):
-                    found |= {key: name for edge in searched[:2] if math.isclose(value, edge, rel_tol=1e-6)}
+                own = key in (of, f"{of}_image", f"{of}_text")
+                if own and any(math.isclose(value, edge, rel_tol=1e-6) for edge in searched[:2]):
+                    found[key] = name
         return found
 
     def trainable_parameters(self) -> int:
