@@ -46,4 +46,5 @@ MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "meta": lambda: default_device("meta"),
     "meta as a context": lambda: torch.device("meta"),
     "cpu": lambda: default_device("cpu"),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }

@@ -12,8 +12,8 @@ import torch
 def usual(grad: bool = False) -> Iterator[None]:
     """New tensors are float32 and on the CPU where code names neither; with ``grad``, gradients are recorded as well.
 
-    ``torch.set_default_dtype``, ``torch.set_default_device`` and, with ``grad``, ``torch.no_grad`` and
-    ``torch.inference_mode`` then change nothing inside. Also a decorator: ``@usual()``.
+    ``torch.set_default_dtype``, ``torch.set_default_device``, ``torch.autocast`` and, with ``grad``, ``torch.no_grad``
+    and ``torch.inference_mode`` then change nothing inside. Also a decorator: ``@usual()``.
     """
     with ExitStack() as stack:
         default = torch.get_default_dtype()
@@ -22,6 +22,9 @@ def usual(grad: bool = False) -> Iterator[None]:
             stack.callback(torch.set_default_dtype, default)
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         if grad:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())

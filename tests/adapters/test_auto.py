@@ -11,7 +11,8 @@ from vlmadapt.adapters import Auto, load_adapter
 from vlmadapt.adapters.auto.folds import assign, splits
 from vlmadapt.adapters.auto.parts import PARTS, Size, affordable
 from vlmadapt.adapters.auto.stack import mixture_weights, stack
-from vlmadapt.errors import InputError
+from vlmadapt.errors import FileError, InputError
+from vlmadapt.weights import read_pair, write_pair
 
 QUICK = ("zero-shot", "ncm-1", "gda-0.1", "proker-1")
 
@@ -121,6 +122,32 @@ def test_without_negatives_or_classes_parts_are_left_out(problem):
     assert list(adapter.hyperparameters()) == ["weight of zero-shot"]
     with pytest.raises(InputError, match="without negative_text_features nothing of it can be fitted"):
         Auto(problem.text, TAU, {"parts": ("hegraph",)})
+
+
+@pytest.mark.parametrize("change", ["weight gone", "weights longer", "NaN", "zero", "tensor gone", "narrow part"])
+def test_files_that_contradict_themselves_are_refused(problem, tmp_path, change):
+    """As after an edit that renews the hashes."""
+    Auto(problem.text, TAU, {"parts": QUICK}).fit(*problem.fit_arguments).save(tmp_path)
+    header, state = read_pair(tmp_path)
+    if change == "weight gone":
+        header["hyperparameters"] = {}
+    elif change == "weights longer":
+        state["weights"] = torch.cat([state["weights"], state["weights"]])
+    elif change == "tensor gone":
+        del state["parts.proker-1.values"]
+    elif change == "narrow part":
+        state["parts.ncm-1.means"] = state["parts.ncm-1.means"][:2]
+    else:
+        state["temperatures"][0] = float("nan") if change == "NaN" else 0.0
+    write_pair(tmp_path, state, {name: header[name] for name in header if name not in ("format_version",)})
+    with pytest.raises(FileError, match=r"adapter\.json does not describe an adapter this version knows"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [3, True, None, (1,)])
+def test_parts_that_are_no_names_are_one_sentence(problem, parts):
+    with pytest.raises(InputError, match=r"name parts, with \+ between them"):
+        Auto(problem.text, TAU, {"parts": parts})
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,8 @@ def test_bad_input_is_one_sentence_and_changes_nothing(fitted, case, problem):
         ((make_problem().text[:1], TAU), "a classifier needs at least two classes"),
         ((make_problem().text * float("nan"), TAU), "text_features holds NaN"),
         ((make_problem().text, 0.0), "logit_scale is 0.0"),
+        ((make_problem().text, 1e300), "logit_scale is 1e+300: give the encoder's logit scale, at most 1e+06"),
+        ((make_problem().text * 1e30, TAU), "text_features row 0 is longer than float32 can tell"),
         ((make_problem().text, TAU, None, ["cat"]), "class_names has 1 entries for 5 rows"),
         ((make_problem().text, TAU, {"betta": 1.0}), "config has no field 'betta'"),
         ((make_problem().text, TAU, 3), "config is a int"),
@@ -262,6 +264,11 @@ def test_bad_construction_is_one_sentence(name, arguments, sentence):
     with pytest.raises(InputError) as caught:
         ADAPTERS[name](*arguments)
     assert sentence in str(caught.value)
+
+
+def test_a_scale_that_is_its_logarithm_is_noticed():
+    with pytest.warns(UserWarning, match=r"logit_scale is 4\.6052, which looks like the logarithm .* 100\."):
+        create_adapter("zero-shot", make_problem().text, 4.6052)
 
 
 @pytest.mark.parametrize("name", FITTED_FIRST)

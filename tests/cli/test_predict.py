@@ -169,3 +169,17 @@ def test_evaluation_counts_what_was_not_answered(run, tmp_path):
     cell = json.loads((tmp_path / "out" / "results.json").read_text())["cells"][0]
     assert 0 < cell["test_abstained"] < 1 and 0 <= cell["test_answered_accuracy"] <= 1
     assert {"test_accuracy", "test_calibration_error", "test_nll", "test_brier"} < set(cell)
+
+
+def test_a_drawing_replaces_drawings_only(run, good, tmp_path):
+    drawing = tmp_path / "why.png"
+    for _ in range(2):
+        call("predict", run, good[0], "--explain-picture", drawing)
+    before = good[0].read_bytes()
+    for other in (good[0], run / "run.json", tmp_path / "why.txt"):
+        result = call("predict", run, good[0], "--explain-picture", other, code=2)
+        assert "was not drawn by vlmadapt" in result.stderr or "name a .png file" in result.stderr
+    assert good[0].read_bytes() == before and Classifier.load(run, ColourEncoder())
+    (tmp_path / "folder.png").mkdir()
+    refused = call("predict", run, good[0], "--explain-picture", tmp_path / "folder.png", code=2)
+    assert "name a file to write with --explain-picture." in refused.stderr

@@ -354,12 +354,27 @@ def _restored(
     for name, tensor in state.items():
         _place(adapter, name, tensor)
     adapter._restore(header)
+    missing = adapter.state_dict().keys() - state.keys()
+    if missing:
+        raise ValueError(f"tensor {sorted(missing)[0]} is missing")
     adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote neither
     adapter.certainties_ = tuple(map(float, header.get("certainties", ())))
     if not 0 < adapter.temperature_ < math.inf or not all(0 <= each <= 1 for each in adapter.certainties_):
         raise ValueError(f"temperature {adapter.temperature_} or a certainty out of range")
     adapter.fitted_ = True
-    return adapter.eval()
+    _try_out(adapter.eval())
+    return adapter
+
+
+@torch.no_grad()
+def _try_out(adapter: Adapter) -> None:
+    """Raise :class:`ValueError` where an adapter that was put together from a file cannot classify."""
+    try:
+        logits = adapter._logits(adapter.text_features[:1])
+    except (RuntimeError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"its tensors do not fit: {error}") from error
+    if logits.shape != (1, adapter.num_classes) or bool(logits.isnan().any()):
+        raise ValueError("its logits are no numbers")
 
 
 def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
@@ -370,6 +385,9 @@ def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
     tensor = tensor.clone()
     path, _, leaf = name.rpartition(".")
     module = adapter.get_submodule(path)
+    before = getattr(module, leaf, None)
+    if isinstance(before, Tensor) and before.shape != tensor.shape:
+        raise ValueError(f"tensor {name} is {list(tensor.shape)} for {list(before.shape)}")
     if leaf in module._parameters:
         module._parameters[leaf] = nn.Parameter(tensor)
     elif leaf in module._buffers:

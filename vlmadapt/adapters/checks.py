@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from vlmadapt.errors import InputError, check_finite, shape_of
 
 SMALLEST_NORM = 1e-12
+LARGEST_SCALE = 1e6  # of encoders: 100 or so; beyond, logits and their squares leave float32
+STORED = (4.5, 4.7)  # log(100) is 4.605
 
 
 def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:
@@ -26,7 +29,11 @@ def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:
             f"{name} is {value.shape[1]} wide but text_features is {width} wide: encode both with the same encoder."
         )
     check_finite(name, value, "check the pictures and the precision they were encoded in")
-    zero = torch.linalg.vector_norm(value.detach().float(), dim=-1) < SMALLEST_NORM
+    length = torch.linalg.vector_norm(value.detach().float(), dim=-1)
+    if bool(torch.isinf(length).any()):
+        row = int(torch.nonzero(torch.isinf(length))[0])
+        raise InputError(f"{name} row {row} is longer than float32 can tell: divide all rows by a number, say 1e20.")
+    zero = length < SMALLEST_NORM
     if bool(zero.any()):
         row = int(torch.nonzero(zero)[0])
         raise InputError(f"{name} row {row} has norm zero and no direction: leave that row out or encode it again.")
@@ -65,11 +72,20 @@ def check_text_features(value: object) -> Tensor:
 
 
 def check_logit_scale(value: object) -> float:
-    """The scale as a number. Raises :class:`InputError` unless it is finite and positive."""
+    """The scale as a number. Raises :class:`InputError` unless it is positive and at most ``LARGEST_SCALE``; warns of
+    what looks like the logarithm that CLIP stores."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
         raise InputError(f"logit_scale is {value!r}: give the encoder's logit scale, a finite positive number.")
+    if value > LARGEST_SCALE:
+        raise InputError(f"logit_scale is {value!r}: give the encoder's logit scale, at most {LARGEST_SCALE:g}.")
+    if STORED[0] <= value <= STORED[1]:
+        warnings.warn(
+            f"logit_scale is {value:g}, which looks like the logarithm that CLIP stores: give its exponential, "
+            f"{math.exp(value):g}.",
+            stacklevel=3,
+        )
     return float(value)
 
 

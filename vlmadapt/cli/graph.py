@@ -23,6 +23,7 @@ def graph(run: RunArgument, options: GraphOptions) -> None:
     from vlmadapt.adapters.hegraph.view import load_graph, pick_classes, pulled_apart, strongest_edges, uses_negatives
     from vlmadapt.classifier import read_run
     from vlmadapt.experiments.folders import refuse_inside
+    from vlmadapt.provenance.drawn import refuse_other_picture
     from vlmadapt.provenance.place import hold_file
     from vlmadapt.reporting.graph_picture import check_picture_path, draw_graph
 
@@ -32,6 +33,7 @@ def graph(run: RunArgument, options: GraphOptions) -> None:
     known = read_run(run)
     refuse_inside(known.data.source and known.data.source.spec, {"--out": options.out}, files=True)
     with hold_file(path):
+        refuse_other_picture(path, "--out")
         adapter = load_graph(run)
         names = adapter.class_names
         pairs = pulled_apart(adapter, top)

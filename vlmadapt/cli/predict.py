@@ -37,6 +37,7 @@ def predict(
     from vlmadapt.errors import InputError
     from vlmadapt.experiments.folders import refuse_inside
     from vlmadapt.experiments.predict import Failure, predict_each
+    from vlmadapt.provenance.drawn import refuse_other_picture
     from vlmadapt.provenance.place import hold_file
     from vlmadapt.reporting.explanation import draw_prediction
 
@@ -46,7 +47,11 @@ def predict(
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
     known = read_run(run)
     refuse_inside(known.data.source and known.data.source.spec, {"--explain-picture": drawing}, files=True)
-    with nullcontext() if drawing is None else hold_file(drawing):
+    if drawing is not None and drawing.suffix.lower() != ".png":
+        raise InputError(f"--explain-picture is {str(drawing)!r}: name a .png file.")
+    with nullcontext() if drawing is None else hold_file(drawing, "--explain-picture"):
+        if drawing is not None:
+            refuse_other_picture(drawing, "--explain-picture")
         classifier = Classifier.load(run, device=pick_device(options.device))
         extraction = Extraction(batch_size=options.batch_size, precision=known.precision)
         wanted = options.votes if options.explain or drawing is not None else 0
@@ -85,11 +90,12 @@ def _pictures(given: list[Path]) -> list[Path]:
 
 
 def _print(prediction: Prediction, explain: bool) -> None:
+    from vlmadapt.errors import shown
     from vlmadapt.provenance.means import chance
     from vlmadapt.reporting.table import Table, show
 
     classes = ", ".join(f"{name} {chance(value)}" for name, value in prediction.classes)
-    say(f"{prediction.path}: {'none of the classes, most like ' * prediction.abstained}{classes}")
+    say(f"{shown(prediction.path)}: {'none of the classes, most like ' * prediction.abstained}{classes}")
     if not explain:
         return
     totals = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction.class_votes)

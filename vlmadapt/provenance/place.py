@@ -143,14 +143,14 @@ def has_begun(stop: KeyboardInterrupt) -> bool:
 
 
 @contextmanager
-def hold_file(path: str | Path) -> Iterator[None]:
-    """As :func:`hold`, for a single file that is written into a folder of others.
+def hold_file(path: str | Path, option: str = "--out") -> Iterator[None]:
+    """As :func:`hold`, for a single file that is written into a folder of others; ``option`` names it.
 
     Raises :class:`FileError` when ``path`` is a folder or cannot be written, :class:`InputError` when it is held.
     """
     path = Path(path)
     if os.path.isdir(path):
-        raise FileError(f"{path} is a folder: name a file to write with --out.")
+        raise FileError(f"{path} is a folder: name a file to write with {option}.")
     with _making(path.parent), _locked(path, _beside(path)):
         yield
 

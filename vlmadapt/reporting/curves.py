@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmadapt.atomic import atomic_path
 from vlmadapt.experiments.results import ProtocolResults, Summary
+from vlmadapt.provenance.drawn import METADATA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
         alignment="left",
     )
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata=METADATA["png"])
     return Path(path)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlmadapt.atomic import atomic_path
 from vlmadapt.pictures import read
+from vlmadapt.provenance.drawn import METADATA
 from vlmadapt.reporting.fonts import short, wide_fonts
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def draw_evidence(
         write(right, height - FOOTER + 0.04, "solid blue: the predicted class", fontsize=8, color=AGREES)
         write(right + 1.9, height - FOOTER + 0.04, "dashed orange: another class", fontsize=8, color=DISAGREES)
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+            figure.savefig(temporary, format="png", metadata=METADATA["png"])
     return Path(path)
 
 

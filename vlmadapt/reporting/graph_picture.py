@@ -11,6 +11,7 @@ from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL
 from vlmadapt.adapters.hegraph.view import Edge, PulledPair
 from vlmadapt.atomic import atomic_path
 from vlmadapt.errors import InputError
+from vlmadapt.provenance.drawn import METADATA
 from vlmadapt.reporting.fonts import short, wide_fonts
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def draw_graph(
         figure.text(0.02, 0.97, short(title, 90), fontsize=14, weight="bold", color=INK, ha="left", va="top")
         _draw_legend(figure)
         with atomic_path(path) as temporary:
-            metadata = {"Software": None} if kind == "png" else {"Date": None}
-            figure.savefig(temporary, format=kind, metadata=metadata)
+            figure.savefig(temporary, format=kind, metadata=METADATA[kind])
     return Path(path)
 
 

@@ -12,6 +12,7 @@ from vlmadapt.atomic import atomic_path
 from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.tasks.answers import answer_accuracy
 from vlmadapt.pictures import read
+from vlmadapt.provenance.drawn import METADATA
 from vlmadapt.reporting.evidence import AGREES, DISAGREES
 
 # Inches.
@@ -111,7 +112,7 @@ def draw_said(told: Sequence[Said], title: str, subtitle: str, path: str | Path)
                     color=colour,
                 )
         with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
+            figure.savefig(temporary, format="png", metadata=METADATA["png"])
     return Path(path)
 
 

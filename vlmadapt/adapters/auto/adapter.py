@@ -46,6 +46,8 @@ class AutoConfig(AdapterConfig):
         super().__post_init__()
         if isinstance(self.parts, str):
             object.__setattr__(self, "parts", tuple(self.parts.split("+")))
+        if not isinstance(self.parts, tuple) or not all(isinstance(part, str) for part in self.parts):
+            raise InputError(f"AutoConfig.parts is {self.parts!r}: name parts, with + between them.")
         chosen(self.parts)
         check_range(self, "folds", low=2)
         check_range(self, "repeats", low=1)
@@ -73,9 +75,8 @@ class Auto(Adapter):
         self.parts = nn.ModuleDict()  # of adapters
         for name, part in self._usable().items():
             self.parts[_key(name)] = self._make(part)
-        count = len(self.parts)
-        self.register_buffer("weights", torch.full((count,), 1 / count, dtype=torch.float64))
-        self.register_buffer("temperatures", torch.ones(count, dtype=torch.float64))
+        self.register_buffer("weights", None)
+        self.register_buffer("temperatures", None)
         self.register_buffer("whole", torch.ones((), dtype=torch.float64))
         self.left_out: tuple[str, ...] = ()
         self._held_out_accuracy: float | None = None
@@ -112,8 +113,8 @@ class Auto(Adapter):
         self._held_out_certainties = certainties(mixed)
         kept = _worth_fitting(parts, mixture, {name: self.kinds[part.adapter].explains for name, part in parts.items()})
         weights = torch.stack([mixture.weights[index] for index in kept.values()])
-        self.weights = (weights / weights.sum()).to(self.weights.device)
-        self.temperatures = mixture.temperatures[list(kept.values())].to(self.weights.device)
+        self.weights = (weights / weights.sum()).to(features.device)
+        self.temperatures = mixture.temperatures[list(kept.values())].to(features.device)
         self.whole.fill_(mixture.whole)
         self.parts = nn.ModuleDict()
         for name in track(kept, "auto: all samples", enabled=options.progress):
@@ -173,6 +174,11 @@ class Auto(Adapter):
         """Only what was kept is in the file; its order is that of the configuration."""
         kept = {name.removeprefix("weight of ") for name in header["hyperparameters"]}
         self.parts = nn.ModuleDict({key: part for key, part in self.parts.items() if _name(key) in kept})
+        numbers = torch.cat([self.weights, self.temperatures, self.whole.reshape(-1)])
+        if set(self.shares()) != kept or any(len(each) != len(kept) for each in (self.weights, self.temperatures)):
+            raise ValueError("weights and parts are not of one fit")
+        if not (bool((numbers > 0).all()) and bool(torch.isfinite(numbers).all()) and self.whole.dim() == 0):
+            raise ValueError("a weight or temperature is out of range")
         for part in self.parts.values():
             part.fitted_ = True  # type: ignore[assignment]
 
