@@ -265,8 +265,19 @@ def test_evaluating_on_pictures_used_in_fitting_is_refused(tmp_path):
 
 
 def test_evaluating_other_classes_is_refused(fitted, tmp_path):
-    other = make_world(tmp_path / "other", classes=["apple", "fish", "leaf"])
-    assert "different classes (sun)" in call("eval", fitted, other, code=2).stderr
+    other = make_world(tmp_path / "other")
+    for split in ("train", "val", "test"):
+        (other / split / "sun").rename(other / split / "moon")
+    assert "classes that the classifier does not know (moon)" in call("eval", fitted, other, code=2).stderr
+
+
+def test_some_of_the_classes_suffice_to_evaluate(fitted, tmp_path):
+    other = make_world(tmp_path / "other", test=9, classes=["apple", "fish", "leaf"])
+    for path in other.glob("test/*/[0-4].png"):
+        path.unlink()  # the noise of these is that of the world's
+    result = call("eval", fitted, other, "--out", tmp_path / "out")
+    assert "'sun' of 4 classes have no test pictures" in result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["dataset"]["test"] == 12
 
 
 def test_a_swapped_adapter_file_is_refused(world, tmp_path):

@@ -362,6 +362,8 @@ def test_classes_align_by_name(tmp_path):
     for before, after in zip(dataset.train, other.train, strict=True):
         assert before.path == after.path
         assert class_name_of(other.class_names[after.label]) == dataset.class_names[before.label]
+    more = dataset.with_classes(("wasp", "ant", "bee", "road sign"))
+    assert more is not None and more.counts("train") == [0, *dataset.counts("train")]
     assert dataset.with_classes(("ant", "bee")) is None
     assert dataset.with_classes(("ant", "bee", "road sign", "road_sign")) is None
 

@@ -143,7 +143,10 @@ def test_rows_that_can_be_read_two_ways_are_refused(tmp_path, lines, words):
             '{"path": "0.png", "label": "a\\udce9"}\n{"path": "1.png", "label": "b"}',
             r"'a\\xe9' for class 0, which is not",
         ),
-        ('{"path": "0.png", "label": "a\\u0007"}\n{"path": "1.png", "label": "b"}', "which is not UTF-8 text: rename"),
+        (
+            '{"path": "0.png", "label": "a\\u0007"}\n{"path": "1.png", "label": "b"}',
+            "which holds a control character: rename",
+        ),
     ],
 )
 def test_records_that_say_nothing_are_refused(tmp_path, record, words):

@@ -71,7 +71,8 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
 
 def _say_mixture(adapter: Auto) -> None:
     shares = sorted(adapter.shares().items(), key=lambda item: -item[1])
-    say(f"  a mixture, by held-out predictions: {', '.join(f'{name} {100 * share:.0f} %' for name, share in shares)}")
+    how = "by held-out predictions" if adapter.certainties_ else "in equal parts"
+    say(f"  a mixture, {how}: {', '.join(f'{name} {100 * share:.0f} %' for name, share in shares)}")
     if adapter.left_out:
         say(f"  left out, for they cost too much or lack classes or negative prompts: {', '.join(adapter.left_out)}")
 

@@ -60,9 +60,10 @@ class Dataset:
             if not class_name.strip():
                 raise InputError(f"data set {self.name!r} has an empty name for class {index}: give it a name.")
             if not is_utf8(class_name) or any(unicodedata.category(each) == "Cc" for each in class_name):
+                what = "holds a control character" if is_utf8(class_name) else "is not UTF-8 text"
                 raise InputError(
-                    f"data set {self.name!r} has the name '{shown(class_name)}' for class {index}, which is not UTF-8 "
-                    "text: rename it."
+                    f"data set {self.name!r} has the name '{shown(class_name)}' for class {index}, which {what}: "
+                    "rename it."
                 )
         if len(set(self.class_names)) < len(self.class_names):
             twice = next(name for name, count in Counter(self.class_names).items() if count > 1)
@@ -115,14 +116,14 @@ class Dataset:
         return "\n".join([counts, *(f"  {note}" for note in self.notes)])
 
     def with_classes(self, class_names: Sequence[str]) -> Dataset | None:
-        """The same pictures with labels that index ``class_names``, matched by name; None where the names differ.
+        """The same pictures with labels that index ``class_names``, matched by name; None where one is not among them.
 
         Names are compared as :func:`vlmadapt.data.names.class_name_of` writes them: 0.1.0 left those of tables as they
         were.
         """
         place = {class_name_of(name): label for label, name in enumerate(class_names)}
         mine = [class_name_of(name) for name in self.class_names]
-        if sorted(place) != sorted(mine) or len(place) < len(class_names):
+        if not place.keys() >= set(mine) or len(place) < len(class_names) or len(set(mine)) < len(mine):
             return None
         parts: Parts = {
             split: tuple(Sample(sample.path, place[mine[sample.label]]) for sample in self.split(split))

@@ -200,9 +200,9 @@ def evaluate(
     run = classifier.run
     given, aligned = dataset, dataset.with_classes(classifier.class_names)
     if aligned is None:
-        differing = sorted(set(dataset.class_names) ^ set(classifier.class_names))
+        others = sorted(set(dataset.class_names) - set(classifier.class_names))
         raise InputError(
-            f"data set {dataset.name!r} and the classifier have different classes ({', '.join(differing[:5])}): "
+            f"data set {dataset.name!r} has classes that the classifier does not know ({', '.join(others[:5])}): "
             "evaluate on pictures of the classes it was fitted on."
         )
     dataset = aligned
