@@ -35,7 +35,8 @@ LEAST_WEIGHT = 0.01  # parts with less are not fitted again: all of them togethe
 
 @dataclass(frozen=True, kw_only=True)
 class AutoConfig(AdapterConfig):
-    """Raises :class:`InputError` for parts that are no names, not known, or named twice."""
+    """``parts`` are mixed; samples are dealt into ``folds``, ``repeats`` times; all fits take at most ``most``
+    multiplications. Raises :class:`InputError` for parts that are no names, not known, or named twice."""
 
     parts: tuple[str, ...] = field(default=DEFAULT, metadata={"help": "what is mixed: methods at fixed settings"})
     folds: int = field(default=4, metadata={"help": "parts that the labelled samples are dealt into"})
