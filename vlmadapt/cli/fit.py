@@ -27,11 +27,11 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     is not read.
     """
     from vlmadapt.classifier import DataSource
-    from vlmadapt.experiments import front
+    from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
-    dataset = front.open_dataset(data, options)
+    dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
     source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
     options = replace(options, source=source, report=note, out=folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlmadapt.data.types import Sample
-from vlmadapt.pictures import Identity, identify
+from vlmadapt.pictures import Identity
 from vlmadapt.pictures.identity import Known, Sketch
 
 MOST_IN_A_BAND = 64  # sketches that share 16 bits with so many others are compared with those only
@@ -63,10 +63,10 @@ class SamePictures:
                     group.append((place, sketch))
 
 
-def identities(paths: Sequence[Path]) -> list[Identity]:
-    """The identity of each file, in order; raises what :func:`vlmadapt.pictures.identify` raises."""
+def identities(samples: Sequence[Sample]) -> list[Identity]:
+    """The identity of each of ``samples``, in order; raises what :meth:`Sample.identity` raises."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(identify, paths))
+        return list(pool.map(lambda sample: sample.identity(), samples))
 
 
 def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]) -> list[tuple[Path, str]]:
@@ -75,7 +75,6 @@ def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]
     Raises :class:`FileError` naming a picture that cannot be read.
     """
     pictures = Known(known)
-    paths = [sample.path for sample in samples]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        names = pool.map(pictures.name_of, paths)
-        return [(path, name) for path, name in zip(paths, names, strict=True) if name is not None]
+        names = pool.map(lambda sample: sample.name_in(pictures), samples)
+        return [(sample.path, name) for sample, name in zip(samples, names, strict=True) if name is not None]
