@@ -290,3 +290,11 @@ def test_prompts_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.safetensors", plain())
     with pytest.raises(InputError, match=r"templates is given, but .* holds its class texts already"):
         load_dataset(path, templates=["a {}."])
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", "i2"])
+def test_labels_and_splits_are_whole_numbers_of_any_size(tmp_path: Path, suffix: str, dtype: str) -> None:
+    labels = torch.from_numpy(plain()["labels"].numpy().astype(dtype))
+    splits = torch.from_numpy(np.array([0, 1, 2] * 10).astype(dtype))
+    dataset = load_dataset(write(tmp_path / f"a{suffix}", {**plain(), "labels": labels, "splits": splits}))
+    assert [row.label for row in dataset.test] == [2] * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,8 @@ def test_the_commands(extracted: tuple[Path, Path], tmp_path: Path, monkeypatch:
     assert "nothing wrong found" in run("data", "check", path)
     assert "holds features already: give pictures" in run("features", path, code=2)
     plain_file = write(tmp_path / "plain.npz", plain())
-    assert "(--logit-scale)" in run("fit", plain_file, "--adapter", "gda", "--shots", 2)
+    said = run("fit", plain_file, "--adapter", "gda", "--shots", 2)
+    assert "(--logit-scale)" in said and "vlmadapt eval" in said and "vlmadapt predict" not in said
     run("fit", plain_file, "--adapter", "gda", "--shots", 2, "--logit-scale", 50, "--out", "runs/other")
 
 
@@ -262,3 +264,31 @@ def test_a_damaged_file_of_ours_is_told(extracted: tuple[Path, Path], tmp_path: 
     safetensors.torch.save_file(tensors, tmp_path / "bad.safetensors", {**metadata, "content_sha256": "0" * 64})
     with pytest.raises(vlmadapt.errors.FileError, match=r"bad\.safetensors is damaged or was edited"):
         vlmadapt.load_dataset(tmp_path / "bad.safetensors")
+
+
+def test_data_without_test_pictures_may_be_extracted(tmp_path: Path, colours: ColourEncoder) -> None:
+    world = make_world(tmp_path / "world", test=0)
+    run("features", world, "--out", tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match="has no test pictures"):
+        dataset = vlmadapt.load_dataset(tmp_path / "a.safetensors")
+    assert len(dataset.train) == 20 and dataset.test == ()
+    assert vlmadapt.fit(dataset, **COMMON).run.val_accuracy is not None
+
+
+def test_features_of_data_without_splits_are_evaluated_whole(tmp_path: Path, colours: ColourEncoder) -> None:
+    world = make_world(tmp_path / "world")
+    run("features", world / "train", "--out", tmp_path / "other.safetensors")
+    seen = vlmadapt.fit(tmp_path / "other.safetensors", **COMMON)
+    assert vlmadapt.evaluate(seen, tmp_path / "other.safetensors").results.dataset["test"] == 8
+    shutil.rmtree(world / "train")
+    (world / "val").rename(world / "train")
+    unseen = vlmadapt.fit(world, encoder=colours, no_cache=True, **COMMON)
+    assert vlmadapt.evaluate(unseen, tmp_path / "other.safetensors").results.dataset["test"] == 20
+
+
+def test_the_evidence_is_drawn_without_the_pictures(extracted: tuple[Path, Path], tmp_path: Path) -> None:
+    world, path = extracted
+    vlmadapt.fit(path, out=tmp_path / "run", **COMMON)
+    picture = next((world / "test" / "leaf").iterdir())
+    run("predict", tmp_path / "run", picture, "--explain-picture", tmp_path / "why.png")
+    assert (tmp_path / "why.png").is_file()

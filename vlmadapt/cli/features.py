@@ -67,7 +67,7 @@ def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extractio
         samples = FeatureTable(encoder, pictures, extraction, extraction.views if split == "train" else 1).of(pictures)
         tensors[split], tensors[f"{split}_labels"] = samples.features, samples.labels
         digests = b"".join(bytes.fromhex(sample.digest()) for sample in pictures)
-        tensors[f"{split}_sha256"] = torch.tensor(list(digests), dtype=torch.uint8).view(-1, 32)
+        tensors[f"{split}_sha256"] = torch.tensor(bytearray(digests), dtype=torch.uint8).view(len(pictures), 32)
     metadata = {
         "format": FORMAT,
         "class_names": list(dataset.class_names),

@@ -43,6 +43,7 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 
 def report_fit(classifier: Classifier, folder: Path) -> None:
     from vlmadapt.adapters import Auto
+    from vlmadapt.backbones.given import UNKNOWN
 
     run = classifier.run
     accuracy = run.val_accuracy
@@ -62,7 +63,8 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
     say(f"  {run.trainable_parameters:,} trained parameters, {run.fit_seconds:.1f} s")
     say(f"saved in {folder}", "green")
     say(f"  vlmadapt eval {folder}")
-    say(f"  vlmadapt predict {folder} PICTURE --explain")
+    if run.encoder.name != UNKNOWN:
+        say(f"  vlmadapt predict {folder} PICTURE --explain")
 
 
 def _say_mixture(adapter: Auto) -> None:

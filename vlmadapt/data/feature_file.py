@@ -26,6 +26,7 @@ FORMAT = 1  # of what vlmadapt features writes
 IMAGES, TEXT = ("image_features", "features"), ("text_features", "text")
 NEGATIVE, NAMES = ("negative_text_features", "negative_text"), ("class_names", "classnames", "classes")
 DRAWN = re.compile(r"train_(\d+)_features")  # of files that hold the draws of several numbers of shots
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 BY_NUMBER = dict(enumerate(SPLITS))
 TEMPLATES = ("{}",)  # of files that do not say what their texts were
 
@@ -131,7 +132,8 @@ class FeatureFile:
         """int64 ``[rows]`` within 0 to ``classes - 1``, or :class:`FileError`."""
         name, tensor = self.tensor(names)
         try:
-            return check_labels(name, tensor, rows, classes)
+            # Torch compares no unsigned numbers of several bytes.
+            return check_labels(name, tensor.long() if tensor.dtype in UNSIGNED else tensor, rows, classes)
         except InputError as error:
             raise FileError(f"{self.path}: {error}") from error
 
@@ -226,7 +228,7 @@ class FeatureFile:
         if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.shape != (count, 32):
             return [None] * count
         self.taken.add(name)
-        return [bytes(row).hex() for row in tensor.tolist()]
+        return [row.tobytes().hex() for row in tensor.numpy()]
 
 
 def _as_tensor(path: Path, name: str, array: np.ndarray[Any, Any]) -> Any:

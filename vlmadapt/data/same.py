@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from vlmadapt.data.types import Sample
+from vlmadapt.data.types import Row, Sample
 from vlmadapt.pictures import Identity
 from vlmadapt.pictures.identity import Known, Sketch
 
+Value = TypeVar("Value")
 MOST_IN_A_BAND = 64  # sketches that share 16 bits with so many others are compared with those only
 
 
@@ -65,8 +66,7 @@ class SamePictures:
 
 def identities(samples: Sequence[Sample]) -> list[Identity]:
     """The identity of each of ``samples``, in order; raises what :meth:`Sample.identity` raises."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda sample: sample.identity(), samples))
+    return _of_each(lambda sample: sample.identity(), samples)
 
 
 def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]) -> list[tuple[Path, str]]:
@@ -75,6 +75,13 @@ def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]
     Raises :class:`FileError` naming a picture that cannot be read.
     """
     pictures = Known(known)
+    names = _of_each(lambda sample: sample.name_in(pictures), samples)
+    return [(sample.path, name) for sample, name in zip(samples, names, strict=True) if name is not None]
+
+
+def _of_each(look: Callable[[Sample], Value], samples: Sequence[Sample]) -> list[Value]:
+    """Files are read in threads; rows of features are there, and a thread's work would be the larger."""
+    if all(isinstance(sample, Row) for sample in samples):
+        return list(map(look, samples))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        names = pool.map(lambda sample: sample.name_in(pictures), samples)
-        return [(sample.path, name) for sample, name in zip(samples, names, strict=True) if name is not None]
+        return list(pool.map(look, samples))
