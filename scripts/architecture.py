@@ -29,6 +29,7 @@ SUBROOMS = tuple(room for floor in FLOORS for room in floor if "." in room)
 GROUND = (
     "atomic",
     "config",
+    "checks",
     "weights",
     "doors",
     "files",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.adapters import load_adapter
+from vlmadapt.backbones.given import UNKNOWN, GivenEncoder
 from vlmadapt.data import BUILTIN, Extraction, load_dataset
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
@@ -209,9 +210,13 @@ class Classifier:
 
     @classmethod
     @usual(grad=True)
-    def load(cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu") -> Classifier:
+    def load(
+        cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu", only_features: bool = False
+    ) -> Classifier:
         """Read a saved classifier, with its backbone unless ``encoder`` is given.
 
+        only_features: without the backbone, which need not be installed; it takes features then and no pictures, as
+            one does that was fitted on a file of features whose backbone is not known.
         Raises :class:`FileError` for a folder that holds none, :class:`InputError` when the backbone of that name
         has other weights by now than the classifier was fitted with.
         """
@@ -222,6 +227,9 @@ class Classifier:
             raise FileError(
                 f"{folder / DESCRIPTION} was written with another adapter.json: fit again with --overwrite."
             )
+        bare: GivenEncoder | None = None
+        if encoder is None and (only_features or run.encoder.name == UNKNOWN):
+            encoder = bare = GivenEncoder(run.encoder.name, run.encoder.fingerprint, 0, 1.0, device)
         if encoder is None:
             from vlmadapt import backbones
 
@@ -232,6 +240,8 @@ class Classifier:
                 "than are installed now: fit again."
             )
         adapter = load_adapter(folder, encoder=encoder).to(encoder.device)
+        if bare is not None:
+            bare.width, bare.logit_scale = adapter.width, adapter.logit_scale
         if adapter.num_classes != len(run.class_names) or any(label >= adapter.num_classes for _, label in run.support):
             raise FileError(
                 f"{folder / DESCRIPTION} names {len(run.class_names)} classes, its adapter has {adapter.num_classes}: "

@@ -7,12 +7,16 @@ import hashlib
 import json
 import os
 import stat
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 from torch import Tensor
@@ -22,6 +26,12 @@ from vlmadapt.errors import FileError, naming_file
 from vlmadapt.seals import sealed, sealed_metadata, unsealed, unsealed_metadata, without_seal
 
 MOST_TEXT = 1 << 30  # bytes of a JSON, CSV or other text file: the largest published annotations have a third of it
+# What zipfile and numpy stumble over in damaged files.
+BROKEN_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError, NotImplementedError, RuntimeError),
+    *(MemoryError, SyntaxError, TypeError, OverflowError, struct.error),
+)
+MOST_ARRAYS = 1 << 33  # bytes of all arrays of an .npz file, unpacked
 
 
 @contextmanager
@@ -192,6 +202,47 @@ def _opened_tensors(path: str | Path) -> Iterator[Any]:
                 yield stream
         except safetensors.SafetensorError as error:
             raise FileError(f"{path} is not a readable safetensors file: {error}.") from error
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of an ``.npz`` file by name; what is pickled in it is never opened.
+
+    Raises :class:`FileError` naming a file that is none, holds anything but plain arrays or more than ``MOST_ARRAYS``
+    bytes of them.
+    """
+    with open_file(path) as stream:
+        try:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FileError(f"{path} is not a readable .npz file: it holds no named arrays.")
+            size = sum(each.file_size for each in archive.zip.infolist())  # type: ignore[union-attr, misc]
+            if size > MOST_ARRAYS:
+                raise FileError(
+                    f"{path} holds {size:,} bytes of arrays, more than the {MOST_ARRAYS:,} that are read: give a "
+                    "smaller file, or safetensors."
+                )
+            return {name: _plain_array(path, archive, name) for name in archive.files}
+        except (*BROKEN_ZIP, OSError, ValueError) as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{path} is not a readable .npz file: {_first_line(error)}.") from error
+
+
+def _plain_array(path: str | Path, archive: Any, name: str) -> np.ndarray[Any, Any]:
+    try:
+        array = archive[name]
+    except (*BROKEN_ZIP, OSError, ValueError) as error:
+        raise FileError(
+            f"{path} holds {name!r}, which is no plain array ({_first_line(error)}): save numbers and text only, for "
+            "pickles are not read."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise FileError(f"{path} holds {name!r}, which is no array: save numbers and text with numpy.savez.")
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 def sha256_of_file(path: str | Path, most: int | None = None) -> str:

@@ -11,6 +11,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+import torch
+
 from tests.fuzz.mutate import changed, damaged
 from tests.fuzz.outcome import Attempt, in_one_line
 from vlmadapt.data import load_dataset
@@ -212,9 +216,71 @@ def check_records(found: Any) -> None:
             assert record.captions or record.prompt, record
 
 
+MARKS = [["train", "val", "test"], ["train", "eval"], [0, 1, 2], [0, 5], [None, 1.5]]
+ODD = [float("nan"), float("inf"), 0.0, 1e38, 1e-46, -1.0, 3.0]
+
+
+def features(random: Random, folder: Path) -> Attempt:
+    """Arrays under the names that are looked for, most of which fit together."""
+    count, width = random.choice([0, 1, 6, 12]), random.choice([1, 4, 4, 4])
+    arrays = {random.choice(["text", "text_features"]): matrix(random, 3, width)}
+    if random.random() < 0.5:
+        arrays |= {"features": matrix(random, count, width), "labels": labels(random, count)}
+        if random.random() < 0.5:
+            words: list[Any] = random.choice(
+                [["train", "val", "test"], ["train", "eval"], [0, 1, 2], [0, 5], [None, 1.5]]
+            )
+            listed = [random.choice(words) for _ in range(count)]
+            arrays["splits"] = np.array(listed, dtype=object if None in words else None)
+    else:
+        for split in SPLITS[: random.randrange(4)]:
+            arrays |= {f"{split}_features": matrix(random, count, width), f"{split}_labels": labels(random, count)}
+    if random.random() < 0.3:
+        arrays["class_names"] = np.array([word(random).replace("\0", "") for _ in range(random.choice([3, 3, 2]))])
+    if random.random() < 0.3:
+        arrays["logit_scale"] = np.array(random.choice(ODD))
+    for name in [name for name in arrays if random.random() < 0.03]:
+        del arrays[name]
+    path, stream = folder / random.choice(["list.npz", "list.safetensors"]), io.BytesIO()
+    if path.suffix == ".npz":
+        (np.savez if random.random() < 0.5 else np.savez_compressed)(stream, **arrays)
+        data = stream.getvalue()
+    else:
+        names = arrays.pop("class_names", None)
+        metadata = {} if names is None else {"class_names": json.dumps(names.tolist())}
+        data = safetensors.numpy.save({n: each for n, each in arrays.items() if each.dtype.kind not in "UO"}, metadata)
+    path.write_bytes(maybe(random, data) if random.random() < 0.5 else data)
+    return Attempt(lambda: load_dataset(path, random.randrange(3)), (path.name, path.stem), check_features)
+
+
+def matrix(random: Random, rows: int, width: int) -> Any:
+    found = np.array([[random.gauss(0, 1) for _ in range(width)] for _ in range(rows)]).reshape(rows, width)
+    if rows and random.randrange(20) == 0:
+        found[random.randrange(rows)] = random.choice(ODD)
+    kind = random.choice(["f2", "f4", "f8", ">f4", "i4"]) if random.random() < 0.1 else "f4"
+    with np.errstate(over="ignore", invalid="ignore"):
+        return found.astype(kind)
+
+
+def labels(random: Random, rows: int) -> Any:
+    found = [random.randrange(3 if random.random() < 0.99 else 4) for _ in range(rows)]
+    return np.array(found, dtype=random.choice(["i8", "u1", "i2", "u2", "u8"]))
+
+
+def check_features(found: Any) -> None:
+    assert found.given is not None and len(found.given.text) == len(found.class_names) == len(found.given.negatives)
+    for split in SPLITS:
+        for sample in found.split(split):
+            assert torch.isfinite(sample.feature).all() and sample.feature.any() and type(sample.label) is int
+            assert len(sample.digest()) == 64 and len(found.key(sample)) > 0
+    for note in (*found.notes, *found.doubts):
+        assert in_one_line(note), note
+
+
 KINDS: dict[str, Callable[[Random, Path], Attempt]] = {
     "table": table,
     "coop": coop,
     "folder": tree,
     "annotations": records,
+    "features": features,
 }

@@ -22,6 +22,7 @@ EXAMPLES = {
     "coop": 800,
     "folder": 500,
     "annotations": 700,
+    "features": 800,
     "saved": 1500,
     "configuration": 1500,
     "method": 1500,

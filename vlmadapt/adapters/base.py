@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from vlmadapt.adapters.checks import (
     canonical_order,
     check_class_names,
-    check_labels,
     check_logit_scale,
-    check_matrix,
     check_text_features,
     normalize,
 )
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.votes import Vote
+from vlmadapt.checks import check_labels, check_matrix
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.modes import usual

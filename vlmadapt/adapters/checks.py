@@ -9,58 +9,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vlmadapt.errors import InputError, check_finite, shape_of
+from vlmadapt.checks import check_matrix
+from vlmadapt.errors import InputError, shape_of
 
-SMALLEST_NORM = 1e-12
 LARGEST_SCALE = 1e6  # of encoders: 100 or so; beyond, logits and their squares leave float32
 STORED = (4.5, 4.7)  # log(100) is 4.605
-
-
-def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:
-    """A finite floating-point ``[rows, width]`` tensor without zero rows, or an :class:`InputError`."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{name} is a {type(value).__name__}: give a floating-point tensor [rows, width].")
-    if not value.is_floating_point():
-        raise InputError(f"{name} is {shape_of(value)}: give floating-point features.")
-    if value.dim() != 2 or value.shape[1] == 0:
-        raise InputError(f"{name} is {shape_of(value)}: give a matrix [rows, width].")
-    if width is not None and value.shape[1] != width:
-        raise InputError(
-            f"{name} is {value.shape[1]} wide but text_features is {width} wide: encode both with the same encoder."
-        )
-    check_finite(name, value, "check the pictures and the precision they were encoded in")
-    length = torch.linalg.vector_norm(value.detach().float(), dim=-1)
-    if bool(torch.isinf(length).any()):
-        row = int(torch.nonzero(torch.isinf(length))[0])
-        raise InputError(f"{name} row {row} is longer than float32 can tell: divide all rows by a number, say 1e20.")
-    zero = length < SMALLEST_NORM
-    if bool(zero.any()):
-        row = int(torch.nonzero(zero)[0])
-        raise InputError(f"{name} row {row} has norm zero and no direction: leave that row out or encode it again.")
-    return value
 
 
 def normalize(matrix: Tensor) -> Tensor:
     """Rows at unit length; rows that :func:`check_matrix` let through have a length to divide by."""
     return matrix / torch.linalg.vector_norm(matrix, dim=-1, keepdim=True)
-
-
-def check_labels(name: str, value: object, rows: int, num_classes: int) -> Tensor:
-    """An integer tensor ``[rows]`` within ``[0, num_classes)``, as int64 on the CPU, or an :class:`InputError`."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{name} is a {type(value).__name__}: give an integer tensor [{rows}].")
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise InputError(f"{name} is {shape_of(value)}: give integer class numbers.")
-    if value.dim() != 1 or len(value) != rows:
-        raise InputError(f"{name} is {shape_of(value)}: give one label for each of the {rows} feature rows.")
-    outside = (value < 0) | (value >= num_classes)
-    if bool(outside.any()):
-        row = int(torch.nonzero(outside)[0])
-        raise InputError(
-            f"{name} holds {int(value[row])} at index {row} but there are {num_classes} classes: "
-            f"use 0 to {num_classes - 1}."
-        )
-    return value.detach().to("cpu", torch.int64)
 
 
 def check_text_features(value: object) -> Tensor:

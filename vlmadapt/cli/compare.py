@@ -21,11 +21,11 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     All methods see the same sampled pictures; choices are made on validation pictures; the test split is read once,
     at the end. Interrupted, the same command goes on where it stopped.
     """
-    from vlmadapt.experiments import front
+    from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
-    dataset = front.open_dataset(data, options)
+    dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"compare-{dataset.name}"
     options = replace(options, report=note, out=folder)
     refuse_inside(data, places_of(options))

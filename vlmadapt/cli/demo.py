@@ -21,7 +21,7 @@ def demo(options: DemoOptions) -> None:
     """
     from vlmadapt.classifier import Classifier, DataSource
     from vlmadapt.data import sample_shots
-    from vlmadapt.experiments import front
+    from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.single import describe_run
     from vlmadapt.experiments.store import FitKey, FolderFits
     from vlmadapt.provenance.place import hold
@@ -29,10 +29,10 @@ def demo(options: DemoOptions) -> None:
     from vlmadapt.reporting.explanation import draw_prediction
 
     out = options.out
-    dataset = front.open_dataset(DATA, options)
-    extraction = front.extraction_of(options)
+    dataset = sources.open_dataset(DATA, options)
+    extraction = sources.extraction_of(options)
     with hold(out):
-        encoder = front.open_encoder(options)
+        encoder = sources.open_encoder(options)
         fits = FolderFits(out / "fits")
         asked = CompareOptions(
             adapters=ADAPTERS,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vlmadapt.data import Dataset, Extraction
     from vlmadapt.provenance.about import About
 
-FORMAT = 1  # of the file written
 SPLITS = ("train", "val", "test")
 
 
@@ -24,13 +23,17 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
     It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
-    negative_text (a normalised row a class); names, paths and the encoder are in its metadata.
+    negative_text (a normalised row a class); names, paths and the encoder are in its metadata. fit, compare and eval
+    take it as data.
     """
-    from vlmadapt.experiments import front
+    from vlmadapt.errors import InputError
+    from vlmadapt.experiments import sources
     from vlmadapt.experiments.folders import describe, refuse_inside
     from vlmadapt.provenance.place import hold_file
 
-    dataset = front.open_dataset(data, options)
+    dataset = sources.open_dataset(data, options)
+    if dataset.given is not None:
+        raise InputError(f"{data} holds features already: give pictures.")
     path = options.out or Path(f"features-{dataset.name}.safetensors")
     refuse_inside(data, {"--out": path}, files=True)
     refuse_inside(data, {"--cache": options.cache})
@@ -39,16 +42,19 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
         if not options.overwrite:
             _refuse_other(path, describe("features", dataset, settings))
         note(dataset.describe())
-        encoder = front.open_encoder(options)
+        encoder = sources.open_encoder(options)
         about = describe("features", dataset, settings, encoder)
         if not options.overwrite:
             _refuse_other(path, about)
-        _write(path, dataset, encoder, front.extraction_of(options), about)
+        _write(path, dataset, encoder, sources.extraction_of(options), about)
     count = sum(len(dataset.split(split)) for split in SPLITS)
     say(f"{path}: features [{encoder.width}] of {count:,} pictures and {len(dataset.class_names)} classes")
 
 
 def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extraction, about: About) -> None:
+    import torch
+
+    from vlmadapt.data.feature_file import FORMAT
     from vlmadapt.experiments.features import ClassTexts, FeatureTable
     from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
     from vlmadapt.files import write_tensors
@@ -60,9 +66,12 @@ def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extractio
         pictures = dataset.split(split)
         samples = FeatureTable(encoder, pictures, extraction, extraction.views if split == "train" else 1).of(pictures)
         tensors[split], tensors[f"{split}_labels"] = samples.features, samples.labels
+        digests = b"".join(bytes.fromhex(sample.digest()) for sample in pictures)
+        tensors[f"{split}_sha256"] = torch.tensor(bytearray(digests), dtype=torch.uint8).view(len(pictures), 32)
     metadata = {
         "format": FORMAT,
         "class_names": list(dataset.class_names),
+        "seeded": dataset.seeded,
         "paths": {split: [dataset.key(sample) for sample in dataset.split(split)] for split in SPLITS},
         "dataset": describe_dataset(dataset),
         "encoder": describe_encoder(encoder),

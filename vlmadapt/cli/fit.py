@@ -27,11 +27,11 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     is not read.
     """
     from vlmadapt.classifier import DataSource
-    from vlmadapt.experiments import front
+    from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
-    dataset = front.open_dataset(data, options)
+    dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
     source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
     options = replace(options, source=source, report=note, out=folder)
@@ -43,6 +43,7 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 
 def report_fit(classifier: Classifier, folder: Path) -> None:
     from vlmadapt.adapters import Auto
+    from vlmadapt.backbones.given import UNKNOWN
 
     run = classifier.run
     accuracy = run.val_accuracy
@@ -66,7 +67,8 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
     say(f"  {run.trainable_parameters:,} trained parameters, {run.fit_seconds:.1f} s")
     say(f"saved in {folder}", "green")
     say(f"  vlmadapt eval {folder}")
-    say(f"  vlmadapt predict {folder} PICTURE --explain")
+    if run.encoder.name != UNKNOWN:
+        say(f"  vlmadapt predict {folder} PICTURE --explain")
 
 
 def _say_mixture(adapter: Auto) -> None:

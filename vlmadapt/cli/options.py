@@ -20,7 +20,7 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A built-in set such as clipart (see vlmadapt data list), a folder of class folders, a .csv or .jsonl "
-        "file, a split_zhou_*.json file, or a benchmark's name with --root.",
+        "file, a split_zhou_*.json file, a .safetensors or .npz file of features, or a benchmark's name with --root.",
         show_default=False,
     ),
 ]

@@ -5,13 +5,15 @@ from vlmadapt.data.builtin import BUILTIN, BuiltinStatus, builtin_status
 from vlmadapt.data.cache import FeatureCache, user_cache_dir
 from vlmadapt.data.check import CheckReport, check_dataset
 from vlmadapt.data.coop import read_coop_split
+from vlmadapt.data.feature_file import read_feature_file
 from vlmadapt.data.features import Extraction, extract_features
 from vlmadapt.data.folder import read_folder
+from vlmadapt.data.given import Given
 from vlmadapt.data.load import load_dataset
 from vlmadapt.data.sampling import FewShotSplit, sample_shots
 from vlmadapt.data.table import read_table
 from vlmadapt.data.templates import TEMPLATES, templates_for
-from vlmadapt.data.types import Dataset, Sample
+from vlmadapt.data.types import Dataset, Row, Sample
 
 __all__ = [
     "BENCHMARKS",
@@ -24,6 +26,8 @@ __all__ = [
     "Extraction",
     "FeatureCache",
     "FewShotSplit",
+    "Given",
+    "Row",
     "Sample",
     "builtin_status",
     "check_dataset",
@@ -31,6 +35,7 @@ __all__ = [
     "load_benchmark",
     "load_dataset",
     "read_coop_split",
+    "read_feature_file",
     "read_folder",
     "read_table",
     "sample_shots",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
 from vlmadapt.data.load import load_quietly
 from vlmadapt.data.same import Place, SamePictures
-from vlmadapt.data.types import SPLITS, Dataset, Sample
+from vlmadapt.data.types import SPLITS, Dataset, Row, Sample
 from vlmadapt.errors import FileError, VlmadaptError, shown
 from vlmadapt.pictures import Identity, decode
 from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
@@ -147,11 +147,14 @@ def _inspect_all(dataset: Dataset) -> Iterator[tuple[str, Sample, _Found | None]
     """(split, sample, what was found or None when missing) of every picture, in order."""
     work = [(split, sample) for split in SPLITS for sample in dataset.split(split)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for (split, sample), found in zip(work, pool.map(_inspect, (sample.path for _, sample in work)), strict=True):
+        for (split, sample), found in zip(work, pool.map(_inspect, (sample for _, sample in work)), strict=True):
             yield split, sample, found
 
 
-def _inspect(path: Path) -> _Found | None:
+def _inspect(sample: Sample) -> _Found | None:
+    if isinstance(sample, Row):
+        return _Found(sample.identity())
+    path = sample.path
     try:
         data = contents(path)
     except FileError as error:

@@ -12,6 +12,7 @@ from vlmadapt.data.builtin import BUILTIN
 from vlmadapt.data.coop import read_coop_split
 from vlmadapt.data.domains import read_domain
 from vlmadapt.data.doubts import doubts_of, notes_of
+from vlmadapt.data.feature_file import ENDINGS, read_feature_file
 from vlmadapt.data.folder import read_folder
 from vlmadapt.data.table import read_table
 from vlmadapt.data.templates import DEFAULT, templates_for
@@ -33,8 +34,9 @@ def load_dataset(
     ``spec`` is the name of a built-in set (a key of ``BUILTIN``), a folder, a ``.csv``, ``.tsv`` or ``.jsonl`` listing,
     a CoOp ``split_zhou_*.json``, or the name of a benchmark (``caltech101``, ...) whose folder is below ``root``.
     ``seed`` splits data that come without splits; it is not the seed of the few-shot draw. For a split file, ``root``
-    is the folder its paths count from. ``templates`` replaces the prompt templates. ``check_files=False`` skips the
-    test that listed pictures exist.
+    is the folder its paths count from. A ``.safetensors`` or ``.npz`` file holds features in place of pictures
+    (:func:`vlmadapt.data.feature_file.read_feature_file`). ``templates`` replaces the prompt templates.
+    ``check_files=False`` skips the test that listed pictures exist.
     ``domain`` reads one of the folders in a folder whose folders hold the same classes; ``test_domain`` takes another
     one's pictures as the test split, ``others`` those of all others (:func:`vlmadapt.data.domains.read_domain`).
     Warns of each of the data set's doubts. Raises :class:`InputError`, :class:`FileError` or
@@ -43,6 +45,8 @@ def load_dataset(
     dataset = load_quietly(spec, seed, root, check_files, domain, test_domain)
     for doubt in dataset.doubts:
         warnings.warn(f"{doubt}.", stacklevel=2)
+    if templates is not None and dataset.given is not None:
+        raise InputError(f"templates is given, but {shown(dataset.root)} holds its class texts already: leave it out.")
     return dataset if templates is None else replace(dataset, templates=tuple(templates))
 
 
@@ -97,8 +101,13 @@ def _load_file(path: Path, seed: int, root: str | Path | None, check_files: bool
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".jsonl"):
         return read_table(path, seed, check_files=check_files)
+    if suffix in ENDINGS:
+        return read_feature_file(path, seed)
     if suffix != ".json":
-        raise InputError(f"{shown(path)} is not a listing: give a .csv or .jsonl file, or a CoOp split .json.")
+        raise InputError(
+            f"{shown(path)} is not a listing: give a .csv or .jsonl file, a CoOp split .json, or features in a "
+            ".safetensors or .npz."
+        )
     name = next((key for key, one in BENCHMARKS.items() if one.split_file == path.name), None)
     if name is None:
         return read_coop_split(path, root, templates=DEFAULT, seed=seed, check_files=check_files)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from vlmadapt.data.types import Sample
-from vlmadapt.pictures import Identity, identify
+from vlmadapt.data.types import Row, Sample
+from vlmadapt.pictures import Identity
 from vlmadapt.pictures.identity import Known, Sketch
 
+Value = TypeVar("Value")
 MOST_IN_A_BAND = 64  # sketches that share 16 bits with so many others are compared with those only
 
 
@@ -63,10 +64,9 @@ class SamePictures:
                     group.append((place, sketch))
 
 
-def identities(paths: Sequence[Path]) -> list[Identity]:
-    """The identity of each file, in order; raises what :func:`vlmadapt.pictures.identify` raises."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(identify, paths))
+def identities(samples: Sequence[Sample]) -> list[Identity]:
+    """The identity of each of ``samples``, in order; raises what :meth:`Sample.identity` raises."""
+    return _of_each(lambda sample: sample.identity(), samples)
 
 
 def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]) -> list[tuple[Path, str]]:
@@ -75,7 +75,13 @@ def found_again(known: Iterable[tuple[Identity, str]], samples: Sequence[Sample]
     Raises :class:`FileError` naming a picture that cannot be read.
     """
     pictures = Known(known)
-    paths = [sample.path for sample in samples]
+    names = _of_each(lambda sample: sample.name_in(pictures), samples)
+    return [(sample.path, name) for sample, name in zip(samples, names, strict=True) if name is not None]
+
+
+def _of_each(look: Callable[[Sample], Value], samples: Sequence[Sample]) -> list[Value]:
+    """Files are read in threads; rows of features are there, and a thread's work would be the larger."""
+    if all(isinstance(sample, Row) for sample in samples):
+        return list(map(look, samples))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        names = pool.map(pictures.name_of, paths)
-        return [(path, name) for path, name in zip(paths, names, strict=True) if name is not None]
+        return list(pool.map(look, samples))

@@ -7,12 +7,18 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from vlmadapt.data.given import Given
 from vlmadapt.data.names import class_name_of, is_utf8
 from vlmadapt.errors import InputError, shown
+from vlmadapt.pictures import Identity, identify
+from vlmadapt.pictures.identity import Known
+from vlmadapt.pictures.read import digest_of
 
 SPLITS = ("train", "val", "test")
 # Split -> tuple of samples. Of any type for the checker: it is passed on as keyword arguments, among others.
@@ -26,15 +32,57 @@ class Sample:
     path: Path
     label: int
 
+    def digest(self) -> str:
+        """sha256 (hex) of the picture's bytes. Raises :class:`FileError` naming a file that cannot be read."""
+        return digest_of(self.path)
+
+    def identity(self) -> Identity:
+        """The picture by its content. Raises :class:`FileError` naming a file that cannot be read."""
+        return identify(self.path)
+
+    def name_in(self, known: Known) -> str | None:
+        """The name that the picture has among ``known`` ones; raises as :meth:`identity` does."""
+        return known.name_of(self.path)
+
+
+@dataclass(frozen=True)
+class Row(Sample):
+    """A row of a file of features in place of a picture; ``path`` goes on from that of the file, and nothing is there.
+
+    features: ``[n, D]``, of which this is row ``index``. picture: sha256 (hex) of the picture's bytes, where known.
+    """
+
+    features: Tensor = field(repr=False, compare=False)
+    index: int
+    picture: str | None = None
+
+    @property
+    def feature(self) -> Tensor:
+        """``[D]``."""
+        return self.features[self.index]
+
+    def digest(self) -> str:
+        """sha256 (hex) of the row's bytes."""
+        return hashlib.sha256(self.feature.numpy().tobytes()).hexdigest()
+
+    def identity(self) -> Identity:
+        """By the picture's bytes, where they are known, and by the row's."""
+        own = self.digest()
+        return Identity(self.picture or own, own)
+
+    def name_in(self, known: Known) -> str | None:
+        return known.name_by(self.identity())
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of labelled pictures.
+    """Three splits of labelled pictures, or of rows of features.
 
     ``labels`` index ``class_names`` and are 0..C-1 without gaps; a class may be absent from a split.
     ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and
     ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that
-    the data come without splits: these three are ours, drawn by a seed.
+    the data come without splits: these three are ours, drawn by a seed. ``given``: of features in place of pictures,
+    whose samples are :class:`Row`; ``root`` is their file then.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
     ``{}``, neither training nor test pictures, or a name or path that is not UTF-8.
     """
@@ -49,6 +97,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     seeded: bool = False
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -126,7 +175,7 @@ class Dataset:
         if not place.keys() >= set(mine) or len(place) < len(class_names) or len(set(mine)) < len(mine):
             return None
         parts: Parts = {
-            split: tuple(Sample(sample.path, place[mine[sample.label]]) for sample in self.split(split))
+            split: tuple(replace(sample, label=place[mine[sample.label]]) for sample in self.split(split))
             for split in SPLITS
         }
         return replace(self, class_names=tuple(class_names), **parts)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmadapt.adapters import negative_templates
 from vlmadapt.backbones import class_text_features
-from vlmadapt.pictures.read import digest_of
+from vlmadapt.data.types import Row
 from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
 
@@ -39,6 +39,7 @@ def identity_of(
     pictures: :func:`pictures_hash` of ``split``.
     """
     return {
+        **told_by_file(dataset, encoder),
         "adapter": adapter,
         "config": config,
         "split_hash": split.split_hash,
@@ -49,6 +50,14 @@ def identity_of(
         "views": extraction.views,
         "precision": extraction.precision,
     }
+
+
+def told_by_file(dataset: Dataset, encoder: Encoder) -> dict[str, Any]:
+    """What decides a fit on given features besides rows, texts and their encoder; nothing for pictures."""
+    if dataset.given is None:
+        return {}
+    negatives = hashlib.sha256(dataset.given.negatives.numpy().tobytes()).hexdigest()
+    return {"logit_scale": encoder.logit_scale, "negative_text": negatives}
 
 
 def changed(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Difference | None:
@@ -63,16 +72,20 @@ def pictures_hash(samples: Iterable[Sample]) -> str:
 
     Raises :class:`FileError` naming a file that cannot be read.
     """
-    return hashlib.sha256("".join(digest_of(sample.path) for sample in samples).encode()).hexdigest()
+    return hashlib.sha256("".join(sample.digest() for sample in samples).encode()).hexdigest()
 
 
 class FeatureTable:
-    """Features of many pictures, each extracted once and looked up by path."""
+    """Features of many pictures, each extracted once and looked up by path; given ones are taken as they are."""
 
     def __init__(self, encoder: Encoder, samples: Iterable[Sample], extraction: Extraction, views: int = 1) -> None:
-        paths = list(dict.fromkeys(sample.path for sample in samples))
-        self._row = {path: row for row, path in enumerate(paths)}
-        self._features = extraction.extract(encoder, paths, views) if paths else torch.empty(0, encoder.width)
+        found = {sample.path: sample for sample in samples}
+        self._row = {path: row for row, path in enumerate(found)}
+        given = [sample.feature for sample in found.values() if isinstance(sample, Row)]
+        if given:
+            self._features = torch.stack(given)
+        else:
+            self._features = extraction.extract(encoder, list(found), views) if found else torch.empty(0, encoder.width)
 
     def of(self, samples: Sequence[Sample]) -> Samples:
         """The features and labels of ``samples``, in their order."""
@@ -96,20 +109,25 @@ class FewShotFeatures:
 class ClassTexts:
     """What the texts of a data set's classes say to ``encoder``: features of prompts and of negative prompts.
 
-    Each is encoded at most once; negative prompts only when an adapter needs them.
+    Each is encoded at most once; negative prompts only when an adapter needs them. Given features bring their own.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
         self.encoder = encoder
         self.class_names = dataset.class_names
         self.templates = dataset.templates
+        self._given = dataset.given
 
     @cached_property
     def features(self) -> Tensor:
         """``[C, D]``."""
+        if self._given is not None:
+            return self._given.of_classes(self._given.text, self.class_names).to(self.encoder.device)
         return class_text_features(self.encoder, self.class_names, self.templates)
 
     @cached_property
     def negative_features(self) -> Tensor:
         """``[C, D]``."""
+        if self._given is not None:
+            return self._given.of_classes(self._given.negatives, self.class_names).to(self.encoder.device)
         return class_text_features(self.encoder, self.class_names, negative_templates(self.templates))

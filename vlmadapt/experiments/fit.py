@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmadapt.adapters import ADAPTERS, create_adapter
+from vlmadapt.backbones.given import GivenEncoder
+from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FewShotFeatures
 from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.provenance.memory import PeakMemory
@@ -39,6 +41,11 @@ def create(method: Method, texts: ClassTexts, with_encoder: bool = False) -> Ada
     """
     kind = ADAPTERS.get(method.adapter)
     encoder = texts.encoder
+    if kind is not None and kind.needs_encoder and isinstance(encoder, GivenEncoder):
+        raise InputError(
+            f"{method.label} learns through the encoder's text tower, and a file of features has none: leave it out, "
+            "or give pictures."
+        )
     return create_adapter(
         method.adapter,
         texts.features,

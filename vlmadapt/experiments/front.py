@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, DataSource, Run, read_run
-from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.data import Dataset, Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import folders, leaks, single
+from vlmadapt.experiments.features import told_by_file
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
+from vlmadapt.experiments.sources import Data, extraction_of, open_dataset, open_encoder
 from vlmadapt.experiments.store import FolderFits
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.experiments.results import ProtocolResults
 
-Data = str | Path | Dataset
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -84,14 +85,14 @@ def fit(data: Data, options: FitOptions) -> Classifier:
         if options.report is not None:
             options.report(dataset.describe())
         return single.fit_classifier(
-            open_encoder(options),
+            open_encoder(options, dataset),
             dataset,
             source,
             method,
             options.shots,
             options.seed,
             options.out,
-            extraction_of(options),
+            extraction_of(options, dataset),
             resume=options.resume,
             allow_short=options.allow_short,
         )
@@ -114,16 +115,16 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
     """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
     folders.refuse_inside(data, folders.places_of(options))
     dataset = _announced(data, options)
-    extraction = extraction_of(options)
+    extraction = extraction_of(options, dataset)
     methods = list(check_plan(options.adapters, options.shots, range(options.seeds)).values())
     with _held(options.out) as place:
         if place is None:
-            return _run(dataset, open_encoder(options), extraction, methods, options)
-        settings = {"views": options.views, "precision": options.precision, "templates": dataset.templates}
+            return _run(dataset, open_encoder(options, dataset), extraction, methods, options)
+        settings = {"views": extraction.views, "precision": extraction.precision, "templates": dataset.templates}
         asked = methods, options.shots, range(options.seeds), options.overwrite
         folders.claim_results(place, folders.describe(kind, dataset, settings), *asked)
-        encoder = open_encoder(options)
-        about = folders.describe(kind, dataset, settings, encoder)
+        encoder = open_encoder(options, dataset)
+        about = folders.describe(kind, dataset, {**settings, **told_by_file(dataset, encoder)}, encoder)
         replacing = folders.claim_results(place, about, *asked)
         fits = FolderFits(place.folder / "fits")
 
@@ -193,7 +194,9 @@ def evaluate(
             about = folders.describe_evaluation(dataset, run, own)
             place.claim(about, options.overwrite, folders.EVALUATED)
         if not isinstance(classifier, Classifier):
-            classifier = Classifier.load(classifier, device=backbones.pick_device(options.device))
+            classifier = Classifier.load(
+                classifier, device=backbones.pick_device(options.device), only_features=dataset.given is not None
+            )
         # Test pictures are taken as they are, in the precision the classifier was fitted in.
         extraction = replace(extraction_of(options), precision=run.precision)
         found = single.evaluate(classifier, dataset, extraction, options.abstain)
@@ -222,37 +225,8 @@ def _held(out: Path | None) -> AbstractContextManager[Place | None]:
     return nullcontext() if out is None else hold(out)
 
 
-def open_dataset(data: Data, options: Options) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
-    return load_dataset(
-        data,
-        seed=options.split_seed,
-        root=options.root,
-        templates=options.templates or None,
-        domain=options.domain,
-        test_domain=options.test_domain,
-    )
-
-
 def _announced(data: Data, options: Options) -> Dataset:
     dataset = open_dataset(data, options)
     if options.report is not None:
         options.report(dataset.describe())
     return dataset
-
-
-def open_encoder(options: Options) -> Encoder:
-    if not isinstance(options.encoder, str):
-        return options.encoder
-    return backbones.load_encoder(
-        options.encoder, device=backbones.pick_device(options.device), allow_download=options.download
-    )
-
-
-def extraction_of(options: Options) -> Extraction:
-    """Raises :class:`InputError` for a precision that is none."""
-    if options.precision not in ("fp32", "bf16"):
-        raise InputError(f"precision is {options.precision!r}: use fp32 or bf16.")
-    cache = None if options.no_cache else FeatureCache(options.cache)
-    return Extraction(options.views, options.batch_size, options.precision, cache)

@@ -1,8 +1,8 @@
 """The few-shot protocol on features that somebody else has extracted: a file in place of pictures and an encoder.
 
-The file is safetensors with ``image_features [n, D]``, ``labels [n]`` and ``text_features [C, D]``, as are published
-for many data sets. It has no splits: every class gives its first ``POOL`` pictures, in an order drawn once, to training
-and validation, and the others to the test split.
+The file has ``image_features [n, D]``, ``labels [n]`` and ``text_features [C, D]``, as are published for many data sets
+(:mod:`vlmadapt.data.feature_file`). Splits in it are not looked at: every class gives its first ``POOL`` pictures, in
+an order drawn once, to training and validation, and the others to the test split.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS, create_adapter
-from vlmadapt.errors import FileError, InputError
+from vlmadapt.data.feature_file import FeatureFile
+from vlmadapt.data.given import Given
+from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import FewShotFeatures
 from vlmadapt.experiments.fit import fit, measure_adapter
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
-from vlmadapt.files import read_tensors, read_versioned, sha256_of_file, write_versioned
+from vlmadapt.experiments.sources import LOGIT_SCALE
+from vlmadapt.files import read_versioned, sha256_of_file, write_versioned
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
 from vlmadapt.training import Samples
 
 POOL = 24  # pictures of a class that are not tested on: 16 shots, 4 of validation, and some to draw from
 VALIDATION = 4
-LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
 AGAIN = "remove it and run again"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class GivenFeatures:
-    """``images`` of all pictures; ``text [C, D]``; ``negatives [C, D]``: ours, the mean text of the other classes."""
+    """``images`` of all pictures, and what the file says of their classes."""
 
     name: str
     encoder: str
     sha256: str
     images: Samples
-    text: Tensor
+    given: Given
 
     @classmethod
     def read(cls, path: Path, name: str, encoder: str) -> GivenFeatures:
-        """Raises :class:`FileError` naming a file that lacks a tensor, or whose shapes do not match."""
-        tensors, _ = read_tensors(path)
-        missing = {"image_features", "labels", "text_features"} - set(tensors)
-        if missing:
-            raise FileError(f"{path} has no tensor {sorted(missing)[0]!r}: give features with labels and class texts.")
-        features, labels, text = (tensors[key] for key in ("image_features", "labels", "text_features"))
-        if len(features) != len(labels) or features.shape[-1] != text.shape[-1] or int(labels.max()) >= len(text):
-            raise FileError(
-                f"{path} has image_features {list(features.shape)}, labels {list(labels.shape)} up to "
-                f"{int(labels.max())} and text_features {list(text.shape)}, which do not belong together."
-            )
-        normal = torch.nn.functional.normalize(features.float(), dim=-1)
-        return cls(name, encoder, sha256_of_file(path), Samples.of(normal, labels.long()), text.float())
+        """Raises :class:`FileError` naming a file that lacks a tensor, or whose tensors do not belong together."""
+        file = FeatureFile.open(path)
+        given = file.given()
+        features, labels = file.table(given)
+        normal = torch.nn.functional.normalize(features, dim=-1)
+        return cls(name, encoder, sha256_of_file(path), Samples.of(normal, labels), given)
+
+    @property
+    def text(self) -> Tensor:
+        """``[C, D]``."""
+        return self.given.text
 
     @property
     def negatives(self) -> Tensor:
-        unit = torch.nn.functional.normalize(self.text, dim=-1)
-        return (unit.sum(0) - unit) / (len(unit) - 1)
+        """``[C, D]``; of a file without any: ours, the mean text of the other classes."""
+        return self.given.negatives
 
     def _rows(self, split_seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Rows of each class that may be trained on, and those that are tested on."""

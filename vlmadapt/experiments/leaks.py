@@ -28,10 +28,10 @@ def contents_of(split: FewShotSplit) -> tuple[tuple[str, str], ...]:
 
     Raises :class:`FileError` naming a picture that cannot be read.
     """
-    train = identities([sample.path for sample in split.train])
+    train = identities(split.train)
     names = [str(sample.path) for sample in split.train]
     _warn_of(found_again(zip(train, names, strict=True), split.val), IN_VALIDATION)
-    val = identities([sample.path for sample in split.val])
+    val = identities(split.val)
     return tuple(identity.keys for identity in (*train, *val))
 
 
@@ -58,7 +58,9 @@ def unseen(run: Run, dataset: Dataset) -> tuple[Sample, ...] | None:
     A part of them drawn by seed would be an evaluation on less than was asked for. Raises :class:`FileError` naming a
     picture that cannot be read.
     """
-    if not dataset.seeded or dataset.split_hash == run.data.split_hash:
+    # Rows of another file have the same numbers; to look at all of them costs nothing.
+    same = dataset.given is None and dataset.split_hash == run.data.split_hash
+    if not dataset.seeded or same:
         return None
     every = (*dataset.train, *dataset.val, *dataset.test)
     return None if found_again(_fitted(run), every) else every
@@ -71,7 +73,8 @@ def warn(dataset: Dataset, splits: Iterable[FewShotSplit]) -> None:
     """
     train = {sample.path: sample for split in splits for sample in split.train}
     val = {sample.path: sample for split in splits for sample in split.val}
-    known = dict(zip((*train, *val), identities((*train, *val)), strict=True))
+    fitted = {**train, **val}
+    known = dict(zip(fitted, identities(list(fitted.values())), strict=True))
     _warn_of(found_again(((known[path], str(path)) for path in train), list(val.values())), IN_VALIDATION)
     _warn_of(found_again(((known[path], str(path)) for path in known), dataset.test), IN_TEST)
 

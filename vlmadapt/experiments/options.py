@@ -53,6 +53,9 @@ class Options(OptionSet):
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=says("fp32 or bf16, of the backbone."))
     device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
     download: bool = field(default=False, metadata=says("Allow fetching the backbone's weights."))
+    logit_scale: float | None = field(
+        default=None, metadata=says("Of the encoder of given features.", type=float, shown="the file's, else 100")
+    )
     cache: Path | None = field(
         default=None, metadata=says("Folder of the feature cache.", type=Path, shown="the user's")
     )
@@ -116,7 +119,7 @@ class DemoOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesOptions(Options):
-    without: ClassVar = ("allow_short",)
+    without: ClassVar = ("allow_short", "logit_scale")
 
     out: Path | None = field(
         default=None, metadata=says("File to write.", type=Path, shown="features-DATA.safetensors")
@@ -126,7 +129,10 @@ class FeaturesOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
-    without: ClassVar = ("encoder", "templates", "allow_short", "views", "precision", "download")
+    without: ClassVar = (
+        *("encoder", "templates", "allow_short", "views", "precision", "download"),
+        "logit_scale",  # is the classifier's
+    )
 
     abstain: float | None = field(
         default=None,

@@ -22,6 +22,7 @@ from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
+from vlmadapt.experiments.sources import refuse_other_space
 from vlmadapt.files import read_versioned, write_csv, write_versioned
 from vlmadapt.provenance.about import About
 from vlmadapt.provenance.place import Place, hold
@@ -198,6 +199,7 @@ def evaluate(
     """
     least = None if abstain is None else classifier.adapter.least_certainty(abstain)
     run = classifier.run
+    refuse_other_space(run, dataset)
     given, aligned = dataset, dataset.with_classes(classifier.class_names)
     if aligned is None:
         others = sorted(set(dataset.class_names) - set(classifier.class_names))

@@ -57,6 +57,10 @@ class Known:
                 self._names.setdefault(key, name)
         self._sizes = {_sides(key.partition(":")[0].split("x")) for key in self._names if ":" in key}
 
+    def name_by(self, identity: Identity) -> str | None:
+        """The name of the picture of this ``identity``; None for another."""
+        return next((self._names[key] for key in identity.keys if key in self._names), None)
+
     def name_of(self, path: Path) -> str | None:
         """The name of the picture that the file ``path`` is the same as; None for another.
 

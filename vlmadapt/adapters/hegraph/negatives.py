@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.checks import check_matrix, normalize
+from vlmadapt.adapters.checks import normalize
 from vlmadapt.adapters.prompts import NO_TEMPLATE
+from vlmadapt.checks import check_matrix
 from vlmadapt.errors import InputError, shape_of
 
 if TYPE_CHECKING:

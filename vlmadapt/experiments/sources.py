@@ -1,0 +1,126 @@
+"""What the few-shot functions work on: data, the encoder of its pictures, and how features come of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmadapt import backbones
+from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
+from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from vlmadapt.backbones import Encoder
+    from vlmadapt.classifier import Run
+    from vlmadapt.data.given import Given
+    from vlmadapt.experiments.options import Options
+
+Data = str | Path | Dataset
+LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
+LARGEST_LOGARITHM = 7.0  # a scale below is probably one: CLIP keeps ln(100) = 4.6
+
+
+def open_dataset(data: Data, options: Options) -> Dataset:
+    """``data``, read with the ``options`` of the command.
+
+    Raises :class:`InputError` for options that pictures need and given features cannot follow, or the other way round.
+    """
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset = load_dataset(
+            data,
+            seed=options.split_seed,
+            root=options.root,
+            templates=options.templates or None,
+            domain=options.domain,
+            test_domain=options.test_domain,
+        )
+    if dataset.given is not None:
+        _refuse_options(dataset, dataset.given, options)
+    elif options.logit_scale is not None:
+        raise InputError(
+            f"logit_scale is {options.logit_scale}, but {dataset.name!r} holds pictures, whose encoder has its own: "
+            "leave it out."
+        )
+    return dataset
+
+
+def _refuse_options(dataset: Dataset, given: Given, options: Options) -> None:
+    place = shown(dataset.root)
+    if options.views not in (1, given.views):
+        raise InputError(f"views is {options.views}, but {place} holds features already: leave it out.")
+    if options.precision not in ("fp32", given.precision):
+        raise InputError(f"precision is {options.precision!r}, but {place} holds features already: leave it out.")
+    encoder, own = options.encoder, given.backbone
+    if isinstance(encoder, str):
+        if encoder not in ("embedded", own and own.name):
+            raise InputError(f"encoder is {encoder!r}, but {place} holds features already: leave it out (--backbone).")
+    elif own is None or encoder.fingerprint != own.fingerprint:
+        raise InputError(f"encoder is {encoder.name!r}, another than made the features in {place}: leave it out.")
+    scale = options.logit_scale
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"logit_scale is {scale}: give the encoder's, a finite positive number.")
+
+
+def open_encoder(options: Options, dataset: Dataset | None = None) -> Encoder:
+    """The encoder of the pictures, or what stands for it where ``dataset`` is of given features.
+
+    Raises what :func:`vlmadapt.load_encoder` raises.
+    """
+    if not isinstance(options.encoder, str):
+        return options.encoder
+    device = backbones.pick_device(options.device)
+    if dataset is not None and dataset.given is not None:
+        return GivenEncoder(*origin_of(dataset.given), dataset.given.width, _scale(dataset.given, options), device)
+    return backbones.load_encoder(options.encoder, device=device, allow_download=options.download)
+
+
+def origin_of(given: Given) -> tuple[str, str]:
+    """(name, fingerprint) of the encoder that made the features, by their texts where it is not known."""
+    return given.backbone or (UNKNOWN, space_of(given.class_names, given.text))
+
+
+def _scale(given: Given, options: Options) -> float:
+    scale = options.logit_scale or given.logit_scale or LOGIT_SCALE
+    if options.report is not None:
+        if options.logit_scale is None and given.logit_scale is None:
+            options.report(f"  the file gives no logit scale: {LOGIT_SCALE:g} is taken, as CLIP's (--logit-scale)")
+        elif scale < LARGEST_LOGARITHM:
+            options.report(
+                f"  logit scale {scale:g} looks like the logarithm that CLIP keeps: if it is, pass --logit-scale "
+                f"{math.exp(scale):.4g}"
+            )
+    return scale
+
+
+def extraction_of(options: Options, dataset: Dataset | None = None) -> Extraction:
+    """How pictures become features, or became so where ``dataset`` is of given features.
+
+    Raises :class:`InputError` for a precision that is none.
+    """
+    if options.precision not in ("fp32", "bf16"):
+        raise InputError(f"precision is {options.precision!r}: use fp32 or bf16.")
+    cache = None if options.no_cache else FeatureCache(options.cache)
+    extraction = Extraction(options.views, options.batch_size, options.precision, cache)
+    if dataset is None or dataset.given is None:
+        return extraction
+    return replace(extraction, views=dataset.given.views, precision=dataset.given.precision)
+
+
+def refuse_other_space(run: Run, dataset: Dataset) -> None:
+    """Raise :class:`InputError` where ``dataset`` holds features of another encoder than that of ``run``."""
+    if dataset.given is None:
+        return
+    name, fingerprint = origin_of(dataset.given)
+    if fingerprint == run.encoder.fingerprint:
+        return
+    other = f"another encoder ({name}) than the classifier was fitted with ({run.encoder.name})"
+    if name == run.encoder.name:
+        other = f"other weights of {name} than the classifier was fitted with"
+    if name == run.encoder.name == UNKNOWN:
+        other = "another width or of other class texts than the classifier was fitted with"
+    raise InputError(f"{shown(dataset.root)} holds features of {other}: evaluate on features of the same encoder.")
