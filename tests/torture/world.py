@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tests.experiments.world import TIP_F, ColourEncoder, make_world
 from vlmadapt import backbones, cli
@@ -94,5 +95,9 @@ def _adapter(seed: int) -> Any:
     return adapter
 
 
-def _save_quickly(figure: Figure, path: Path, **_options: Any) -> None:
-    Image.new("RGB", (300, 300), (len(figure.axes), 0, 0)).save(path, format="PNG", compress_level=0)
+def _save_quickly(figure: Figure, path: Path, metadata: Mapping[str, Any], **_options: Any) -> None:
+    texts = PngInfo()
+    for key, value in metadata.items():
+        texts.add_text(key, value)
+    picture = Image.new("RGB", (300, 300), (len(figure.axes), 0, 0))
+    picture.save(path, format="PNG", compress_level=0, pnginfo=texts)
