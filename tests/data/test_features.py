@@ -175,7 +175,10 @@ class TestCache:
         assert [worker.exitcode for worker in workers] == [0] * 4
         alone = extract(FakeEncoder(), paths, batch_size=1)
         encoder = FakeEncoder()
-        results = [extract(encoder, paths, cache=cache), *(torch.load(tmp_path / str(number)) for number in range(4))]
+        results = [
+            extract(encoder, paths, cache=cache),
+            *(torch.load(tmp_path / str(number), weights_only=True) for number in range(4)),
+        ]
         assert all(torch.equal(alone, features) for features in results) and encoder.encoded == 0
         assert not [path for path in cache.root.rglob("*") if path.name.endswith(".tmp")]
 

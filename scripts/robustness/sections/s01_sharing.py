@@ -88,7 +88,7 @@ def _own_tip(place: Path) -> Verdict:
     def both() -> list[torch.Tensor]:
         for number in (0, 1):  # main.py: one folder a data set
             peers.tip_fit(modules, peers.tip_settings(place / "caches" / str(number)), peers.problem(seed=number))
-        return [torch.load(place / "caches" / str(number) / "keys_4shots.pt") for number in (0, 1)]
+        return [torch.load(place / "caches" / str(number) / "keys_4shots.pt", weights_only=True) for number in (0, 1)]
 
     return of_call(both, (), lambda keys: (not torch.equal(*keys), "two caches"))
 
