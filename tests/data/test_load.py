@@ -45,3 +45,9 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(InputError, match=r"x\.txt is not a listing"):
         load_dataset(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("spec", ["", "  "])
+def test_no_name_is_not_the_current_folder(spec):
+    with pytest.raises(InputError, match=r"data is '.*': give a folder, a file or the name"):
+        load_dataset(spec)

@@ -60,8 +60,10 @@ def load_quietly(
 ) -> Dataset:
     """:func:`load_dataset` without warnings: the doubts are in the data set.
 
-    Raises what that raises, among it :class:`InputError` for a ``test_domain`` without a ``domain``.
+    Raises what that raises, among it :class:`InputError` for a ``test_domain`` without a ``domain``, and for no name.
     """
+    if isinstance(spec, str) and not spec.strip():
+        raise InputError(f"data is {spec!r}: give a folder, a file or the name of a built-in set.")
     spec = Path(spec).expanduser() if isinstance(spec, Path) or spec.startswith("~") else spec
     root = None if root is None else Path(root).expanduser()
     if domain is not None or test_domain is not None:
