@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def unsealed(path: str | Path, value: Mapping[str, Any], again: str) -> dict[str
     Raises :class:`FileError` where the content is another than the hash says; ``again`` says how to make the file anew.
     """
     content = without_seal(value)
-    if SEAL in value and value[SEAL] != _hash_of_json(content):
+    if _misspelt(value) or (SEAL in value and value[SEAL] != _hash_of_json(content)):
         raise _damage(path, again)
     return content
 
@@ -42,13 +43,18 @@ def unsealed_metadata(
 ) -> dict[str, str]:
     """What :func:`sealed_metadata` was given; raises as :func:`unsealed` does."""
     content = without_seal(metadata)
-    if SEAL in metadata and metadata[SEAL] != _hash_of_tensors(tensors, content):
+    if _misspelt(metadata) or (SEAL in metadata and metadata[SEAL] != _hash_of_tensors(tensors, content)):
         raise _damage(path, again)
     return content
 
 
 def without_seal(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry for name, entry in value.items() if name != SEAL}
+
+
+def _misspelt(value: Mapping[str, Any]) -> bool:
+    """Whether damage hit the name of the hash: a file would pass for one of 0.1.0, whatever else is damaged."""
+    return SEAL not in value and bool(get_close_matches(SEAL, list(value), cutoff=0.9))
 
 
 def _damage(path: str | Path, again: str) -> FileError:

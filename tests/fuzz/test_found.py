@@ -23,6 +23,7 @@ from vlmadapt.generative.methods.p_config import PAdapterConfig
 from vlmadapt.generative.methods.peers import BottleneckConfig, LoRAConfig
 from vlmadapt.generative.results import TuningResults
 from vlmadapt.generative.tuning import predictions_of
+from vlmadapt.provenance.about import About, about_of
 from vlmadapt.provenance.settings import parse_settings
 
 LABEL = "p-adapter:reduction=8:lr=0.03"
@@ -129,3 +130,14 @@ def test_a_number_beyond_64_bits_is_refused_in_a_sentence() -> None:
     said = CliRunner().invoke(app, ["fit", "pictures", "--split-seed", "9" * 30])
     assert said.exit_code == 2
     assert said.stderr == "--split-seed is beyond 9223372036854775807: give a smaller number.\n"
+
+
+@pytest.mark.parametrize("name", ["content_{sha256", "conten_sha256", "content_sha25\t6"])
+def test_damage_to_the_name_of_the_hash_does_not_make_a_file_one_without(tmp_path: Path, name: str) -> None:
+    About("compare", "birds", "ab" * 32, encoder="x").write(tmp_path)
+    [path] = tmp_path.iterdir()
+    value = read_json(path)
+    value[name] = value.pop("content_sha256")
+    write_json(path, value | {"split_hash": "ba" * 32})
+    with pytest.raises(FileError, match="is damaged or was edited"):
+        about_of(tmp_path)
