@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.means import have_samples, neither_for_nor_against
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.training import Samples, cell_likelihoods, check_range, choose_in_grid, grid_accuracy, log_grid
 
@@ -30,14 +31,17 @@ class BlendConfig(AdapterConfig):
 class BlendAdapter(Adapter):
     """``logits = base(f) + alpha * visual(f)``; ``base`` are the zero-shot logits. ``alpha`` is searched on validation.
 
-    A subclass fills in ``_learn`` and ``_visual``.
+    A class without samples has the mean of the others' visual scores. A subclass fills in ``_learn`` and ``_visual``.
     """
 
     alpha: Tensor
+    present: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("alpha", torch.tensor(self.config.alpha, dtype=torch.float64))
+        everyone = torch.ones(self.num_classes, dtype=torch.bool, device=self.text_features.device)
+        self.register_buffer("present", everyone)
 
     def _learn(self, support: Samples) -> None:
         """Work out the samples' side, without ``alpha``."""
@@ -52,6 +56,7 @@ class BlendAdapter(Adapter):
 
     @torch.no_grad()
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
+        self.present.copy_(have_samples(support, self.num_classes))
         self._learn(support)
         self.alpha.fill_(self.config.alpha)
         if validation is not None:
@@ -62,7 +67,7 @@ class BlendAdapter(Adapter):
 
         def at_rows(rows: slice) -> Callable[[int], Callable[[Tensor], Tensor]]:
             features = validation.features[rows]
-            base, visual = self._base(features), self._visual(features)
+            base, visual = self._base(features), self._scores(features)
             return lambda _: lambda a: base + alphas[a].to(base)[:, None, None] * visual
 
         def tie_break(g: Tensor, a: Tensor) -> Tensor:
@@ -71,8 +76,11 @@ class BlendAdapter(Adapter):
         accuracy = grid_accuracy(at_rows, validation.labels, self.num_classes, (1, len(alphas)))
         self.alpha.fill_(float(alphas[choose_in_grid(accuracy, len(validation), tie_break)[1]]))
 
+    def _scores(self, features: Tensor) -> Tensor:
+        return neither_for_nor_against(self._visual(features), self.present)
+
     def _logits(self, features: Tensor) -> Tensor:
-        return self._base(features) + float(self.alpha) * self._visual(features)
+        return self._base(features) + float(self.alpha) * self._scores(features)
 
     def hyperparameters(self) -> dict[str, float]:
         return {"alpha": float(self.alpha)}

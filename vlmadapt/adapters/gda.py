@@ -16,26 +16,24 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
-from vlmadapt.adapters.means import class_means, have_samples, neither_for_nor_against
+from vlmadapt.adapters.means import class_means
 from vlmadapt.training import Samples
 
 SMALLEST_TRACE = 1e-12  # of features of length 1: below it all samples are one
 
 
 class GDA(BlendAdapter):
-    """A class without samples scores the mean of the others'. ``weight [C, D]``, ``bias [C]``: V is linear in f."""
+    """``weight [C, D]``, ``bias [C]``: V is linear in f."""
 
     name = "gda"
     config_class = BlendConfig
     weight: Tensor
     bias: Tensor
-    present: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("weight", torch.zeros_like(self.text_features))
         self.register_buffer("bias", self.text_features.new_zeros(self.num_classes))
-        self.register_buffer("present", torch.ones(self.num_classes, dtype=torch.bool))
 
     def _learn(self, support: Samples) -> None:
         wide = Samples(support.features.double(), support.labels, support.position)
@@ -44,10 +42,9 @@ class GDA(BlendAdapter):
         weight = means @ precision
         self.weight.copy_(weight)
         self.bias.copy_(-(weight * means).sum(-1) / 2)
-        self.present.copy_(have_samples(support, self.num_classes))
 
     def _visual(self, features: Tensor) -> Tensor:
-        return neither_for_nor_against(features @ self.weight.T + self.bias, self.present)
+        return features @ self.weight.T + self.bias
 
 
 def shared_precision(features: Tensor, means: Tensor) -> Tensor:

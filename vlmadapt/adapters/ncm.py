@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
-from vlmadapt.adapters.means import class_means, have_samples, neither_for_nor_against
+from vlmadapt.adapters.means import class_means
 from vlmadapt.training import Samples
 
 
@@ -29,22 +29,19 @@ class NCMConfig(BlendConfig):
 
 
 class NCM(BlendAdapter):
-    """A class without samples scores the mean of the others'."""
+    """``means [C, D]`` of the moved samples, and the ``centre [D]`` they are moved by."""
 
     name = "ncm"
     config_class = NCMConfig
     centre: Tensor
     means: Tensor
-    present: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("centre", self.text_features.new_zeros(self.width))
         self.register_buffer("means", torch.zeros_like(self.text_features))
-        self.register_buffer("present", torch.ones(self.num_classes, dtype=torch.bool))
 
     def _learn(self, support: Samples) -> None:
-        self.present.copy_(have_samples(support, self.num_classes))
         if self.config.centre:
             self.centre.copy_(class_means(support, self.num_classes)[self.present].mean(0))
         moved = Samples(self._moved(support.features), support.labels, support.position)
@@ -61,4 +58,4 @@ class NCM(BlendAdapter):
 
     def _visual(self, features: Tensor) -> Tensor:
         scores = self._moved(features) @ self.means.T - self.means.square().sum(-1) / 2
-        return neither_for_nor_against(self.logit_scale * scores, self.present)
+        return self.logit_scale * scores
