@@ -55,7 +55,8 @@ def fitted(world, tmp_path_factory):
     return folder
 
 
-def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path):
+def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlmadapt.adapters.base.WIDENINGS", 0)
     result = fit_tip_f(world, tmp_path / "run")
     assert "is on the edge of what was searched: --set search_" in result.output  # of two values
     assert "validation accuracy" in result.output and "alpha" in result.output

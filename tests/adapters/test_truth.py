@@ -52,7 +52,8 @@ def test_tip_adapter_is_its_formula(problem, beta, alpha):
 def test_tip_adapter_search_finds_the_best_smoothed_cell(problem):
     config = {"search_beta": (0.5, 8.0, 4), "search_alpha": (0.1, 10.0, 5)}
     adapter = TipAdapter(problem.text, TAU, config).fit(*problem.fit_arguments)
-    betas, alphas = log_grid(0.5, 8.0, 4).tolist(), log_grid(0.1, 10.0, 5).tolist()
+    ranges = [adapter.searched(name) for name in config]  # which were widened where the best lay on an edge
+    betas, alphas = (log_grid(*searched).tolist() for searched in ranges)
     hits, likelihood = {}, {}
     for g, beta in enumerate(betas):
         for a, alpha in enumerate(alphas):
@@ -65,7 +66,9 @@ def test_tip_adapter_search_finds_the_best_smoothed_cell(problem):
                 likelihood[g, a] += loops.log_softmax_at(logits, label)
 
     def around(g, a):
-        return sum(hits[min(max(g + i, 0), 3), min(max(a + j, 0), 4)] for i in (-1, 0, 1) for j in (-1, 0, 1))
+        last = len(betas) - 1, len(alphas) - 1
+        near = [(min(max(g + i, 0), last[0]), min(max(a + j, 0), last[1])) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        return sum(hits[cell] for cell in near)
 
     g, a = max(hits, key=lambda cell: (around(*cell), likelihood[cell]))
     assert adapter.hyperparameters() == pytest.approx({"beta": betas[g], "alpha": alphas[a]})

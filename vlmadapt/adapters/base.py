@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +19,7 @@ from vlmadapt.adapters.checks import (
     normalize,
 )
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
+from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.checks import check_labels, check_matrix
 from vlmadapt.config import AdapterConfig
@@ -100,6 +101,7 @@ class Adapter(nn.Module):
         self.train_result_: TrainResult | None = None
         self.temperature_ = 1.0  # of the probabilities, over and above what is in the logits
         self.certainties_: tuple[float, ...] = ()  # of held-out samples, ascending
+        self._widened: dict[str, Range] = {}  # ranges that were searched in place of the configured ones
         self.fitted_ = False
         self.eval()
 
@@ -143,6 +145,7 @@ class Adapter(nn.Module):
         directory = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.train_result_ = None
         self.fitted_ = False
+        self._widened = {}
         self._fit(support, validation, FitOptions(seed, directory, progress))
         self.temperature_, self.certainties_ = self._calibrate(validation)
         self.fitted_ = True
@@ -210,18 +213,34 @@ class Adapter(nn.Module):
     def at_edges(self) -> dict[str, str]:
         """Hyper-parameters in use that lie on the edge of the range they were searched in, and the field of the range.
 
-        A better value may lie beyond. Empty without validation samples, by which nothing was searched.
+        A better value may lie beyond, though the range was widened there (three times). Empty without validation
+        samples, by which nothing was searched.
         """
-        found: dict[str, str] = {}
-        for name, _, _ in self.config_class.describe() if self.certainties_ else ():
-            of, searched = name.removeprefix("search_"), getattr(self.config, name)
-            if of == name or not isinstance(searched, tuple) or searched[2] < 2:
+        return {key: name for key, name, _ in self._edges()} if self.certainties_ else {}
+
+    def _edges(self) -> Iterator[tuple[str, str, float]]:
+        """Each hyper-parameter on the edge of its range, the field of the range, and the value."""
+        for name, _, _ in self.config_class.describe():
+            of = name.removeprefix("search_")
+            if of == name or not isinstance(getattr(self.config, name), tuple):
                 continue
             for key, value in self.hyperparameters().items():
-                own = key in (of, f"{of}_image", f"{of}_text")
-                if own and any(math.isclose(value, edge, rel_tol=1e-6) for edge in searched[:2]):
-                    found[key] = name
-        return found
+                if key in (of, f"{of}_image", f"{of}_text") and on_edge(value, self.searched(name)):
+                    yield key, name, value
+
+    def searched(self, name: str) -> Range:
+        """``(low, high, steps)`` of the field ``name``, ``"search_..."``: as configured, or as ``fit`` widened it."""
+        return self._widened.get(name) or getattr(self.config, name)
+
+    def _search_widely(self, search: Callable[[], None]) -> None:
+        """``search`` in ranges, and again in wider ones while the best lies on an edge."""
+        search()
+        for _ in range(WIDENINGS):
+            moved = {name: wider(self.searched(name), value) for _, name, value in self._edges()}
+            if all(searched == self.searched(name) for name, searched in moved.items()):
+                return
+            self._widened.update(moved)
+            search()
 
     def trainable_parameters(self) -> int:
         """How many numbers training changes."""
@@ -239,6 +258,7 @@ class Adapter(nn.Module):
             "hyperparameters": self.hyperparameters(),
             "temperature": self.temperature_,
             "certainties": self.certainties_,
+            "widened": self._widened,
             "encoder": None if encoder is None else {"name": encoder.name, "fingerprint": encoder.fingerprint},
         }
         return write_pair(Path(folder), self.state_dict(), header)
@@ -358,6 +378,7 @@ def _restored(
         raise ValueError(f"tensor {sorted(missing)[0]} is missing")
     adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote neither
     adapter.certainties_ = tuple(map(float, header.get("certainties", ())))
+    adapter._widened = {str(name): tuple(value) for name, value in header.get("widened", {}).items()}
     if not 0 < adapter.temperature_ < math.inf or not all(0 <= each <= 1 for each in adapter.certainties_):
         raise ValueError(f"temperature {adapter.temperature_} or a certainty out of range")
     adapter.fitted_ = True

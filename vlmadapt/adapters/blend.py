@@ -60,10 +60,10 @@ class BlendAdapter(Adapter):
         self._learn(support)
         self.alpha.fill_(self.config.alpha)
         if validation is not None:
-            self._search(validation)
+            self._search_widely(lambda: self._search(validation))
 
     def _search(self, validation: Samples) -> None:
-        alphas = log_grid(*self.config.search_alpha)
+        alphas = log_grid(*self.searched("search_alpha"))
 
         def at_rows(rows: slice) -> Callable[[int], Callable[[Tensor], Tensor]]:
             features = validation.features[rows]

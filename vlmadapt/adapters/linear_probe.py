@@ -63,7 +63,10 @@ class LinearProbe(Adapter):
         if validation is None:
             self._solve(support, self.config.c)
         else:
-            self._choose(log_grid(*self.config.search_c).tolist(), lambda c: self._solve(support, c), validation)
+            self._search_widely(lambda: self._search(support, validation))
+
+    def _search(self, support: Samples, validation: Samples) -> None:
+        self._choose(log_grid(*self.searched("search_c")).tolist(), lambda c: self._solve(support, c), validation)
 
     @torch.no_grad()
     def _solve(self, support: Samples, c: float) -> None:

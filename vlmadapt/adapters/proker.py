@@ -71,18 +71,18 @@ class ProKeR(Adapter):
         wanted[torch.arange(len(support), device=wanted.device), support.labels] += 1
         self._solve(wanted, self.config.beta, self.config.lam)
         if validation is not None and len(support) <= SEARCHED:
-            self._solve(wanted, *self._search(wanted, validation))
+            self._search_widely(lambda: self._search(wanted, validation))
 
-    def _search(self, wanted: Tensor, validation: Samples) -> tuple[float, float]:
+    def _search(self, wanted: Tensor, validation: Samples) -> None:
         """Each beta and lam needs a solution of its own, which all validation samples are scored by."""
-        betas, lams = log_grid(*self.config.search_beta), log_grid(*self.config.search_lam)
+        betas, lams = log_grid(*self.searched("search_beta")), log_grid(*self.searched("search_lam"))
         accuracy, likelihood = torch.zeros(2, len(betas), len(lams), dtype=torch.float64)
         for g, beta in enumerate(betas.tolist()):
             for a, lam in enumerate(lams.tolist()):
                 self._solve(wanted, beta, lam)
                 accuracy[g, a], likelihood[g, a] = self._score(validation)
         best_g, best_a = choose_in_grid(accuracy, len(validation), lambda g, a: likelihood[g, a])
-        return float(betas[best_g]), float(lams[best_a])
+        self._solve(wanted, float(betas[best_g]), float(lams[best_a]))
 
     def _solve(self, wanted: Tensor, beta: float, lam: float) -> None:
         self.beta.fill_(beta)

@@ -94,8 +94,10 @@ class TipAdapter(CacheAdapter):
         """Set ``beta`` and ``alpha``: the defaults, or the best of the grid on validation."""
         self.beta.fill_(self.config.beta)
         self.alpha.fill_(self.config.alpha)
-        if validation is None:
-            return
+        if validation is not None:
+            self._search_widely(lambda: self._search_grid(validation))
+
+    def _search_grid(self, validation: Samples) -> None:
         betas, alphas = self._grid()
 
         def at_rows(rows: slice) -> Any:
@@ -112,7 +114,7 @@ class TipAdapter(CacheAdapter):
         self.alpha.fill_(float(alphas[a]))
 
     def _grid(self) -> tuple[Tensor, Tensor]:
-        return log_grid(*self.config.search_beta), log_grid(*self.config.search_alpha)
+        return log_grid(*self.searched("search_beta")), log_grid(*self.searched("search_alpha"))
 
     @torch.no_grad()
     def _grid_accuracy(self, validation: Samples) -> Tensor:

@@ -61,7 +61,7 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
         chosen = ", ".join(f"{name} {_number(value)}" for name, value in run.selected.items())
         say(f"  chosen on validation or trained: {chosen or 'nothing'}")
         for name, field in classifier.adapter.at_edges().items():
-            low, high, steps = getattr(classifier.adapter.config, field)
+            low, high, steps = classifier.adapter.searched(field)
             wider = f"--set {field}=[{low / 8:g},{high * 8:g},{steps}]"
             say(f"  {name} is on the edge of what was searched: {wider} looks beyond")
     say(f"  {run.trainable_parameters:,} trained parameters, {run.fit_seconds:.1f} s")

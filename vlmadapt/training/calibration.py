@@ -12,6 +12,7 @@ from vlmadapt.training.selection import SMALLEST_LOG_PROBABILITY, log_grid
 BY_CHANCE = 0.25  # of a sample
 MOST_KEPT = 1001  # certainties
 TEMPERATURES = log_grid(0.02, 50.0, 69).tolist()  # steps of 12 %
+FURTHER = 2500.0  # where the largest is best, those so many times as large are looked at too
 
 
 def best_temperature(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> float:
@@ -21,13 +22,20 @@ def best_temperature(logits: Sequence[Tensor], labels: Sequence[Tensor]) -> floa
     samples are right, the certainty stays below what they can tell.
     """
     count = sum(map(len, labels))
-    likelihood = torch.zeros(len(TEMPERATURES), dtype=torch.float64)
-    for part, right in zip(logits, labels, strict=True):
-        rows = torch.arange(len(right))
-        for place, temperature in enumerate(TEMPERATURES):
-            chances = (part.double() / temperature).log_softmax(-1).clamp(min=SMALLEST_LOG_PROBABILITY)
-            likelihood[place] += float(chances[rows, right].sum()) + BY_CHANCE * float(chances.mean(-1).sum()) / count
-    return TEMPERATURES[int(likelihood.argmax())]
+    temperatures = TEMPERATURES
+    spread = max((float(part.amax(-1).sub(part.amin(-1)).max()) for part in logits if len(part)), default=0.0)
+    while True:
+        likelihood = torch.zeros(len(temperatures), dtype=torch.float64)
+        for part, right in zip(logits, labels, strict=True):
+            rows = torch.arange(len(right))
+            for place, temperature in enumerate(temperatures):
+                chances = (part.double() / temperature).log_softmax(-1).clamp(min=SMALLEST_LOG_PROBABILITY)
+                by_chance = BY_CHANCE * float(chances.mean(-1).sum()) / count
+                likelihood[place] += float(chances[rows, right].sum()) + by_chance
+        best = temperatures[int(likelihood.argmax())]
+        if best < temperatures[-1] or best > spread:  # beyond, all classes are alike, and rounding would order them
+            return best
+        temperatures = [FURTHER * temperature for temperature in temperatures]  # the first is the last one again
 
 
 def certainties(logits: Sequence[Tensor], temperature: float = 1.0) -> tuple[float, ...]:

@@ -110,7 +110,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         self._train(support, validation, options, groups)
         self._refresh()
         if validation is not None:
-            search(self, validation)
+            self._search_widely(lambda: search(self, validation))
             self._refresh()
         self.support_features = None  # type: ignore[assignment]
 

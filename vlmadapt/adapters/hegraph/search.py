@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vlmadapt.adapters.ranges import Range
 from vlmadapt.ops import PreparedCache, cache_retrieval_multi_beta
 from vlmadapt.training import Samples, cell_likelihoods, choose, log_grid
 
@@ -50,6 +51,8 @@ class Searched(Protocol):
     @property
     def visual_scale(self) -> float: ...
 
+    def searched(self, name: str) -> Range: ...
+
     def _cache(self) -> PreparedCache: ...
 
     def _scores(self, features: Tensor, keys: Tensor, beta: float) -> Tensor: ...
@@ -67,11 +70,10 @@ class _Grid:
     """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
 
     def __init__(self, adapter: Searched, samples: Samples, probability: bool, stride: int = 1):
-        config = adapter.config
         self.adapter, self.samples, self.probability = adapter, samples, probability
         self.nodes = adapter.text_nodes
-        self.betas = log_grid(*config.search_beta)[::stride]
-        self.weights = log_grid(*(config.search_w if probability else config.search_alpha))[::stride]
+        self.betas = log_grid(*adapter.searched("search_beta"))[::stride]
+        self.weights = log_grid(*adapter.searched("search_w" if probability else "search_alpha"))[::stride]
 
     def likelihoods(self) -> Tensor:
         """Mean log-probability of the labels ``[G, A]``."""

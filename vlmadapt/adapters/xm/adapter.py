@@ -69,13 +69,13 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         self._remember(support)
         self._start(support, torch.Generator().manual_seed(options.seed))
         if validation is not None:
-            search(self, validation, with_gamma=True)
+            self._search_widely(lambda: search(self, validation, with_gamma=True))
         names = SCALARS if self.config.fusion != "fixed" else SCALARS[:-1]
         scalars = (*names, "gate") if self.gate is not None else names
         groups = [ParameterGroup(scalars, lr=self.config.scalar_lr, weight_decay=0.0)]
         self._train(support, validation, options, groups)
         if validation is not None:
-            search(self, validation, with_gamma=self.config.fusion == "fixed")
+            self._search_widely(lambda: search(self, validation, with_gamma=self.config.fusion == "fixed"))
 
     @torch.no_grad()
     def _start(self, support: Samples, generator: torch.Generator) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vlmadapt.adapters.ranges import Range
 from vlmadapt.training import GridLogits, Samples, cell_likelihoods, choose_in_grid, grid_accuracy, log_grid
 
 GAMMAS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -15,12 +16,13 @@ GAMMAS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 class Searched(Protocol):
     """What the search asks of an :class:`XMAdapter`."""
 
-    config: Any
     log_beta_text: Tensor
     gamma_logit: Tensor
 
     @property
     def num_classes(self) -> int: ...
+
+    def searched(self, name: str) -> Range: ...
 
     def _zero_shot_logits(self, features: Tensor) -> Tensor: ...
 
@@ -41,7 +43,7 @@ def search(adapter: Searched, validation: Samples, *, with_gamma: bool) -> None:
     A class score is ``gamma * S_img(beta_i) + (1 - gamma) * S_txt(beta_t)``, so each stream is retrieved once a beta
     (and for the betas of tied cells once more).
     """
-    betas, alphas = log_grid(*adapter.config.search_beta).tolist(), log_grid(*adapter.config.search_alpha)
+    betas, alphas = log_grid(*adapter.searched("search_beta")).tolist(), log_grid(*adapter.searched("search_alpha"))
     beta_text = float(adapter.log_beta_text.exp())
 
     def by_alpha(rows: slice) -> Any:
