@@ -15,11 +15,15 @@ MOST_VAL_SHOTS = 4
 
 @dataclass(frozen=True)
 class FewShotSplit:
-    """``shots`` training and up to four validation pictures a class, ordered by class; see :func:`sample_shots`."""
+    """``shots`` training and up to four validation pictures a class, ordered by class; see :func:`sample_shots`.
+
+    ``train_hash`` is that of the training pictures alone.
+    """
 
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     split_hash: str
+    train_hash: str
     shots: int
     seed: int
 
@@ -61,7 +65,14 @@ def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: Literal["err
 
     train = _draw(dataset, "train", shots, seed)
     val = _draw(dataset, "val", min(shots, MOST_VAL_SHOTS), seed)
-    return FewShotSplit(train, val, hash_splits(dataset.root, {"train": train, "val": val}), shots, seed)
+    return FewShotSplit(
+        train,
+        val,
+        hash_splits(dataset.root, {"train": train, "val": val}),
+        hash_splits(dataset.root, {"train": train}),
+        shots,
+        seed,
+    )
 
 
 def _draw(dataset: Dataset, split: str, count: int, seed: int) -> tuple[Sample, ...]:

@@ -12,7 +12,7 @@ from vlmadapt.adapters import ADAPTERS, create_adapter
 from vlmadapt.backbones.given import GivenEncoder
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import ClassTexts, FewShotFeatures
-from vlmadapt.experiments.measures import MAIN, measure
+from vlmadapt.experiments.measures import MAIN, Tested, measure
 from vlmadapt.provenance.memory import PeakMemory
 from vlmadapt.provenance.settings import Method
 
@@ -84,7 +84,7 @@ def fit(
     if adapter.trains_on_validation:
         accuracy = adapter.held_out_accuracy()
     else:
-        accuracy = None if val is None else measure(adapter.logits(val.features), val.labels)[MAIN]
+        accuracy = None if val is None else measure(adapter.logits(val.features), val.labels).values[MAIN]
     return Measures(
         val_accuracy=accuracy,
         fit_seconds=seconds,
@@ -94,6 +94,6 @@ def fit(
     )
 
 
-def measure_adapter(adapter: Adapter, samples: Samples) -> dict[str, float]:
-    """Every measure of a fitted ``adapter`` on ``samples``, by name."""
+def measure_adapter(adapter: Adapter, samples: Samples) -> Tested:
+    """Every measure of a fitted ``adapter`` on ``samples``."""
     return measure(adapter.logits(samples.features), samples.labels, adapter.temperature_)

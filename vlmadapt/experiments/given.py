@@ -23,6 +23,7 @@ from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import FewShotFeatures
 from vlmadapt.experiments.fit import fit, measure_adapter
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
+from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import LOGIT_SCALE
 from vlmadapt.files import read_versioned, sha256_of_file, write_versioned
 from vlmadapt.provenance.settings import Method, plain
@@ -113,7 +114,7 @@ def run_given(
     for count in shots:
         for seed in seeds:
             data = given.draw(count, seed)
-            split_hash = _hash_of(data)
+            split_hash, train_hash = _hash_of(data.train, data.val), _hash_of(data.train)
             for method in methods:
                 plan = {"features": given.sha256, "split": split_hash, "config": configs[method.label]}
                 path = folder / f"{_file_name(method.label)}-{count}-{seed}.json"
@@ -121,13 +122,16 @@ def run_given(
                 if cell is None:
                     adapter = _create(given, method)
                     measures = fit(adapter, data, seed)
+                    tested = measure_adapter(adapter, test)
                     cell = Cell(
                         method=method.label,
                         adapter=method.adapter,
                         shots=count,
                         seed=seed,
                         split_hash=split_hash,
-                        values=measure_adapter(adapter, test),
+                        train_hash=train_hash,
+                        values=tested.values,
+                        right=pack(tested.right),
                         **asdict(measures),
                     )
                     write_versioned(path, {"plan": plan, "cell": cell.as_json()}, FORMAT)
@@ -157,9 +161,9 @@ def _create(given: GivenFeatures, method: Method) -> Any:
     )
 
 
-def _hash_of(data: FewShotFeatures) -> str:
+def _hash_of(*parts: Samples | None) -> str:
     digest = hashlib.sha256()
-    for samples in (data.train, data.val):
+    for samples in parts:
         if samples is not None:
             digest.update(samples.features.contiguous().numpy().data)
             digest.update(samples.labels.contiguous().numpy().data)
@@ -174,4 +178,5 @@ def _known(path: Path, plan: dict[str, Any]) -> Cell | None:
     if not path.exists():
         return None
     value = read_versioned(path, FORMAT, AGAIN)
-    return Cell.from_json(value["cell"]) if value["plan"] == plan else None
+    cell = Cell.from_json(value["cell"])
+    return cell if value["plan"] == plan and cell.right is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,19 +49,23 @@ TITLES: Mapping[str, str] = {
 FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
 
 
-def measure(
-    logits: Tensor, labels: Tensor, temperature: float = 1.0, least_certainty: float | None = None
-) -> dict[str, float]:
-    """Every measure of ``logits [n, C]`` over ``temperature`` against ``labels [n]``, by name.
+class Tested(NamedTuple):
+    """``values``: every measure by name. ``right [n]``: whether each sample was answered rightly."""
+
+    values: dict[str, float]
+    right: Tensor
+
+
+def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0, least_certainty: float | None = None) -> Tested:
+    """Every measure of ``logits [n, C]`` over ``temperature`` against ``labels [n]``.
 
     With ``least_certainty`` also the share of samples less certain, and the accuracy of the others (1 without any).
     """
     certain = (logits.double().cpu() / temperature).log_softmax(-1)
-    found = {name: float(of(certain, labels.cpu())) for name, of in MEASURES.items()}
+    labels = labels.cpu()
+    found = {name: float(of(certain, labels)) for name, of in MEASURES.items()}
     if least_certainty is not None:
         answered = certain.max(-1).values.exp() >= least_certainty
         found["abstained"] = 1 - float(answered.double().mean())
-        found["answered_accuracy"] = (
-            float(accuracy(certain[answered], labels.cpu()[answered])) if answered.any() else 1.0
-        )
-    return found
+        found["answered_accuracy"] = float(accuracy(certain[answered], labels[answered])) if answered.any() else 1.0
+    return Tested(found, certain.argmax(-1) == labels)

@@ -12,6 +12,7 @@ from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit, measure_adapter
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
+from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
 from vlmadapt.provenance.settings import Method, parse_method, plain
 from vlmadapt.provenance.versions import public_name, versions
@@ -87,18 +88,22 @@ def run_protocol(
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     test = dataset.test
     samples = FeatureTable(encoder, test, extraction).of(test)
-    cells = [
-        Cell(
-            method=key.method,
-            adapter=methods[key.method].adapter,
-            shots=key.shots,
-            seed=key.seed,
-            split_hash=splits[key.shots, key.seed].split_hash,
-            values=measure_adapter(fits.get(key), samples),
-            **asdict(measured[key]),
+    cells = []
+    for key in keys:
+        split, tested = splits[key.shots, key.seed], measure_adapter(fits.get(key), samples)
+        cells.append(
+            Cell(
+                method=key.method,
+                adapter=methods[key.method].adapter,
+                shots=key.shots,
+                seed=key.seed,
+                split_hash=split.split_hash,
+                train_hash=split.train_hash,
+                values=tested.values,
+                right=pack(tested.right),
+                **asdict(measured[key]),
+            )
         )
-        for key in keys
-    ]
     return ProtocolResults(
         dataset={**describe_dataset(dataset), "test": len(test)},
         encoder=describe_encoder(encoder),

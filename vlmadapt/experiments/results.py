@@ -9,8 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import MAIN
+from vlmadapt.experiments.rights import unpack
 from vlmadapt.provenance import means
 
 SELECTION = (
@@ -30,11 +33,15 @@ def selection(adapters: Iterable[str]) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Cell(means.Cell):
     """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
-    method that trains on them too."""
+    method that trains on them too. ``right`` holds which test pictures were answered rightly
+    (:mod:`vlmadapt.experiments.rights`), ``train_hash`` tells the training pictures: None in files that note neither.
+    """
 
     shots: int
     val_accuracy: float | None
     selected: Mapping[str, Any] = field(default_factory=dict)
+    train_hash: str | None = None
+    right: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,10 @@ class ProtocolResults:
             peak_memory_mib=max(cell.peak_memory_mib for cell in cells),
         )
 
+    def right(self, cell: Cell) -> Tensor | None:
+        """``[n]``, bool: which test pictures ``cell`` answered rightly, in their order; None where it is not known."""
+        return None if cell.right is None else unpack(cell.right, self.dataset["test"])
+
     def summary(self) -> list[Summary]:
         return [self.of(method, shots) for method in self.methods for shots in self.shots]
 
@@ -142,6 +153,9 @@ class ProtocolResults:
 
         def make(value: dict[str, Any]) -> ProtocolResults:
             parts = {name: value[name] for name in ("dataset", "encoder", "protocol", "versions", "methods")}
-            return cls(cells=tuple(Cell.from_json(cell) for cell in value["cells"]), **parts)
+            results = cls(cells=tuple(Cell.from_json(cell) for cell in value["cells"]), **parts)
+            for cell in results.cells:
+                results.right(cell)  # refuses what is damaged
+            return results
 
         return means.load_results(folder, "vlmadapt compare or eval", make)

@@ -22,6 +22,7 @@ from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import MAIN, measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
+from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import refuse_other_space
 from vlmadapt.files import read_versioned, write_csv, write_versioned
 from vlmadapt.provenance.about import About
@@ -212,7 +213,8 @@ def evaluate(
     leaks.require_test(dataset)
     leaks.refuse(run, given)
     samples = FeatureTable(classifier.encoder, test, extraction).of(test)
-    logits = classifier.adapter.logits(samples.features).cpu()
+    logits = classifier.adapter.logits(samples.features)
+    tested = measure(logits, samples.labels, classifier.adapter.temperature_, least)
     cell = Cell(
         method=run.method,
         adapter=run.adapter,
@@ -220,7 +222,8 @@ def evaluate(
         seed=run.seed,
         split_hash=run.few_shot_split_hash,
         val_accuracy=run.val_accuracy,
-        values=measure(logits, samples.labels, classifier.adapter.temperature_, least),
+        values=tested.values,
+        right=pack(tested.right),
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,
@@ -240,7 +243,7 @@ def evaluate(
         methods={cell.method: dict(run.config)},
         cells=(cell,),
     )
-    return Evaluation(results, _by_class(logits.argmax(-1) == samples.labels, samples.labels, classifier.class_names))
+    return Evaluation(results, _by_class(tested.right, samples.labels, classifier.class_names))
 
 
 def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:

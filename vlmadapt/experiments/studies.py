@@ -122,7 +122,7 @@ def complete(
     if fresh:
         remove_tree(folder)
     known = finished(folder, plan)
-    if known is not None:
+    if known is not None and all(cell.right is not None for cell in known.cells):
         return known
     fits = FolderFits(folder / "fits")
     results = run_protocol(
