@@ -10,8 +10,11 @@ from vlmadapt.errors import InputError, check_finite, shape_of
 SMALLEST_NORM = 1e-12
 
 
-def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:
-    """A finite floating-point ``[rows, width]`` tensor without zero rows, or an :class:`InputError`."""
+def check_matrix(name: str, value: object, width: int | None = None, other: str = "text_features") -> Tensor:
+    """A finite floating-point ``[rows, width]`` tensor without zero rows, or an :class:`InputError`.
+
+    other: what has that width.
+    """
     if not isinstance(value, Tensor):
         raise InputError(f"{name} is a {type(value).__name__}: give a floating-point tensor [rows, width].")
     if not value.is_floating_point():
@@ -20,7 +23,7 @@ def check_matrix(name: str, value: object, width: int | None = None) -> Tensor:
         raise InputError(f"{name} is {shape_of(value)}: give a matrix [rows, width].")
     if width is not None and value.shape[1] != width:
         raise InputError(
-            f"{name} is {value.shape[1]} wide but text_features is {width} wide: encode both with the same encoder."
+            f"{name} is {value.shape[1]} wide but {other} is {width} wide: encode both with the same encoder."
         )
     check_finite(name, value, "check the pictures and the precision they were encoded in")
     length = torch.linalg.vector_norm(value.detach().float(), dim=-1)

@@ -12,9 +12,16 @@ from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter, HeGraphAdapterConf
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
 from vlmadapt.adapters.lp_plus_plus import LPPlusPlus, LPPlusPlusConfig
 from vlmadapt.adapters.ncm import NCM, NCMConfig
+from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.proker import ProKeR, ProKeRConfig
 from vlmadapt.adapters.prompts import negative_template, negative_templates
-from vlmadapt.adapters.registry import ADAPTERS, create_adapter, explaining_adapters, load_adapter
+from vlmadapt.adapters.registry import (
+    ADAPTERS,
+    adapters_without_text,
+    create_adapter,
+    explaining_adapters,
+    load_adapter,
+)
 from vlmadapt.adapters.ss_text import SSText, SSTextConfig
 from vlmadapt.adapters.task_res import TaskRes, TaskResConfig
 from vlmadapt.adapters.tip_adapter import TipAdapter, TipAdapterConfig, TipAdapterF, TipAdapterFConfig
@@ -70,6 +77,7 @@ __all__ = [
     "LinearProbe",
     "LinearProbeConfig",
     "NCMConfig",
+    "NoText",
     "ProKeR",
     "ProKeRConfig",
     "SSText",
@@ -85,6 +93,7 @@ __all__ = [
     "XMAdapterConfig",
     "ZeroShot",
     "ZeroShotConfig",
+    "adapters_without_text",
     "create_adapter",
     "explaining_adapters",
     "load_adapter",

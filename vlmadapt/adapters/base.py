@@ -19,6 +19,7 @@ from vlmadapt.adapters.checks import (
     normalize,
 )
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
+from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.checks import check_labels, check_matrix
@@ -37,6 +38,8 @@ from vlmadapt.training import (
 )
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
+AGAINST_TEXT = ("alpha", "w")  # weigh the samples against the text; without text they only scale the logits
+
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
 Value = TypeVar("Value")
 
@@ -54,19 +57,21 @@ class Adapter(nn.Module):
     """A classifier over fixed classes, on top of frozen image and text features.
 
     text_features: floating point ``[C, D]``, one row a class, C >= 2; normalised here. Its dtype (float32 or float64)
-        is the dtype of all computation: features of another one are converted.
+        is the dtype of all computation: features of another one are converted. :class:`NoText` where there are none.
     logit_scale: the encoder's temperature tau > 0.
     config: the method's ``config_class``, a dict of its fields, or ``None`` for the defaults.
     class_names: ``C`` names; ``"class 0"``, ... by default.
     encoder: lets every ``features`` argument also be paths or PIL images.
 
     ``features`` are ``[n, D]`` and normalised here. All arguments are checked; what is wrong is one
-    :class:`InputError`. A method fills in ``_fit`` and ``_logits``.
+    :class:`InputError`. A method fills in ``_fit`` and ``_logits``; one that can do without text says so in
+    ``needs_text``, and finds zeros in ``text_features`` then.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[Mapping[str, type[Adapter]]] = {}  # every method by name: the registry's, which puts it here
     config_class: ClassVar[type[AdapterConfig]]
+    needs_text: ClassVar[bool] = True  # the samples alone do not make its classifier
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
@@ -84,14 +89,19 @@ class Adapter(nn.Module):
     @usual(grad=True)
     def __init__(
         self,
-        text_features: Tensor,
+        text_features: Tensor | NoText,
         logit_scale: float,
         config: AdapterConfig | Mapping[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
         encoder: ImageEncoder | None = None,
     ):
         super().__init__()
-        text = check_text_features(text_features)
+        self.has_text = not isinstance(text_features, NoText)
+        if isinstance(text_features, NoText):
+            self._refuse_without_text()
+            text = text_features.zeros()
+        else:
+            text = check_text_features(text_features)
         self.register_buffer("text_features", text if text.dtype == torch.float64 else text.float())
         self.logit_scale = check_logit_scale(logit_scale)
         self.config = self.config_class.make(config)
@@ -104,6 +114,13 @@ class Adapter(nn.Module):
         self._widened: dict[str, Range] = {}  # ranges that were searched in place of the configured ones
         self.fitted_ = False
         self.eval()
+
+    def _refuse_without_text(self) -> None:
+        if self.needs_text:
+            able = ", ".join(name for name, kind in self.kinds.items() if not kind.needs_text)
+            raise InputError(
+                f"{self.name} needs class text, and there is none here: give text_features, or use {able}."
+            )
 
     @property
     def num_classes(self) -> int:
@@ -224,6 +241,8 @@ class Adapter(nn.Module):
             of = name.removeprefix("search_")
             if of == name or not isinstance(getattr(self.config, name), tuple):
                 continue
+            if of in AGAINST_TEXT and not self.has_text:
+                continue
             for key, value in self.hyperparameters().items():
                 if key in (of, f"{of}_image", f"{of}_text") and on_edge(value, self.searched(name)):
                     yield key, name, value
@@ -252,6 +271,7 @@ class Adapter(nn.Module):
         encoder = self.encoder
         header = {
             "adapter": self.name,
+            "has_text": self.has_text,
             "logit_scale": self.logit_scale,
             "class_names": list(self.class_names),
             "config": self.config.as_dict(),
@@ -331,7 +351,7 @@ class Adapter(nn.Module):
     def _features(self, name: str, value: Any) -> Tensor:
         if is_pictures(value):
             value = encode_pictures(name, value, self.encoder)
-        matrix = check_matrix(name, value, self.width)
+        matrix = check_matrix(name, value, self.width, "text_features" if self.has_text else "NoText")
         return normalize(matrix.to(self.text_features))
 
     def _samples(self, name: str, features: Any, labels_name: str, labels: Tensor | None) -> Samples:
@@ -359,11 +379,15 @@ def _encoder_of(path: Path, header: Mapping[str, Any]) -> tuple[str | None, str 
 def _restored(
     kind: type[Adapter], header: Mapping[str, Any], state: Mapping[str, Tensor], encoder: ImageEncoder | None
 ) -> Adapter:
+    text = state["text_features"]
+    has_text = header.get("has_text", True)  # 0.1.0 wrote none
+    if not isinstance(has_text, bool) or not (has_text or (text.dim() == 2 and not bool(text.any()))):
+        raise ValueError("it says that it has no text, and holds some")
     more: dict[str, Any] = {}
-    if kind.needs_negatives:
+    if kind.needs_negatives and has_text:
         more["negative_text_features"] = state.get("negative_text_features")
     adapter = kind(
-        state["text_features"],
+        text if has_text else NoText.like(text),
         header["logit_scale"],
         header["config"],
         class_names=header["class_names"],
@@ -389,8 +413,9 @@ def _restored(
 @torch.no_grad()
 def _try_out(adapter: Adapter) -> None:
     """Raise :class:`ValueError` where an adapter that was put together from a file cannot classify."""
+    row = adapter.text_features[:1]
     try:
-        logits = adapter._logits(adapter.text_features[:1])
+        logits = adapter._logits(row if adapter.has_text else normalize(torch.ones_like(row)))
     except (RuntimeError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"its tensors do not fit: {error}") from error
     if logits.shape != (1, adapter.num_classes) or bool(logits.isnan().any()):
@@ -409,7 +434,7 @@ def _place(adapter: nn.Module, name: str, tensor: Tensor) -> None:
     if isinstance(before, Tensor) and before.shape != tensor.shape:
         raise ValueError(f"tensor {name} is {list(tensor.shape)} for {list(before.shape)}")
     if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor)
+        module._parameters[leaf] = nn.Parameter(tensor, before is None or before.requires_grad)
     elif leaf in module._buffers:
         module._buffers[leaf] = tensor
     else:

@@ -27,6 +27,7 @@ class GDA(BlendAdapter):
 
     name = "gda"
     config_class = BlendConfig
+    needs_text = False
     weight: Tensor
     bias: Tensor
 

@@ -46,6 +46,7 @@ class LinearProbe(Adapter):
     name = "linear-probe"
     config_class = LinearProbeConfig
     least_classes = 2
+    needs_text = False
     c: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):

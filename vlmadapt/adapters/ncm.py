@@ -33,6 +33,7 @@ class NCM(BlendAdapter):
 
     name = "ncm"
     config_class = NCMConfig
+    needs_text = False
     centre: Tensor
     means: Tensor
 

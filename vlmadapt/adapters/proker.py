@@ -52,6 +52,7 @@ class ProKeR(Adapter):
 
     name = "proker"
     config_class = ProKeRConfig
+    needs_text = False
     keys: Tensor
     values: Tensor
     beta: Tensor

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.images import ImageEncoder
+from vlmadapt.adapters.no_text import NoText
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 
@@ -19,7 +20,7 @@ Adapter.kinds = ADAPTERS  # what loading and error messages look names up in, wi
 
 def create_adapter(
     name: str,
-    text_features: Tensor,
+    text_features: Tensor | NoText,
     logit_scale: float,
     config: AdapterConfig | Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
@@ -27,7 +28,8 @@ def create_adapter(
     negative_text_features: Tensor | None = None,
 ) -> Adapter:
     """An unfitted adapter; ``name`` is a key of ``ADAPTERS``, the rest goes to its constructor:
-    ``text_features [C, D]``, ``logit_scale``, ``config``, ``class_names`` and ``encoder`` as in :class:`Adapter`.
+    ``text_features [C, D]`` or :class:`NoText`, ``logit_scale``, ``config``, ``class_names`` and ``encoder`` as in
+    :class:`Adapter`.
 
     ``negative_text_features`` goes to the adapters that need it (``needs_negatives``); the others do without.
     Raises :class:`InputError` for an unknown name and for what the constructor refuses.
@@ -47,3 +49,8 @@ def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Ada
 def explaining_adapters() -> list[str]:
     """Names of the adapters that can say which cached samples decided."""
     return [name for name, adapter in ADAPTERS.items() if adapter.explains]
+
+
+def adapters_without_text() -> list[str]:
+    """Names of the adapters that can do without class text."""
+    return [name for name, adapter in ADAPTERS.items() if not adapter.needs_text]

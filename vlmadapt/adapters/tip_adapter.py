@@ -72,6 +72,7 @@ class TipAdapter(CacheAdapter):
 
     name = "tip-adapter"
     config_class = TipAdapterConfig
+    needs_text = False
     beta: Tensor
     alpha: Tensor
 

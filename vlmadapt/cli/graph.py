@@ -40,7 +40,9 @@ def graph(run: RunArgument, options: GraphOptions) -> None:
         chosen = pick_classes(names, options.classes, pairs)
         title = f"{known.data.name}, {known.shots} shot{'s' * (known.shots > 1)}: relations between classes"
         draw_graph(names, chosen, strongest_edges(adapter, chosen, top), pairs, title, path)
-    if not uses_negatives(adapter):
+    if not adapter.has_text:
+        say("The classifier was fitted without class text: its graph is that of the visual nodes.")
+    elif not uses_negatives(adapter):
         say(
             "Validation switched the message of negative nodes off (negative_to_positive 0): the classifier does not "
             "use it, it pulls no classes apart, and its relations are not drawn."

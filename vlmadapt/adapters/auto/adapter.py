@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.adapters.auto.folds import splits
-from vlmadapt.adapters.auto.parts import DEFAULT, PARTS, Part, Size, affordable, chosen
+from vlmadapt.adapters.auto.parts import DEFAULT, PARTS, Part, Size, affordable, chosen, differing
 from vlmadapt.adapters.auto.stack import Mixture, stack
 from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
@@ -61,10 +62,12 @@ class Auto(Adapter):
     """Trains on the validation samples too, and is judged by held-out predictions (``held_out_accuracy``).
 
     negative_text_features: ``[C, D]``, of the negative prompts, for the part that takes them; without, it is left out.
+    Without class text the parts that can do without are mixed, each at one weight against the text.
     """
 
     name = "auto"
     config_class = AutoConfig
+    needs_text = False
     needs_negatives = True
     explains = True
     trains_on_validation = True
@@ -91,19 +94,24 @@ class Auto(Adapter):
     def _usable(self) -> dict[str, Part]:
         parts = chosen(self.config.parts)
         kinds = self.kinds
-        if self.negative_text_features is None:
+        missing = "negative_text_features"
+        if not self.has_text:
+            missing = "text_features"
+            parts = differing({name: part for name, part in parts.items() if not kinds[part.adapter].needs_text})
+        elif self.negative_text_features is None:
             parts = {name: part for name, part in parts.items() if not kinds[part.adapter].needs_negatives}
         if not parts:
             raise InputError(
-                f"AutoConfig.parts is {self.config.parts!r}: without negative_text_features nothing of it can be "
-                "fitted, name another part too."
+                f"AutoConfig.parts is {self.config.parts!r}: without {missing} nothing of it can be fitted, name "
+                "another part too."
             )
         return parts
 
     def _make(self, part: Part) -> Adapter:
         kind = self.kinds[part.adapter]
         more: dict[str, Any] = {"negative_text_features": self.negative_text_features} if kind.needs_negatives else {}
-        return kind(self.text_features, self.logit_scale, part.settings, class_names=self.class_names, **more)
+        text = self.text_features if self.has_text else NoText.like(self.text_features)
+        return kind(text, self.logit_scale, part.settings, class_names=self.class_names, **more)
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         features, labels = together(support, validation)

@@ -82,6 +82,17 @@ def chosen(names: tuple[str, ...]) -> dict[str, Part]:
     return {name: PARTS[name] for name in names}
 
 
+def differing(parts: dict[str, Part]) -> dict[str, Part]:
+    """The first of those that differ in nothing but their weight against the text: without text they are one."""
+    seen, kept = list[Any](), dict[str, Part]()
+    for name, part in parts.items():
+        rest = part.adapter, {key: value for key, value in part.settings.items() if key != "alpha"}
+        if rest not in seen:
+            seen.append(rest)
+            kept[name] = part
+    return kept
+
+
 def affordable(parts: dict[str, Part], size: Size, fits: int, most: float) -> dict[str, Part]:
     """Those of ``parts``, the cheapest first, whose ``fits`` fits together cost at most ``most``; in their order."""
     left, kept = most, set[str]()

@@ -13,7 +13,8 @@ The structure is the paper's; the relations (:mod:`vlmadapt.adapters.hegraph.gra
 are those of a public re-implementation, which has beta = 1 and the probability fusion. Ours: degrees of sources taken
 from their own side, the logit fusion and the search of beta, fusion and coefficients on validation, leave-one-out
 training, and the start at W = 0, where every message is zero and the method is zero-shot plus an untrained cache.
-Only W_n, W_p and W_v are trained.
+Only W_n, W_p and W_v are trained. Without text (ours) the visual nodes are all there is: L_text is zero, the loss is
+its second term, and W_v alone is trained.
 """
 
 from __future__ import annotations
@@ -56,14 +57,16 @@ class Updates:
 
 
 class HeGraphAdapter(CacheAdapter, TrainedAdapter):
-    """A class without samples has its text node for a visual node and no entry in the cache.
+    """A class without samples has its text node for a visual node and no entry in the cache; without text it is alone.
 
     negative_text_features: ``[C, D]``, text features of the negative prompts. Without them they are encoded from "a
-        photo of no {class}." where ``encoder`` and ``class_names`` are given, else :class:`InputError`.
+        photo of no {class}." where ``encoder`` and ``class_names`` are given, else :class:`InputError`. None
+        without text.
     """
 
     name = "hegraph"
     config_class = HeGraphAdapterConfig
+    needs_text = False
     needs_negatives = True
     negative_text_features: Tensor
     visual_nodes: Tensor
@@ -82,6 +85,8 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         self.to_negative, self.to_positive, self.to_visual = (
             empty_linear(self.width, self.width, dtype, bias=False) for _ in range(3)
         )
+        for layer in (self.to_negative, self.to_positive):
+            layer.requires_grad_(self.has_text)
         self.register_buffer("scalars", torch.zeros(5, dtype=torch.float64))
         self._graph: HeteroGraph | None = None
         self._use_defaults()
@@ -95,8 +100,12 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
                 NEGATIVE: self.negative_text_features,
                 VISUAL: self.visual_nodes,
             }
-            self._graph = HeteroGraph(nodes, self.config.relations, self.config.graph_form)
+            self._graph = HeteroGraph(nodes, self._relations(), self.config.graph_form)
         return self._graph
+
+    def _relations(self) -> tuple[str, ...]:
+        """Those of the configuration, between nodes that are there."""
+        return tuple(name for name in self.config.relations if self.has_text or name == "vv")
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         self._remember(support)
@@ -107,7 +116,8 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
             nn.init.zeros_(layer.weight)
         self._use_defaults()
         groups = [ParameterGroup(("to_visual",), lr=self.config.visual_lr)]
-        self._train(support, validation, options, groups)
+        if set(self._relations()) - ({"vv"} if self.config.visual_loss == 0 else set()):
+            self._train(support, validation, options, groups)
         self._refresh()
         if validation is not None:
             self._search_widely(lambda: search(self, validation))
@@ -183,7 +193,8 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     def _refresh(self) -> None:
         """Nodes and keys of the weights as they are: all that predictions need."""
         updates = self.updates()
-        self.text_nodes = self.adapted_text(updates, float(self.scalars[3]), float(self.scalars[4]))
+        nodes = self.adapted_text(updates, float(self.scalars[3]), float(self.scalars[4]))
+        self.text_nodes = nodes.clone()  # without messages they are the text features, and files hold no tensor twice
         if self.support_features is not None:
             self.keys = self.adapted_keys(updates)
 
@@ -194,7 +205,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
         text = self.text_logits(features, self.adapted_text(updates, 1.0, config.negative_to_positive))
         loss = cross_entropy(text, labels)
         if updates.bias is None or config.visual_loss == 0:
-            return loss
+            return loss  # without text this is a constant
         keys = self.adapted_keys(updates).to(features.dtype)
         own = self._own_entries(indices) if config.leave_one_out else None
         scores = self._scores(features, keys, config.beta, own)

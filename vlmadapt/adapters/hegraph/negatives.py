@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 def negative_features_of(adapter: Adapter, given: Tensor | None, named: bool) -> Tensor:
     """``given``, checked and normalised ``[C, D]``, or those of the paper's prompt by the adapter's encoder.
 
-    ``named`` says whether the class names are the user's. Raises :class:`InputError` when nothing can be had.
+    ``named`` says whether the class names are the user's. Without class text there are none: zeros.
+    Raises :class:`InputError` when nothing can be had, and for negatives of no text.
     """
+    if not adapter.has_text:
+        if given is not None:
+            raise InputError("negative_text_features is given without text_features: give both or neither.")
+        return torch.zeros_like(adapter.text_features)
     if given is None:
         encode = getattr(adapter.encoder, "encode_texts", None)
         if encode is None or not named:

@@ -47,6 +47,7 @@ class Searched(Protocol):
     config: Any
     keys: Tensor
     text_nodes: Tensor
+    has_text: bool
 
     @property
     def visual_scale(self) -> float: ...
@@ -122,6 +123,8 @@ def search(adapter: Searched, samples: Samples) -> None:
     updates = adapter.updates()
     trained = adapter.config.negative_to_positive
     candidates = [(scale, factor * trained) for scale in TEXT_SCALES for factor in NEGATIVE_FACTORS]
+    if not adapter.has_text:
+        candidates = candidates[:1]  # of messages that are not there
 
     def at_rows(rows: slice) -> Any:
         features = samples.features[rows]

@@ -124,13 +124,15 @@ def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -
 def pulled_apart(adapter: HeGraphAdapter, top: int) -> list[PulledPair]:
     """The ``top`` pairs of classes whose text nodes' centred cosine falls most by the message of the negative nodes.
 
-    The message counts as much as in the classifier: none is listed where validation switched it off, nor a pair whose
-    cosine does not fall. Nodes are normalised and centred on their mean over the classes first: what moves all classes
-    alike tells none from another. Raises :class:`InputError` when the adapter was fitted without that message. Rows of
-    the class-by-class cosines are compared a tile at a time.
+    The message counts as much as in the classifier: none is listed without text or where validation switched it off,
+    nor a pair whose cosine does not fall. Nodes are normalised and centred on their mean over the classes first: what
+    moves all classes alike tells none from another. Raises :class:`InputError` when the adapter was fitted without that
+    message. Rows of the class-by-class cosines are compared a tile at a time.
     """
     if top < 1:
         raise InputError(f"top is {top}: ask for at least 1 pair.")
+    if not adapter.has_text:
+        return []
     updates = adapter.updates()
     text_scale, negative_scale = adapter.scalars[3:5].tolist()
     if updates.negative is None:
