@@ -8,9 +8,9 @@ import torch
 from tests.adapters import loops
 from tests.adapters.problem import TAU, make_problem
 from vlmadapt.adapters import Auto, load_adapter
-from vlmadapt.adapters.auto.folds import assign, splits
 from vlmadapt.adapters.auto.parts import PARTS, Size, affordable
 from vlmadapt.adapters.auto.stack import mixture_weights, stack
+from vlmadapt.adapters.folds import assign, splits
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.weights import read_pair, write_pair
 
@@ -94,7 +94,7 @@ def test_held_out_accuracy_is_no_accuracy_on_what_was_trained_on():
     adapter = Auto(problem.text, TAU, {"parts": ("linear-probe", "proker-0.1")})
     adapter.fit(problem.features, noise)
     seen = float((adapter.predict(problem.features) == noise).double().mean())
-    accuracy = adapter.held_out_accuracy()
+    accuracy = adapter.held_out_accuracy_
     assert accuracy is not None and accuracy < 0.45 < seen
 
 
@@ -102,7 +102,7 @@ def test_no_sample_to_hold_out_leaves_all_parts_alike():
     problem = make_problem(shots=1)
     adapter = Auto(problem.text, TAU, {"parts": QUICK}).fit(problem.features, problem.labels)
     assert adapter.weights.tolist() == [0.25] * 4
-    assert adapter.held_out_accuracy() is None
+    assert adapter.held_out_accuracy_ is None
 
 
 def test_dear_parts_are_left_out_and_named(problem):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from vlmadapt.adapters.all_labelled import fit_on_all
 from vlmadapt.adapters.checks import (
     canonical_order,
     check_class_names,
@@ -18,6 +19,7 @@ from vlmadapt.adapters.checks import (
     check_text_features,
     normalize,
 )
+from vlmadapt.adapters.folds import together
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
@@ -111,6 +113,7 @@ class Adapter(nn.Module):
         self.train_result_: TrainResult | None = None
         self.temperature_ = 1.0  # of the probabilities, over and above what is in the logits
         self.certainties_: tuple[float, ...] = ()  # of held-out samples, ascending
+        self.held_out_accuracy_: float | None = None  # where they are held out in turn and fitted on at last
         self._widened: dict[str, Range] = {}  # ranges that were searched in place of the configured ones
         self.fitted_ = False
         self.eval()
@@ -153,20 +156,87 @@ class Adapter(nn.Module):
         Raises :class:`InputError` for one of ``val_features [m, D]`` and ``val_labels [m]`` without the other, and for
         shapes, types or labels that do not fit.
         """
-        if (val_features is None) != (val_labels is None):
-            raise InputError("val_features and val_labels belong together: give both or neither.")
-        support = self._samples("features", features, "labels", labels)
-        validation = None
-        if val_features is not None:
-            validation = self._samples("val_features", val_features, "val_labels", val_labels)
-        directory = None if checkpoint_dir is None else Path(checkpoint_dir)
-        self.train_result_ = None
-        self.fitted_ = False
-        self._widened = {}
-        self._fit(support, validation, FitOptions(seed, directory, progress))
+        support, validation = self._given(features, labels, val_features, val_labels)
+        self._forget()
+        self._fit(support, validation, FitOptions(seed, _path(checkpoint_dir), progress))
         self.temperature_, self.certainties_ = self._calibrate(validation)
         self.fitted_ = True
         return self.eval()
+
+    @usual(grad=True)
+    def fit_on_all(
+        self: AnyAdapter,
+        features: Any,
+        labels: Tensor,
+        val_features: Any = None,
+        val_labels: Tensor | None = None,
+        *,
+        folds: int = 4,
+        repeats: int | None = None,
+        seed: int = 0,
+        checkpoint_dir: str | Path | None = None,
+        progress: bool = False,
+    ) -> AnyAdapter:
+        """Fit on all labelled samples, validation ones too; hyper-parameters and calibration by cross-validation. Ours.
+
+        Takes what :meth:`fit` takes. The samples of a class are dealt into ``folds`` (2 or more), ``repeats`` times: as
+        often as brings 300 held-out predictions, at most 3 times, where it is None
+        (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits. A method that fits on all samples
+        anyway (auto) does what it always does.
+
+        Raises :class:`InputError` as :meth:`fit` does, and for folds below 2 or repeats below 1.
+        """
+        for name, value, least in (("folds", folds, 2), ("repeats", 1 if repeats is None else repeats, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value!r}: give a whole number of at least {least}.")
+        support, validation = self._given(features, labels, val_features, val_labels)
+        options = FitOptions(seed, _path(checkpoint_dir), progress)
+        self._forget()
+        if self.trains_on_validation:
+            self._fit(support, validation, options)
+            self.temperature_, self.certainties_ = self._calibrate(validation)
+        else:
+            fit_on_all(self, together(support, validation), folds, repeats, options)
+        self.fitted_ = True
+        return self.eval()
+
+    def _forget(self) -> None:
+        """What an earlier fit has left."""
+        self.train_result_ = None
+        self.fitted_ = False
+        self.temperature_, self.certainties_, self.held_out_accuracy_ = 1.0, (), None
+        self._widened = {}
+
+    def _given(
+        self, features: Any, labels: Tensor, val_features: Any, val_labels: Tensor | None
+    ) -> tuple[Samples, Samples | None]:
+        """Support and validation samples, checked."""
+        if (val_features is None) != (val_labels is None):
+            raise InputError("val_features and val_labels belong together: give both or neither.")
+        support = self._samples("features", features, "labels", labels)
+        if val_features is None:
+            return support, None
+        return support, self._samples("val_features", val_features, "val_labels", val_labels)
+
+    def another(self: AnyAdapter) -> AnyAdapter:
+        """An unfitted adapter of the same kind, classes and configuration."""
+        return self._of_kind(type(self), self.config, self.encoder)
+
+    def _of_kind(
+        self, kind: type[AnyAdapter], config: AdapterConfig | Mapping[str, Any], encoder: ImageEncoder | None = None
+    ) -> AnyAdapter:
+        """An unfitted adapter of ``kind`` over the same classes."""
+        more: dict[str, Any] = {"negative_text_features": self.negative_text_features} if kind.needs_negatives else {}
+        text = self.text_features if self.has_text else NoText.like(self.text_features)
+        return kind(text, self.logit_scale, config, class_names=self.class_names, encoder=encoder, **more)
+
+    def _settled(self, values: Mapping[str, float]) -> Any:
+        """The configuration in which ``values``, hyper-parameters by name, replace what :meth:`fit` starts from."""
+        known = {entry.name for entry in fields(self.config)}
+        return replace(self.config, **{name: value for name, value in values.items() if name in known})
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        """Use ``values``, hyper-parameters by name, after a fit that did not search them."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Class logits ``[B, C]`` of features ``[B, D]``, differentiable."""
@@ -218,10 +288,6 @@ class Adapter(nn.Module):
         """
         able = ", ".join(name for name, kind in self.kinds.items() if kind.explains)
         raise InputError(f"{self.name} keeps no cache to explain by: use {able}.")
-
-    def held_out_accuracy(self) -> float | None:
-        """Accuracy, a fraction, on labelled samples by fits that did not see them, where ``fit`` trains on all."""
-        return None
 
     def hyperparameters(self) -> dict[str, float]:
         """The values in use after ``fit``, searched on validation or trained, for result files."""
@@ -362,6 +428,10 @@ class Adapter(nn.Module):
         order = canonical_order(matrix)
         device = matrix.device
         return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def _encoder_of(path: Path, header: Mapping[str, Any]) -> tuple[str | None, str | None]:

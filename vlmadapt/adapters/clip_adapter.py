@@ -10,6 +10,7 @@ validation (ours); the paper fixes it per data set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,12 @@ class CLIPAdapter(TrainedAdapter):
         blended = ratio * adapted + (1 - ratio) * features
         # ratio 1 and a dead bottleneck would leave nothing to normalise.
         return self._zero_shot_logits(torch.nn.functional.normalize(blended, dim=-1, eps=1e-12))
+
+    def _settled(self, values: Mapping[str, float]) -> CLIPAdapterConfig:
+        return self.config  # trained at the configured ratio, which is searched afterwards
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        self.ratio.fill_(values["ratio"])
 
     def hyperparameters(self) -> dict[str, float]:
         return {"ratio": float(self.ratio)}

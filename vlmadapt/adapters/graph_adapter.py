@@ -15,6 +15,7 @@ validation after training are ours. Trained: U_s [D, D] and b_s [C, D] of both g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +99,13 @@ class GraphAdapter(TrainedClassifier):
         image = torch.tanh(self.image_map(self.image_input) + self.image_bias)
         read = beta * text + (1 - beta) * image
         return normalize(alpha * self.text_features + (1 - alpha) * read.to(self.text_features.dtype), dim=-1)
+
+    def _settled(self, values: Mapping[str, float]) -> GraphAdapterConfig:
+        return self.config  # trained at the configured shares, which are searched afterwards
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        self.set_shares(values["alpha"], values["beta"])
+        self.classifier = self.adapted_text().detach()
 
     def hyperparameters(self) -> dict[str, float]:
         return {"alpha": float(self.alpha), "beta": float(self.beta)}

@@ -15,6 +15,7 @@ only regulariser, are chosen on validation; momentum (Nesterov), restarted when 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,10 @@ class LPPlusPlus(Adapter):
 
     def _logits(self, features: Tensor) -> Tensor:
         return features @ (self.visual + self.blend[:, None] * self.text_features).T
+
+    def _settled(self, values: Mapping[str, float]) -> LPPlusPlusConfig:
+        whole = {"steps": max(round(values["steps"]), 1)} if values else {}
+        return super()._settled({**values, **whole})
 
     def hyperparameters(self) -> dict[str, float]:
         return {"scale": float(self.scale), "steps": float(self.steps)}

@@ -8,6 +8,7 @@ After training, ``scale`` is searched again on validation (ours); the paper fixe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,12 @@ class TaskRes(TrainedAdapter):
     def _logits(self, features: Tensor) -> Tensor:
         moved = self.text_features + self.scale.to(features.dtype) * self.residual
         return self.logit_scale * features @ torch.nn.functional.normalize(moved, dim=-1, eps=1e-12).T
+
+    def _settled(self, values: Mapping[str, float]) -> TaskResConfig:
+        return self.config  # trained at the configured scale, which is searched afterwards
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        self.scale.fill_(values["scale"])
 
     def hyperparameters(self) -> dict[str, float]:
         return {"scale": float(self.scale)}

@@ -82,7 +82,7 @@ def fit(
         )
         seconds = time.perf_counter() - start
     if adapter.trains_on_validation:
-        accuracy = adapter.held_out_accuracy()
+        accuracy = adapter.held_out_accuracy_
     else:
         accuracy = None if val is None else measure(adapter.logits(val.features), val.labels).values[MAIN]
     return Measures(

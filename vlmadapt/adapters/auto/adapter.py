@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.auto.folds import splits
 from vlmadapt.adapters.auto.parts import DEFAULT, PARTS, Part, Size, affordable, chosen, differing
 from vlmadapt.adapters.auto.stack import Mixture, stack
 from vlmadapt.adapters.base import Adapter, FitOptions
-from vlmadapt.adapters.no_text import NoText
+from vlmadapt.adapters.folds import splits, together
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
@@ -59,7 +58,7 @@ class AutoConfig(AdapterConfig):
 
 
 class Auto(Adapter):
-    """Trains on the validation samples too, and is judged by held-out predictions (``held_out_accuracy``).
+    """Trains on the validation samples too, and is judged by held-out predictions (``held_out_accuracy_``).
 
     negative_text_features: ``[C, D]``, of the negative prompts, for the part that takes them; without, it is left out.
     Without class text the parts that can do without are mixed, each at one weight against the text.
@@ -85,11 +84,7 @@ class Auto(Adapter):
         self.register_buffer("temperatures", None)
         self.register_buffer("whole", torch.ones((), dtype=torch.float64))
         self.left_out: tuple[str, ...] = ()
-        self._held_out_accuracy: float | None = None
         self._held_out_certainties: tuple[float, ...] = ()
-
-    def held_out_accuracy(self) -> float | None:
-        return self._held_out_accuracy
 
     def _usable(self) -> dict[str, Part]:
         parts = chosen(self.config.parts)
@@ -108,19 +103,18 @@ class Auto(Adapter):
         return parts
 
     def _make(self, part: Part) -> Adapter:
-        kind = self.kinds[part.adapter]
-        more: dict[str, Any] = {"negative_text_features": self.negative_text_features} if kind.needs_negatives else {}
-        text = self.text_features if self.has_text else NoText.like(self.text_features)
-        return kind(text, self.logit_scale, part.settings, class_names=self.class_names, **more)
+        return self._of_kind(self.kinds[part.adapter], part.settings)
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
-        features, labels = together(support, validation)
+        every = together(support, validation)
+        given = every.position.argsort()  # parts name samples as fit was given them
+        features, labels = every.features[given], every.labels[given]
         parts = self._within_means(labels)
         rounds = list(splits(features, labels, self.config.folds, self.config.repeats, options.seed))
         held = _HeldOut(self, parts, features, labels, rounds, options)
         mixture = held.mixture()
         mixed = held.logits_of(mixture)
-        self._held_out_accuracy = held.accuracy(mixed)
+        self.held_out_accuracy_ = held.accuracy(mixed)
         self._held_out_certainties = certainties(mixed)
         kept = _worth_fitting(parts, mixture, {name: self.kinds[part.adapter].explains for name, part in parts.items()})
         weights = torch.stack([mixture.weights[index] for index in kept.values()])
@@ -240,13 +234,6 @@ def _worth_fitting(parts: dict[str, Part], mixture: Mixture, explains: dict[str,
     return {
         name: number for number, name in enumerate(parts) if weights[name] >= min(LEAST_WEIGHT, most) or name == best
     }
-
-
-def together(support: Samples, validation: Samples | None) -> tuple[Tensor, Tensor]:
-    """Features and labels in the order that ``fit`` was given them, validation after support."""
-    parts = [support] if validation is None else [support, validation]
-    ordered = [(part.features[order], part.labels[order]) for part in parts for order in [part.position.argsort()]]
-    return torch.cat([features for features, _ in ordered]), torch.cat([labels for _, labels in ordered])
 
 
 def _key(name: str) -> str:

@@ -19,7 +19,7 @@ its second term, and W_v alone is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,6 +223,15 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         return self._entry_scores(features, self.fusion.beta), None
+
+    def _settled(self, values: Mapping[str, float]) -> HeGraphAdapterConfig:
+        return self.config  # all of them are searched after training
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        probability = "w" in values
+        fusion = Fusion(probability, values["beta"], values["w" if probability else "alpha"])
+        self.set_scalars(fusion, values["text_scale"], values["negative_to_positive"])
+        self._refresh()
 
     def _more_inputs(self) -> dict[str, Tensor]:
         return {"negative_text_features": self.negative_text_features}

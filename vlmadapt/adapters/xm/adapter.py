@@ -20,6 +20,7 @@ training-free method) are ours too. Trained: F, MetaNet, Img2TxtNet, gamma, both
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -112,6 +113,15 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
     def _logits(self, features: Tensor) -> Tensor:
         scores, _ = self._retrieve(features, self._cache())
         return self._zero_shot_logits(features) + self.log_alpha.exp() * scores
+
+    def _settled(self, values: Mapping[str, float]) -> XMAdapterConfig:
+        named = {"gamma" if name == "gamma_bias" else name: value for name, value in values.items()}
+        return super()._settled(named)
+
+    def _settle(self, values: Mapping[str, float]) -> None:
+        """Training moves them; what is settled was searched after it."""
+        gamma = values["gamma" if self.gate is None else "gamma_bias"]
+        self.set_scalars(values["beta_image"], values["beta_text"], values["alpha"], gamma)
 
     def streams(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Text queries ``g [B, H]`` and text keys ``G_T [C, H]``, both normalised."""

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.checks import canonical_order
+from vlmadapt.training import Samples
+
+ENOUGH = 300  # held-out predictions, where up to MOST_REPEATS deals bring so many
+MOST_REPEATS = 3
 
 
 def assign(labels: Tensor, folds: int, ranks: Tensor) -> Tensor:
@@ -40,3 +44,18 @@ def splits(features: Tensor, labels: Tensor, folds: int, repeats: int, seed: int
         for number in range(folds):
             if bool((fold == number).any()):
                 yield order[fold != number], order[fold == number]
+
+
+def repeats_for(count: int) -> int:
+    """How often ``count`` samples are dealt where nobody says: of few samples one deal decides little."""
+    return min(max(-(-ENOUGH // max(count, 1)), 1), MOST_REPEATS)
+
+
+def together(support: Samples, validation: Samples | None) -> Samples:
+    """All labelled samples, their positions counted as ``fit`` was given them, validation after support."""
+    parts = [support] if validation is None else [support, validation]
+    features, labels = torch.cat([part.features for part in parts]), torch.cat([part.labels for part in parts])
+    starts = [0, len(support)][: len(parts)]
+    position = torch.cat([start + part.position for start, part in zip(starts, parts, strict=True)])
+    order = canonical_order(features).to(features.device)
+    return Samples(features[order], labels[order], position[order])
