@@ -74,6 +74,7 @@ class Adapter(nn.Module):
     needs_text: ClassVar[bool] = True  # the samples alone do not make its classifier
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
+    learns: ClassVar[bool] = True  # classifies by the samples it was given
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
     trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
     least_classes: ClassVar[int] = 1  # that must have samples

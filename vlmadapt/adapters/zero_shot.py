@@ -24,6 +24,7 @@ class ZeroShot(Adapter):
     """Uses no samples: ``fit`` checks its arguments and changes nothing, and may be left out."""
 
     name = "zero-shot"
+    learns = False
     config_class = ZeroShotConfig
 
     def __init__(self, *args: Any, **kwargs: Any):

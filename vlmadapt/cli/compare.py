@@ -34,14 +34,17 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
 
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:
-    """Write the curve and the table beside the results that lie in ``folder``, and print the table."""
+    """Write the curve and the tables beside the results that lie in ``folder``, and print the tables."""
     from vlmadapt.files import write_text
     from vlmadapt.reporting.curves import draw_curves
-    from vlmadapt.reporting.table import protocol_table, show, to_markdown
+    from vlmadapt.reporting.table import gains_table, protocol_table, show, to_markdown
 
-    table = protocol_table(results)
-    write_text(folder / "table.md", to_markdown(table) + "\n")
+    tables = [table for table in (protocol_table(results), gains_table(results)) if table]
+    write_text(folder / "table.md", "\n\n".join(map(to_markdown, tables)) + "\n")
     curve = draw_curves(results, folder / "curve.png")
-    show(table, output())
+    for number, table in enumerate(tables):
+        if number:
+            say("")
+        show(table, output())
     say(f"curve: {curve}")
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from vlmadapt.adapters import ADAPTERS
 from vlmadapt.data import Extraction, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
@@ -14,6 +15,7 @@ from vlmadapt.experiments.fit import Measures, create, fit, measure_adapter
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
+from vlmadapt.provenance.intervals import wilson
 from vlmadapt.provenance.settings import Method, parse_method, plain
 from vlmadapt.provenance.versions import public_name, versions
 
@@ -83,7 +85,8 @@ def run_protocol(
             fits.put(key, adapter, measures)
         measured[key] = measures
         if report is not None:
-            report(_line(number, len(keys), key, measures))
+            on_all = ADAPTERS[method.adapter].trains_on_validation
+            report(_line(number, len(keys), key, measures, len(split.val) + on_all * len(split.train)))
 
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     test = dataset.test
@@ -159,9 +162,10 @@ def _union(groups: Iterable[Sequence[Sample]]) -> list[Sample]:
     return [sample for group in groups for sample in group]
 
 
-def _line(number: int, total: int, key: FitKey, measures: Measures) -> str:
+def _line(number: int, total: int, key: FitKey, measures: Measures, pictures: int) -> str:
     plural = "s" * (key.shots > 1)
-    found = "" if measures.val_accuracy is None else f", validation {100 * measures.val_accuracy:.1f} %"
+    share = measures.val_accuracy
+    found = "" if share is None else f", validation {100 * share:.1f} % {wilson(share, pictures)}"
     return (
         f"[{number}/{total}] {key.method}, {key.shots} shot{plural}, seed {key.seed}: "
         f"{measures.fit_seconds:.1f} s{found}"

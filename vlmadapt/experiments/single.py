@@ -19,13 +19,14 @@ from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
-from vlmadapt.experiments.measures import MAIN, measure
+from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import refuse_other_space
 from vlmadapt.files import read_versioned, write_csv, write_versioned
 from vlmadapt.provenance.about import About
+from vlmadapt.provenance.intervals import Interval, wilson
 from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
@@ -180,12 +181,22 @@ class Evaluation(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].values[MAIN]
+        return self.results.cells[0].accuracy
+
+    @property
+    def interval(self) -> Interval:
+        """Of ``accuracy``, by the number of test pictures (:func:`vlmadapt.provenance.intervals.wilson`)."""
+        return self.results.interval(self.results.cells[0])
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
         paths = [*self.results.save(folder), folder / "by_class.csv"]
-        write_csv(paths[-1], ["class", "test_pictures", "accuracy"], self.by_class)
+        header = ["class", "test_pictures", "accuracy", "accuracy_low", "accuracy_high"]
+        rows = [
+            (name, number, share, *(("", "") if share is None else wilson(share, number)))
+            for name, number, share in self.by_class
+        ]
+        write_csv(paths[-1], header, rows)
         return paths
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vlmadapt.atomic import atomic_path
 from vlmadapt.experiments.results import ProtocolResults, Summary
 from vlmadapt.provenance.drawn import METADATA
+from vlmadapt.provenance.intervals import NAME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shots = results.shots
-    ends: dict[str, tuple[float, Any]] = {}
+    ends: dict[str, tuple[Summary, Any]] = {}
     drawn = 0
     for method in results.methods:
         line = [results.of(method, count) for count in shots]
@@ -40,7 +41,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
         else:
             handle = _draw_line(axes, line, drawn)
             drawn += 1
-        ends[method] = (line[-1].mean, handle)
+        ends[method] = (line[-1], handle)
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.minorticks_off()
@@ -57,11 +58,11 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     axes.set_title(below, loc="left", fontsize=9, color="0.35")
     name = results.dataset["name"].replace("$", r"\$")
     figure.suptitle(f"{name}, {results.dataset['classes']} classes", x=0.01, ha="left", fontsize=13)
-    order = sorted(ends, key=lambda method: -ends[method][0])
+    order = sorted(ends, key=lambda method: -ends[method][0].mean)
     axes.legend(
         [ends[method][1] for method in order],
-        [f"{method}  {100 * ends[method][0]:.1f}" for method in order],
-        title=f"at {shots[-1]} shot{'s' * (shots[-1] > 1)}",
+        [f"{method}  {100 * ends[method][0].mean:.1f} {ends[method][0].interval}" for method in order],
+        title=f"at {shots[-1]} shot{'s' * (shots[-1] > 1)} [{NAME}]",
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
         frameon=False,
