@@ -25,6 +25,7 @@ class ZeroShot(Adapter):
 
     name = "zero-shot"
     learns = False
+    transfers = True
     config_class = ZeroShotConfig
 
     def __init__(self, *args: Any, **kwargs: Any):
