@@ -221,7 +221,7 @@ class Adapter(nn.Module):
     @usual(grad=True)
     @torch.no_grad()
     def for_classes(self: AnyAdapter, text_features: Tensor, class_names: Sequence[str] | None = None) -> AnyAdapter:
-        """The same fitted method on other classes: ``text_features [C', D]`` in place of its own, what it learned as it is.
+        """The same fitted method on other classes: ``text_features [C', D]`` in place of its own.
 
         Raises :class:`InputError` where what it learned is of its own classes (``can_transfer``), or before ``fit``.
         """

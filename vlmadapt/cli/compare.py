@@ -25,6 +25,7 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
+    options = sources.with_domains(data, options)
     dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"compare-{dataset.name}"
     options = replace(options, report=note, out=folder)
@@ -38,8 +39,11 @@ def report_comparison(results: ProtocolResults, folder: Path) -> None:
     from vlmadapt.files import write_text
     from vlmadapt.reporting.curves import draw_curves
     from vlmadapt.reporting.table import gains_table, protocol_table, show, to_markdown
+    from vlmadapt.reporting.transfer import transfer_table
 
-    tables = [table for table in (protocol_table(results), gains_table(results)) if table]
+    several = results.test_sets != (None,)
+    tables = [transfer_table(results)] if several else [protocol_table(results), gains_table(results)]
+    tables = [table for table in tables if table]
     write_text(folder / "table.md", "\n\n".join(map(to_markdown, tables)) + "\n")
     curve = draw_curves(results, folder / "curve.png")
     for number, table in enumerate(tables):

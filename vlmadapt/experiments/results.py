@@ -15,24 +15,20 @@ from torch import Tensor
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import MAIN
 from vlmadapt.experiments.paired import Gain, bootstrap
+from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
 from vlmadapt.provenance import means
 from vlmadapt.provenance.intervals import Interval, wilson
 
-SELECTION = (
-    "Few-shot protocol: every method sees the same sampled training and validation images. Hyper-parameters and the "
-    "number of epochs are chosen on the validation images only (min(shots, 4) a class). The test split is read once, "
-    "after every method has been fitted. Mean and sample standard deviation over the seeds."
-)
 REFERENCE = "tip-adapter-f"
 INTERVAL = "accuracy_interval"  # of a fit in files: follows from the others
 ON_ALL = " Methods that weigh others by held-out images ({}) train on the validation images too."
 
 
-def selection(adapters: Iterable[str]) -> str:
-    """How choices are made in fits of ``adapters``, in words."""
+def selection(protocol: Protocol, adapters: Iterable[str]) -> str:
+    """How choices are made in fits of ``adapters`` under ``protocol``, in words."""
     on_all = [name for name in dict.fromkeys(adapters) if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
-    return SELECTION + (ON_ALL.format(", ".join(on_all)) if on_all else "")
+    return protocol.words + (ON_ALL.format(", ".join(on_all)) if on_all and protocol.holds_out else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +36,8 @@ class Cell(means.Cell):
     """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
     method that trains on them too. ``right`` holds which test pictures were answered rightly
     (:mod:`vlmadapt.experiments.rights`), ``train_hash`` tells the training pictures: None in files that note neither.
-    ``tested_on`` names the test set where there are several.
+    ``tested_on`` names the test set where there are several; ``answered_by`` is the adapter that stood in where the
+    method is bound to other classes than those of the test set, else None.
     """
 
     shots: int
@@ -49,6 +46,7 @@ class Cell(means.Cell):
     train_hash: str | None = None
     right: str | None = None
     tested_on: str | None = None
+    answered_by: str | None = None
 
     @property
     def accuracy(self) -> float:
@@ -66,6 +64,8 @@ class Summary:
 
     method: str
     shots: int
+    tested_on: str | None
+    answered_by: str | None
     seeds: int
     mean: float
     std: float | None
@@ -93,6 +93,11 @@ class ProtocolResults:
     @property
     def shots(self) -> tuple[int, ...]:
         return tuple(sorted({cell.shots for cell in self.cells}))
+
+    @property
+    def protocol_name(self) -> str:
+        """A key of ``PROTOCOLS``; files of 0.1.0 are of the one that there was."""
+        return str(self.protocol.get("protocol", DEFAULT))
 
     @property
     def reference(self) -> str:
@@ -123,8 +128,10 @@ class ProtocolResults:
         return tuple(dict.fromkeys(cell.tested_on for cell in self.cells))
 
     def pictures(self, tested_on: str | None = None) -> int:
-        """How many test pictures there are."""
-        return int(self.dataset["test"])
+        """How many test pictures there are, in all or in one of ``test_sets``."""
+        if tested_on is None:
+            return int(self.dataset["test"])
+        return next(int(each["test"]) for each in self.dataset["tests"] if each["name"] == tested_on)
 
     def cells_of(self, method: str, shots: int, tested_on: str | None = None) -> list[Cell]:
         """The fits of a method, one a seed, as tested on one of ``test_sets``, by default the first."""
@@ -138,10 +145,12 @@ class ProtocolResults:
         return Summary(
             method=method,
             shots=shots,
+            tested_on=cells[0].tested_on,
+            answered_by=cells[0].answered_by,
             seeds=len(cells),
             mean=mean,
             std=std,
-            interval=wilson(mean, self.pictures(tested_on)) if measure == MAIN else None,
+            interval=wilson(mean, self.pictures(cells[0].tested_on)) if measure == MAIN else None,
             one_draw=_one_draw(cells, measure),
             trainable_parameters=cells[0].trainable_parameters,
             fit_seconds=statistics.fmean(cell.fit_seconds for cell in cells),
@@ -175,7 +184,13 @@ class ProtocolResults:
         return Gain(method, reference, shots, place, len(pairs), mean, interval)
 
     def summary(self) -> list[Summary]:
-        return [self.of(method, shots) for method in self.methods for shots in self.shots]
+        """Of every method, number of shots and test set."""
+        return [
+            self.of(method, shots, tested_on=place)
+            for place in self.test_sets
+            for method in self.methods
+            for shots in self.shots
+        ]
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
@@ -184,7 +199,7 @@ class ProtocolResults:
             "cells": [{**cell.as_json(), INTERVAL: self.interval(cell)} for cell in self.cells],
             "same_draws": [{"shots": count, "seeds": groups} for count, groups in self.same_draws.items()],
             "summary": [asdict(line) for line in self.summary()],
-            "differences": [asdict(gain) for gain in self.gains()],
+            "differences": [asdict(gain) for place in self.test_sets for gain in self.gains(tested_on=place)],
         }
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
@@ -202,6 +217,7 @@ class ProtocolResults:
             "method": cell.method,
             "shots": cell.shots,
             "seed": cell.seed,
+            **({} if cell.tested_on is None else {"tested_on": cell.tested_on, "answered_by": cell.answered_by}),
             **{means.PREFIX + name: value for name, value in cell.values.items()},
             f"{means.PREFIX}{MAIN}_low": interval.low,
             f"{means.PREFIX}{MAIN}_high": interval.high,
@@ -212,6 +228,7 @@ class ProtocolResults:
             "split_hash": cell.split_hash,
             "config": json.dumps(self.methods[cell.method]),
             "selected": json.dumps(dict(cell.selected)),
+            "protocol": self.protocol_name,
             "selection_protocol": self.protocol["selection"],
             **self.versions,
         }
@@ -233,6 +250,6 @@ class ProtocolResults:
 
 def _one_draw(cells: Sequence[Cell], measure: str) -> bool:
     """Whether the seeds of ``cells`` had no draw to differ by."""
-    kind = ADAPTERS.get(cells[0].adapter)
+    kind = ADAPTERS.get(cells[0].answered_by or cells[0].adapter)
     blind = kind is not None and not kind.learns and measure == MAIN  # calibration is learned from validation pictures
     return len(cells) > 1 and (blind or len({cell.split_hash for cell in cells}) == 1)

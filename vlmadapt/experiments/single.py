@@ -14,13 +14,14 @@ from torch import Tensor
 
 from vlmadapt.atomic import remove_file
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
-from vlmadapt.data import Extraction, sample_shots
+from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
+from vlmadapt.experiments.protocols import FewVal, Protocol
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import refuse_other_space
@@ -70,6 +71,7 @@ def fit_classifier(
     extraction: Extraction,
     resume: bool = False,
     allow_short: bool = False,
+    protocol: Protocol | None = None,
 ) -> Classifier:
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
 
@@ -77,7 +79,8 @@ def fit_classifier(
     that was never interrupted; without it they are removed, and an older classifier stays until the new one replaces
     it. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
-    split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
+    protocol = protocol or FewVal()
+    split = protocol.draw(dataset, shots, seed, "all" if allow_short else "error")
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
     pictures = pictures_hash((*split.train, *split.val))
@@ -85,7 +88,7 @@ def fit_classifier(
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures),
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures, protocol.name),
     }
     with nullcontext() if folder is None else hold(folder) as place:
         if place is not None:
@@ -100,7 +103,7 @@ def fit_classifier(
         )
         checkpoints = None if place is None else place.folder / CHECKPOINTS
         measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
-        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
+        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures, protocol)
         classifier = Classifier(adapter, encoder, replace(run, identity=identity))
         if place is not None:
             classifier.save(place.folder)
@@ -144,8 +147,11 @@ def describe_run(
     config: Mapping[str, Any],
     extraction: Extraction,
     measures: Measures,
+    protocol: Protocol | None = None,
 ) -> Run:
     """The record of a fit, without its identity."""
+
+    protocol = protocol or FewVal()
 
     def listed(samples: Sequence[Sample]) -> tuple[tuple[str, int], ...]:
         return tuple((dataset.key(sample), sample.label) for sample in samples)
@@ -165,7 +171,8 @@ def describe_run(
         precision=extraction.precision,
         support=listed(split.train),
         validation=listed(split.val),
-        selection=selection([method.adapter]),
+        selection=selection(protocol, [method.adapter]),
+        protocol=protocol.name,
         versions=versions(),
         contents=leaks.contents_of(split),
         **asdict(measures),
@@ -248,6 +255,7 @@ def evaluate(
             "seeds": [cell.seed],
             "views": run.views,
             "precision": run.precision,
+            "protocol": run.protocol,
             "selection": run.selection,
         },
         versions=versions(),

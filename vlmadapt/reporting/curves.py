@@ -23,7 +23,8 @@ REFERENCE = "zero-shot"  # drawn as a grey dashed line: it sees no shots
 def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     """Write the curves of ``results`` to ``path`` (PNG): one line a method, bars of one sample deviation.
 
-    The shots axis is logarithmic to base 2. The legend stands beside the axes, in the order of the lines' right ends.
+    Of several test sets the first is drawn. The shots axis is logarithmic to base 2. The legend stands beside the axes,
+    in the order of the lines' right ends.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,7 +58,9 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     below = f"{spread}; encoder {results.encoder['name']}".replace("$", r"\$")
     axes.set_title(below, loc="left", fontsize=9, color="0.35")
     name = results.dataset["name"].replace("$", r"\$")
-    figure.suptitle(f"{name}, {results.dataset['classes']} classes", x=0.01, ha="left", fontsize=13)
+    first = results.test_sets[0]
+    tested = "" if first is None else f", tested on {first}".replace("$", r"\$")
+    figure.suptitle(f"{name}, {results.dataset['classes']} classes{tested}", x=0.01, ha="left", fontsize=13)
     order = sorted(ends, key=lambda method: -ends[method][0].mean)
     axes.legend(
         [ends[method][1] for method in order],

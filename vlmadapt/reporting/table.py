@@ -11,6 +11,7 @@ from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments import paired
 from vlmadapt.experiments.measures import FILES_ONLY, MAIN, TITLES
 from vlmadapt.experiments.paired import Gain
+from vlmadapt.experiments.protocols import PROTOCOLS
 from vlmadapt.experiments.results import ProtocolResults, Summary
 from vlmadapt.provenance import intervals
 from vlmadapt.provenance.means import best_places, over_seeds, percent
@@ -62,8 +63,7 @@ def protocol_table(results: ProtocolResults) -> Table:
         header=["method", *columns, "trained", "fit s", "peak MiB"],
         rows=rows,
         notes=[
-            f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
-            "pictures only, test read once.",
+            *protocol_notes(results),
             interval_note(results.pictures()),
             *_on_validation({cell.method: cell.adapter for cell in results.cells}),
             *draw_notes(results),
@@ -84,6 +84,15 @@ def figure(summary: Summary) -> str:
     """A measure in a table: mean, deviation over the seeds or that they saw the same, and interval."""
     spread = f"{percent(summary.mean, None)} {ONE_DRAW}" if summary.one_draw else percent(summary.mean, summary.std)
     return spread if summary.interval is None else f"{spread} {summary.interval}"
+
+
+def protocol_notes(results: ProtocolResults) -> list[str]:
+    """What figures are taken over, and what chose and was tested."""
+    protocol = PROTOCOLS[results.protocol_name]()
+    return [
+        f"Accuracy: {over_seeds(results.protocol['seeds'])}; protocol {protocol.name}: {protocol.note}.",
+        *(f"{remark}." for remark in protocol.remarks(results.shots)),
+    ]
 
 
 def interval_note(pictures: int) -> str:

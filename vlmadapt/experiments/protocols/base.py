@@ -26,7 +26,8 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Validation pictures on top of the shots choose, one data set is fitted and tested: what a protocol does not change.
+    """Validation pictures on top of the shots choose, one data set is fitted and tested, where a protocol does not say
+    otherwise.
 
     others: further data to test on, for protocols that take them.
     """
@@ -38,6 +39,7 @@ class Protocol:
     )
     tested: ClassVar[str] = "The test split is read once, after every method has been fitted."
     note: ClassVar[str] = "hyper-parameters and epochs chosen on validation pictures only, test read once"
+    holds_out: ClassVar[bool] = True  # pictures that choose
     fits_one: ClassVar[bool] = True  # a single classifier can be fitted so
     takes_others: ClassVar[bool] = False
 
@@ -76,6 +78,6 @@ class Protocol:
     def words(self) -> str:
         """All of it in words, for files."""
         return (
-            f"Few-shot protocol {self.name}: every method sees the same sampled images. {self.chosen} {self.tested} Mean "
-            "and sample deviation over the seeds."
+            f"Few-shot protocol {self.name}: every method sees the same sampled images. {self.chosen} {self.tested} "
+            "Mean and sample standard deviation over the seeds."
         )

@@ -15,9 +15,9 @@ class BaseToNew(Protocol):
 
     name = "base-to-new"
     tested = (
-        "Fitted on the first half of the classes. Base: test images of these among these. New: test images of the other "
-        "classes among those; a method whose learned part is bound to its classes leaves them to zero-shot. Both are read "
-        "once, after every method has been fitted."
+        "Fitted on the first half of the classes. Base: test images of these among these. New: test images of the "
+        "other classes among those; a method whose learned part is bound to its classes leaves them to zero-shot. Both "
+        "are read once, after every method has been fitted."
     )
     note = "hyper-parameters and epochs chosen on validation pictures of base classes only, tests read once"
     fits_one = False
@@ -26,8 +26,8 @@ class BaseToNew(Protocol):
         super().check(dataset)
         if len(dataset.class_names) < LEAST:
             raise InputError(
-                f"protocol is {self.name!r}, but {dataset.name!r} has {len(dataset.class_names)} classes, of which no two "
-                f"halves can be made: give data of at least {LEAST}."
+                f"protocol is {self.name!r}, but {dataset.name!r} has {len(dataset.class_names)} classes, too few for "
+                f"two halves: give data of at least {LEAST}."
             )
 
     def fitted(self, dataset: Dataset) -> Dataset:

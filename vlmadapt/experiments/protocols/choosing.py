@@ -21,6 +21,7 @@ class NoVal(Protocol):
 
     name = "no-val"
     chosen = "There are no validation images: the methods' defaults stand."
+    holds_out = False
     note = "no validation pictures, defaults stand, test read once"
 
     def draw(self, dataset: Dataset, shots: int, seed: int, on_short: OnShort = "error") -> FewShotSplit:
@@ -36,8 +37,8 @@ class HeldOutShot(Protocol):
 
     name = "held-out-shot"
     chosen = (
-        "One of the shots of each class is held out of training, and hyper-parameters and the number of epochs are chosen "
-        "on it; at 1 shot none is, and the methods' defaults stand as in no-val."
+        "One of the shots of each class is held out of training, and hyper-parameters and the number of epochs are "
+        "chosen on it; at 1 shot none is, and the methods' defaults stand as in no-val."
     )
     note = "hyper-parameters and epochs chosen on one shot of each class, held out of training, test read once"
 
@@ -49,12 +50,12 @@ class HeldOutShot(Protocol):
             kept = max(len(group) - 1, 1)  # the draw is an order by lot: its last picture is as good as any
             train += group[:kept]
             held += group[kept:]
-        parts = {"train": tuple(train), "val": tuple(held)}
         return replace(
             split,
-            **parts,
-            split_hash=hash_splits(dataset.root, {split: part for split, part in parts.items() if part}),
-            train_hash=hash_splits(dataset.root, {"train": parts["train"]}),
+            train=tuple(train),
+            val=tuple(held),
+            split_hash=hash_splits(dataset.root, {"train": train, "val": held}),
+            train_hash=hash_splits(dataset.root, {"train": train}),
         )
 
     def remarks(self, shots: tuple[int, ...]) -> list[str]:

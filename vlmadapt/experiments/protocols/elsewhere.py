@@ -31,9 +31,9 @@ class Cross(_Elsewhere):
 
     name = "cross"
     tested = (
-        "Fitted on the first data set, tested on its test split and on those of others among their own classes; there a "
-        "method whose learned part is bound to its classes leaves them to zero-shot. Each is read once, after every method "
-        "has been fitted."
+        "Fitted on the first data set, tested on its test split and on those of others among their own classes; there "
+        "a method whose learned part is bound to its classes leaves them to zero-shot. Each is read once, after every "
+        "method has been fitted."
     )
 
     def check(self, dataset: Dataset) -> None:
@@ -53,16 +53,16 @@ class Shift(_Elsewhere):
 
     name = "shift"
     tested = (
-        "Fitted on the first domain, tested on its test split and on the images of the other domains. Each is read once, "
-        "after every method has been fitted."
+        "Fitted on the first domain, tested on its test split and on the images of the other domains. Each is read "
+        "once, after every method has been fitted."
     )
 
     def check(self, dataset: Dataset) -> None:
         super().check(dataset)
         if not self.others:
             raise InputError(
-                "protocol is 'shift' without other data of the same classes: give a folder of domains and the one that is "
-                "fitted (--domain), or name the others (--test-on)."
+                "protocol is 'shift' without other data of the same classes: give a folder of domains and the one that "
+                "is fitted (--domain), or name the others (--test-on)."
             )
         for other in self.others:
             if other.with_classes(dataset.class_names) is None:
