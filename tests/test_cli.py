@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -59,7 +60,8 @@ def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypa
     monkeypatch.setattr("vlmadapt.adapters.base.WIDENINGS", 0)
     result = fit_tip_f(world, tmp_path / "run")
     assert "is on the edge of what was searched: --set search_" in result.output  # of two values
-    assert "validation accuracy" in result.output and "alpha" in result.output
+    assert re.search(r"validation accuracy [0-9.]+ % \[[0-9.]+, [0-9.]+\]", result.output)
+    assert "(Wilson, 95 %)" in result.output and "alpha" in result.output
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["class_names"] == ["apple", "fish", "leaf", "sun"]
     assert run["templates"] and run["encoder"] == {"name": "colours", "fingerprint": ColourEncoder().fingerprint}
@@ -80,7 +82,9 @@ def test_eval_writes_results_and_names_the_hardest_classes(fitted, tmp_path):
     assert f"{100 * cell['test_accuracy']:.1f}" in result.output
     assert (tmp_path / "results.csv").is_file()
     rows = (tmp_path / "by_class.csv").read_text().splitlines()
-    assert rows[0] == "class,test_pictures,accuracy" and len(rows) == 5
+    assert rows[0] == "class,test_pictures,accuracy,accuracy_low,accuracy_high" and len(rows) == 5
+    low, high = cell["accuracy_interval"]
+    assert low < cell["test_accuracy"] <= high and f"[{100 * low:.1f}, {100 * high:.1f}]" in result.output
     assert "hardest classes" in result.output
 
 

@@ -82,7 +82,7 @@ class Run:
     ``support`` and ``validation`` hold (path from the data's root, label) of each picture. ``val_accuracy`` is a
     fraction, None without validation pictures. ``contents`` holds the sha256 of the bytes and of the pixels of each
     picture (:class:`vlmadapt.pictures.Identity`), in the same order; 0.1.0 wrote none. ``identity`` is by what ``fit
-    --resume`` knows the fit again.
+    --resume`` knows the fit again. ``protocol``: what chose, by name; 0.1.0 knew few-val alone.
     """
 
     data: FittedOn
@@ -108,6 +108,7 @@ class Run:
     versions: Mapping[str, str]
     identity: Mapping[str, Any] | None = None
     contents: tuple[tuple[str, str], ...] = ()
+    protocol: str = "few-val"
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``run.json``, apart from the adapter's hash."""

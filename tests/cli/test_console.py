@@ -138,7 +138,9 @@ def test_a_table_on_a_narrow_terminal_loses_no_figure(width, environment, monkey
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     stream = io.StringIO()
-    table = Table("A title", ["method", "1 shot", "trained"], [["tip-adapter", "39.3 ± 5.0", "212,992"]], split_at=2)
+    table = Table(
+        "A title", ["method", "1 shot", "trained"], [["tip-adapter", "39.3 ± 5.0", "212,992"]], divisible=True
+    )
     show(table, Console(file=stream, force_terminal=True, width=width))
     text = stream.getvalue()
     if environment:

@@ -7,7 +7,8 @@ import statistics
 import pytest
 
 from vlmadapt.errors import FileError
-from vlmadapt.experiments.results import SELECTION, Cell, ProtocolResults
+from vlmadapt.experiments.protocols import FewVal
+from vlmadapt.experiments.results import Cell, ProtocolResults
 from vlmadapt.provenance.versions import public_name, versions
 
 ACCURACY = {("zero-shot", 1): [0.3, 0.3, 0.3], ("tip-adapter", 1): [0.4, 0.5, 0.45]}
@@ -36,7 +37,7 @@ def results(accuracy=None) -> ProtocolResults:
     return ProtocolResults(
         dataset={"name": "toys", "classes": 3, "split_hash": "abc", "test": 7},
         encoder={"name": "colours", "fingerprint": "f00d", "width": 4, "logit_scale": 20.0},
-        protocol={"seeds": list(seeds), "shots": [1], "views": 1, "precision": "fp32", "selection": SELECTION},
+        protocol={"seeds": list(seeds), "shots": [1], "views": 1, "precision": "fp32", "selection": FewVal().words},
         versions=versions(),
         methods={method: {"epochs": 3} for method, _ in accuracy},
         cells=tuple(cells),

@@ -76,6 +76,8 @@ class Adapter(nn.Module):
     needs_text: ClassVar[bool] = True  # the samples alone do not make its classifier
     needs_negatives: ClassVar[bool] = False  # takes negative_text_features= too
     needs_encoder: ClassVar[bool] = False  # fits with the encoder's text tower
+    transfers: ClassVar[bool] = False  # what it learns is not bound to its classes: see for_classes
+    learns: ClassVar[bool] = True  # classifies by the samples it was given
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
     trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
     least_classes: ClassVar[int] = 1  # that must have samples
@@ -280,6 +282,39 @@ class Adapter(nn.Module):
         rows = self._features("features", features)
         parts = [self._logits(rows[tile]).argmax(-1) for tile in tiles(len(rows), self.num_classes)]
         return torch.cat([*parts, rows.new_empty(0, dtype=torch.int64)])
+
+    @property
+    def can_transfer(self) -> bool:
+        """Whether :meth:`for_classes` can be called."""
+        return self.transfers
+
+    @usual(grad=True)
+    @torch.no_grad()
+    def for_classes(self: AnyAdapter, text_features: Tensor, class_names: Sequence[str] | None = None) -> AnyAdapter:
+        """The same fitted method on other classes: ``text_features [C', D]`` in place of its own.
+
+        Raises :class:`InputError` where what it learned is of its own classes (``can_transfer``), or before ``fit``.
+        """
+        self._require_fit()
+        if not self.can_transfer:
+            able = ", ".join(name for name, kind in self.kinds.items() if kind.transfers)
+            raise InputError(
+                f"this {self.name} adapter learned its own classes and no others: fit it again, or use {able}."
+            )
+        other = type(self)(text_features, self.logit_scale, self.config, class_names, self.encoder)
+        for name, tensor in self._learned().items():
+            _place(other, name, tensor)
+        other._settle()
+        other.temperature_ = self.temperature_
+        other.fitted_ = True
+        return other.eval()
+
+    def _learned(self) -> dict[str, Tensor]:
+        """What :meth:`for_classes` hands on: the state, apart from what is of the classes."""
+        return {name: tensor for name, tensor in self.state_dict().items() if name != "text_features"}
+
+    def _settle(self) -> None:
+        """What else there is to do once other classes and what was learned are in place."""
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples that weighed most for each query.

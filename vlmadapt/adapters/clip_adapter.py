@@ -42,6 +42,7 @@ class CLIPAdapter(TrainedAdapter):
 
     name = "clip-adapter"
     config_class = CLIPAdapterConfig
+    transfers = True
     ratio: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):

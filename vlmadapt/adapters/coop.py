@@ -63,6 +63,7 @@ class CoOp(TrainedClassifier):
     name = "coop"
     config_class = CoOpConfig
     needs_encoder = True
+    transfers = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -80,8 +81,23 @@ class CoOp(TrainedClassifier):
         start = start.expand(self.num_classes, -1, -1).clone() if self.config.per_class else start
         self.context = nn.Parameter(start)
         self._train(support, validation, options)
+        self._keep_classifier()
+
+    def _keep_classifier(self) -> None:
         self.classifier = self.adapted_text().detach()
         self.__dict__["_prompts"] = None
+
+    @property
+    def can_transfer(self) -> bool:
+        """Where the context is shared by all classes."""
+        return not self.config.per_class
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {"context": self.context}
+
+    def _settle(self) -> None:
+        self.__dict__["_prompts"] = self._tokenized()
+        self._keep_classifier()
 
     def _tokenized(self) -> Tokens:
         """Prompts with placeholders where the context goes; checked to be one token each, after the start token."""

@@ -24,6 +24,8 @@ class ZeroShot(Adapter):
     """Uses no samples: ``fit`` checks its arguments and changes nothing, and may be left out."""
 
     name = "zero-shot"
+    learns = False
+    transfers = True
     config_class = ZeroShotConfig
 
     def __init__(self, *args: Any, **kwargs: Any):

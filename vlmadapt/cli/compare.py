@@ -25,6 +25,7 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
+    options = sources.with_domains(data, options)
     dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"compare-{dataset.name}"
     options = replace(options, report=note, out=folder)
@@ -34,14 +35,20 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
 
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:
-    """Write the curve and the table beside the results that lie in ``folder``, and print the table."""
+    """Write the curve and the tables beside the results that lie in ``folder``, and print the tables."""
     from vlmadapt.files import write_text
     from vlmadapt.reporting.curves import draw_curves
-    from vlmadapt.reporting.table import protocol_table, show, to_markdown
+    from vlmadapt.reporting.table import gains_table, protocol_table, show, to_markdown
+    from vlmadapt.reporting.transfer import transfer_table
 
-    table = protocol_table(results)
-    write_text(folder / "table.md", to_markdown(table) + "\n")
+    several = results.test_sets != (None,)
+    tables = [transfer_table(results)] if several else [protocol_table(results), gains_table(results)]
+    tables = [table for table in tables if table]
+    write_text(folder / "table.md", "\n\n".join(map(to_markdown, tables)) + "\n")
     curve = draw_curves(results, folder / "curve.png")
-    show(table, output())
+    for number, table in enumerate(tables):
+        if number:
+            say("")
+        show(table, output())
     say(f"curve: {curve}")
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")

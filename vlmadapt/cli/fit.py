@@ -44,17 +44,21 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 def report_fit(classifier: Classifier, folder: Path) -> None:
     from vlmadapt.adapters import Auto
     from vlmadapt.backbones.given import UNKNOWN
+    from vlmadapt.provenance.intervals import NAME, wilson
 
     run = classifier.run
     accuracy = run.val_accuracy
     on_all = classifier.adapter.trains_on_validation
     held = "accuracy on pictures held out in turn" if on_all else "validation accuracy"
     none = "no picture could be held out" if on_all else "no validation pictures"
-    found = none if accuracy is None else f"{held} {100 * accuracy:.1f} %"
+    number = len(run.validation) + on_all * len(run.support)
+    found = none if accuracy is None else f"{held} {100 * accuracy:.1f} % {wilson(accuracy, number)}"
     plural = "s" * (len(run.validation) > 1)
-    say(f"{run.method}, {run.shots} shots, seed {run.seed}: {found}", "bold")
+    say(f"{run.method}, {run.shots} shots, seed {run.seed}, {run.protocol}: {found}", "bold")
     also = ", fitted on too" if on_all and run.validation else ""
     say(f"  {len(run.support)} training pictures, {len(run.validation)} validation picture{plural}{also}")
+    if accuracy is not None:
+        say(f"  [low, high]: of {number} pictures ({NAME})")
     if isinstance(classifier.adapter, Auto):
         _say_mixture(classifier.adapter)
     else:
@@ -99,6 +103,7 @@ def evaluate(
     from vlmadapt.classifier import read_run
     from vlmadapt.experiments import front
     from vlmadapt.experiments.folders import EVALUATED
+    from vlmadapt.provenance.intervals import wilson
     from vlmadapt.reporting.table import protocol_table, show
 
     dataset = front.test_data(read_run(run), data, options)
@@ -106,5 +111,6 @@ def evaluate(
     found = front.evaluate.with_options(run, dataset, options=replace(options, report=note, out=folder))
     show(protocol_table(found.results), output())
     worst = sorted((line for line in found.by_class if line[2] is not None), key=lambda line: line[2] or 0.0)[:3]
-    say("hardest classes: " + ", ".join(f"{name} {100 * (share or 0):.0f} %" for name, _, share in worst))
+    said = [f"{name} {100 * (share or 0):.0f} % {wilson(share or 0, number)}" for name, number, share in worst]
+    say(f"hardest classes: {', '.join(said)}")
     say("written: " + ", ".join(str(folder / name) for name in EVALUATED))

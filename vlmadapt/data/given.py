@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -48,7 +48,14 @@ class Given:
         unit = normalize(self.text, dim=-1)
         return (unit.sum(0) - unit) / (len(unit) - 1)
 
+    def only(self, class_names: Sequence[str]) -> Given:
+        """What is said of these classes alone: derived negatives are of them, too."""
+        own = None if self.negative_text is None else self.of_classes(self.negative_text, class_names)
+        return replace(
+            self, class_names=tuple(class_names), text=self.of_classes(self.text, class_names), negative_text=own
+        )
+
     def of_classes(self, rows: Tensor, class_names: Sequence[str]) -> Tensor:
-        """``rows`` (one of the above) in the order of ``class_names``, which are those of this file in some order."""
+        """``rows`` (one of the above) in the order of ``class_names``, which are among those of this file."""
         place = {name: row for row, name in enumerate(self.class_names)}
         return rows[torch.tensor([place[name] for name in class_names])]

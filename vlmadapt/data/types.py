@@ -180,6 +180,21 @@ class Dataset:
         }
         return replace(self, class_names=tuple(class_names), **parts)
 
+    def only(self, class_names: Sequence[str]) -> Dataset:
+        """The pictures of these classes alone, labels in their order.
+
+        Raises :class:`InputError` for fewer than two, or classes without pictures to train or test on.
+        """
+        place = {self.class_names.index(name): label for label, name in enumerate(class_names)}
+        parts: Parts = {
+            split: tuple(
+                replace(sample, label=place[sample.label]) for sample in self.split(split) if sample.label in place
+            )
+            for split in SPLITS
+        }
+        given = None if self.given is None else self.given.only(class_names)
+        return replace(self, class_names=tuple(class_names), given=given, notes=(), doubts=(), **parts)
+
     def key(self, sample: Sample) -> str:
         """The path of ``sample`` from ``root``: the same on every machine."""
         return relative_key(sample.path, self.root)

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmadapt.adapters import negative_templates
 from vlmadapt.backbones import class_text_features
 from vlmadapt.data.types import Row
+from vlmadapt.experiments.protocols import DEFAULT
 from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
 
 
-CONTENT = "picture_content"
+CONTENT, PROTOCOL = "picture_content", "protocol"
 
 
 def identity_of(
@@ -33,12 +34,14 @@ def identity_of(
     config: Mapping[str, Any],
     extraction: Extraction,
     pictures: str,
+    protocol: str,
 ) -> dict[str, Any]:
     """What decides a fit, apart from the code: plain JSON, kept beside whatever can be resumed.
 
-    pictures: :func:`pictures_hash` of ``split``.
+    pictures: :func:`pictures_hash` of ``split``. protocol: its name.
     """
     return {
+        PROTOCOL: protocol,
         **told_by_file(dataset, encoder),
         "adapter": adapter,
         "config": config,
@@ -61,10 +64,10 @@ def told_by_file(dataset: Dataset, encoder: Encoder) -> dict[str, Any]:
 
 
 def changed(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Difference | None:
-    """What differs between two identities: the pictures' content last, which 0.1.0 did not note."""
-    before = {CONTENT: identity.get(CONTENT), **stored}
-    rest = difference({**before, CONTENT: None}, {**identity, CONTENT: None})
-    return rest or difference(before, identity)
+    """What differs between two identities: the pictures' content last. 0.1.0 noted neither that nor a protocol."""
+    before, now = {PROTOCOL: DEFAULT, **stored}, {PROTOCOL: DEFAULT, **identity}
+    rest = difference({**before, CONTENT: None}, {**now, CONTENT: None})
+    return rest or difference({CONTENT: now.get(CONTENT), **before}, now)
 
 
 def pictures_hash(samples: Iterable[Sample]) -> str:

@@ -17,7 +17,9 @@ from vlmadapt.experiments import folders, leaks, single
 from vlmadapt.experiments.features import told_by_file
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
-from vlmadapt.experiments.sources import Data, extraction_of, open_dataset, open_encoder
+from vlmadapt.experiments.protocols import Protocol as ComparisonProtocol
+from vlmadapt.experiments.protocols import protocol_of
+from vlmadapt.experiments.sources import Data, extraction_of, open_dataset, open_encoder, open_protocol, with_domains
 from vlmadapt.experiments.store import FolderFits
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
@@ -74,6 +76,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     Raises :class:`InputError` for a bad argument or a folder that holds something else, before any slow work.
     """
     method = Method(options.adapter, options.adapter, options.settings or {})
+    protocol = protocol_of(options.protocol, single=True)
     folders.refuse_inside(data, folders.places_of(options))
     dataset = open_dataset(data, options)
     source = options.source
@@ -95,6 +98,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
             extraction_of(options, dataset),
             resume=options.resume,
             allow_short=options.allow_short,
+            protocol=protocol,
         )
 
 
@@ -114,13 +118,20 @@ def compare(data: Data, options: CompareOptions) -> ProtocolResults:
 def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> ProtocolResults:
     """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
     folders.refuse_inside(data, folders.places_of(options))
+    options = with_domains(data, options)
     dataset = _announced(data, options)
+    protocol = open_protocol(dataset, options)
     extraction = extraction_of(options, dataset)
     methods = list(check_plan(options.adapters, options.shots, range(options.seeds)).values())
     with _held(options.out) as place:
         if place is None:
-            return _run(dataset, open_encoder(options, dataset), extraction, methods, options)
-        settings = {"views": extraction.views, "precision": extraction.precision, "templates": dataset.templates}
+            return _run(dataset, open_encoder(options, dataset), extraction, methods, protocol, options)
+        settings = {
+            "views": extraction.views,
+            "precision": extraction.precision,
+            "templates": dataset.templates,
+            **protocol.about(dataset),
+        }
         asked = methods, options.shots, range(options.seeds), options.overwrite
         folders.claim_results(place, folders.describe(kind, dataset, settings), *asked)
         encoder = open_encoder(options, dataset)
@@ -133,7 +144,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
                 remove_tree(fits.root)
             place.begin(about, replacing)
 
-        results = _run(dataset, encoder, extraction, methods, options, fits, ready)
+        results = _run(dataset, encoder, extraction, methods, protocol, options, fits, ready)
         results.save(place.folder)
         folders.finish_results(place, about)
         if not options.keep_fits:
@@ -146,6 +157,7 @@ def _run(
     encoder: Encoder,
     extraction: Extraction,
     methods: Sequence[Method],
+    protocol: ComparisonProtocol,
     options: CompareOptions,
     fits: FolderFits | None = None,
     ready: Callable[[], None] | None = None,
@@ -161,6 +173,7 @@ def _run(
         report=options.report,
         allow_short=options.allow_short,
         ready=ready,
+        protocol=protocol,
     )
 
 

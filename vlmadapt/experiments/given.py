@@ -22,6 +22,7 @@ from vlmadapt.data.given import Given
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import FewShotFeatures
 from vlmadapt.experiments.fit import fit, measure_adapter
+from vlmadapt.experiments.protocols import FewVal
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import LOGIT_SCALE
@@ -146,7 +147,8 @@ def run_given(
             "seeds": list(seeds),
             "views": 1,
             "precision": "as given",
-            "selection": selection(method.adapter for method in methods),
+            "protocol": FewVal.name,
+            "selection": selection(FewVal(), (method.adapter for method in methods)),
         },
         versions=versions(),
         methods=configs,

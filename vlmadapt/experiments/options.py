@@ -12,6 +12,7 @@ from vlmadapt.options import OptionSet, says
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.classifier import DataSource
+    from vlmadapt.data import Dataset
     from vlmadapt.provenance.settings import Method
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
@@ -75,6 +76,9 @@ class FitOptions(Options):
     adapter: str = field(default="auto", metadata=says("The method: see vlmadapt adapters."))
     shots: int = field(default=16, metadata=says("Training pictures a class."))
     seed: int = field(default=0, metadata=says("Seed of the few-shot sample and of training."))
+    protocol: str = field(
+        default="few-val", metadata=says("What chooses hyper-parameters: few-val, no-val or held-out-shot.")
+    )
     out: Path | None = field(
         default=None, metadata=says("Folder of the classifier.", type=Path, shown="runs/DATA-ADAPTER-SHOTS")
     )
@@ -101,6 +105,14 @@ class CompareOptions(Options):
         default=(1, 2, 4, 8, 16), metadata=says("Training pictures a class, by commas.", commas="numbers")
     )
     seeds: int = field(default=3, metadata=says("How many seeds, from 0.", least=1))
+    protocol: str = field(
+        default="few-val",
+        metadata=says("few-val, no-val, held-out-shot, base-to-new, cross or shift: what chooses, fits and tests."),
+    )
+    test_on: Sequence[str | Path | Dataset] | None = field(
+        default=None,
+        metadata=says("Other data to test on, by commas: of cross or shift.", type=str, commas="names", shown="none"),
+    )
     out: Path | None = field(
         default=None, metadata=says("Folder of the results.", type=Path, shown="runs/compare-DATA")
     )

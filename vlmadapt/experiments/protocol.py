@@ -6,22 +6,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmadapt.data import Extraction, sample_shots
+from vlmadapt.adapters import ADAPTERS
+from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit, measure_adapter
+from vlmadapt.experiments.protocols import FewVal, Protocol, TestSet
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
+from vlmadapt.experiments.sources import refuse_other_encoder
 from vlmadapt.experiments.store import FitKey, FolderFits, MemoryFits
+from vlmadapt.provenance.intervals import wilson
 from vlmadapt.provenance.settings import Method, parse_method, plain
 from vlmadapt.provenance.versions import public_name, versions
 
 if TYPE_CHECKING:
+    from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, Sample
 
 SHOTS = (1, 2, 4, 8, 16)
+STAND_IN = "zero-shot"  # answers for methods that are bound to other classes
 
 
 def run_protocol(
@@ -36,12 +42,13 @@ def run_protocol(
     report: Callable[[str], None] | None = None,
     allow_short: bool = False,
     ready: Callable[[], None] | None = None,
+    protocol: Protocol | None = None,
 ) -> ProtocolResults:
     """Compare ``adapters`` on ``dataset``; returns the results, which ``save(folder)`` writes.
 
     For every number of shots and every seed, one sample of training and validation pictures serves all methods, and
     its features are extracted once. Hyper-parameters and epochs are chosen on the validation pictures. Only when every
-    fit is done is ``dataset.test`` read, once.
+    fit is done is a test split read, once.
 
     adapters: names of the registry, ``"name:setting=value"`` strings or :class:`Method`.
     fits: where fitted adapters wait for the test split. :class:`FolderFits` makes the same call go on after an
@@ -49,22 +56,33 @@ def run_protocol(
     report: called with one line after each fit.
     allow_short: a class with fewer training pictures than shots gives all it has, instead of being an error.
     ready: called when all arguments have been found good, before any picture is read.
+    protocol: what chooses, what is fitted and what is tested (:mod:`vlmadapt.experiments.protocols`); few-val by
+        default.
 
     Raises :class:`InputError` for a bad argument, before any picture is read.
     """
-    extraction = extraction or Extraction()
+    extraction, protocol = extraction or Extraction(), protocol or FewVal()
     methods = check_plan(adapters, shots, seeds)
-    leaks.require_test(dataset)
+    protocol.check(dataset)
+    whole, dataset, tests = dataset, protocol.fitted(dataset), protocol.tests(dataset)
+    refuse_other_encoder(encoder, dataset, protocol.others)
+    for test in tests:
+        leaks.require_test(test.dataset)
     on_short: Literal["error", "all"] = "all" if allow_short else "error"
-    splits = {(count, seed): sample_shots(dataset, count, seed, on_short) for count in shots for seed in seeds}
+    splits = {(count, seed): protocol.draw(dataset, count, seed, on_short) for count in shots for seed in seeds}
     texts = ClassTexts(encoder, dataset)
+    asked = [_texts_of(test, texts, dataset) for test in tests]
     configs = {label: plain(create(method, texts).config.as_dict()) for label, method in methods.items()}
     if ready is not None:
         ready()
     train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
     val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
 
-    leaks.warn(dataset, splits.values())
+    for test in tests:
+        leaks.warn(test.dataset, splits.values())
+    if report is not None:
+        for remark in protocol.remarks(tuple(shots)):
+            report(remark)
     fits = fits or MemoryFits()
     lasting = splits if isinstance(fits, FolderFits) else {}
     contents = {key: pictures_hash((*split.train, *split.val)) for key, split in lasting.items()}
@@ -74,7 +92,7 @@ def run_protocol(
         split = splits[key.shots, key.seed]
         method, config = methods[key.method], configs[key.method]
         pictures = contents.get((key.shots, key.seed), "")
-        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures)
+        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures, protocol.name)
         measures = fits.finished(key, {**identity, "versions": versions()})
         if measures is None:
             data = FewShotFeatures.of(split, train, val)
@@ -83,41 +101,79 @@ def run_protocol(
             fits.put(key, adapter, measures)
         measured[key] = measures
         if report is not None:
-            report(_line(number, len(keys), key, measures))
+            on_all = ADAPTERS[method.adapter].trains_on_validation
+            report(_line(number, len(keys), key, measures, len(split.val) + on_all * len(split.train)))
 
-    # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
-    test = dataset.test
-    samples = FeatureTable(encoder, test, extraction).of(test)
+    # From here on nothing is fitted or chosen any more: this is the one place that reads test splits.
     cells = []
-    for key in keys:
-        split, tested = splits[key.shots, key.seed], measure_adapter(fits.get(key), samples)
-        cells.append(
-            Cell(
-                method=key.method,
-                adapter=methods[key.method].adapter,
-                shots=key.shots,
-                seed=key.seed,
-                split_hash=split.split_hash,
-                train_hash=split.train_hash,
-                values=tested.values,
-                right=pack(tested.right),
-                **asdict(measured[key]),
+    for test, words in zip(tests, asked, strict=True):
+        samples = FeatureTable(encoder, test.dataset.test, extraction).of(test.dataset.test)
+        for key in keys:
+            adapter, answered_by = answering(fits.get(key, encoder), texts, words)
+            split, tested = splits[key.shots, key.seed], measure_adapter(adapter, samples)
+            cells.append(
+                Cell(
+                    method=key.method,
+                    adapter=methods[key.method].adapter,
+                    shots=key.shots,
+                    seed=key.seed,
+                    split_hash=split.split_hash,
+                    train_hash=split.train_hash,
+                    values=tested.values,
+                    right=pack(tested.right),
+                    tested_on=test.name,
+                    answered_by=answered_by,
+                    **asdict(measured[key]),
+                )
             )
-        )
     return ProtocolResults(
-        dataset={**describe_dataset(dataset), "test": len(test)},
+        dataset={**describe_dataset(whole), "test": len(tests[0].dataset.test), **_describe_tests(tests)},
         encoder=describe_encoder(encoder),
         protocol={
             "shots": list(shots),
             "seeds": list(seeds),
             "views": extraction.views,
             "precision": extraction.precision,
-            "selection": selection(method.adapter for method in methods.values()),
+            "protocol": protocol.name,
+            "selection": selection(protocol, (method.adapter for method in methods.values())),
         },
         versions=versions(),
         methods=configs,
         cells=tuple(cells),
     )
+
+
+def _texts_of(test: TestSet, known: ClassTexts, fitted: Dataset) -> ClassTexts:
+    """The texts that a test set is answered among, found good for zero-shot where they are others than ``known``."""
+    if test.dataset.class_names == fitted.class_names:
+        return known
+    texts = ClassTexts(known.encoder, test.dataset)
+    create(Method(STAND_IN, STAND_IN), texts)
+    return texts
+
+
+def answering(adapter: Adapter, known: ClassTexts, asked: ClassTexts) -> tuple[Adapter, str | None]:
+    """What answers among the classes ``asked`` for an adapter fitted on ``known`` ones, and whose name it has.
+
+    Itself (None) on its own classes, and with other texts where what it learned is not bound to them; else zero-shot.
+    """
+    if known is asked:
+        return adapter, None
+    if adapter.can_transfer:
+        return adapter.for_classes(asked.features, asked.class_names), None
+    return create(Method(STAND_IN, STAND_IN), asked), STAND_IN
+
+
+def _describe_tests(tests: Sequence[TestSet]) -> dict[str, Any]:
+    """Of several test sets: what each is."""
+    if len(tests) == 1:
+        return {}
+    described = [
+        {"name": test.name, "classes": len(test.dataset.class_names), "test": len(test.dataset.test)}
+        | {"split_hash": test.dataset.split_hash}
+        for test in tests
+    ]
+    return {"tests": described}
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
@@ -159,9 +215,10 @@ def _union(groups: Iterable[Sequence[Sample]]) -> list[Sample]:
     return [sample for group in groups for sample in group]
 
 
-def _line(number: int, total: int, key: FitKey, measures: Measures) -> str:
+def _line(number: int, total: int, key: FitKey, measures: Measures, pictures: int) -> str:
     plural = "s" * (key.shots > 1)
-    found = "" if measures.val_accuracy is None else f", validation {100 * measures.val_accuracy:.1f} %"
+    share = measures.val_accuracy
+    found = "" if share is None else f", validation {100 * share:.1f} % {wilson(share, pictures)}"
     return (
         f"[{number}/{total}] {key.method}, {key.shots} shot{plural}, seed {key.seed}: "
         f"{measures.fit_seconds:.1f} s{found}"

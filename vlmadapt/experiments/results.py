@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import MAIN
+from vlmadapt.experiments.paired import Gain, bootstrap
+from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
 from vlmadapt.provenance import means
+from vlmadapt.provenance.intervals import Interval, wilson
 
-SELECTION = (
-    "Few-shot protocol: every method sees the same sampled training and validation images. Hyper-parameters and the "
-    "number of epochs are chosen on the validation images only (min(shots, 4) a class). The test split is read once, "
-    "after every method has been fitted. Mean and sample standard deviation over the seeds."
-)
+REFERENCE = "tip-adapter-f"
+INTERVAL = "accuracy_interval"  # of a fit in files: follows from the others
 ON_ALL = " Methods that weigh others by held-out images ({}) train on the validation images too."
 
 
-def selection(adapters: Iterable[str]) -> str:
-    """How choices are made in fits of ``adapters``, in words."""
+def selection(protocol: Protocol, adapters: Iterable[str]) -> str:
+    """How choices are made in fits of ``adapters`` under ``protocol``, in words."""
     on_all = [name for name in dict.fromkeys(adapters) if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
-    return SELECTION + (ON_ALL.format(", ".join(on_all)) if on_all else "")
+    return protocol.words + (ON_ALL.format(", ".join(on_all)) if on_all and protocol.holds_out else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Cell(means.Cell):
     """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
     method that trains on them too. ``right`` holds which test pictures were answered rightly
     (:mod:`vlmadapt.experiments.rights`), ``train_hash`` tells the training pictures: None in files that note neither.
+    ``tested_on`` names the test set where there are several; ``answered_by`` is the adapter that stood in where the
+    method is bound to other classes than those of the test set, else None.
     """
 
     shots: int
@@ -42,17 +45,32 @@ class Cell(means.Cell):
     selected: Mapping[str, Any] = field(default_factory=dict)
     train_hash: str | None = None
     right: str | None = None
+    tested_on: str | None = None
+    answered_by: str | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The share of test pictures that were answered rightly."""
+        return self.values[MAIN]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method at one number of shots over the seeds: one measure's mean and sample deviation (None with one seed)."""
+    """A method at one number of shots over the seeds: one measure's mean and sample deviation (None with one seed).
+
+    ``interval`` is that of an accuracy, of its test pictures. ``one_draw``: the seeds had the same pictures to see, or
+    saw none, so that their deviation says nothing about another draw.
+    """
 
     method: str
     shots: int
+    tested_on: str | None
+    answered_by: str | None
     seeds: int
     mean: float
     std: float | None
+    interval: Interval | None
+    one_draw: bool
     trainable_parameters: int
     fit_seconds: float
     peak_memory_mib: float
@@ -77,6 +95,16 @@ class ProtocolResults:
         return tuple(sorted({cell.shots for cell in self.cells}))
 
     @property
+    def protocol_name(self) -> str:
+        """A key of ``PROTOCOLS``; files of 0.1.0 are of the one that there was."""
+        return str(self.protocol.get("protocol", DEFAULT))
+
+    @property
+    def reference(self) -> str:
+        """The method that differences are taken to: ``REFERENCE`` where it takes part, else the first."""
+        return REFERENCE if REFERENCE in self.methods else next(iter(self.methods))
+
+    @property
     def same_draws(self) -> dict[int, list[list[int]]]:
         """By shots: groups of seeds that drew the same pictures, so that their figures do not tell of the draw."""
         found: dict[int, list[list[int]]] = {}
@@ -94,16 +122,36 @@ class ProtocolResults:
     def measures(self) -> list[str]:
         return means.measures_of(self.cells)
 
-    def of(self, method: str, shots: int, measure: str = MAIN) -> Summary:
+    @property
+    def test_sets(self) -> tuple[str | None, ...]:
+        """What was tested on, in order: one None where it is the test split of the data alone."""
+        return tuple(dict.fromkeys(cell.tested_on for cell in self.cells))
+
+    def pictures(self, tested_on: str | None = None) -> int:
+        """How many test pictures there are, in all or in one of ``test_sets``."""
+        if tested_on is None:
+            return int(self.dataset["test"])
+        return next(int(each["test"]) for each in self.dataset["tests"] if each["name"] == tested_on)
+
+    def cells_of(self, method: str, shots: int, tested_on: str | None = None) -> list[Cell]:
+        """The fits of a method, one a seed, as tested on one of ``test_sets``, by default the first."""
+        place = self.test_sets[0] if tested_on is None else tested_on
+        return [cell for cell in self.cells if (cell.method, cell.shots, cell.tested_on) == (method, shots, place)]
+
+    def of(self, method: str, shots: int, measure: str = MAIN, tested_on: str | None = None) -> Summary:
         """Mean and deviation of a measure over the seeds; fit time is the mean, memory the largest."""
-        cells = [cell for cell in self.cells if cell.method == method and cell.shots == shots]
+        cells = self.cells_of(method, shots, tested_on)
         mean, std = means.mean_over(cells, measure)
         return Summary(
             method=method,
             shots=shots,
+            tested_on=cells[0].tested_on,
+            answered_by=cells[0].answered_by,
             seeds=len(cells),
             mean=mean,
             std=std,
+            interval=wilson(mean, self.pictures(cells[0].tested_on)) if measure == MAIN else None,
+            one_draw=_one_draw(cells, measure),
             trainable_parameters=cells[0].trainable_parameters,
             fit_seconds=statistics.fmean(cell.fit_seconds for cell in cells),
             peak_memory_mib=max(cell.peak_memory_mib for cell in cells),
@@ -111,23 +159,57 @@ class ProtocolResults:
 
     def right(self, cell: Cell) -> Tensor | None:
         """``[n]``, bool: which test pictures ``cell`` answered rightly, in their order; None where it is not known."""
-        return None if cell.right is None else unpack(cell.right, self.dataset["test"])
+        return None if cell.right is None else unpack(cell.right, self.pictures(cell.tested_on))
+
+    def gains(self, reference: str | None = None, tested_on: str | None = None) -> list[Gain]:
+        """Paired differences of accuracy of all other methods to ``reference``, at every number of shots.
+
+        reference: a method, by default :attr:`reference`. tested_on: one of ``test_sets``, by default the first.
+        """
+        base = self.reference if reference is None else reference
+        place = self.test_sets[0] if tested_on is None else tested_on
+        others = [name for name in self.methods if name != base]
+        every = [self._gain(method, base, shots, place) for shots in self.shots for method in others]
+        return [gain for gain in every if gain is not None]
+
+    def _gain(self, method: str, reference: str, shots: int, place: str | None) -> Gain | None:
+        base = {cell.seed: cell for cell in self.cells_of(reference, shots, place)}
+        pairs = [(cell, base[cell.seed]) for cell in self.cells_of(method, shots, place) if cell.seed in base]
+        if not pairs:
+            return None
+        rights = [(self.right(cell), self.right(other)) for cell, other in pairs]
+        known = [mine.double() - its.double() for mine, its in rights if mine is not None and its is not None]
+        mean = statistics.fmean(cell.accuracy - other.accuracy for cell, other in pairs)
+        interval = bootstrap(torch.stack(known)) if len(known) == len(pairs) else None
+        return Gain(method, reference, shots, place, len(pairs), mean, interval)
 
     def summary(self) -> list[Summary]:
-        return [self.of(method, shots) for method in self.methods for shots in self.shots]
+        """Of every method, number of shots and test set."""
+        return [
+            self.of(method, shots, tested_on=place)
+            for place in self.test_sets
+            for method in self.methods
+            for shots in self.shots
+        ]
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
         value = {
             **asdict(self),
-            "cells": [cell.as_json() for cell in self.cells],
+            "cells": [{**cell.as_json(), INTERVAL: self.interval(cell)} for cell in self.cells],
             "same_draws": [{"shots": count, "seeds": groups} for count, groups in self.same_draws.items()],
             "summary": [asdict(line) for line in self.summary()],
+            "differences": [asdict(gain) for place in self.test_sets for gain in self.gains(tested_on=place)],
         }
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
 
+    def interval(self, cell: Cell) -> Interval:
+        """Of the accuracy of one fit, by the number of test pictures."""
+        return wilson(cell.accuracy, self.pictures(cell.tested_on))
+
     def _csv_row(self, cell: Cell) -> dict[str, Any]:
+        interval = self.interval(cell)
         return {
             "dataset": self.dataset["name"],
             "encoder": self.encoder["name"],
@@ -135,7 +217,10 @@ class ProtocolResults:
             "method": cell.method,
             "shots": cell.shots,
             "seed": cell.seed,
+            **({} if cell.tested_on is None else {"tested_on": cell.tested_on, "answered_by": cell.answered_by}),
             **{means.PREFIX + name: value for name, value in cell.values.items()},
+            f"{means.PREFIX}{MAIN}_low": interval.low,
+            f"{means.PREFIX}{MAIN}_high": interval.high,
             "val_accuracy": cell.val_accuracy,
             "trainable_parameters": cell.trainable_parameters,
             "fit_seconds": round(cell.fit_seconds, 3),
@@ -143,6 +228,7 @@ class ProtocolResults:
             "split_hash": cell.split_hash,
             "config": json.dumps(self.methods[cell.method]),
             "selected": json.dumps(dict(cell.selected)),
+            "protocol": self.protocol_name,
             "selection_protocol": self.protocol["selection"],
             **self.versions,
         }
@@ -153,9 +239,17 @@ class ProtocolResults:
 
         def make(value: dict[str, Any]) -> ProtocolResults:
             parts = {name: value[name] for name in ("dataset", "encoder", "protocol", "versions", "methods")}
-            results = cls(cells=tuple(Cell.from_json(cell) for cell in value["cells"]), **parts)
+            cells = [{name: entry for name, entry in cell.items() if name != INTERVAL} for cell in value["cells"]]
+            results = cls(cells=tuple(map(Cell.from_json, cells)), **parts)
             for cell in results.cells:
                 results.right(cell)  # refuses what is damaged
             return results
 
         return means.load_results(folder, "vlmadapt compare or eval", make)
+
+
+def _one_draw(cells: Sequence[Cell], measure: str) -> bool:
+    """Whether the seeds of ``cells`` had no draw to differ by."""
+    kind = ADAPTERS.get(cells[0].answered_by or cells[0].adapter)
+    blind = kind is not None and not kind.learns and measure == MAIN  # calibration is learned from validation pictures
+    return len(cells) > 1 and (blind or len({cell.split_hash for cell in cells}) == 1)

@@ -14,18 +14,20 @@ from torch import Tensor
 
 from vlmadapt.atomic import remove_file
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
-from vlmadapt.data import Extraction, sample_shots
+from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
 from vlmadapt.experiments.fit import Measures, create, fit
-from vlmadapt.experiments.measures import MAIN, measure
+from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
+from vlmadapt.experiments.protocols import FewVal, Protocol
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
 from vlmadapt.experiments.sources import refuse_other_space
 from vlmadapt.files import read_versioned, write_csv, write_versioned
 from vlmadapt.provenance.about import About
+from vlmadapt.provenance.intervals import Interval, wilson
 from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
@@ -69,6 +71,7 @@ def fit_classifier(
     extraction: Extraction,
     resume: bool = False,
     allow_short: bool = False,
+    protocol: Protocol | None = None,
 ) -> Classifier:
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
 
@@ -76,7 +79,8 @@ def fit_classifier(
     that was never interrupted; without it they are removed, and an older classifier stays until the new one replaces
     it. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
-    split = sample_shots(dataset, shots, seed, "all" if allow_short else "error")
+    protocol = protocol or FewVal()
+    split = protocol.draw(dataset, shots, seed, "all" if allow_short else "error")
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
     pictures = pictures_hash((*split.train, *split.val))
@@ -84,7 +88,7 @@ def fit_classifier(
         "data": dataset.name,
         "shots": shots,
         "seed": seed,
-        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures),
+        **identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures, protocol.name),
     }
     with nullcontext() if folder is None else hold(folder) as place:
         if place is not None:
@@ -99,7 +103,7 @@ def fit_classifier(
         )
         checkpoints = None if place is None else place.folder / CHECKPOINTS
         measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
-        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures)
+        run = describe_run(dataset, source, encoder, split, method, config, extraction, measures, protocol)
         classifier = Classifier(adapter, encoder, replace(run, identity=identity))
         if place is not None:
             classifier.save(place.folder)
@@ -143,8 +147,11 @@ def describe_run(
     config: Mapping[str, Any],
     extraction: Extraction,
     measures: Measures,
+    protocol: Protocol | None = None,
 ) -> Run:
     """The record of a fit, without its identity."""
+
+    protocol = protocol or FewVal()
 
     def listed(samples: Sequence[Sample]) -> tuple[tuple[str, int], ...]:
         return tuple((dataset.key(sample), sample.label) for sample in samples)
@@ -164,7 +171,8 @@ def describe_run(
         precision=extraction.precision,
         support=listed(split.train),
         validation=listed(split.val),
-        selection=selection([method.adapter]),
+        selection=selection(protocol, [method.adapter]),
+        protocol=protocol.name,
         versions=versions(),
         contents=leaks.contents_of(split),
         **asdict(measures),
@@ -180,12 +188,22 @@ class Evaluation(NamedTuple):
     @property
     def accuracy(self) -> float:
         """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].values[MAIN]
+        return self.results.cells[0].accuracy
+
+    @property
+    def interval(self) -> Interval:
+        """Of ``accuracy``, by the number of test pictures (:func:`vlmadapt.provenance.intervals.wilson`)."""
+        return self.results.interval(self.results.cells[0])
 
     def save(self, folder: Path) -> list[Path]:
         """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
         paths = [*self.results.save(folder), folder / "by_class.csv"]
-        write_csv(paths[-1], ["class", "test_pictures", "accuracy"], self.by_class)
+        header = ["class", "test_pictures", "accuracy", "accuracy_low", "accuracy_high"]
+        rows = [
+            (name, number, share, *(("", "") if share is None else wilson(share, number)))
+            for name, number, share in self.by_class
+        ]
+        write_csv(paths[-1], header, rows)
         return paths
 
 
@@ -237,6 +255,7 @@ def evaluate(
             "seeds": [cell.seed],
             "views": run.views,
             "precision": run.precision,
+            "protocol": run.protocol,
             "selection": run.selection,
         },
         versions=versions(),

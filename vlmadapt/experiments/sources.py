@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt import backbones
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
-from vlmadapt.data import Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.data import BENCHMARKS, Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.data.domains import read_domains
 from vlmadapt.errors import InputError, shown
+from vlmadapt.experiments.protocols import Protocol, Shift, protocol_of
 
 if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.classifier import Run
     from vlmadapt.data.given import Given
-    from vlmadapt.experiments.options import Options
+    from vlmadapt.experiments.options import CompareOptions, Options
 
 Data = str | Path | Dataset
 LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
@@ -97,6 +100,41 @@ def _scale(given: Given, options: Options) -> float:
     return scale
 
 
+def open_protocol(dataset: Dataset, options: CompareOptions) -> Protocol:
+    """What ``options`` ask for, with the other data that are tested on.
+
+    Raises :class:`InputError` for options that do not go together, and what :func:`open_dataset` raises for other data.
+    """
+    protocol = protocol_of(options.protocol, [_open_other(other, options) for other in options.test_on or ()])
+    protocol.check(dataset)
+    return protocol
+
+
+def _open_other(other: Data, options: CompareOptions) -> Dataset:
+    root = options.root if str(other) in BENCHMARKS else None
+    return open_dataset(other, replace(options, root=root, domain=None, test_domain=None))
+
+
+def with_domains(data: Data, options: CompareOptions) -> CompareOptions:
+    """``options``, naming the other domains of the folder ``data`` to test on where they ask for a shift between them.
+
+    Raises :class:`InputError` for a ``test_domain``, since every domain is tested on.
+    """
+    if options.protocol != Shift.name or options.test_on or isinstance(data, Dataset):
+        return options
+    if options.test_domain is not None:
+        raise InputError(
+            f"test_domain is {options.test_domain!r}, but protocol 'shift' tests on every domain: leave it out "
+            "(--test-domain)."
+        )
+    if options.domain is None:
+        return options
+    others = read_domains(Path(data).expanduser(), options.domain, options.split_seed)[1:]
+    if options.templates:
+        others = tuple(replace(other, templates=tuple(options.templates)) for other in others)
+    return replace(options, test_on=others)
+
+
 def extraction_of(options: Options, dataset: Dataset | None = None) -> Extraction:
     """How pictures become features, or became so where ``dataset`` is of given features.
 
@@ -109,6 +147,28 @@ def extraction_of(options: Options, dataset: Dataset | None = None) -> Extractio
     if dataset is None or dataset.given is None:
         return extraction
     return replace(extraction, views=dataset.given.views, precision=dataset.given.precision)
+
+
+def refuse_other_encoder(encoder: Encoder, dataset: Dataset, others: Sequence[Dataset]) -> None:
+    """Raise :class:`InputError` where ``others`` cannot be seen by the ``encoder`` of ``dataset``.
+
+    Files of features that name no encoder are taken for those of one where their widths are equal.
+    """
+    for other in others:
+        if other.given is None:
+            if dataset.given is not None:
+                raise InputError(
+                    f"{other.name!r} holds pictures, but {dataset.name!r} features, whose encoder is not at hand: give "
+                    "both as pictures, or both as features."
+                )
+            continue
+        name, fingerprint = origin_of(other.given)
+        nameless = dataset.given is not None and name == encoder.name == UNKNOWN
+        if other.given.width != encoder.width or not (nameless or fingerprint == encoder.fingerprint):
+            raise InputError(
+                f"{other.name!r} holds features of another encoder ({name}, {other.given.width} wide) than "
+                f"{encoder.name} ({encoder.width} wide): give features of the same one."
+            )
 
 
 def refuse_other_space(run: Run, dataset: Dataset) -> None:

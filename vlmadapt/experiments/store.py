@@ -51,7 +51,7 @@ class MemoryFits:
     def put(self, key: FitKey, adapter: Adapter, measures: Measures) -> None:
         self._adapters[key] = adapter
 
-    def get(self, key: FitKey) -> Adapter:
+    def get(self, key: FitKey, encoder: Encoder | None = None) -> Adapter:
         return self._adapters[key]
 
 

@@ -22,6 +22,8 @@ KINDS = {
     "features": "features",
 }
 
+LATER = {"protocol": "few-val"}  # settings that folders of 0.1.0 do not name, and what they were
+
 
 @dataclass(frozen=True)
 class About:
@@ -59,8 +61,9 @@ class About:
         if _differ(found.encoder, self.encoder):
             what = "model" if self.kind == "tune" else "encoder"
             raise InputError(f"{folder} holds {kind} with another {what}, or other weights of it: {way_out}.")
-        known = {name: value for name, value in plain(self.settings).items() if name in found.settings}
-        other = difference({name: found.settings[name] for name in known}, known)
+        before = {**LATER, **found.settings}
+        known = {name: value for name, value in plain(self.settings).items() if name in before}
+        other = difference({name: before[name] for name in known}, known)
         if other is not None:
             raise InputError(f"{folder} holds {kind} with other settings ({other}): {way_out}.")
 

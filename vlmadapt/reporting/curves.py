@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vlmadapt.atomic import atomic_path
 from vlmadapt.experiments.results import ProtocolResults, Summary
 from vlmadapt.provenance.drawn import METADATA
+from vlmadapt.provenance.intervals import NAME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +23,8 @@ REFERENCE = "zero-shot"  # drawn as a grey dashed line: it sees no shots
 def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     """Write the curves of ``results`` to ``path`` (PNG): one line a method, bars of one sample deviation.
 
-    The shots axis is logarithmic to base 2. The legend stands beside the axes, in the order of the lines' right ends.
+    Of several test sets the first is drawn. The shots axis is logarithmic to base 2. The legend stands beside the axes,
+    in the order of the lines' right ends.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -31,7 +33,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     shots = results.shots
-    ends: dict[str, tuple[float, Any]] = {}
+    ends: dict[str, tuple[Summary, Any]] = {}
     drawn = 0
     for method in results.methods:
         line = [results.of(method, count) for count in shots]
@@ -40,7 +42,7 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
         else:
             handle = _draw_line(axes, line, drawn)
             drawn += 1
-        ends[method] = (line[-1].mean, handle)
+        ends[method] = (line[-1], handle)
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(count) for count in shots])
     axes.minorticks_off()
@@ -56,12 +58,14 @@ def draw_curves(results: ProtocolResults, path: str | Path) -> Path:
     below = f"{spread}; encoder {results.encoder['name']}".replace("$", r"\$")
     axes.set_title(below, loc="left", fontsize=9, color="0.35")
     name = results.dataset["name"].replace("$", r"\$")
-    figure.suptitle(f"{name}, {results.dataset['classes']} classes", x=0.01, ha="left", fontsize=13)
-    order = sorted(ends, key=lambda method: -ends[method][0])
+    first = results.test_sets[0]
+    tested = "" if first is None else f", tested on {first}".replace("$", r"\$")
+    figure.suptitle(f"{name}, {results.dataset['classes']} classes{tested}", x=0.01, ha="left", fontsize=13)
+    order = sorted(ends, key=lambda method: -ends[method][0].mean)
     axes.legend(
         [ends[method][1] for method in order],
-        [f"{method}  {100 * ends[method][0]:.1f}" for method in order],
-        title=f"at {shots[-1]} shot{'s' * (shots[-1] > 1)}",
+        [f"{method}  {100 * ends[method][0].mean:.1f} {ends[method][0].interval}" for method in order],
+        title=f"at {shots[-1]} shot{'s' * (shots[-1] > 1)} [{NAME}]",
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
         frameon=False,

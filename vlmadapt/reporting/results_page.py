@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlmadapt.errors import FileError
-from vlmadapt.experiments.measures import MAIN
-from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.results import REFERENCE, ProtocolResults
 from vlmadapt.files import read_text, write_text
-from vlmadapt.reporting.table import Table, protocol_table, to_markdown
+from vlmadapt.provenance.intervals import NAME
+from vlmadapt.reporting.table import Table, draw_notes, gains_table, protocol_table, to_markdown
 
-REFERENCE = "tip-adapter-f"
-COMPARED = ("auto", "xmadapter", "hegraph")
 AUTO = "auto"
 
 TITLES = {
@@ -127,12 +125,11 @@ def section_text(section: Section) -> str:
     spread = f"mean ± sample deviation of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]} only"
     test = results.dataset["test"]
     lines += [
-        wrapped(
-            f"Test accuracy in %, {spread}; {test:,} test pictures, so that one accuracy of 50 % has a standard error "
-            f"of {100 * (0.25 / test) ** 0.5:.1f} points."
-        ),
+        wrapped(f"Test accuracy in %, {spread}, and the interval of the test set of {test:,} pictures ({NAME})."),
         "",
         to_markdown(table),
+        "",
+        *(wrapped(note) for note in draw_notes(results)),
         "",
     ]
     if section.curve:
@@ -144,23 +141,12 @@ def section_text(section: Section) -> str:
 
 
 def compared(results: ProtocolResults) -> list[str]:
-    """A table of differences to the reference, seed by seed, of every other trained method named in ``COMPARED``."""
-    methods = [name for name in results.methods if name != REFERENCE and name.split(",")[0] in COMPARED]
-    if REFERENCE not in results.methods or not methods:
+    """A table of differences to the reference, paired, of every other method."""
+    table = gains_table(results) if REFERENCE in results.methods else None
+    if table is None:
         return []
-    rows = []
-    for method in methods:
-        row = [method]
-        for shots in results.shots:
-            gains = [
-                100 * (accuracy(results, method, shots, seed) - accuracy(results, REFERENCE, shots, seed))
-                for seed in results.protocol["seeds"]
-            ]
-            mean = f"{statistics.fmean(gains):+.1f}"
-            row.append(mean if len(gains) == 1 else f"{mean} ± {statistics.stdev(gains):.1f}")
-        rows.append(row)
-    header = [f"points over {REFERENCE}", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)]
-    return [f"Differences to {REFERENCE} on the same pictures, seed by seed:", "", to_markdown(Table("", header, rows))]
+    said = " ".join([f"{table.title}:", *table.notes])
+    return [wrapped(said), "", to_markdown(replace(table, title="", notes=()))]
 
 
 def held_against(results: ProtocolResults) -> list[str]:
@@ -173,7 +159,7 @@ def held_against(results: ProtocolResults) -> list[str]:
         for seed in results.protocol["seeds"]:
             cells = [c for c in results.cells if (c.shots, c.seed) == (shots, seed) and c.method != AUTO]
             most = max(cell.val_accuracy or 0.0 for cell in cells)
-            ties = [cell.values[MAIN] for cell in cells if (cell.val_accuracy or 0.0) == most]
+            ties = [cell.accuracy for cell in cells if (cell.val_accuracy or 0.0) == most]
             chosen.append(statistics.fmean(ties))
         best = max(singles, key=lambda name: results.of(name, shots).mean)
         rows[AUTO].append(f"{100 * results.of(AUTO, shots).mean:.1f}")
@@ -186,12 +172,6 @@ def held_against(results: ProtocolResults) -> list[str]:
         "validation pictures too: at 1 to 4 shots it has twice the pictures, at 16 a quarter more.)"
     )
     return [said, "", to_markdown(Table("", header, [[name, *row] for name, row in rows.items()]))]
-
-
-def accuracy(results: ProtocolResults, method: str, shots: int, seed: int) -> float:
-    return next(
-        cell.values[MAIN] for cell in results.cells if (cell.method, cell.shots, cell.seed) == (method, shots, seed)
-    )
 
 
 def wrapped(text: str, width: int = 118) -> str:

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmadapt.adapters import ADAPTERS
+from vlmadapt.experiments import paired
 from vlmadapt.experiments.measures import FILES_ONLY, MAIN, TITLES
-from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.paired import Gain
+from vlmadapt.experiments.protocols import PROTOCOLS
+from vlmadapt.experiments.results import ProtocolResults, Summary
+from vlmadapt.provenance import intervals
 from vlmadapt.provenance.means import best_places, over_seeds, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
+ONE_DRAW = "same"
+
 
 @dataclass(frozen=True)
 class Table:
     """Cells are text; the first column is aligned left, the others right unless ``left`` names them.
 
-    ``bold`` holds (row, column) of the cells to stress on a terminal; one too narrow for the whole table gets the
-    columns from ``split_at`` on as a second table.
+    ``bold`` holds (row, column) of the cells to stress on a terminal; one too narrow for the whole of a ``divisible``
+    table gets several, each with the first column and as many others as it has room for.
     """
 
     title: str
@@ -31,12 +37,12 @@ class Table:
     notes: Sequence[str] = ()
     left: frozenset[int] = frozenset({0})
     bold: frozenset[tuple[int, int]] = frozenset()
-    split_at: int | None = None
+    divisible: bool = False
 
 
 def protocol_table(results: ProtocolResults) -> Table:
-    """Test accuracy in per cent, mean ± sample deviation over the seeds, one row a method; other measures at the most
-    shots."""
+    """Test accuracy in per cent, mean ± sample deviation over the seeds and interval, one row a method; other measures
+    at the most shots."""
     shots = results.shots
     lines = {method: [results.of(method, count) for count in shots] for method in results.methods}
     more = [name for name in results.measures if name not in (MAIN, *FILES_ONLY)]
@@ -45,7 +51,7 @@ def protocol_table(results: ProtocolResults) -> Table:
         largest = line[-1]
         cost = [f"{largest.trainable_parameters:,}", f"{largest.fit_seconds:.1f}", f"{largest.peak_memory_mib:,.0f}"]
         others = [results.of(method, shots[-1], name) for name in more]
-        rows.append([method, *(percent(each.mean, each.std) for each in (*line, *others)), *cost])
+        rows.append([method, *map(figure, (*line, *others)), *cost])
     most = f"{shots[-1]} shots"
     columns = [
         *(f"{count} shot{'s' * (count > 1)}" for count in shots),
@@ -57,14 +63,14 @@ def protocol_table(results: ProtocolResults) -> Table:
         header=["method", *columns, "trained", "fit s", "peak MiB"],
         rows=rows,
         notes=[
-            f"Accuracy: {over_seeds(results.protocol['seeds'])}; hyper-parameters and epochs chosen on validation "
-            "pictures only, test read once.",
+            *protocol_notes(results),
+            interval_note(results.pictures()),
             *_on_validation({cell.method: cell.adapter for cell in results.cells}),
-            *(_same_draw(count, groups) for count, groups in results.same_draws.items()),
+            *draw_notes(results),
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
         bold=best_places([summary.mean for summary in column] for column in zip(*lines.values(), strict=True)),
-        split_at=1 + len(columns),
+        divisible=True,
     )
 
 
@@ -74,12 +80,65 @@ def _on_validation(adapters: Mapping[str, str]) -> list[str]:
     return [f"Fitted on the validation pictures too: {', '.join(trained)}."] if trained else []
 
 
-def _same_draw(shots: int, groups: Sequence[Sequence[int]]) -> str:
+def figure(summary: Summary) -> str:
+    """A measure in a table: mean, deviation over the seeds or that they saw the same, and interval."""
+    spread = f"{percent(summary.mean, None)} {ONE_DRAW}" if summary.one_draw else percent(summary.mean, summary.std)
+    return spread if summary.interval is None else f"{spread} {summary.interval}"
+
+
+def protocol_notes(results: ProtocolResults) -> list[str]:
+    """What figures are taken over, and what chose and was tested."""
+    protocol = PROTOCOLS[results.protocol_name]()
+    return [
+        f"Accuracy: {over_seeds(results.protocol['seeds'])}; protocol {protocol.name}: {protocol.note}.",
+        *(f"{remark}." for remark in protocol.remarks(results.shots)),
+    ]
+
+
+def interval_note(pictures: int) -> str:
+    return f"[low, high]: of the test set, {pictures:,} pictures ({intervals.NAME})."
+
+
+def draw_notes(results: ProtocolResults) -> list[str]:
+    """What is to be said of seeds that drew the same pictures, all or some of them."""
+    whole = [f"{ONE_DRAW}: all seeds saw the same pictures, or the method saw none: no deviation of the draw."]
+    some = [line for count, groups in results.same_draws.items() for line in _same_draw(results, count, groups)]
+    return (whole if any(summary.one_draw for summary in results.summary()) else []) + some
+
+
+def _same_draw(results: ProtocolResults, shots: int, groups: Sequence[Sequence[int]]) -> list[str]:
+    if [sorted(results.protocol["seeds"])] == [list(group) for group in groups]:
+        return []  # the table says so
     seeds = "; ".join(", ".join(map(str, group)) for group in groups)
-    return (
+    return [
         f"{shots} shot{'s' * (shots > 1)}: seeds {seeds} drew the same pictures, so that the deviation there does not "
         "tell of the draw."
+    ]
+
+
+def gains_table(results: ProtocolResults) -> Table | None:
+    """Differences of accuracy to the reference in points, with their intervals; None where there is no other method."""
+    found, reference = {(gain.method, gain.shots): gain for gain in results.gains()}, results.reference
+    if not found:
+        return None
+    rows = []
+    for method in dict.fromkeys(gain.method for gain in found.values()):
+        row = [found.get((method, shots)) for shots in results.shots]
+        rows.append([method, *("-" if gain is None else _points(gain) for gain in row)])
+    return Table(
+        title=f"Points of accuracy over {reference} on the same pictures and seeds",
+        header=[f"over {reference}", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)],
+        rows=rows,
+        notes=[f"[low, high]: {paired.NAME}."] if any(gain.interval for gain in found.values()) else [],
+        divisible=True,
     )
+
+
+def _points(gain: Gain) -> str:
+    mean = f"{100 * gain.mean:+.1f}"
+    if gain.interval is None:
+        return mean
+    return f"{mean} [{100 * gain.interval.low:+.1f}, {100 * gain.interval.high:+.1f}]"
 
 
 def to_markdown(table: Table) -> str:
@@ -105,10 +164,7 @@ def show(table: Table, console: Console) -> None:
     if not console.is_terminal:
         print(to_markdown(table), file=console.file)
         return
-    whole = range(len(table.header))
-    parts: list[Sequence[int]] = [whole]
-    if table.split_at and sum(_widths(table)) + 3 * len(whole) > console.width:
-        parts = [whole[: table.split_at], [0, *whole[table.split_at :]]]
+    parts = _parts(table, console.width)
     if any(_least_width(table, part) > console.width for part in parts):
         print(to_markdown(table), file=console.file)  # lines that the terminal breaks, but whole figures
         return
@@ -119,6 +175,19 @@ def show(table: Table, console: Console) -> None:
         console.print(part)
     for note in table.notes:
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+def _parts(table: Table, width: int) -> list[list[int]]:
+    """Columns of each table that is drawn in place of one too wide for the screen."""
+    widths, columns = [each + 3 for each in _widths(table)], list(range(len(table.header)))
+    if not table.divisible or sum(widths) <= width:
+        return [columns]
+    parts = [[0]]
+    for column in columns[1:]:
+        if len(parts[-1]) > 1 and sum(widths[each] for each in (*parts[-1], column)) > width:
+            parts.append([0])
+        parts[-1].append(column)
+    return parts
 
 
 def _least_width(table: Table, columns: Sequence[int]) -> int:
