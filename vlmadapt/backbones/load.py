@@ -41,6 +41,11 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
     )
 
 
+def reads_text(name: str) -> bool:
+    """Whether the backbone of that name, which :func:`load_encoder` may know, has a text tower."""
+    return not name.startswith("timm:")
+
+
 def pick_device(device: str) -> str:
     """Check ``device``; ``auto`` is CUDA where torch has it. Raises :class:`InputError` with the choices."""
     if device == "auto":

@@ -17,7 +17,7 @@ from vlmadapt.experiments import folders, leaks, single
 from vlmadapt.experiments.features import told_by_file
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
-from vlmadapt.experiments.sources import Data, extraction_of, open_dataset, open_encoder
+from vlmadapt.experiments.sources import Data, asked_for, extraction_of, open_dataset, open_encoder
 from vlmadapt.experiments.store import FolderFits
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
@@ -116,7 +116,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
     folders.refuse_inside(data, folders.places_of(options))
     dataset = _announced(data, options)
     extraction = extraction_of(options, dataset)
-    methods = list(check_plan(options.adapters, options.shots, range(options.seeds)).values())
+    methods = list(check_plan(asked_for(dataset, options), options.shots, range(options.seeds)).values())
     with _held(options.out) as place:
         if place is None:
             return _run(dataset, open_encoder(options, dataset), extraction, methods, options)
