@@ -23,7 +23,9 @@ class Options(OptionSet):
 
     encoder: str | Encoder = field(
         default="embedded",
-        metadata=says("embedded, open_clip:MODEL/TAG or open_clip:MODEL@CHECKPOINT.", flag="--backbone"),
+        metadata=says(
+            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT or timm:MODEL[@CHECKPOINT].", flag="--backbone"
+        ),
     )
     root: Path | None = field(
         default=None, metadata=says("Folder of a benchmark's or JSON split's pictures.", type=Path)

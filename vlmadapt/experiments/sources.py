@@ -43,6 +43,8 @@ def open_dataset(data: Data, options: Options) -> Dataset:
             domain=options.domain,
             test_domain=options.test_domain,
         )
+    if options.templates and not has_text(dataset, options):
+        raise InputError("templates is given, but the backbone has no text tower: leave it out (--template).")
     if dataset.given is not None:
         _refuse_options(dataset, dataset.given, options)
     elif options.logit_scale is not None:
