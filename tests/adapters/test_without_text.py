@@ -249,8 +249,11 @@ def test_a_checkpoint_with_text_is_another_run(name, problem, tmp_path):
 
 
 def test_alpha_only_scales_so_that_its_edge_says_nothing(problem):
-    adapter = make("gda", search_alpha=(0.01, 0.02, 2)).fit(*problem.fit_arguments)
-    assert adapter.at_edges() == {}
+    adapter = make("gda", search_alpha=(1e-6, 2e-6, 2)).fit(*problem.fit_arguments)
+    assert adapter.at_edges() == {} and adapter.hyperparameters()["alpha"] > 2e-6  # searched beyond, as ever
+    assert torch.equal(
+        adapter.predict(problem.queries), make("gda").fit(*problem.fit_arguments).predict(problem.queries)
+    )
     with_text = create_adapter("gda", problem.text, TAU, {"search_alpha": (0.01, 0.02, 2)})
     assert with_text.fit(*problem.fit_arguments).at_edges() == {"alpha": "search_alpha"}
 

@@ -29,6 +29,10 @@ def plain(each: int = EACH, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"image_features": features, "labels": labels, "text_features": centres}
 
 
+def without_text(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in tensors.items() if name != "text_features"}
+
+
 def parted() -> dict[str, torch.Tensor]:
     found = {"text_features": plain()["text_features"]}
     for seed, split in enumerate(("train", "val", "test")):
@@ -67,7 +71,7 @@ def test_rows_without_splits_are_split_by_seed(tmp_path: Path, suffix: str) -> N
     for row in dataset.test:
         assert isinstance(row, Row) and torch.equal(row.feature, tensors["image_features"][row.index])
         assert row.label == tensors["labels"][row.index]
-    assert dataset.given is not None and dataset.given.logit_scale is None
+    assert dataset.given is not None and dataset.given.logit_scale is None and dataset.given.text is not None
     assert torch.equal(dataset.given.text, tensors["text_features"])
     assert check_dataset(path, progress=False).ok
 
@@ -132,14 +136,15 @@ def test_class_names_scale_and_negatives(tmp_path: Path, kind: str) -> None:
         path = write(tmp_path / "a.npz", {**tensors, "classnames": listed})
     dataset = load_dataset(path)
     assert dataset.class_names == ("red kite", "rook", "Krähe") and dataset.given is not None
-    assert dataset.given.logit_scale == 50 and bool((dataset.given.negatives == 1).all()) and dataset.notes == ()
+    assert dataset.given.negatives is not None and bool((dataset.given.negatives == 1).all())
+    assert dataset.given.logit_scale == 50 and dataset.notes == ()
 
 
 def test_text_follows_the_names_in_another_order(tmp_path: Path) -> None:
     names = {"class_names": json.dumps(["a", "b", "c"])}
     dataset = load_dataset(write(tmp_path / "a.safetensors", plain(), names))
     aligned = dataset.with_classes(["c", "a", "b"])
-    assert aligned is not None and aligned.given is not None
+    assert aligned is not None and aligned.given is not None and aligned.given.text is not None
     text = aligned.given.of_classes(aligned.given.text, aligned.class_names)
     assert torch.equal(text, plain()["text_features"][[2, 0, 1]])
     assert torch.equal(rows(aligned, "train"), rows(dataset, "train"))
@@ -153,7 +158,8 @@ def test_halves_doubles_and_foreign_bytes_are_read(tmp_path: Path) -> None:
         assert rows(dataset, "train").dtype == torch.float32
     swapped = {name: value.numpy().astype(value.numpy().dtype.newbyteorder()) for name, value in plain().items()}
     dataset = load_dataset(write(tmp_path / "a.npz", swapped))
-    assert dataset.given is not None and torch.equal(dataset.given.text, plain()["text_features"])
+    assert dataset.given is not None and dataset.given.text is not None
+    assert torch.equal(dataset.given.text, plain()["text_features"])
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -169,7 +175,18 @@ def with_value(name: str, index: tuple[int, ...], value: float) -> torch.Tensor:
 WRONG = {
     "no images": (changed(image_features=None), r"has no tensor 'image_features'"),
     "no labels": (changed(labels=None), r"has no tensor 'labels'"),
-    "no text": (changed(text_features=None), r"has no tensor 'text_features'"),
+    "negatives without text": (
+        changed(text_features=None, negative_text=torch.ones(3, WIDTH)),
+        r"has negative_text without text_features: give both or neither",
+    ),
+    "a label beyond all rows": (
+        changed(text_features=None, labels=with_value("labels", (4,), 30)),
+        r"labels holds 30 at index 4 but there are 30 classes: use 0 to 29",
+    ),
+    "widths without text": (
+        {**without_text(parted()), "val_features": torch.ones(12, 4)},
+        r"val_features is 4 wide but train_features is 8 wide",
+    ),
     "a vector": (changed(image_features=torch.ones(30)), r"image_features is float32 \[30\]: give a matrix"),
     "whole numbers": (changed(image_features=torch.ones(30, WIDTH).int()), r"image_features is int32 \[30, 8\]"),
     "NaN": (changed(image_features=with_value("image_features", (3, 2), float("nan"))), r"holds NaN at index \[3, 2\]"),
@@ -215,8 +232,8 @@ def test_what_is_wrong_is_a_sentence_with_file_and_tensor(tmp_path: Path, suffix
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ('["a", "b"]', "class names are 2 entries for 3 rows"),
-        ('["a", "b", 3]', "give a text a row"),
+        ('["a", "b"]', "class names are 2 entries for 3 classes"),
+        ('["a", "b", 3]', "give a text a class"),
         ('["a", "b", "a"]', "two classes called 'a'"),
         ('{"a": 1}', "class_names in its metadata is a dict"),
         ("a, b, c", "is not valid JSON"),
@@ -298,3 +315,36 @@ def test_labels_and_splits_are_whole_numbers_of_any_size(tmp_path: Path, suffix:
     splits = torch.from_numpy(np.array([0, 1, 2] * 10).astype(dtype))
     dataset = load_dataset(write(tmp_path / f"a{suffix}", {**plain(), "labels": labels, "splits": splits}))
     assert [row.label for row in dataset.test] == [2] * 10
+
+
+@pytest.mark.parametrize("layout", [plain, parted])
+def test_class_text_may_be_missing(tmp_path: Path, suffix: str, layout: Any) -> None:
+    dataset = load_dataset(write(tmp_path / f"a{suffix}", without_text(layout())))
+    given = dataset.given
+    assert given is not None and given.text is None and given.negatives is None and given.width == WIDTH
+    assert dataset.class_names == ("class 0", "class 1", "class 2")
+    assert dataset.notes == ("no class text: only methods that can do without can be fitted",)
+    with_text = load_dataset(write(tmp_path / f"b{suffix}", layout()))
+    for split in ("train", "val", "test"):
+        assert torch.equal(rows(dataset, split), rows(with_text, split))
+    assert check_dataset(tmp_path / f"a{suffix}", progress=False).ok
+    with pytest.raises(InputError, match=r"templates is given, but .* holds features and no encoder of texts"):
+        load_dataset(tmp_path / f"a{suffix}", templates=["a {}."])
+
+
+def test_without_text_names_tell_the_classes(tmp_path: Path) -> None:
+    tensors = changed(text_features=None)
+    names = {"class_names": json.dumps(["a", "b", "c", "d"])}
+    dataset = load_dataset(write(tmp_path / "a.safetensors", tensors, names))
+    assert dataset.class_names == ("a", "b", "c", "d")
+    with pytest.raises(FileError, match=r"labels holds 2 at index 2 but there are 2 classes"):
+        load_dataset(write(tmp_path / "b.safetensors", tensors, {"class_names": '["a", "b"]'}))
+
+
+def test_labels_of_few_bits_count_beyond_them(tmp_path: Path) -> None:
+    """An int8 cannot hold the number of classes."""
+    labels = (torch.arange(300) % 100).to(torch.int8)
+    tensors = {"features": torch.randn(300, WIDTH), "labels": labels, "text": torch.randn(150, WIDTH)}
+    assert len(load_dataset(write(tmp_path / "a.safetensors", tensors)).class_names) == 150
+    del tensors["text"]
+    assert len(load_dataset(write(tmp_path / "b.safetensors", tensors)).class_names) == 100

@@ -45,7 +45,8 @@ def test_draws_are_nested_and_touch_no_test_picture(path: Path) -> None:
 
 def test_negatives_are_the_mean_of_the_other_texts(path: Path) -> None:
     given = GivenFeatures.read(path, "three", "made up")
-    unit = torch.nn.functional.normalize(given.text, dim=-1)
+    assert given.given.text is not None and given.negatives is not None
+    unit = torch.nn.functional.normalize(given.given.text, dim=-1)
     torch.testing.assert_close(given.negatives[1], (unit[0] + unit[2]) / 2)
 
 

@@ -14,9 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 import vlmadapt
-from tests.data.test_feature_file import parted, plain, write
+from tests.data.test_feature_file import parted, plain, without_text, write
 from tests.experiments.world import TIP, ColourEncoder, make_world
 from vlmadapt import backbones
+from vlmadapt.adapters import adapters_without_text
 from vlmadapt.classifier import Classifier
 from vlmadapt.cli import app
 from vlmadapt.errors import InputError
@@ -292,3 +293,41 @@ def test_the_evidence_is_drawn_without_the_pictures(extracted: tuple[Path, Path]
     picture = next((world / "test" / "leaf").iterdir())
     run("predict", tmp_path / "run", picture, "--explain-picture", tmp_path / "why.png")
     assert (tmp_path / "why.png").is_file()
+
+
+def test_without_class_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fit and eval as with text, by a method that can do without."""
+    monkeypatch.chdir(tmp_path)
+    path, other = (write(tmp_path / f"{name}.npz", without_text(parted())) for name in ("a", "b"))
+    tensors = without_text(plain(seed=9))
+    unseen = write(tmp_path / "unseen.safetensors", tensors)
+    vlmadapt.fit(path, out=Path("run"), **COMMON)
+    assert vlmadapt.evaluate("run").accuracy > 0.6 and vlmadapt.evaluate("run", unseen).accuracy > 0.6
+    assert vlmadapt.evaluate("run", other).accuracy == vlmadapt.evaluate("run").accuracy
+    classifier = Classifier.load("run")
+    assert not classifier.adapter.has_text and classifier.run.encoder.name == "given features"
+    tensors["image_features"] = tensors["image_features"][:, :5].contiguous()
+    for wrong in (write(tmp_path / "narrow.npz", tensors), write(tmp_path / "text.npz", parted())):
+        with pytest.raises(InputError, match="features of another width or of other class texts"):
+            vlmadapt.evaluate("run", wrong)
+    again = vlmadapt.fit(path, out=Path("run"), resume=True, **COMMON)
+    assert again.run.identity == classifier.run.identity
+
+
+def test_without_class_text_compare_takes_what_can_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.safetensors", without_text(parted()))
+    lines: list[str] = []
+    results = vlmadapt.compare(path, shots=[2], seeds=1, out=tmp_path / "out", report=lines.append)
+    assert [cell.method for cell in results.cells] == adapters_without_text()
+    assert min(cell.values["accuracy"] for cell in results.cells) > 0.6
+    assert any("no class text: only methods that can do without" in line for line in lines)
+    again = vlmadapt.compare(path, shots=[2], seeds=1, out=tmp_path / "out")
+    assert [cell.values for cell in again.cells] == [cell.values for cell in results.cells]
+    able = ", ".join(adapters_without_text())
+    with pytest.raises(InputError, match=f"zero-shot needs class text, and there is none here: .* or use {able}"):
+        vlmadapt.compare(path, adapters=["gda", "zero-shot"], shots=[2], seeds=1)
+    monkeypatch.chdir(tmp_path)
+    assert "taskres needs class text" in run("fit", path, "--adapter", "taskres", "--shots", 2, code=2)
+    run("fit", path, "--adapter", "hegraph", "--set", "epochs=1", "--shots", 2, "--out", "graph")
+    assert "graph is that of the visual nodes" in run("graph", "graph")
+    assert "nothing wrong found" in run("data", "check", path)

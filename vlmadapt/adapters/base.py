@@ -332,17 +332,17 @@ class Adapter(nn.Module):
         """Hyper-parameters in use that lie on the edge of the range they were searched in, and the field of the range.
 
         A better value may lie beyond, though the range was widened there (three times). Empty without validation
-        samples, by which nothing was searched.
+        samples, by which nothing was searched. Without text, what only scales the logits is not named.
         """
-        return {key: name for key, name, _ in self._edges()} if self.certainties_ else {}
+        if not self.certainties_:
+            return {}
+        return {key: name for key, name, _ in self._edges() if self.has_text or key not in AGAINST_TEXT}
 
     def _edges(self) -> Iterator[tuple[str, str, float]]:
         """Each hyper-parameter on the edge of its range, the field of the range, and the value."""
         for name, _, _ in self.config_class.describe():
             of = name.removeprefix("search_")
             if of == name or not isinstance(getattr(self.config, name), tuple):
-                continue
-            if of in AGAINST_TEXT and not self.has_text:
                 continue
             for key, value in self.hyperparameters().items():
                 if key in (of, f"{of}_image", f"{of}_text") and on_edge(value, self.searched(name)):

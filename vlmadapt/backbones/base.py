@@ -45,6 +45,8 @@ class Encoder(ABC):
     """tau: class logits are ``tau * cosine``."""
     fingerprint: str
     """sha256, hexadecimal, over all weights, the transform and the architecture; feature caches key on it."""
+    has_text: bool = True
+    """Whether there is a text tower; a vision-only one raises :class:`InputError` where it is asked for text."""
     device: torch.device
     dtype: torch.dtype
     """The dtype of the weights, hence of the computation outside autocast. Results are always float32."""

@@ -1,4 +1,4 @@
-"""Where an open_clip model's weights and preprocessing come from: a tag in the local hub cache, or a file."""
+"""Where the weights of open_clip and timm models come from: the local hub cache, or a file."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlmadapt.errors import FileError, InputError, MissingDependency
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 RANDOM = "random"
+RANDOM_SEED = 0
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def find_source(spec: str, allow_download: bool) -> Source:
             "choose one of open_clip.list_models()."
         )
     if at:
-        return Source(architecture, None if place == RANDOM else _local_file(place))
+        return Source(architecture, None if place == RANDOM else local_file(place))
     tag = open_clip.get_pretrained_cfg(architecture, place)
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
@@ -60,7 +64,8 @@ def find_source(spec: str, allow_download: bool) -> Source:
     return Source(architecture, _tag_file(spec, tag, allow_download), tag, bool(tag.get("quick_gelu")))
 
 
-def _local_file(place: str) -> Path:
+def local_file(place: str) -> Path:
+    """The checkpoint at ``place``; raises :class:`FileError` for a kind that is not read, and for none."""
     path = Path(place).expanduser()
     if path.suffix not in SUFFIXES:
         raise FileError(f"{path} is no checkpoint this package reads: give a file ending in {', '.join(SUFFIXES)}.")
@@ -84,17 +89,47 @@ def _tag_file(spec: str, tag: dict[str, Any], allow_download: bool) -> Path:
         with hub_access(allowed):
             return Path(download_pretrained(tag))
     except (OSError, RuntimeError) as error:
-        raise MissingDependency(missing_weights(spec, allow_download)) from error
+        raise MissingDependency(missing_weights(f"open_clip:{spec}", allow_download)) from error
 
 
-def missing_weights(spec: str, allow_download: bool, what: str = "weights") -> str:
+def from_hub(repository: str, filename: str | None, allow_download: bool) -> Path | None:
+    """A model's file of weights in the hub's cache, or downloaded where allowed; plain tensors before pickles."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    for name in (filename,) if filename else HUB_FILES:
+        try:
+            with hub_access(allow_download):
+                return Path(hf_hub_download(repository, name))
+        except (OSError, EntryNotFoundError, HfHubHTTPError):
+            continue
+    return None
+
+
+def from_url(url: str, allow_download: bool) -> Path | None:
+    """A file of weights in torch's cache, or downloaded where allowed."""
+    from huggingface_hub import constants
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
+    if not cached.is_file() and allow_download and not constants.HF_HUB_OFFLINE:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached), progress=False)
+        except OSError:
+            return None
+    return cached if cached.is_file() else None
+
+
+def missing_weights(name: str, allow_download: bool, what: str = "weights") -> str:
+    """The sentence about what of the backbone ``name`` is not at hand."""
     if allow_download:
+        family = name.partition(":")[0]
         return (
-            f"the {what} of open_clip:{spec} could not be fetched: check the connection, unset HF_HUB_OFFLINE, "
-            "or pass a local file as open_clip:ARCH@FILE."
+            f"the {what} of {name} could not be fetched: check the connection, unset HF_HUB_OFFLINE, or pass a local "
+            f"file as {family}:MODEL@FILE."
         )
-    call = f"load_encoder('open_clip:{spec}', allow_download=True)"
+    call = f"load_encoder('{name}', allow_download=True)"
     return (
-        f"the {what} of open_clip:{spec} are not in the local cache: "
+        f"the {what} of {name} are not in the local cache: "
         f'run python -c "from vlmadapt.backbones import load_encoder; {call}" once, with a network.'
     )

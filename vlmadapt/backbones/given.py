@@ -64,7 +64,12 @@ def _refuse_texts() -> NoReturn:
     raise InputError("texts cannot be encoded, for only features are at hand: use another method, or give pictures.")
 
 
-def space_of(class_names: Sequence[str], text: Tensor) -> str:
-    """A fingerprint for features of an unknown encoder: of their width and class texts ``[C, D]``, in any order."""
+def space_of(class_names: Sequence[str], text: Tensor | None, width: int) -> str:
+    """A fingerprint for features of an unknown encoder: of their width and class texts ``[C, D]``, in any order.
+
+    Without text nothing but the width is known.
+    """
+    if text is None:
+        return fingerprint_of([UNKNOWN, str(width), "no text"])
     rows = sorted(zip(class_names, text, strict=True), key=lambda pair: pair[0])
-    return fingerprint_of([UNKNOWN, str(text.shape[1])], rows)
+    return fingerprint_of([UNKNOWN, str(width)], rows)

@@ -1,4 +1,4 @@
-"""One door to every image-text backbone."""
+"""One door to every backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
         an open_clip architecture with a local checkpoint (``.safetensors``, or ``.pt``, ``.pth``, ``.bin``
         read with ``weights_only=True``);
     ``"open_clip:ViT-B-32@random"``
-        the architecture with seeded random weights, for tests.
+        the architecture with seeded random weights, for tests;
+    ``"timm:vit_small_patch14_dinov2"``, ``"timm:vit_small_patch14_dinov2@/path/to/file.safetensors"``
+        a vision-only tower of timm, from the local hub cache or a local checkpoint; it has no text
+        (``has_text`` is false).
 
     Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set.
     Raises :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight
@@ -36,9 +39,19 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
         from vlmadapt.backbones.open_clip import OpenClipEncoder
 
         return OpenClipEncoder(rest, device, allow_download)
+    if family == "timm" and rest:
+        from vlmadapt.backbones.timm import TimmEncoder
+
+        return TimmEncoder(rest, device, allow_download)
     raise InputError(
-        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG' or 'open_clip:ARCH@CHECKPOINT'."
+        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG', 'open_clip:ARCH@CHECKPOINT' or "
+        "'timm:MODEL[@CHECKPOINT]'."
     )
+
+
+def reads_text(name: str) -> bool:
+    """Whether the backbone of that name, which :func:`load_encoder` may know, has a text tower."""
+    return not name.startswith("timm:")
 
 
 def pick_device(device: str) -> str:

@@ -13,14 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
-from vlmadapt.backbones.checkpoints import Source, find_source, hub_access, missing_weights
+from vlmadapt.backbones.checkpoints import RANDOM_SEED, Source, find_source, hub_access, missing_weights
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
 from vlmadapt.pictures.views import middle_of_long, random_view, to_tensor
 
 INSTALL = "pip install 'vlmadapt[open-clip]'"
-RANDOM_SEED = 0
 
 
 class OpenClipEncoder(Encoder):
@@ -125,7 +124,7 @@ def build_model(spec: str, source: Source, allow_download: bool) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileError(f"{source.checkpoint} does not fit {source.architecture}: {reason}") from error
     except OSError as error:
-        raise MissingDependency(missing_weights(spec, allow_download, "configuration files")) from error
+        raise MissingDependency(missing_weights(f"open_clip:{spec}", allow_download, "configuration files")) from error
 
 
 def build_tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
@@ -141,4 +140,4 @@ def build_tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
         with hub_access(allow_download):
             return open_clip.get_tokenizer(architecture)
     except OSError as error:
-        raise MissingDependency(missing_weights(spec, allow_download, "tokenizer files")) from error
+        raise MissingDependency(missing_weights(f"open_clip:{spec}", allow_download, "tokenizer files")) from error

@@ -23,8 +23,8 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     """Extract image and class text features of a data set into one safetensors file.
 
     It holds train, val and test (a normalised row a picture), train_labels, val_labels and test_labels, text and
-    negative_text (a normalised row a class); names, paths and the encoder are in its metadata. fit, compare and eval
-    take it as data.
+    negative_text (a normalised row a class, where the backbone has a text tower); names, paths and the encoder are in
+    its metadata. fit, compare and eval take it as data.
     """
     from vlmadapt.errors import InputError
     from vlmadapt.experiments import sources
@@ -61,7 +61,8 @@ def _write(path: Path, dataset: Dataset, encoder: Encoder, extraction: Extractio
     from vlmadapt.provenance.versions import versions
 
     texts = ClassTexts(encoder, dataset)
-    tensors = {"text": texts.features, "negative_text": texts.negative_features}
+    found = {"text": texts.features, "negative_text": texts.negative_features}
+    tensors = {name: rows for name, rows in found.items() if isinstance(rows, torch.Tensor)}
     for split in SPLITS:
         pictures = dataset.split(split)
         samples = FeatureTable(encoder, pictures, extraction, extraction.views if split == "train" else 1).of(pictures)

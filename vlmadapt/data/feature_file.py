@@ -26,7 +26,6 @@ FORMAT = 1  # of what vlmadapt features writes
 IMAGES, TEXT = ("image_features", "features"), ("text_features", "text")
 NEGATIVE, NAMES = ("negative_text_features", "negative_text"), ("class_names", "classnames", "classes")
 DRAWN = re.compile(r"train_(\d+)_features")  # of files that hold the draws of several numbers of shots
-UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 BY_NUMBER = dict(enumerate(SPLITS))
 TEMPLATES = ("{}",)  # of files that do not say what their texts were
 
@@ -35,10 +34,11 @@ def read_feature_file(path: str | Path, seed: int = 0) -> Dataset:
     """Read a ``.safetensors`` or ``.npz`` file of features; of npz, plain arrays only.
 
     Class text is ``text_features [C, D]``, optionally with ``negative_text_features [C, D]``, ``class_names [C]`` and
-    ``logit_scale``. Rows are ``image_features [n, D]`` with ``labels [n]`` and optionally ``splits [n]`` (0, 1, 2 or
-    train, val, test), or ``train_features`` with ``train_labels`` and so on. In safetensors, names and splits may also
-    be JSON lists in the metadata. Data without splits, and without validation rows, are split as pictures are
-    (:mod:`vlmadapt.data.splitting`). Features are float32 then, as they are in the file.
+    ``logit_scale``; all of it may be missing, and labels tell the number of classes then. Rows are ``image_features
+    [n, D]`` with ``labels [n]`` and optionally ``splits [n]`` (0, 1, 2 or train, val, test), or ``train_features`` with
+    ``train_labels`` and so on. In safetensors, names and splits may also be JSON lists in the metadata. Data without
+    splits, and without validation rows, are split as pictures are (:mod:`vlmadapt.data.splitting`). Features are
+    float32 then, as they are in the file.
     Raises :class:`FileError` naming the file and the tensor that is missing or wrong.
     """
     path = Path(path)
@@ -46,7 +46,9 @@ def read_feature_file(path: str | Path, seed: int = 0) -> Dataset:
     given = file.given()
     parts, seeded = _rows(file, given, seed)
     notes = []
-    if given.negative_text is None:
+    if given.text is None:
+        notes.append("no class text: only methods that can do without can be fitted")
+    elif given.negative_text is None:
         notes.append("no negative text: where a method needs it, the mean text of the other classes is taken")
     if file.left_out():
         notes.append(f"left out: {', '.join(map(shown, file.left_out()))}")
@@ -73,6 +75,7 @@ class FeatureFile:
     arrays: dict[str, Any]  # name -> Tensor, or array of text
     metadata: dict[str, str]
     taken: set[str] = field(default_factory=set)
+    wide: str = TEXT[0]  # the tensor that others are to be as wide as
 
     @classmethod
     def open(cls, path: Path) -> FeatureFile:
@@ -83,20 +86,43 @@ class FeatureFile:
 
     def given(self) -> Given:
         """All but the rows and their labels."""
-        text = self.matrix(TEXT, None)
         origin = self.origin() if self.ours else {}
         scale = self.scale()
+        told = {**origin, "logit_scale": origin.get("logit_scale") if scale is None else scale}
+        if self.named(TEXT) is None:
+            return Given(**told, **self._without_text())
+        text = self.matrix(TEXT, None)
         return Given(
-            **{**origin, "logit_scale": origin.get("logit_scale") if scale is None else scale},
+            **told,
             class_names=self.class_names(len(text)),
+            width=text.shape[1],
             text=text,
             negative_text=_optional_rows(self, NEGATIVE, text),
         )
 
+    def _without_text(self) -> dict[str, Any]:
+        """Width and class names of a file that has no class text: of the first features, and by the largest label."""
+        negative = self.named(NEGATIVE)
+        if negative is not None:
+            raise FileError(f"{self.path} has {negative} without {TEXT[0]}: give both or neither.")
+        tables = _tables(self)
+        self.wide = tables[0][0]
+        width = self.matrix((self.wide,), None).shape[1]
+        names = self.words(NAMES)
+        if names is not None:
+            return {"class_names": self.class_names(len(names)), "width": width}
+        # No more classes than rows: a damaged label would name as many as fit no memory.
+        counts = [len(self.matrix((of_rows,), width)) for of_rows, _ in tables]
+        labels = [
+            self.labels((of_labels,), count, sum(counts)) for (_, of_labels), count in zip(tables, counts, strict=True)
+        ]
+        largest = max((int(each.max()) for each in labels if len(each)), default=0)
+        return {"class_names": self.class_names(largest + 1), "width": width}
+
     def table(self, given: Given) -> tuple[Tensor, Tensor]:
         """Features ``[n, D]`` and labels ``[n]`` of a file that holds all rows in one tensor."""
         features = self.matrix(IMAGES, given.width)
-        return features, self.labels(("labels",), len(features), len(given.text))
+        return features, self.labels(("labels",), len(features), len(given.class_names))
 
     def named(self, names: Sequence[str]) -> str | None:
         """The first of ``names`` that is there."""
@@ -111,8 +137,8 @@ class FeatureFile:
         name = self.named(names)
         if name is None:
             raise FileError(
-                f"{self.path} has no tensor {names[0]!r}: give features with labels and class texts (docs/data.md, "
-                "Features instead of pictures)."
+                f"{self.path} has no tensor {names[0]!r}: give features with labels (docs/data.md, Features instead of "
+                "pictures)."
             )
         self.taken.add(name)
         tensor = self.arrays[name]
@@ -124,7 +150,8 @@ class FeatureFile:
         """Float32 ``[rows, width]``, finite and without zero rows, or :class:`FileError`."""
         name, tensor = self.tensor(names)
         try:
-            return check_matrix(name, tensor.float() if tensor.is_floating_point() else tensor, width).contiguous()
+            floats = tensor.float() if tensor.is_floating_point() else tensor
+            return check_matrix(name, floats, width, self.wide).contiguous()
         except InputError as error:
             raise FileError(f"{self.path}: {error}") from error
 
@@ -132,8 +159,7 @@ class FeatureFile:
         """int64 ``[rows]`` within 0 to ``classes - 1``, or :class:`FileError`."""
         name, tensor = self.tensor(names)
         try:
-            # Torch compares no unsigned numbers of several bytes.
-            return check_labels(name, tensor.long() if tensor.dtype in UNSIGNED else tensor, rows, classes)
+            return check_labels(name, tensor, rows, classes)
         except InputError as error:
             raise FileError(f"{self.path}: {error}") from error
 
@@ -169,7 +195,7 @@ class FeatureFile:
             return tuple(f"class {label}" for label in range(count))
         if len(listed) != count or not all(isinstance(name, str) for name in listed):
             raise FileError(
-                f"{self.path}: class names are {len(listed)} entries for {count} rows of class text: give a text a row."
+                f"{self.path}: class names are {len(listed)} entries for {count} classes: give a text a class."
             )
         return tuple(map(class_name_of, listed))
 
@@ -255,25 +281,36 @@ def _optional_rows(file: FeatureFile, names: Sequence[str], text: Tensor) -> Ten
 
 def _rows(file: FeatureFile, given: Given, seed: int) -> tuple[Parts, bool]:
     """The three splits, and whether they were drawn here."""
-    own = {split: _names_of(file, split) for split in SPLITS}
-    separate = {split: names for split, names in own.items() if file.named(names) is not None}
+    separate = _separate(file)
     if not separate:
         return _one_table(file, given, seed)
     if file.named(IMAGES) is not None:
         raise FileError(
-            f"{file.path} holds both {file.named(IMAGES)} and {file.named(next(iter(separate.values())))}: give one "
-            "tensor with all rows, or one for each split."
+            f"{file.path} holds both {file.named(IMAGES)} and {next(iter(separate.values()))}: give one tensor with "
+            "all rows, or one for each split."
         )
     parts: Parts = {split: () for split in SPLITS}
-    for split, names in separate.items():
-        features = file.matrix(names, given.width)
-        labels = file.labels((_labels_of(file.named(names) or "", split),), len(features), len(given.text))
+    for split, name in separate.items():
+        features = file.matrix((name,), given.width)
+        labels = file.labels((_labels_of(name, split),), len(features), len(given.class_names))
         keys, digests = file.keys(split, len(features)), file.digests(split, len(features))
         parts[split] = tuple(
             Row(file.path / key, label, features, index, digest)
             for index, (key, label, digest) in enumerate(zip(keys, labels.tolist(), digests, strict=True))
         )
     return _completed(parts, file, seed)
+
+
+def _separate(file: FeatureFile) -> dict[str, str]:
+    """The tensor of features of each split that has one of its own."""
+    found = {split: file.named(_names_of(file, split)) for split in SPLITS}
+    return {split: name for split, name in found.items() if name is not None}
+
+
+def _tables(file: FeatureFile) -> list[tuple[str, str]]:
+    """Names of the tensors of features and of their labels: one pair for each split, or one for all rows."""
+    separate = [(name, _labels_of(name, split)) for split, name in _separate(file).items()]
+    return separate or [(file.named(IMAGES) or IMAGES[0], "labels")]
 
 
 def _names_of(file: FeatureFile, split: str) -> tuple[str, ...]:

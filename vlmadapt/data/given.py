@@ -23,27 +23,23 @@ class Backbone(NamedTuple):
 class Given:
     """The texts of the classes, and how the features came about.
 
-    text: float32 ``[C, D]``, row c of ``class_names[c]``. negative_text: the same of negative prompts. logit_scale,
-    backbone, negative_text: None where the file does not say. views, precision: of the training features.
+    width: D. text: float32 ``[C, D]``, row c of ``class_names[c]``. negative_text: the same of negative prompts. text,
+    negative_text, logit_scale, backbone: None where the file does not say. views, precision: of the training features.
     """
 
     class_names: tuple[str, ...]
-    text: Tensor
+    width: int
+    text: Tensor | None = None
     negative_text: Tensor | None = None
     logit_scale: float | None = None
     backbone: Backbone | None = None
     views: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.text.shape[1]
-
     @cached_property
-    def negatives(self) -> Tensor:
+    def negatives(self) -> Tensor | None:
         """``negative_text``, or for each class the mean text of the other classes ``[C, D]``, which is ours."""
-        if self.negative_text is not None:
+        if self.negative_text is not None or self.text is None:
             return self.negative_text
         unit = normalize(self.text, dim=-1)
         return (unit.sum(0) - unit) / (len(unit) - 1)

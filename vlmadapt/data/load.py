@@ -46,7 +46,8 @@ def load_dataset(
     for doubt in dataset.doubts:
         warnings.warn(f"{doubt}.", stacklevel=2)
     if templates is not None and dataset.given is not None:
-        raise InputError(f"templates is given, but {shown(dataset.root)} holds its class texts already: leave it out.")
+        holds = "its class texts already" if dataset.given.text is not None else "features and no encoder of texts"
+        raise InputError(f"templates is given, but {shown(dataset.root)} holds {holds}: leave it out.")
     return dataset if templates is None else replace(dataset, templates=tuple(templates))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters import negative_templates
+from vlmadapt.adapters import NoText, negative_templates
 from vlmadapt.backbones import class_text_features
 from vlmadapt.data.types import Row
 from vlmadapt.experiments.protocols import DEFAULT
@@ -59,8 +59,9 @@ def told_by_file(dataset: Dataset, encoder: Encoder) -> dict[str, Any]:
     """What decides a fit on given features besides rows, texts and their encoder; nothing for pictures."""
     if dataset.given is None:
         return {}
-    negatives = hashlib.sha256(dataset.given.negatives.numpy().tobytes()).hexdigest()
-    return {"logit_scale": encoder.logit_scale, "negative_text": negatives}
+    negatives = dataset.given.negatives
+    found = None if negatives is None else hashlib.sha256(negatives.numpy().tobytes()).hexdigest()
+    return {"logit_scale": encoder.logit_scale, "negative_text": found}
 
 
 def changed(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> Difference | None:
@@ -112,7 +113,8 @@ class FewShotFeatures:
 class ClassTexts:
     """What the texts of a data set's classes say to ``encoder``: features of prompts and of negative prompts.
 
-    Each is encoded at most once; negative prompts only when an adapter needs them. Given features bring their own.
+    Each is encoded at most once; negative prompts only when an adapter needs them. Given features bring their own, or
+    none, and neither does a vision-only encoder have any.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset) -> None:
@@ -122,15 +124,20 @@ class ClassTexts:
         self._given = dataset.given
 
     @cached_property
-    def features(self) -> Tensor:
+    def features(self) -> Tensor | NoText:
         """``[C, D]``."""
-        if self._given is not None:
+        if self._given is not None and self._given.text is not None:
             return self._given.of_classes(self._given.text, self.class_names).to(self.encoder.device)
+        if self._given is not None or not self.encoder.has_text:
+            width = self.encoder.width if self._given is None else self._given.width
+            return NoText(len(self.class_names), width, device=self.encoder.device)
         return class_text_features(self.encoder, self.class_names, self.templates)
 
     @cached_property
-    def negative_features(self) -> Tensor:
-        """``[C, D]``."""
-        if self._given is not None:
+    def negative_features(self) -> Tensor | None:
+        """``[C, D]``; None without text."""
+        if isinstance(self.features, NoText):
+            return None
+        if self._given is not None and self._given.negatives is not None:
             return self._given.of_classes(self._given.negatives, self.class_names).to(self.encoder.device)
         return class_text_features(self.encoder, self.class_names, negative_templates(self.templates))

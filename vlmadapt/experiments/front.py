@@ -19,7 +19,15 @@ from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOpt
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.protocols import Protocol as ComparisonProtocol
 from vlmadapt.experiments.protocols import protocol_of
-from vlmadapt.experiments.sources import Data, extraction_of, open_dataset, open_encoder, open_protocol, with_domains
+from vlmadapt.experiments.sources import (
+    Data,
+    asked_for,
+    extraction_of,
+    open_dataset,
+    open_encoder,
+    open_protocol,
+    with_domains,
+)
 from vlmadapt.experiments.store import FolderFits
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
@@ -122,7 +130,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
     dataset = _announced(data, options)
     protocol = open_protocol(dataset, options)
     extraction = extraction_of(options, dataset)
-    methods = list(check_plan(options.adapters, options.shots, range(options.seeds)).values())
+    methods = list(check_plan(asked_for(dataset, options), options.shots, range(options.seeds)).values())
     with _held(options.out) as place:
         if place is None:
             return _run(dataset, open_encoder(options, dataset), extraction, methods, protocol, options)

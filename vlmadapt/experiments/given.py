@@ -1,8 +1,8 @@
 """The few-shot protocol on features that somebody else has extracted: a file in place of pictures and an encoder.
 
-The file has ``image_features [n, D]``, ``labels [n]`` and ``text_features [C, D]``, as are published for many data sets
-(:mod:`vlmadapt.data.feature_file`). Splits in it are not looked at: every class gives its first ``POOL`` pictures, in
-an order drawn once, to training and validation, and the others to the test split.
+The file has ``image_features [n, D]``, ``labels [n]`` and perhaps ``text_features [C, D]``, as are published for many
+data sets (:mod:`vlmadapt.data.feature_file`). Splits in it are not looked at: every class gives its first ``POOL``
+pictures, in an order drawn once, to training and validation, and the others to the test split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters import ADAPTERS, create_adapter
+from vlmadapt.adapters import ADAPTERS, NoText, create_adapter
 from vlmadapt.data.feature_file import FeatureFile
 from vlmadapt.data.given import Given
 from vlmadapt.errors import InputError
@@ -57,20 +57,25 @@ class GivenFeatures:
         return cls(name, encoder, sha256_of_file(path), Samples.of(normal, labels), given)
 
     @property
-    def text(self) -> Tensor:
+    def text(self) -> Tensor | NoText:
         """``[C, D]``."""
-        return self.given.text
+        return NoText(self.classes, self.given.width) if self.given.text is None else self.given.text
 
     @property
-    def negatives(self) -> Tensor:
-        """``[C, D]``; of a file without any: ours, the mean text of the other classes."""
+    def negatives(self) -> Tensor | None:
+        """``[C, D]``; of a file without any: ours, the mean text of the other classes. None without text."""
         return self.given.negatives
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.given.class_names)
 
     def _rows(self, split_seed: int = 0) -> tuple[list[Tensor], Tensor]:
         """Rows of each class that may be trained on, and those that are tested on."""
         generator = torch.Generator().manual_seed(split_seed)
         pools, tests = [], []
-        for label in range(len(self.text)):
+        for label in range(self.classes):
             rows = torch.nonzero(self.images.labels == label).squeeze(-1)
             if len(rows) <= POOL:
                 raise InputError(f"{self.name} has {len(rows)} pictures of class {label}: more than {POOL} are needed.")
@@ -140,7 +145,7 @@ def run_given(
                         report(f"{method.label}, {count} shots, seed {seed}: {cell.fit_seconds:.1f} s")
                 cells.append(cell)
     return ProtocolResults(
-        dataset={"name": given.name, "classes": len(given.text), "test": len(test), "features_sha256": given.sha256},
+        dataset={"name": given.name, "classes": given.classes, "test": len(test), "features_sha256": given.sha256},
         encoder={"name": given.encoder, "fingerprint": given.sha256},
         protocol={
             "shots": list(shots),

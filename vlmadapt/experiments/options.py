@@ -24,7 +24,9 @@ class Options(OptionSet):
 
     encoder: str | Encoder = field(
         default="embedded",
-        metadata=says("embedded, open_clip:MODEL/TAG or open_clip:MODEL@CHECKPOINT.", flag="--backbone"),
+        metadata=says(
+            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT or timm:MODEL[@CHECKPOINT].", flag="--backbone"
+        ),
     )
     root: Path | None = field(
         default=None, metadata=says("Folder of a benchmark's or JSON split's pictures.", type=Path)
@@ -97,9 +99,14 @@ class FitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(Options):
-    adapters: Sequence[str | Method] = field(
-        default=METHODS,
-        metadata=says("Methods, by commas; settings follow colons: xmadapter:fusion=fixed:epochs=20.", commas="names"),
+    adapters: Sequence[str | Method] | None = field(
+        default=None,
+        metadata=says(
+            "Methods, by commas; settings follow colons: xmadapter:fusion=fixed:epochs=20.",
+            type=str,
+            commas="names",
+            shown=f"{','.join(METHODS)}; without class text, all that can do without",
+        ),
     )
     shots: Sequence[int] = field(
         default=(1, 2, 4, 8, 16), metadata=says("Training pictures a class, by commas.", commas="numbers")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt import backbones
+from vlmadapt.adapters import adapters_without_text
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
 from vlmadapt.data import BENCHMARKS, Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.data.domains import read_domains
 from vlmadapt.errors import InputError, shown
+from vlmadapt.experiments.options import METHODS
 from vlmadapt.experiments.protocols import Protocol, Shift, protocol_of
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vlmadapt.classifier import Run
     from vlmadapt.data.given import Given
     from vlmadapt.experiments.options import CompareOptions, Options
+    from vlmadapt.provenance.settings import Method
 
 Data = str | Path | Dataset
 LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
@@ -42,6 +45,8 @@ def open_dataset(data: Data, options: Options) -> Dataset:
             domain=options.domain,
             test_domain=options.test_domain,
         )
+    if options.templates and not has_text(dataset, options):
+        raise InputError("templates is given, but the backbone has no text tower: leave it out (--template).")
     if dataset.given is not None:
         _refuse_options(dataset, dataset.given, options)
     elif options.logit_scale is not None:
@@ -82,9 +87,23 @@ def open_encoder(options: Options, dataset: Dataset | None = None) -> Encoder:
     return backbones.load_encoder(options.encoder, device=device, allow_download=options.download)
 
 
+def has_text(dataset: Dataset, options: Options) -> bool:
+    """Whether the classes of ``dataset`` have text for the methods, before anything is loaded."""
+    if dataset.given is not None:
+        return dataset.given.text is not None
+    return options.encoder.has_text if not isinstance(options.encoder, str) else backbones.reads_text(options.encoder)
+
+
+def asked_for(dataset: Dataset, options: CompareOptions) -> Sequence[str | Method]:
+    """The methods to compare: those named, else the usual ones, without class text all that can do without."""
+    if options.adapters is not None:
+        return options.adapters
+    return METHODS if has_text(dataset, options) else adapters_without_text()
+
+
 def origin_of(given: Given) -> tuple[str, str]:
     """(name, fingerprint) of the encoder that made the features, by their texts where it is not known."""
-    return given.backbone or (UNKNOWN, space_of(given.class_names, given.text))
+    return given.backbone or (UNKNOWN, space_of(given.class_names, given.text, given.width))
 
 
 def _scale(given: Given, options: Options) -> float:
