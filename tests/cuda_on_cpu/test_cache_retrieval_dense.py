@@ -45,7 +45,7 @@ def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generat
 
 
 def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
-    b, n, c, width, how = (shape[k] for k in ("b", "n", "c", "d", "how"))
+    b, c, how = (shape[k] for k in ("b", "c", "how"))
     t = accumulation(dtype)
     data = Data(shape, dtype, rng)
     grad_scores = rng.standard_normal((b, c)).astype(t)
