@@ -151,8 +151,8 @@ class Backward {
       if (dense_ && !p_.values_only) upstream.product(key_of, rows, upstream_tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t key = k0 + row0 + r;
-        const A* grad = dense_ ? upstream_tile.data() + r * padded
-                               : grads_.data() + p_.labels[key] * shape_.padded() + start;
+        const A* grad =
+            dense_ ? upstream_tile.data() + r * padded : grads_.data() + p_.labels[key] * shape_.padded() + start;
         const A count_of_key = p_.multiplicity != nullptr ? static_cast<const A*>(p_.multiplicity)[key] : A(1);
         for (int64_t q = 0; q < padded; q += S::lanes) {
           const typename S::V distance = S::load(tile.data() + r * padded + q) - center[q];

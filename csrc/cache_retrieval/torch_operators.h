@@ -1,6 +1,6 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
-// A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device, allow_tf32),
-// and keeps_similarities: whether its forward can write them and its backward read them.
+// A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device,
+// allow_tf32), and keeps_similarities: whether its forward can write them and its backward read them.
 #pragma once
 
 #include <tuple>

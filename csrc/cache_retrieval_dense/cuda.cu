@@ -1,7 +1,6 @@
 // Chooses splits and instantiations for the kernel of dense.cuh, and launches it.
-#include "cache_retrieval_dense/cuda.h"
-
 #include "cache_retrieval/launch.h"
+#include "cache_retrieval_dense/cuda.h"
 #include "cache_retrieval_dense/dense.cuh"
 
 namespace vlmadapt::cache_retrieval {
@@ -28,7 +27,12 @@ cudaError_t launch_dense(const BackwardParams& p, void* out, int64_t width, void
   if (owners == 0) return cudaSuccess;
   const int64_t splits = backward_splits(owners, others);
   void* target = out && splits > 1 ? parts : out;
-  const DenseJob job{p,     target, row_sums, width, divide_up(divide_up(others, kTile), splits), aligned(p.side, p.dtype),
+  const DenseJob job{p,
+                     target,
+                     row_sums,
+                     width,
+                     divide_up(divide_up(others, kTile), splits),
+                     aligned(p.side, p.dtype),
                      upstream_aligned(p)};
   const dim3 grid = grid_of(divide_up(owners, kTile), splits);
   CUDA_LAUNCH((dense_kernel<Product, queries_own, upstream>), grid, dim3(kThreads), shared, stream, job);
@@ -51,9 +55,8 @@ cudaError_t dense_backward(const BackwardParams& p, void* workspace, cudaStream_
   if (p.grad_keys)
     if (cudaError_t e = launch_dense<Product, false, true>(p, p.grad_keys, p.side.width, nullptr, parts, stream))
       return e;
-  return p.grad_values
-             ? launch_dense<Product, false, false>(p, p.grad_values, p.num_classes, nullptr, parts, stream)
-             : cudaSuccess;
+  return p.grad_values ? launch_dense<Product, false, false>(p, p.grad_values, p.num_classes, nullptr, parts, stream)
+                       : cudaSuccess;
 }
 
 BackwardParams as_backward(const DenseForwardParams& p) {

@@ -6,10 +6,10 @@
 //   H           = scale A (grad_scores values^T)            upstream
 //   grad_queries = H keys      grad_keys = H^T queries      and sum_k H / scale, sum_k H (s - center) / scale
 //
-// One kernel for all four, as in cache_retrieval/backward.cuh: a block owns 64 queries (or 64 keys) and walks over tiles
-// of 64 of the other side. For each it computes the upstream product, where there is one, into a shared tile, then the
-// similarities, forms its weights in that tile, and multiplies them by rows of the other side, one step of columns at a
-// time, adding to its own rows of the result. No atomics and no races: the order of summation is fixed.
+// One kernel for all four, as in cache_retrieval/backward.cuh: a block owns 64 queries (or 64 keys) and walks over
+// tiles of 64 of the other side. For each it computes the upstream product, where there is one, into a shared tile,
+// then the similarities, forms its weights in that tile, and multiplies them by rows of the other side, one step of
+// columns at a time, adding to its own rows of the result. No atomics and no races: the order of summation is fixed.
 #pragma once
 
 #include "cache_retrieval/backward.cuh"
@@ -18,8 +18,8 @@ namespace vlmadapt::cache_retrieval {
 
 struct DenseJob {
   BackwardParams params;
-  void* out;              // accum [splits, rows of the owner, out_width]; nullptr: only the row sums are wanted
-  void* row_sums;         // accum [splits, 2, num_queries], when queries own and there is an upstream
+  void* out;       // accum [splits, rows of the owner, out_width]; nullptr: only the row sums are wanted
+  void* row_sums;  // accum [splits, 2, num_queries], when queries own and there is an upstream
   int64_t out_width;
   int64_t tiles_a_split;  // blockIdx.y walks over this many tiles of the other side
   bool side_aligned, upstream_aligned;
@@ -42,8 +42,7 @@ __device__ __forceinline__ void multiply_mixed(Sums<float>& sums, const char* le
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        a[m][i] = tf32_at<L>(left, left_row + m * 16 + i % 2 * 8, k + quad + i / 2 * 4);
+      for (int i = 0; i < 4; ++i) a[m][i] = tf32_at<L>(left, left_row + m * 16 + i % 2 * 8, k + quad + i / 2 * 4);
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       const uint32_t b[2] = {tf32_at<R>(right, right_row + n * 8, k + quad),
@@ -143,8 +142,8 @@ struct DenseLoader {
         const int64_t column = (step - upstream_steps) * kStepWidth<E>;
         load_pair<E, E>(stage, p.side.queries, p.side.keys, p.side.width, column, job.side_aligned);
       } else {
-        const void* rows = queries_own ? (upstream ? p.side.keys : p.values)
-                                       : (upstream ? p.side.queries : p.grad_scores);
+        const void* rows =
+            queries_own ? (upstream ? p.side.keys : p.values) : (upstream ? p.side.queries : p.grad_scores);
         load_operand(stage + kOperandBytes, static_cast<const R*>(rows), job.out_width, other_rows,
                      (step - before_rows) * kStepWidth<R>, upstream ? job.side_aligned : job.upstream_aligned);
       }
@@ -214,7 +213,8 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(const DenseJob job) 
     Sums<T> products = {};
     for (int64_t step = loader.upstream_steps; step < loader.before_rows; ++step) {
       const char* stage = next_stage();
-      if (step == loader.upstream_steps && !queries_own) load_query(terms, p, at);  // the previous tile's are not needed
+      if (step == loader.upstream_steps && !queries_own)
+        load_query(terms, p, at);  // the previous tile's are not needed
       Product::multiply(products, stage, stage + kOperandBytes);
     }
     if (!queries_own) __syncthreads();  // the terms of this tile are there

@@ -64,7 +64,8 @@ int dense_backward(const int64_t* n, void* const* p) {
 // pointers: out [5]: dynamic shared bytes of the kernels of each product
 extern "C" int dense_shared_bytes_of(const int64_t*, void* const* p) {
   const int64_t bytes[] = {dense_shared_bytes<FmaProduct<float>>(), dense_shared_bytes<FmaProduct<double>>(),
-                           dense_shared_bytes<TensorProduct<float>>(), dense_shared_bytes<TensorProduct<__nv_bfloat16>>(),
+                           dense_shared_bytes<TensorProduct<float>>(),
+                           dense_shared_bytes<TensorProduct<__nv_bfloat16>>(),
                            dense_shared_bytes<TensorProduct<__half>>()};
   memcpy(p[0], bytes, sizeof bytes);
   return cudaSuccess;
