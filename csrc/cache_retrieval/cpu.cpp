@@ -10,6 +10,10 @@ void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa)
   kernels_of<CpuKernels>(isa).forward[static_cast<int>(params.dtype)](params, parallel);
 }
 
+void dense_forward_cpu(const DenseForwardParams& params, const Parallel& parallel, Isa isa) {
+  kernels_of<CpuKernels>(isa).dense_forward[static_cast<int>(params.dtype)](params, parallel);
+}
+
 void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa) {
   kernels_of<CpuKernels>(isa).backward[static_cast<int>(params.dtype)](params, parallel);
 }

@@ -8,6 +8,7 @@ namespace vlmadapt::cache_retrieval {
 
 struct CpuKernels {
   void (*forward[num_dtypes])(const ForwardParams&, const Parallel&);
+  void (*dense_forward[num_dtypes])(const DenseForwardParams&, const Parallel&);
   void (*backward[num_dtypes])(const BackwardParams&, const Parallel&);
   void (*grid[num_dtypes])(const GridParams&, const Parallel&);
 

@@ -23,15 +23,15 @@ inline int64_t query_block(int64_t width) {
   return max_of(Simd<A>::panel, min_of(max_query_block, fitting) / Simd<A>::panel * Simd<A>::panel);
 }
 
-// The products of one side for tile_rows rows of keys against a block of queries.
-template <class T>
+// The products of one side for tile_rows rows of keys, of type T, against a block of queries, of type Q.
+template <class T, class Q = T>
 class SideTiles {
   using A = Accum<T>;
 
  public:
   SideTiles(const Side& side, const A* packed, int64_t first_query, Panels<A> columns)
       : keys_(static_cast<const T*>(side.keys)),
-        queries_(static_cast<const T*>(side.queries) + first_query * side.width),
+        queries_(static_cast<const Q*>(side.queries) + first_query * side.width),
         packed_(packed),
         width_(side.width),
         columns_(columns),
@@ -57,7 +57,7 @@ class SideTiles {
         tile[r * ldc + q] = dot(row_pointer(r), queries_ + q * width_, width_);
   }
 
-  static A dot(const T* x, const T* y, int64_t width) {
+  static A dot(const T* x, const Q* y, int64_t width) {
     using S = Simd<A>;
     constexpr int chains = 4;  // independent sums hide the latency of the additions
     typename S::V sums[chains] = {};
@@ -70,14 +70,15 @@ class SideTiles {
     return total;
   }
 
-  static VLMADAPT_INLINE typename Simd<A>::V load(const T* p) {
+  template <class E>
+  static VLMADAPT_INLINE typename Simd<A>::V load(const E* p) {
     A values[Simd<A>::lanes];
     for (int i = 0; i < Simd<A>::lanes; ++i) values[i] = to_accum(p[i]);
     return Simd<A>::load(values);
   }
 
   const T* keys_;
-  const T* queries_;
+  const Q* queries_;
   const A* packed_;  // nullptr: few queries, dot products
   int64_t width_;
   Panels<A> columns_;
@@ -98,14 +99,14 @@ class QueryValues {
   Buffer<A> padded_values_;
 };
 
-// Packs queries [first, first + count) into panels, in parallel.
-template <class T>
-inline void pack_queries(const Side& side, int64_t first, int64_t count, Accum<T>* packed, const Parallel& parallel) {
-  using S = Simd<Accum<T>>;
-  const Panels<Accum<T>> columns{count};
+// Packs the side's queries [first, first + count), of type Q, into panels, in parallel.
+template <class Q>
+inline void pack_queries(const Side& side, int64_t first, int64_t count, Accum<Q>* packed, const Parallel& parallel) {
+  using S = Simd<Accum<Q>>;
+  const Panels<Accum<Q>> columns{count};
   auto body = [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel_transposed(static_cast<const T*>(side.queries), first + p * S::panel,
+      pack_panel_transposed(static_cast<const Q*>(side.queries), first + p * S::panel,
                             min_of(S::panel, count - p * S::panel), side.width, columns.vectors(p) * S::lanes,
                             packed + p * S::panel * side.width);
   };

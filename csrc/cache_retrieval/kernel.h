@@ -48,24 +48,43 @@ struct ForwardParams {
   void* text_similarities;   // the same of text; nullptr with text_per_class
 };
 
+// Values in place of classes, one stream:  S[b, c] = sum_k A[b, k] values[k, c]
+struct DenseForwardParams {
+  Dtype dtype;
+  int64_t num_queries;
+  int64_t num_keys;
+  int64_t num_classes;
+  Side side;
+  const void* values;      // dtype [num_keys, num_classes]
+  const int64_t* own_key;  // [num_queries], -1 for none, left out; nullptr: none at all
+  void* scores;            // accum [num_queries, num_classes], written whole
+  void* similarities;      // accum [num_keys, num_queries]; nullptr or on CUDA: not kept
+};
+
 // One stream. A key stands for `multiplicity` entries of its class; `own_key` counts one entry less.
 //   G[b, k] = grad_scores[b, labels[k]] * count[b, k] * A[b, k]
 //   grad_weight = sum_k G,  grad_scale = weight * sum_k G (s - center),  grad_center = -weight * scale * sum_k G
 //   grad_queries = (weight * scale * G) keys,  grad_keys = (weight * scale * G)^T queries
+// With values, (grad_scores values^T)[b, k] takes the place of grad_scores[b, labels[k]], and
+//   grad_values = (count * A)^T grad_scores
 struct BackwardParams {
   Dtype dtype;
   int64_t num_queries;
   int64_t num_keys;
   int64_t num_classes;
+  bool dense;                // values in place of labels, multiplicity and weight
   const int64_t* labels;     // [num_keys]
+  const void* values;        // dtype [num_keys, num_classes]
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
+  bool values_only;          // no gradient but the values' is wanted: the others may be anything
   Side side;
   const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
   const void* grad_scores;   // accum [num_queries, num_classes]
   const void* similarities;  // accum [num_keys, num_queries] as the forward kept them; nullptr: recompute (CUDA always)
   void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
   void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
+  void* grad_values;         // accum [num_keys, num_classes]; nullptr: not wanted
   void* grad_scale;          // accum [num_queries]
   void* grad_center;         // accum [num_queries]
   void* grad_weight;         // accum [num_queries]
@@ -96,6 +115,7 @@ struct GridParams {
 };
 
 void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa);
+void dense_forward_cpu(const DenseForwardParams& params, const Parallel& parallel, Isa isa);
 void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa);
 void grid_cpu(const GridParams& params, const Parallel& parallel, Isa isa);
 

@@ -8,6 +8,9 @@ namespace {
 struct Cpu {
   static constexpr bool keeps_similarities = true;
   static void forward(const ForwardParams& p, const Tensor&, bool) { forward_cpu(p, torch_parallel(), active_isa()); }
+  static void dense_forward(const DenseForwardParams& p, const Tensor&, bool) {
+    dense_forward_cpu(p, torch_parallel(), active_isa());
+  }
   static void backward(const BackwardParams& p, const Tensor&, bool) {
     backward_cpu(p, torch_parallel(), active_isa());
   }
@@ -39,6 +42,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
       "Tensor? weight, Tensor labels, Tensor? multiplicity, Tensor? own_key, Tensor? similarities, bool want_queries, "
       "bool want_keys, bool allow_tf32) "
       "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_scale, Tensor grad_center, Tensor grad_weight)");
+  m.def(
+      "cache_retrieval_dense(Tensor queries, Tensor keys, Tensor values, Tensor scale, Tensor center, "
+      "Tensor? own_entry, bool store_similarities, bool allow_tf32) -> (Tensor scores, Tensor similarities)");
+  m.def(
+      "cache_retrieval_dense_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor scale, "
+      "Tensor center, Tensor? own_entry, Tensor? similarities, bool want_queries, bool want_keys, bool want_values, "
+      "bool want_scale, bool allow_tf32) "
+      "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_values, Tensor grad_scale, Tensor grad_center)");
   m.def(
       "cache_retrieval_grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas, "
       "Tensor base_logits, Tensor targets, bool allow_tf32) -> Tensor correct");

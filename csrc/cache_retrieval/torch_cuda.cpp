@@ -5,6 +5,7 @@
 
 #include "cache_retrieval/cuda.h"
 #include "cache_retrieval/torch_operators.h"
+#include "cache_retrieval_dense/cuda.h"
 
 namespace vlmadapt::cache_retrieval {
 
@@ -23,10 +24,18 @@ struct Cuda {
     CudaCall::check(forward_cuda(p, precision_of(allow_tf32), workspace, call.stream()), "cache_retrieval");
   }
 
+  static void dense_forward(const DenseForwardParams& p, const Tensor& like, bool allow_tf32) {
+    CudaCall call(like);
+    void* workspace = call.workspace(dense_forward_workspace(p));
+    CudaCall::check(dense_forward_cuda(p, precision_of(allow_tf32), workspace, call.stream()), "cache_retrieval_dense");
+  }
+
   static void backward(const BackwardParams& p, const Tensor& like, bool allow_tf32) {
     CudaCall call(like);
-    void* workspace = call.workspace(backward_workspace(p));
-    CudaCall::check(backward_cuda(p, precision_of(allow_tf32), workspace, call.stream()), "cache_retrieval_backward");
+    void* workspace = call.workspace(p.dense ? dense_backward_workspace(p) : backward_workspace(p));
+    const auto launch = p.dense ? dense_backward_cuda : backward_cuda;
+    CudaCall::check(launch(p, precision_of(allow_tf32), workspace, call.stream()),
+                    p.dense ? "cache_retrieval_dense_backward" : "cache_retrieval_backward");
   }
 
   // The accuracy of a grid needs the class scores of its betas; a few betas at a time bound their memory.

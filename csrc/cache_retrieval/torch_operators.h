@@ -1,6 +1,6 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
-// A Backend has static members forward, backward and grid taking (params, a tensor of the right device, allow_tf32),
-// and keeps_similarities: whether its forward can write them and its backward read them.
+// A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device,
+// allow_tf32), and keeps_similarities: whether its forward can write them and its backward read them.
 #pragma once
 
 #include <tuple>
@@ -91,6 +91,60 @@ struct Operators {
     return {grad_queries, grad_keys, grad_scale, grad_center, grad_weight};
   }
 
+  static std::tuple<Tensor, Tensor> dense_forward(Tensor queries, Tensor keys, Tensor values, Tensor scale,
+                                                  Tensor center, OptionalTensor own_entry, bool store_similarities,
+                                                  bool allow_tf32) {
+    DenseForwardParams p{};
+    p.dtype = dtype_of(queries, "queries");
+    const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
+    p.num_queries = queries.size(0);
+    p.num_keys = keys.size(0);
+    p.num_classes = values.size(1);
+    p.side = side_of(queries, keys, scale, center, type, p.num_queries, p.num_keys);
+    p.values = checked(values, "values", type, {p.num_keys, p.num_classes}, queries);
+    p.own_key = checked_indices(own_entry, "own_entry", p.num_queries, queries);
+    Tensor scores = new_tensor(queries, {p.num_queries, p.num_classes}, accum);
+    p.scores = scores.mutable_data_ptr();
+    const bool store = store_similarities && Backend::keeps_similarities;
+    Tensor similarities = new_tensor(queries, {store, p.num_keys, p.num_queries}, accum);
+    if (store) p.similarities = similarities.mutable_data_ptr();
+    Backend::dense_forward(p, queries, allow_tf32);
+    return {scores, similarities};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> dense_backward(
+      Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor scale, Tensor center,
+      OptionalTensor own_entry, OptionalTensor similarities, bool want_queries, bool want_keys, bool want_values,
+      bool want_scale, bool allow_tf32) {
+    BackwardParams p{};
+    p.dtype = dtype_of(queries, "queries");
+    const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
+    p.num_queries = queries.size(0);
+    p.num_keys = keys.size(0);
+    p.num_classes = grad_scores.size(1);
+    p.side = side_of(queries, keys, scale, center, type, p.num_queries, p.num_keys);
+    p.dense = true;
+    p.values = checked(values, "values", type, {p.num_keys, p.num_classes}, queries);
+    p.own_key = checked_indices(own_entry, "own_entry", p.num_queries, queries);
+    p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
+    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
+    p.values_only = !want_queries && !want_keys && !want_scale;
+    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
+    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
+    Tensor grad_values = new_tensor(queries, {want_values ? p.num_keys : 0, p.num_classes}, accum);
+    Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_center = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_weight = new_tensor(queries, {p.num_queries}, accum);
+    p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
+    p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
+    p.grad_values = want_values ? grad_values.mutable_data_ptr() : nullptr;
+    p.grad_scale = grad_scale.mutable_data_ptr();
+    p.grad_center = grad_center.mutable_data_ptr();
+    p.grad_weight = grad_weight.mutable_data_ptr();
+    Backend::backward(p, queries, allow_tf32);
+    return {grad_queries, grad_keys, grad_values, grad_scale, grad_center};
+  }
+
   static Tensor grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas,
                      Tensor base_logits, Tensor targets, bool allow_tf32) {
     GridParams p = grid_params(queries, keys, order, offsets, betas);
@@ -116,6 +170,8 @@ struct Operators {
   static void register_all(torch::stable::detail::StableLibrary& library) {
     library.impl("cache_retrieval", TORCH_BOX(&forward));
     library.impl("cache_retrieval_backward", TORCH_BOX(&backward));
+    library.impl("cache_retrieval_dense", TORCH_BOX(&dense_forward));
+    library.impl("cache_retrieval_dense_backward", TORCH_BOX(&dense_backward));
     library.impl("cache_retrieval_grid", TORCH_BOX(&grid));
     library.impl("cache_retrieval_multi_beta", TORCH_BOX(&multi_beta));
   }

@@ -32,7 +32,7 @@ import numpy as np
 
 from vlmadapt.files import write_json
 
-from . import test_cache_retrieval, test_hetero_aggregate, test_p_laplacian
+from . import test_cache_retrieval, test_cache_retrieval_dense, test_hetero_aggregate, test_p_laplacian
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, Problem
 from .harness.numbers import DTYPE_CODE
@@ -40,6 +40,7 @@ from .harness.process import KernelFault, Schedule, Worker
 
 SUITES = {
     "cache_retrieval": [test_cache_retrieval.FORWARD, test_cache_retrieval.BACKWARD, test_cache_retrieval.GRID],
+    "cache_retrieval_dense": [test_cache_retrieval_dense.FORWARD, test_cache_retrieval_dense.BACKWARD],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
     "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
 }
@@ -142,7 +143,7 @@ def stages(operation: str) -> list[Stage]:
 
     The sanitizers see float alone where a kernel only widens what it loads; cache_retrieval has products in 16 bits.
     """
-    sanitized = (*FLOAT, "bf16") if operation == "cache_retrieval" else FLOAT
+    sanitized = (*FLOAT, "bf16") if operation.startswith("cache_retrieval") else FLOAT
     return [
         Stage("plain", FLOAT),
         Stage("plain", (*FLOAT, "bf16", "f64"), (Schedule(0), Schedule(2, 3, True))),

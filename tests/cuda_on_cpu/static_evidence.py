@@ -23,9 +23,9 @@ from .harness.case import worker
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPERATIONS = ("cache_retrieval", "hetero_aggregate", "p_laplacian")
+OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian")
 THREADS = {
-    "forward_kernel": 128, "backward_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
+    "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
     "row_sum_kernel": 128, "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
 
@@ -124,6 +124,10 @@ def dynamic_shared(name: str) -> int:
     products = ["FmaProduct<float>", "FmaProduct<double>", "TensorProduct<float>", "TensorProduct<__nv_bfloat16>",
                 "TensorProduct<__half>"]  # fmt: skip
     index = next((i for i, p in enumerate(products) if p in name), None)
+    if name.startswith("dense_kernel"):
+        target = Target(HERE / "drivers" / "cache_retrieval_dense.cu")
+        sizes = worker(target).call("dense_shared_bytes_of", [], {"out": np.zeros(5, np.int64)}, Schedule())
+        return int(sizes["out"][index])
     if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
     if index is None:  # p_laplacian's: by the accumulation type

@@ -23,7 +23,7 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
     for r in rows:
         assert r.spill_bytes == 0, f"{r.kernel} spills {r.spill_bytes} bytes on {arch}"
         assert r.blocks_a_multiprocessor >= 1, f"{r.kernel} does not fit on {arch}"
-        if r.tensor_instructions is not None and re.search(r"^(forward|backward)_kernel<\w+Product", r.kernel):
+        if r.tensor_instructions is not None and re.search(r"^(forward|backward|dense)_kernel<\w+Product", r.kernel):
             assert (r.tensor_instructions > 0) == ("TensorProduct" in r.kernel), r
             assert r.wide_loads, f"{r.kernel} has no 128-bit loads on {arch}"
         if r.wide_loads is not None and re.match(r"aggregate_kernel<\w+, \w+, true", r.kernel):

@@ -68,6 +68,51 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   return py::make_tuple(results[0], results[1], results[2], results[3], results[4]);
 }
 
+py::array dense(const std::string& isa, const std::string& half, const py::array& queries, const py::array& keys,
+                const py::array& scale, const py::array& center, const py::array& values,
+                const std::optional<Indices>& own_key) {
+  cache_retrieval::DenseForwardParams p{};
+  p.dtype = dtype_of(queries, half);
+  p.num_queries = queries.shape(0);
+  p.num_keys = keys.shape(0);
+  p.num_classes = values.shape(1);
+  p.side = side_of(queries, keys, scale, center);
+  p.values = values.data();
+  p.own_key = pointer(own_key);
+  py::array scores = new_array(p.dtype, {queries.shape(0), values.shape(1)});
+  p.scores = scores.mutable_data();
+  cache_retrieval::dense_forward_cpu(p, std_parallel(), isa_of(isa));
+  return scores;
+}
+
+py::tuple dense_backward(const std::string& isa, const std::string& half, const py::array& grad_scores,
+                         const py::array& queries, const py::array& keys, const py::array& scale,
+                         const py::array& center, const py::array& values, const std::optional<Indices>& own_key) {
+  cache_retrieval::BackwardParams p{};
+  p.dtype = dtype_of(queries, half);
+  p.num_queries = queries.shape(0);
+  p.num_keys = keys.shape(0);
+  p.num_classes = grad_scores.shape(1);
+  p.dense = true;
+  p.values = values.data();
+  p.own_key = pointer(own_key);
+  p.side = side_of(queries, keys, scale, center);
+  p.grad_scores = grad_scores.data();
+  py::array matrices[] = {new_array(p.dtype, {queries.shape(0), queries.shape(1)}),
+                          new_array(p.dtype, {keys.shape(0), queries.shape(1)}),
+                          new_array(p.dtype, {keys.shape(0), values.shape(1)})};
+  py::array vectors[] = {new_array(p.dtype, {queries.shape(0)}), new_array(p.dtype, {queries.shape(0)}),
+                         new_array(p.dtype, {queries.shape(0)})};
+  p.grad_queries = matrices[0].mutable_data();
+  p.grad_keys = matrices[1].mutable_data();
+  p.grad_values = matrices[2].mutable_data();
+  p.grad_scale = vectors[0].mutable_data();
+  p.grad_center = vectors[1].mutable_data();
+  p.grad_weight = vectors[2].mutable_data();
+  cache_retrieval::backward_cpu(p, std_parallel(), isa_of(isa));
+  return py::make_tuple(matrices[0], matrices[1], matrices[2], vectors[0], vectors[1]);
+}
+
 py::array scores_of_betas(const std::string& isa, const std::string& half, const py::array& queries,
                           const py::array& keys, const Indices& order, const Indices& offsets, const py::array& betas) {
   cache_retrieval::GridParams p{};
@@ -99,6 +144,10 @@ void bind_cache_retrieval(py::module_& m) {
   m.def("cache_retrieval_backward", &backward, "isa"_a, "half"_a, "grad_scores"_a, "queries"_a, "keys"_a, "scale"_a,
         "center"_a, "labels"_a, "weight"_a = py::none(), "multiplicity"_a = py::none(), "own_key"_a = py::none(),
         "similarities"_a = py::none());
+  m.def("cache_retrieval_dense", &dense, "isa"_a, "half"_a, "queries"_a, "keys"_a, "scale"_a, "center"_a, "values"_a,
+        "own_key"_a = py::none());
+  m.def("cache_retrieval_dense_backward", &dense_backward, "isa"_a, "half"_a, "grad_scores"_a, "queries"_a, "keys"_a,
+        "scale"_a, "center"_a, "values"_a, "own_key"_a = py::none());
   m.def("cache_retrieval_multi_beta", &scores_of_betas, "isa"_a, "half"_a, "queries"_a, "keys"_a, "order"_a,
         "offsets"_a, "betas"_a);
 }

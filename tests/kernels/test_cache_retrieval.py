@@ -52,6 +52,8 @@ class Case:
         self.text_keys, self.exact_text_keys = rows(classes, width)
         self.ratio = random.uniform(0, 1, queries).astype(self.accum)
         self.own = random.integers(-1, entries, queries)
+        self.values = store(random.standard_normal((entries, classes)))
+        self.exact_values = load(self.values).astype(np.float64)
 
     def affinity(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
         return np.exp(self.scale[:, None] * (queries @ keys.T - self.center[:, None]))
@@ -135,6 +137,32 @@ def test_backward(level: str, storage: str, shape: tuple[int, ...]) -> None:
         g.sum(1),
     ]
     for ours, truth in zip(results, expected, strict=True):
+        case.check(ours, truth)
+
+
+@every
+@stored
+@shaped
+def test_values(level: str, storage: str, shape: tuple[int, ...]) -> None:
+    case = Case(storage, *shape)
+    grad = np.random.default_rng(1).standard_normal((shape[0], shape[2])).astype(case.accum)
+    arguments = (case.queries, case.keys, case.scale, case.center, case.values, case.own)
+    scores = raw_kernels.cache_retrieval_dense(level, case.half, *arguments)
+    results = raw_kernels.cache_retrieval_dense_backward(level, case.half, grad, *arguments)
+    kept = np.arange(shape[1]) != case.own[:, None]
+    affinity = case.affinity(case.exact_queries, case.exact_keys) * kept
+    distance = case.exact_queries @ case.exact_keys.T - case.center[:, None]
+    g = grad.astype(np.float64) @ case.exact_values.T * affinity
+    w = g * case.scale[:, None]
+    expected = [
+        affinity @ case.exact_values,
+        w @ case.exact_keys,
+        w.T @ case.exact_queries,
+        affinity.T @ grad,
+        (g * distance).sum(1),
+        -w.sum(1),
+    ]
+    for ours, truth in zip((scores, *results), expected, strict=True):
         case.check(ours, truth)
 
 

@@ -57,6 +57,18 @@ def a_key_a_class(d: Draw) -> Arguments:
     return two_streams(d, d.classes) | {"text_keys_per_class": True}
 
 
+def values(d: Draw) -> Arguments:
+    """In place of labels."""
+    return {
+        "queries": d.unit(d.queries, d.width),
+        "keys": d.unit(d.entries, d.width),
+        "values": d.floats(d.entries, d.classes),
+        "beta": d.positive(d.queries, low=1),
+        "own_entry": d.integers(d.queries, d.entries, low=-1),
+        "mask_own_scores": True,
+    }
+
+
 def grid(d: Draw) -> Arguments:
     """Every prediction is right, so that one spoilt by NaN shows."""
     targets = d.integers(d.queries, d.classes)
@@ -196,6 +208,11 @@ CASES = {
     "cache_retrieval, a text key a class": retrieval(ops.cache_retrieval, a_key_a_class),
     "cache_retrieval, raw labels": retrieval(ops.cache_retrieval, raw_labels),
     "cache_retrieval, not kept": retrieval(similarities_not_kept, a_key_an_entry, compiles=False),
+    "cache_retrieval, values": retrieval(ops.cache_retrieval, values, empty=(*CACHE_EMPTY, "classes")),
+    "cache_retrieval, values, standardised": retrieval(
+        ops.cache_retrieval, with_options(values, standardize=True), blas=True
+    ),
+    "cache_retrieval, values, not kept": retrieval(similarities_not_kept, values, compiles=False),
     "cache_retrieval_multi_beta": retrieval(
         ops.cache_retrieval_multi_beta, lambda d: cache(d, False) | {"betas": d.positive(3, grad=False)}
     ),

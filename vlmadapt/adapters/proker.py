@@ -20,9 +20,10 @@ from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter, FitOptions
 from vlmadapt.config import AdapterConfig, check_grid
-from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid, tiles
+from vlmadapt.ops import cache_retrieval
+from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid
 
-DIRECT = 8192  # samples up to which K is held and factorised: 256 MiB of float32, twice
+DIRECT = 16_000  # samples up to which K is held and factorised in place: 1 GB of float32
 SEARCHED = 4096  # samples up to which beta and lam are searched: every candidate is a solution of its own
 TOLERANCE = 1e-5  # of conjugate gradients beyond, relative to the right-hand side
 MOST_STEPS = 200
@@ -89,32 +90,29 @@ class ProKeR(Adapter):
         self.beta.fill_(beta)
         self.lam.fill_(lam)
         if len(self.keys) <= DIRECT:
-            kernel = affinities(self.keys, self.keys, beta).div_(lam)
-            kernel.diagonal().add_(1)
-            factor = torch.linalg.cholesky(kernel, out=kernel)
-            # By rows, as it is read back from a file: products round by their layout.
-            self.values = torch.cholesky_solve(wanted, factor).contiguous()
+            self.values = self._direct_solution(wanted)
         else:
             self.values = conjugate_gradients(lambda x: self._from_samples(self.keys, x) / lam + x, wanted)
 
+    def _direct_solution(self, wanted: Tensor) -> Tensor:
+        """Holds one ``[n, n]`` matrix: K is symmetric, and its transpose lies as LAPACK writes a factor, in place."""
+        kernel = (self.keys @ self.keys.T).sub_(1).mul_(float(self.beta)).exp_().div_(float(self.lam))
+        kernel.diagonal().add_(1)
+        factor = kernel.mT
+        torch.linalg.cholesky(factor, out=factor)
+        half = torch.linalg.solve_triangular(factor, wanted, upper=False)
+        # By rows, as it is read back from a file: products round by their layout.
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True).contiguous()
+
     def _from_samples(self, features: Tensor, values: Tensor) -> Tensor:
-        """``k(features, S) @ values``, rows of the kernel in tiles."""
-        parts = [
-            affinities(features[rows], self.keys, float(self.beta)) @ values
-            for rows in tiles(len(features), max(len(self.keys), values.shape[1]))
-        ]
-        return torch.cat([*parts, values.new_empty(0, values.shape[1])])
+        """``k(features, S) @ values``, without the kernel."""
+        return cache_retrieval(features, self.keys, values=values, beta=float(self.beta))
 
     def _logits(self, features: Tensor) -> Tensor:
         return self._zero_shot_logits(features) + self.logit_scale * self._from_samples(features, self.values)
 
     def hyperparameters(self) -> dict[str, float]:
         return {"beta": float(self.beta), "lam": float(self.lam)}
-
-
-def affinities(queries: Tensor, keys: Tensor, beta: float) -> Tensor:
-    """``exp(-beta (1 - q . k))`` of rows of length 1: ``[B, n]``."""
-    return (queries @ keys.T).sub_(1).mul_(beta).exp_()
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], wanted: Tensor) -> Tensor:

@@ -84,8 +84,10 @@ def check_label_range(labels: Tensor, num_classes: int) -> None:
         )
 
 
-def prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tensor) -> PreparedCache:
+def prepared(labels: Tensor | PreparedCache | None, num_classes: int | None, keys: Tensor) -> PreparedCache:
     """The labels as a :class:`PreparedCache`; :class:`InputError` unless they are one a key."""
+    if labels is None:
+        raise InputError("labels are not given, nor are values: pass one of them, a label or a row of values a key.")
     check_device("labels", labels.labels if isinstance(labels, PreparedCache) else labels, "keys", keys)
     if not isinstance(labels, PreparedCache):
         if num_classes is None:
@@ -96,6 +98,13 @@ def prepared(labels: Tensor | PreparedCache, num_classes: int | None, keys: Tens
             f"labels has {len(labels.labels)} elements but keys has {len(keys)} rows: give one label a key."
         )
     return labels
+
+
+def given_beta(beta: Tensor | float | None) -> Tensor | float:
+    """``beta``, which has a default only because ``values`` may stand for the labels before it."""
+    if beta is None:
+        raise InputError("beta must be given: pass the sharpness of the affinity, a number or one a query.")
+    return beta
 
 
 def grid_inputs(

@@ -4,6 +4,7 @@
     A_txt[b, k] = exp(-text_beta * (1 - text_queries[b] . text_keys[k]))       arXiv 2404.12588
     A           = ratio * A_img + (1 - ratio) * A_txt
     S[b, c]     = sum of A[b, k] over the entries k with labels[k] = c
+    S[b, c]     = sum of A_img[b, k] * values[k, c]                            with values in place of labels
 
 :func:`cache_retrieval_reference` states this in plain PyTorch and is the truth of the tests; :func:`cache_retrieval`
 runs the fused kernels, which hold neither the ``[B, n]`` affinities nor a one-hot matrix. The one exception: on the
@@ -17,28 +18,26 @@ from typing import Unpack, overload
 import torch
 from torch import Tensor
 
-from vlmadapt.errors import InputError, shape_of
+from vlmadapt.errors import InputError
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.cache_retrieval.checks import (
     Both,
     PreparedCache,
     ScoresOnly,
-    check_label_range,
     checked_text,
-    checked_vector,
-    grid_inputs,
+    given_beta,
     prepared,
 )
+from vlmadapt.ops.cache_retrieval.dense import check_values
 from vlmadapt.ops.cache_retrieval.moments import standardized, with_entries
-from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference, multi_beta_reference
+from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference
 from vlmadapt.ops.checks import (
     accumulation_dtype,
     allow_tf32,
     check_device,
     check_indices,
     check_matrix,
-    check_real,
     check_same,
     per_row,
 )
@@ -61,12 +60,26 @@ def cache_retrieval(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@overload
 def cache_retrieval(
     queries: Tensor,
     keys: Tensor,
-    labels: Tensor | PreparedCache,
-    beta: Tensor | float,
     *,
+    values: Tensor,
+    beta: Tensor | float,
+    standardize: bool = False,
+    own_entry: Tensor | None = None,
+    mask_own_scores: bool = False,
+) -> Tensor: ...
+
+
+def cache_retrieval(
+    queries: Tensor,
+    keys: Tensor,
+    labels: Tensor | PreparedCache | None = None,
+    beta: Tensor | float | None = None,
+    *,
+    values: Tensor | None = None,
     num_classes: int | None = None,
     text_queries: Tensor | None = None,
     text_keys: Tensor | None = None,
@@ -84,7 +97,9 @@ def cache_retrieval(
         queries: ``[B, D]`` float32, float64, bfloat16 or float16, normalised rows.
         keys: ``[n, D]``, same dtype and device.
         labels: integer ``[n]``, or a :class:`PreparedCache` to save sorting them at every call.
-        beta: sharpness of the affinity, > 0; a number, a 0-d tensor or ``[B]``.
+        beta: sharpness of the affinity, > 0; a number, a 0-d tensor or ``[B]``. Always needed.
+        values: ``[n, C]`` of any sign, same dtype and device, in place of ``labels``: each entry counts for class ``c``
+            ``values[k, c]`` times, as soft labels or solved coefficients do. One stream only.
         num_classes: ``C``; needed when ``labels`` is a tensor.
         text_queries: ``[B, H]``, the second stream's queries (arXiv 2404.12588).
         text_keys: ``[n, H]``, or ``[C, H]`` with ``text_keys_per_class``, when the entries of a class share a key;
@@ -103,22 +118,32 @@ def cache_retrieval(
         Scores ``[B, C]`` in float32 (float64 for float64 inputs); a class without entries scores 0. With
         ``return_disagreement`` also ``[B]``: the mean over the entries of ``|A_img - A_txt|``, without gradient.
 
-    Differentiable once in queries, keys, text_queries, text_keys, beta, text_beta and ratio. NaN in a query or key
-    gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 if
+    Differentiable once in queries, keys, values, text_queries, text_keys, beta, text_beta and ratio. NaN in a query,
+    key or value gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 if
     ``torch.backends.cuda.matmul.fp32_precision`` is ``"tf32"`` (when compiling, under ``torch.compile``).
 
     Raises:
-        InputError: shapes, dtypes or devices disagree, a label is out of range, or a stream is incomplete.
+        InputError: shapes, dtypes or devices disagree, a label is out of range, a stream is incomplete, or not exactly
+            one of ``labels`` and ``values`` is given.
     """
     library.require(queries.device)
     if torch.is_autocast_enabled(queries.device.type):
         queries, keys = queries.float(), keys.float()
+        values = None if values is None else values.float()
         text_queries = None if text_queries is None else text_queries.float()
         text_keys = None if text_keys is None else text_keys.float()
     check_matrix("queries", queries)
     check_matrix("keys", keys)
     check_same("keys", keys, "queries", queries)
-    cache = prepared(labels, num_classes, keys)
+    cache = None
+    if values is None:
+        cache = prepared(labels, num_classes, keys)
+    elif labels is not None:
+        raise InputError("labels and values are both given: values take the place of labels, pass one of them.")
+    elif text_queries is not None or text_keys is not None or return_disagreement:
+        raise InputError("values are given together with a text stream: pass labels, or the first stream alone.")
+    else:
+        check_values(values, keys, num_classes)
     if own_entry is not None:
         check_device("own_entry", own_entry, "queries", queries)
         own_entry = check_indices("own_entry", own_entry, len(queries))
@@ -127,9 +152,9 @@ def cache_retrieval(
                 f"own_entry holds {int(own_entry.max())} but the cache has {len(keys)} entries: "
                 "give each query its entry's index, or -1."
             )
-    beta = per_row("beta", beta, queries)
+    beta = per_row("beta", given_beta(beta), queries)
     mix = None
-    if text_queries is not None or text_keys is not None:
+    if cache is not None and (text_queries is not None or text_keys is not None):
         text_queries, text_keys = checked_text(text_queries, text_keys, text_beta, text_keys_per_class, cache, queries)
         if text_beta is None or ratio is None:
             raise InputError("ratio must be given with a text stream: pass the first stream's share, in [0, 1].")
@@ -143,6 +168,7 @@ def cache_retrieval(
                 keys.to(beta.dtype),
                 cache,
                 beta,
+                values=None if values is None else values.to(beta.dtype),
                 text_queries=None if text_queries is None else text_queries.to(beta.dtype),
                 text_keys=None if text_keys is None else text_keys.to(beta.dtype),
                 text_beta=text_beta,
@@ -154,10 +180,14 @@ def cache_retrieval(
                 return_disagreement=return_disagreement,
             )
     image = _stream(beta, queries, keys, None, standardize)
+    if cache is None:
+        assert values is not None
+        return _dense(image, values, own_entry if mask_own_scores else None)
     text: tuple[Tensor | None, ...] = (None, None, None, None)
     if text_queries is not None and text_keys is not None and isinstance(text_beta, Tensor):
         counts = cache.counts() if text_keys_per_class else None
         text = _stream(text_beta, text_queries, text_keys, counts, standardize)
+    matrices = 1 if text_keys_per_class or text[0] is None else 2
     scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
         *image,
         *text,
@@ -168,91 +198,20 @@ def cache_retrieval(
         own_entry,
         text_keys_per_class,
         mask_own_scores,
-        _stores_similarities(*image, *text, mix, per_class=text_keys_per_class),
+        _stores_similarities(*image, *text, mix, matrices=matrices),
         allow_tf32(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
 
 
-def cache_retrieval_multi_beta(
-    queries: Tensor,
-    keys: Tensor,
-    labels: Tensor | PreparedCache,
-    betas: Tensor,
-    *,
-    num_classes: int | None = None,
-) -> Tensor:
-    """Scores ``[G, B, C]`` for every beta of ``betas [G]``; each product is computed once. No gradient.
-
-    queries, keys, labels, num_classes: as in :func:`cache_retrieval`, whose errors it raises.
-    """
-    queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
-    betas = checked_vector("betas", betas, queries)
-    if reference_in_use():
-        return multi_beta_reference(queries, keys, cache, betas)
-    return torch.ops.vlmadapt.cache_retrieval_multi_beta(
-        queries, keys, cache.order, cache.offsets, betas, allow_tf32(queries)
+def _dense(stream: tuple[Tensor, Tensor, Tensor, Tensor], values: Tensor, own_entry: Tensor | None) -> Tensor:
+    queries, keys, scale, center = stream
+    values = values.to(keys.dtype).contiguous()
+    stores = _stores_similarities(queries, keys, values, scale, center, matrices=1)
+    scores, _similarities = torch.ops.vlmadapt.cache_retrieval_dense(
+        queries, keys, values, scale, center, own_entry, stores, allow_tf32(queries)
     )
-
-
-def cache_retrieval_grid(
-    queries: Tensor,
-    keys: Tensor,
-    labels: Tensor | PreparedCache,
-    betas: Tensor,
-    alphas: Tensor,
-    base_logits: Tensor,
-    targets: Tensor,
-    *,
-    num_classes: int | None = None,
-) -> Tensor:
-    """Accuracy of ``argmax(base_logits + alpha * S(beta))`` for a whole grid, in one pass over the products.
-
-    Args:
-        queries, keys, labels, num_classes: as in :func:`cache_retrieval`.
-        betas: ``[G]``.
-        alphas: ``[A]``.
-        base_logits: ``[B, C]``, what the scores are added to.
-        targets: integer ``[B]``, the right classes.
-
-    Returns:
-        float64 ``[G, A]`` in [0, 1]; among equal logits the lowest class wins.
-
-    Raises:
-        InputError: shapes, dtypes or devices disagree, or a label is out of range.
-
-    Replaces the released Tip-Adapter's search (arXiv 2111.03930), which repeats the products for every pair.
-    """
-    queries, keys, cache = grid_inputs(queries, keys, labels, num_classes)
-    betas, alphas = checked_vector("betas", betas, queries), checked_vector("alphas", alphas, queries)
-    check_device("targets", targets, "queries", queries)
-    check_device("base_logits", base_logits, "queries", queries)
-    check_real("base_logits", base_logits)
-    if base_logits.shape != (len(queries), cache.num_classes):
-        raise InputError(
-            f"base_logits is {shape_of(base_logits)} but must be [{len(queries)}, {cache.num_classes}]: "
-            "one row a query, one column a class."
-        )
-    targets = check_indices("targets", targets, len(queries))
-    check_label_range(targets, cache.num_classes)
-    dtype = accumulation_dtype(queries.dtype)
-    if reference_in_use():
-        scores = multi_beta_reference(queries, keys, cache, betas)
-        logits = base_logits.to(dtype) + alphas.reshape(-1, 1, 1) * scores.unsqueeze(1)
-        best, predicted = logits.max(-1)
-        return ((predicted == targets) & ~best.isnan()).double().sum(-1) / max(len(queries), 1)
-    correct = torch.ops.vlmadapt.cache_retrieval_grid(
-        queries,
-        keys,
-        cache.order,
-        cache.offsets,
-        betas,
-        alphas,
-        base_logits.to(dtype).contiguous(),
-        targets,
-        allow_tf32(queries),
-    )
-    return correct.double() / max(len(queries), 1)
+    return scores
 
 
 def _stream(
@@ -269,11 +228,10 @@ def _stream(
     return queries, centered, beta / deviation, deviation
 
 
-def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, per_class: bool) -> bool:
+def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, matrices: int) -> bool:
     """Whether the forward stores the similarities of the streams with one key an entry for the backward."""
     if queries.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return False  # an exported program should not depend on whether its example was small
     if not any(tensor is not None and tensor.requires_grad for tensor in (queries, keys, *others)):
         return False
-    matrices = 1 if per_class or others[2] is None else 2
     return matrices * len(queries) * len(keys) * accumulation_dtype(queries.dtype).itemsize <= KEPT_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlmadapt.ops.cache_retrieval.checks import PreparedCache, prepared
+from vlmadapt.ops.cache_retrieval.checks import PreparedCache, given_beta, prepared
 
 # Similarities of unit rows that deviate by less do not vary over the cache (a single entry, or equal ones): what is
 # left of them is rounding, and is not divided by.
@@ -15,9 +15,10 @@ SMALLEST_DEVIATION = 1e-6
 def cache_retrieval_reference(
     queries: Tensor,
     keys: Tensor,
-    labels: Tensor | PreparedCache,
-    beta: Tensor | float,
+    labels: Tensor | PreparedCache | None = None,
+    beta: Tensor | float | None = None,
     *,
+    values: Tensor | None = None,
     num_classes: int | None = None,
     text_queries: Tensor | None = None,
     text_keys: Tensor | None = None,
@@ -30,15 +31,15 @@ def cache_retrieval_reference(
     return_disagreement: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
-    cache = prepared(labels, num_classes, keys)
+    cache = prepared(labels, num_classes, keys) if values is None else None
     entries = torch.arange(len(keys), device=keys.device)
     keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
     if own_entry is not None:
         keep = entries != own_entry.unsqueeze(-1)
-    image = _reference_affinity(queries, keys, beta, standardize)
+    image = _reference_affinity(queries, keys, given_beta(beta), standardize)
     affinity, disagreement = image, image.new_zeros(len(queries))
     if text_queries is not None:
-        assert text_keys is not None and text_beta is not None and ratio is not None
+        assert cache is not None and text_keys is not None and text_beta is not None and ratio is not None
         entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
         text = _reference_affinity(text_queries, entry_keys, text_beta, standardize)
         mix = torch.as_tensor(ratio, dtype=image.dtype).reshape(-1, 1)
@@ -46,6 +47,9 @@ def cache_retrieval_reference(
         disagreement = ((image - text).abs() * keep).detach().sum(-1) / keep.sum(-1).clamp(min=1)
     if mask_own_scores:
         affinity = affinity * keep
+    if cache is None:
+        assert values is not None
+        return affinity @ values
     scores = affinity.new_zeros(len(queries), cache.num_classes).index_add(1, cache.labels, affinity)
     return (scores, disagreement) if return_disagreement else scores
 
