@@ -17,9 +17,9 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,10 +28,47 @@ from vlmadapt.adapters.folds import repeats_for, splits
 from vlmadapt.progress import track
 from vlmadapt.training import Samples, best_temperature, certainties, tiles
 
-if TYPE_CHECKING:
-    from vlmadapt.adapters.base import Adapter, FitOptions
-
 Values = Mapping[str, float]
+Kind = TypeVar("Kind", bound="Fitted")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit, apart from data and configuration."""
+
+    seed: int = 0
+    checkpoint_dir: Path | None = None
+    progress: bool = False
+
+
+class Fitted(Protocol):
+    """What is asked of an adapter."""
+
+    name: Any
+    config: Any
+    temperature_: float
+    certainties_: tuple[float, ...]
+    held_out_accuracy_: float | None
+    fitted_: bool
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def another(self: Kind) -> Kind: ...
+
+    def to(self, *args: Any) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def logits(self, features: Tensor) -> Tensor: ...
+
+    def hyperparameters(self) -> dict[str, float]: ...
+
+    def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None: ...
+
+    def _configured(self, values: Values) -> Any: ...
+
+    def _use(self, values: Values) -> None: ...
 
 
 def middle(found: Sequence[Values]) -> dict[str, float]:
@@ -51,7 +88,7 @@ def _middle(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def fit_on_all(adapter: Adapter, every: Samples, folds: int, repeats: int | None, options: FitOptions) -> None:
+def fit_on_all(adapter: Fitted, every: Samples, folds: int, repeats: int | None, options: FitOptions) -> None:
     """Fit ``adapter`` in place, as the module says; ``repeats`` None for :func:`repeats_for` as many samples."""
     repeats = repeats_for(len(every)) if repeats is None else repeats
     rounds = list(splits(every.features, every.labels, folds, repeats, options.seed))
@@ -77,23 +114,25 @@ def fit_on_all(adapter: Adapter, every: Samples, folds: int, repeats: int | None
 
 
 def _fitted(
-    adapter: Adapter,
+    adapter: Kind,
     every: Samples,
     known: Tensor,
     held: Tensor | None,
     values: Values,
     options: FitOptions,
     place: str,
-) -> Adapter:
+) -> Kind:
     """Another of its kind, fitted on some samples, into a folder of its own where checkpoints are kept."""
     directory = None if options.checkpoint_dir is None else Path(options.checkpoint_dir) / place
-    trial = adapter.another().to(every.features.device)
+    trial = adapter.another()
+    trial.to(every.features.device)
     validation = None if held is None else _some(every, held)
     _fit_with(
         trial, _some(every, known), validation, values, replace(options, checkpoint_dir=directory, progress=False)
     )
     trial.fitted_ = True
-    return trial.eval()
+    trial.eval()
+    return trial
 
 
 def _some(every: Samples, rows: Tensor) -> Samples:
@@ -103,14 +142,14 @@ def _some(every: Samples, rows: Tensor) -> Samples:
 
 
 def _fit_with(
-    adapter: Adapter, support: Samples, validation: Samples | None, values: Values, options: FitOptions
+    adapter: Fitted, support: Samples, validation: Samples | None, values: Values, options: FitOptions
 ) -> None:
     """Fit with ``values`` in place of the configured ones; the configuration itself stays what it was."""
     before = adapter.config
-    adapter.config = adapter._settled(values)
+    adapter.config = adapter._configured(values)
     try:
         adapter._fit(support, validation, options)
     finally:
         adapter.config = before
     if values:
-        adapter._settle(values)
+        adapter._use(values)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.all_labelled import fit_on_all
+from vlmadapt.adapters.all_labelled import FitOptions, fit_on_all
 from vlmadapt.adapters.checks import (
     canonical_order,
     check_class_names,
@@ -44,15 +44,6 @@ AGAINST_TEXT = ("alpha", "w")  # weigh the samples against the text; without tex
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How to fit, apart from data and configuration."""
-
-    seed: int = 0
-    checkpoint_dir: Path | None = None
-    progress: bool = False
 
 
 class Adapter(nn.Module):
@@ -181,8 +172,9 @@ class Adapter(nn.Module):
     ) -> AnyAdapter:
         """Fit on all labelled samples, validation ones too; hyper-parameters and calibration by cross-validation. Ours.
 
-        Takes what :meth:`fit` takes. The samples of a class are dealt into ``folds`` (2 or more), ``repeats`` times: as
-        often as brings 300 held-out predictions, at most 3 times, where it is None
+        ``features [n, D]``, ``labels [n]``, ``val_features [m, D]``, ``val_labels [m]``, ``seed``, ``checkpoint_dir`` and
+        ``progress`` are those of :meth:`fit`. The samples of a class are dealt into ``folds`` (2 or more), ``repeats``
+        times: as often as brings 300 held-out predictions, at most 3 times, where it is None
         (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits. A method that fits on all samples
         anyway (auto) does what it always does.
 
@@ -232,12 +224,12 @@ class Adapter(nn.Module):
         text = self.text_features if self.has_text else NoText.like(self.text_features)
         return kind(text, self.logit_scale, config, class_names=self.class_names, encoder=encoder, **more)
 
-    def _settled(self, values: Mapping[str, float]) -> Any:
+    def _configured(self, values: Mapping[str, float]) -> Any:
         """The configuration in which ``values``, hyper-parameters by name, replace what :meth:`fit` starts from."""
         known = {entry.name for entry in fields(self.config)}
         return replace(self.config, **{name: value for name, value in values.items() if name in known})
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         """Use ``values``, hyper-parameters by name, after a fit that did not search them."""
 
     def forward(self, features: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.means import have_samples, neither_for_nor_against
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.training import Samples, cell_likelihoods, check_range, choose_in_grid, grid_accuracy, log_grid

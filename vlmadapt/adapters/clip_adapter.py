@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples, TrainConfig, check_range
@@ -69,10 +69,10 @@ class CLIPAdapter(TrainedAdapter):
         # ratio 1 and a dead bottleneck would leave nothing to normalise.
         return self._zero_shot_logits(torch.nn.functional.normalize(blended, dim=-1, eps=1e-12))
 
-    def _settled(self, values: Mapping[str, float]) -> CLIPAdapterConfig:
+    def _configured(self, values: Mapping[str, float]) -> CLIPAdapterConfig:
         return self.config  # trained at the configured ratio, which is searched afterwards
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         self.ratio.fill_(values["ratio"])
 
     def hyperparameters(self) -> dict[str, float]:

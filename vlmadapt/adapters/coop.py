@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.checks import normalize
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig

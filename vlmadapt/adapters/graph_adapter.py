@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.hegraph.graph import prototypes
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
@@ -100,10 +100,10 @@ class GraphAdapter(TrainedClassifier):
         read = beta * text + (1 - beta) * image
         return normalize(alpha * self.text_features + (1 - alpha) * read.to(self.text_features.dtype), dim=-1)
 
-    def _settled(self, values: Mapping[str, float]) -> GraphAdapterConfig:
+    def _configured(self, values: Mapping[str, float]) -> GraphAdapterConfig:
         return self.config  # trained at the configured shares, which are searched afterwards
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         self.set_shares(values["alpha"], values["beta"])
         self.classifier = self.adapted_text().detach()
 

@@ -15,7 +15,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.errors import InputError
 from vlmadapt.training import Samples, check_range, log_grid

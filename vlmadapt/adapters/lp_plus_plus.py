@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.means import class_means
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples, check_range, tiles
@@ -132,9 +133,9 @@ class LPPlusPlus(Adapter):
     def _logits(self, features: Tensor) -> Tensor:
         return features @ (self.visual + self.blend[:, None] * self.text_features).T
 
-    def _settled(self, values: Mapping[str, float]) -> LPPlusPlusConfig:
+    def _configured(self, values: Mapping[str, float]) -> LPPlusPlusConfig:
         whole = {"steps": max(round(values["steps"]), 1)} if values else {}
-        return super()._settled({**values, **whole})
+        return super()._configured({**values, **whole})
 
     def hyperparameters(self) -> dict[str, float]:
         return {"scale": float(self.scale), "steps": float(self.steps)}

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.config import AdapterConfig, check_grid
 from vlmadapt.ops import cache_retrieval
 from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.means import class_means
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples, TrainConfig, check_range
@@ -58,10 +58,10 @@ class TaskRes(TrainedAdapter):
         moved = self.text_features + self.scale.to(features.dtype) * self.residual
         return self.logit_scale * features @ torch.nn.functional.normalize(moved, dim=-1, eps=1e-12).T
 
-    def _settled(self, values: Mapping[str, float]) -> TaskResConfig:
+    def _configured(self, values: Mapping[str, float]) -> TaskResConfig:
         return self.config  # trained at the configured scale, which is searched afterwards
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         self.scale.fill_(values["scale"])
 
     def hyperparameters(self) -> dict[str, float]:

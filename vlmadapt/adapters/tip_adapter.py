@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import AdapterConfig, check_grid

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.config import AdapterConfig
 from vlmadapt.training import Samples
 

@@ -47,9 +47,8 @@ class Given:
     def only(self, class_names: Sequence[str]) -> Given:
         """What is said of these classes alone: derived negatives are of them, too."""
         own = None if self.negative_text is None else self.of_classes(self.negative_text, class_names)
-        return replace(
-            self, class_names=tuple(class_names), text=self.of_classes(self.text, class_names), negative_text=own
-        )
+        text = None if self.text is None else self.of_classes(self.text, class_names)
+        return replace(self, class_names=tuple(class_names), text=text, negative_text=own)
 
     def of_classes(self, rows: Tensor, class_names: Sequence[str]) -> Tensor:
         """``rows`` (one of the above) in the order of ``class_names``, which are among those of this file."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
@@ -160,7 +162,9 @@ def answering(adapter: Adapter, known: ClassTexts, asked: ClassTexts) -> tuple[A
     if known is asked:
         return adapter, None
     if adapter.can_transfer:
-        return adapter.for_classes(asked.features, asked.class_names), None
+        text = asked.features
+        assert isinstance(text, Tensor)  # methods that transfer need text
+        return adapter.for_classes(text, asked.class_names), None
     return create(Method(STAND_IN, STAND_IN), asked), STAND_IN
 
 

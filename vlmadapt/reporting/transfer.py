@@ -14,8 +14,8 @@ STOOD_IN = "*"  # behind an accuracy that another method gave
 
 
 def transfer_table(results: ProtocolResults) -> Table:
-    """Test accuracy in per cent on each test set, and over them: the harmonic mean of base and new, else the mean of all
-    but the first."""
+    """Test accuracy in per cent on each test set, and over them: the harmonic mean of base and new, or the mean of
+    all others than the first."""
     places = [name for name in results.test_sets if name is not None]
     last = "harmonic mean" if results.protocol_name == BaseToNew.name else "mean of the others"
     rows = [

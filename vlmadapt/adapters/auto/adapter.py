@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.auto.parts import DEFAULT, PARTS, Part, Size, affordable, chosen, differing
 from vlmadapt.adapters.auto.stack import Mixture, stack
-from vlmadapt.adapters.base import Adapter, FitOptions
+from vlmadapt.adapters.base import Adapter
 from vlmadapt.adapters.folds import splits, together
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.config import AdapterConfig

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.hegraph.config import HeGraphAdapterConfig
 from vlmadapt.adapters.hegraph.graph import NEGATIVE, POSITIVE, VISUAL, HeteroGraph, prototypes
@@ -224,10 +224,10 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         return self._entry_scores(features, self.fusion.beta), None
 
-    def _settled(self, values: Mapping[str, float]) -> HeGraphAdapterConfig:
+    def _configured(self, values: Mapping[str, float]) -> HeGraphAdapterConfig:
         return self.config  # all of them are searched after training
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         probability = "w" in values
         fusion = Fusion(probability, values["beta"], values["w" if probability else "alpha"])
         self.set_scalars(fusion, values["text_scale"], values["negative_to_positive"])

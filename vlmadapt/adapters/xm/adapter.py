@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.adapters.base import FitOptions
+from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.adapters.xm.config import XMAdapterConfig
@@ -114,11 +114,11 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         scores, _ = self._retrieve(features, self._cache())
         return self._zero_shot_logits(features) + self.log_alpha.exp() * scores
 
-    def _settled(self, values: Mapping[str, float]) -> XMAdapterConfig:
+    def _configured(self, values: Mapping[str, float]) -> XMAdapterConfig:
         named = {"gamma" if name == "gamma_bias" else name: value for name, value in values.items()}
-        return super()._settled(named)
+        return super()._configured(named)
 
-    def _settle(self, values: Mapping[str, float]) -> None:
+    def _use(self, values: Mapping[str, float]) -> None:
         """Training moves them; what is settled was searched after it."""
         gamma = values["gamma" if self.gate is None else "gamma_bias"]
         self.set_scalars(values["beta_image"], values["beta_text"], values["alpha"], gamma)
