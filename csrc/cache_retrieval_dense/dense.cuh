@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(const DenseJob job) 
         const int64_t query = (queries_own ? first_owner : at) + q, key = (queries_own ? at : first_owner) + k;
         T h = T(0);
         if (query < p.num_queries && key < p.num_keys) {
-          const BackwardQuery<T> b = terms[q];
+          const BackwardQuery<T>& b = terms[q];
           const T offset = products.at[i][j] - b.center;
           h = b.own_key == key ? T(0) : exponential(b.scale * offset);
           if (upstream) {

@@ -101,7 +101,8 @@ def prepared(labels: Tensor | PreparedCache | None, num_classes: int | None, key
 
 
 def given_beta(beta: Tensor | float | None) -> Tensor | float:
-    """``beta``, which has a default only because ``values`` may stand for the labels before it."""
+    """``beta``, which has a default only because ``values`` may stand for the labels before it; :class:`InputError`
+    where it is missing."""
     if beta is None:
         raise InputError("beta must be given: pass the sharpness of the affinity, a number or one a query.")
     return beta

@@ -1,4 +1,4 @@
-"""Cache retrieval for many betas in one pass over the products, and the accuracy of a grid of betas and alphas."""
+"""Cache retrieval (arXiv 2111.03930) for many betas in one pass over the products; accuracy over betas and alphas."""
 
 from __future__ import annotations
 
