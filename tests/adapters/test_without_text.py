@@ -248,6 +248,13 @@ def test_a_checkpoint_with_text_is_another_run(name, problem, tmp_path):
         other.fit(*problem.fit_arguments, checkpoint_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ABLE)
+def test_a_fit_on_all_labelled_samples(name, problem, tmp_path):
+    adapter = make(name).fit_on_all(*problem.fit_arguments, repeats=1)
+    assert not adapter.has_text and adapter.held_out_accuracy_ > 0.5
+    assert torch.equal(load_adapter(adapter.save(tmp_path)).logits(problem.queries), adapter.logits(problem.queries))
+
+
 def test_alpha_only_scales_so_that_its_edge_says_nothing(problem):
     adapter = make("gda", search_alpha=(1e-6, 2e-6, 2)).fit(*problem.fit_arguments)
     assert adapter.at_edges() == {} and adapter.hyperparameters()["alpha"] > 2e-6  # searched beyond, as ever

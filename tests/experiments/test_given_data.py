@@ -331,3 +331,15 @@ def test_without_class_text_compare_takes_what_can_do_without(tmp_path: Path, mo
     run("fit", path, "--adapter", "hegraph", "--set", "epochs=1", "--shots", 2, "--out", "graph")
     assert "graph is that of the visual nodes" in run("graph", "graph")
     assert "nothing wrong found" in run("data", "check", path)
+
+
+def test_without_class_text_other_classes_cannot_be_answered(tmp_path: Path) -> None:
+    labels = torch.arange(4).repeat(8)
+    tensors = {"features": torch.eye(4)[labels] + 0.1 * torch.randn(32, 4), "labels": labels}
+    paths = [write(tmp_path / f"{name}.npz", tensors) for name in ("a", "b")]
+    settings: dict[str, Any] = {"adapters": ["ncm"], "shots": [1], "seeds": 1}
+    with pytest.raises(InputError, match="'a' has classes that are not fitted, and no text to know them by"):
+        vlmadapt.compare(paths[0], protocol="base-to-new", **settings)
+    results = vlmadapt.compare(paths[0], protocol="shift", test_on=[str(paths[1])], **settings)
+    assert [cell.tested_on for cell in results.cells] == ["a", "b"]
+    assert len(vlmadapt.compare(paths[0], protocol="no-val", **settings).cells) == 1

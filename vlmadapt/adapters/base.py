@@ -220,7 +220,9 @@ class Adapter(nn.Module):
         self, kind: type[AnyAdapter], config: AdapterConfig | Mapping[str, Any], encoder: ImageEncoder | None = None
     ) -> AnyAdapter:
         """An unfitted adapter of ``kind`` over the same classes."""
-        more: dict[str, Any] = {"negative_text_features": self.negative_text_features} if kind.needs_negatives else {}
+        more: dict[str, Any] = {}
+        if kind.needs_negatives and self.has_text:
+            more["negative_text_features"] = self.negative_text_features
         text = self.text_features if self.has_text else NoText.like(self.text_features)
         return kind(text, self.logit_scale, config, class_names=self.class_names, encoder=encoder, **more)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
-from vlmadapt.adapters import ADAPTERS
+from vlmadapt.adapters import ADAPTERS, NoText
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
@@ -150,6 +150,11 @@ def _texts_of(test: TestSet, known: ClassTexts, fitted: Dataset) -> ClassTexts:
     if test.dataset.class_names == fitted.class_names:
         return known
     texts = ClassTexts(known.encoder, test.dataset)
+    if isinstance(texts.features, NoText):
+        raise InputError(
+            f"{test.dataset.name!r} has classes that are not fitted, and no text to know them by: use another protocol "
+            "or data with class text."
+        )
     create(Method(STAND_IN, STAND_IN), texts)
     return texts
 
