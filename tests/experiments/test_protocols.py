@@ -198,7 +198,7 @@ def test_one_classifier_is_fitted_so(world, tmp_path, name):
     assert vlmadapt.evaluate(loaded, no_cache=True).results.protocol_name == name
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": (
         {"protocol": "k-fold"},
         r"protocol is 'k-fold': use few-val, no-val, held-out-shot, base-to-new, cross,",
