@@ -296,7 +296,7 @@ class Adapter(nn.Module):
         other = type(self)(text_features, self.logit_scale, self.config, class_names, self.encoder)
         for name, tensor in self._learned().items():
             _place(other, name, tensor)
-        other._settle()
+        other._take_over()
         other.temperature_ = self.temperature_
         other.fitted_ = True
         return other.eval()
@@ -305,7 +305,7 @@ class Adapter(nn.Module):
         """What :meth:`for_classes` hands on: the state, apart from what is of the classes."""
         return {name: tensor for name, tensor in self.state_dict().items() if name != "text_features"}
 
-    def _settle(self) -> None:
+    def _take_over(self) -> None:
         """What else there is to do once other classes and what was learned are in place."""
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
