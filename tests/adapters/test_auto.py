@@ -40,6 +40,12 @@ def test_a_class_never_loses_all_of_its_samples():
         assert not set(known.tolist()) & set(held.tolist())
 
 
+def test_two_samples_a_class_are_two_balanced_folds():
+    labels = torch.arange(6).repeat(2)
+    rounds = list(splits(torch.randn(12, 4), labels, 4, repeats=1, seed=0))
+    assert [sorted(labels[held].tolist()) for _, held in rounds] == [[*range(6)]] * 2
+
+
 def test_folds_are_even_within_a_class():
     fold = assign(torch.zeros(10, dtype=torch.int64), 4, torch.randperm(10))
     assert sorted(torch.bincount(fold, minlength=4).tolist()) == [2, 2, 3, 3]

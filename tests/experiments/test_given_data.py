@@ -338,7 +338,7 @@ def test_without_class_text_other_classes_cannot_be_answered(tmp_path: Path) -> 
     tensors = {"features": torch.eye(4)[labels] + 0.1 * torch.randn(32, 4), "labels": labels}
     paths = [write(tmp_path / f"{name}.npz", tensors) for name in ("a", "b")]
     settings: dict[str, Any] = {"adapters": ["ncm"], "shots": [1], "seeds": 1}
-    with pytest.raises(InputError, match="'a' has classes that are not fitted, and no text to know them by"):
+    with pytest.raises(InputError, match="'a' is to be tested among classes that were not fitted, and has no text"):
         vlmadapt.compare(paths[0], protocol="base-to-new", **settings)
     results = vlmadapt.compare(paths[0], protocol="shift", test_on=[str(paths[1])], **settings)
     assert [cell.tested_on for cell in results.cells] == ["a", "b"]

@@ -44,12 +44,14 @@ class FitOptions:
 class Fitted(Protocol):
     """What is asked of an adapter."""
 
-    name: Any
     config: Any
     temperature_: float
     certainties_: tuple[float, ...]
     held_out_accuracy_: float | None
     fitted_: bool
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def num_classes(self) -> int: ...

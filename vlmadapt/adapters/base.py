@@ -172,10 +172,10 @@ class Adapter(nn.Module):
     ) -> AnyAdapter:
         """Fit on all labelled samples, validation ones too; hyper-parameters and calibration by cross-validation. Ours.
 
-        ``features [n, D]``, ``labels [n]``, ``val_features [m, D]``, ``val_labels [m]``, ``seed``, ``checkpoint_dir`` and
-        ``progress`` are those of :meth:`fit`. The samples of a class are dealt into ``folds`` (2 or more), ``repeats``
-        times: as often as brings 300 held-out predictions, at most 3 times, where it is None
-        (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits. A method that fits on all samples
+        ``features [n, D]``, ``labels [n]``, ``val_features [m, D]``, ``val_labels [m]``, ``seed``, ``checkpoint_dir``
+        and ``progress`` are those of :meth:`fit`. The samples of a class are dealt into ``folds`` (2 or more; not more
+        than a usual class has samples), ``repeats`` times: as often as brings 300 held-out predictions, at most 3
+        times, where it is None (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits. A method that fits on all samples
         anyway (auto) does what it always does.
 
         Raises :class:`InputError` as :meth:`fit` does, and for folds below 2 or repeats below 1.
@@ -298,7 +298,7 @@ class Adapter(nn.Module):
         other = type(self)(text_features, self.logit_scale, self.config, class_names, self.encoder)
         for name, tensor in self._learned().items():
             _place(other, name, tensor)
-        other._settle()
+        other._take_over()
         other.temperature_ = self.temperature_
         other.fitted_ = True
         return other.eval()
@@ -307,7 +307,7 @@ class Adapter(nn.Module):
         """What :meth:`for_classes` hands on: the state, apart from what is of the classes."""
         return {name: tensor for name, tensor in self.state_dict().items() if name != "text_features"}
 
-    def _settle(self) -> None:
+    def _take_over(self) -> None:
         """What else there is to do once other classes and what was learned are in place."""
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:

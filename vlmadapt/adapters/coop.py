@@ -95,7 +95,7 @@ class CoOp(TrainedClassifier):
     def _learned(self) -> dict[str, Tensor]:
         return {"context": self.context}
 
-    def _settle(self) -> None:
+    def _take_over(self) -> None:
         self.__dict__["_prompts"] = self._tokenized()
         self._keep_classifier()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 import torch
@@ -33,12 +34,15 @@ def assign(labels: Tensor, folds: int, ranks: Tensor) -> Tensor:
 def splits(features: Tensor, labels: Tensor, folds: int, repeats: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(rows to fit on, rows held out) of each fold of each repeat; a fold without rows to hold out is left out.
 
-    No class loses all of its samples at once. The set of samples ``features [n, D]``, ``labels [n]`` and the seed
-    decide, not their order or the numbers of the classes.
+    Not into more folds than a usual class has samples: each then holds out as many of every class, and no class is
+    weak beside others in a fit. No class loses all of its samples at once. The set of samples ``features [n, D]``,
+    ``labels [n]`` and the seed decide, not their order or the numbers of the classes.
     """
     order = canonical_order(features)
     ordered = labels.cpu()[order]
     generator = torch.Generator().manual_seed(seed)
+    counts = [count for count in torch.bincount(ordered).tolist() if count > 1]
+    folds = min(folds, statistics.median_low(counts)) if counts else folds
     for _ in range(repeats):
         fold = assign(ordered, folds, torch.randperm(len(ordered), generator=generator))
         for number in range(folds):

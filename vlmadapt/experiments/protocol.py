@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
 from vlmadapt.adapters import ADAPTERS, NoText
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
@@ -146,16 +144,15 @@ def run_protocol(
 
 
 def _texts_of(test: TestSet, known: ClassTexts, fitted: Dataset) -> ClassTexts:
-    """The texts that a test set is answered among, found good for zero-shot where they are others than ``known``."""
+    """The texts that a test set is answered among. Raises :class:`InputError` where others are asked, and are none."""
     if test.dataset.class_names == fitted.class_names:
         return known
     texts = ClassTexts(known.encoder, test.dataset)
     if isinstance(texts.features, NoText):
         raise InputError(
-            f"{test.dataset.name!r} has classes that are not fitted, and no text to know them by: use another protocol "
-            "or data with class text."
+            f"data set {test.dataset.name!r} is to be tested among classes that were not fitted, and has no text of "
+            "them: use another protocol."
         )
-    create(Method(STAND_IN, STAND_IN), texts)
     return texts
 
 
@@ -166,10 +163,8 @@ def answering(adapter: Adapter, known: ClassTexts, asked: ClassTexts) -> tuple[A
     """
     if known is asked:
         return adapter, None
-    if adapter.can_transfer:
-        text = asked.features
-        assert isinstance(text, Tensor)  # methods that transfer need text
-        return adapter.for_classes(text, asked.class_names), None
+    if adapter.can_transfer and not isinstance(asked.features, NoText):
+        return adapter.for_classes(asked.features, asked.class_names), None
     return create(Method(STAND_IN, STAND_IN), asked), STAND_IN
 
 
