@@ -42,7 +42,8 @@ def call(*arguments, code=0):
 
 
 def fit_tip_f(world, folder, *more, code=0):
-    return call("fit", world, "--adapter", "tip-adapter-f", "--shots", 2, "--out", folder, *SEARCH, *more, code=code)
+    what = "--adapter", "tip-adapter-f", "--shots", 2, "--protocol", "few-val"
+    return call("fit", world, *what, "--out", folder, *SEARCH, *more, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,19 @@ def test_predict_lists_classes_and_names_the_pictures_that_voted(fitted, world, 
     assert len(classes) == 3 and classes[0]["probability"] >= classes[1]["probability"]
     shares = [vote["share"] for vote in predictions[0]["votes"]]
     assert len(shares) == 5 and shares == sorted(shares, reverse=True)
+
+
+def test_fit_trains_on_all_labelled_pictures_by_default(world, tmp_path):
+    result = call("fit", world, "--adapter", "tip-adapter", "--shots", 2, "--out", tmp_path / "run")
+    assert re.search(r"2 shots, seed 0, k-fold: accuracy on pictures held out in turn [0-9.]+ % \[", result.output)
+    assert "8 training pictures, 8 validation pictures, fitted on too" in result.output
+    assert re.search(r"chosen by cross-validation or trained: beta [0-9.]+, alpha", result.output)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["protocol"] == "k-fold" and len(run["support"]) == len(run["validation"]) == 8
+    votes = json.loads(
+        call("predict", tmp_path / "run", world / run["validation"][3][0], "--json", "--explain").output
+    )[0]["votes"]
+    assert votes[0]["support"]["name"] == run["validation"][3][0]
 
 
 def test_the_shares_of_all_votes_sum_to_one(fitted, world):

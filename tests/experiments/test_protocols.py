@@ -201,8 +201,8 @@ def test_one_classifier_is_fitted_so(world, tmp_path, name):
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": (
-        {"protocol": "k-fold"},
-        r"protocol is 'k-fold': use few-val, no-val, held-out-shot, base-to-new, cross,",
+        {"protocol": "k-folds"},
+        r"protocol is 'k-folds': use few-val, k-fold, no-val, held-out-shot, base-to-new, cross,",
     ),
     "cross alone": ({"protocol": "cross"}, r"'cross' without test_on: name the other data sets"),
     "shift alone": ({"protocol": "shift"}, r"'shift' without other data of the same classes"),

@@ -44,11 +44,14 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 def report_fit(classifier: Classifier, folder: Path) -> None:
     from vlmadapt.adapters import Auto
     from vlmadapt.backbones.given import UNKNOWN
+    from vlmadapt.experiments.protocols import PROTOCOLS
     from vlmadapt.provenance.intervals import NAME, wilson
 
     run = classifier.run
     accuracy = run.val_accuracy
-    on_all = classifier.adapter.trains_on_validation
+    on_all = classifier.adapter.trains_on_validation or run.protocol in [
+        name for name, kind in PROTOCOLS.items() if kind.trains_on_all
+    ]
     held = "accuracy on pictures held out in turn" if on_all else "validation accuracy"
     none = "no picture could be held out" if on_all else "no validation pictures"
     number = len(run.validation) + on_all * len(run.support)
@@ -63,7 +66,8 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
         _say_mixture(classifier.adapter)
     else:
         chosen = ", ".join(f"{name} {_number(value)}" for name, value in run.selected.items())
-        say(f"  chosen on validation or trained: {chosen or 'nothing'}")
+        by = "by cross-validation" if on_all else "on validation"
+        say(f"  chosen {by} or trained: {chosen or 'nothing'}")
         for name, field in classifier.adapter.at_edges().items():
             low, high, steps = classifier.adapter.searched(field)
             wider = f"--set {field}=[{low / 8:g},{high * 8:g},{steps}]"

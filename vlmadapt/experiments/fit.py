@@ -63,15 +63,16 @@ def fit(
     seed: int,
     checkpoint_dir: Path | None = None,
     progress: bool = False,
+    on_all: bool = False,
 ) -> Measures:
-    """Fit ``adapter`` in place and measure it; the test split is out of its reach.
+    """Fit ``adapter`` in place and measure it; the test split is out of its reach. ``on_all``: on validation samples too.
 
     ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
     """
     train, val = data.train, data.val
     with PeakMemory(train.features.device) as peak:
         start = time.perf_counter()
-        adapter.fit(
+        (adapter.fit_on_all if on_all else adapter.fit)(
             train.features,
             train.labels,
             None if val is None else val.features,
@@ -81,7 +82,7 @@ def fit(
             progress=progress,
         )
         seconds = time.perf_counter() - start
-    if adapter.trains_on_validation:
+    if on_all or adapter.trains_on_validation:
         accuracy = adapter.held_out_accuracy_
     else:
         accuracy = None if val is None else measure(adapter.logits(val.features), val.labels).values[MAIN]

@@ -79,7 +79,7 @@ class FitOptions(Options):
     shots: int = field(default=16, metadata=says("Training pictures a class."))
     seed: int = field(default=0, metadata=says("Seed of the few-shot sample and of training."))
     protocol: str = field(
-        default="few-val", metadata=says("What chooses hyper-parameters: few-val, no-val or held-out-shot.")
+        default="k-fold", metadata=says("What chooses hyper-parameters: k-fold, few-val, no-val or held-out-shot.")
     )
     out: Path | None = field(
         default=None, metadata=says("Folder of the classifier.", type=Path, shown="runs/DATA-ADAPTER-SHOTS")
@@ -114,7 +114,9 @@ class CompareOptions(Options):
     seeds: int = field(default=3, metadata=says("How many seeds, from 0.", least=1))
     protocol: str = field(
         default="few-val",
-        metadata=says("few-val, no-val, held-out-shot, base-to-new, cross or shift: what chooses, fits and tests."),
+        metadata=says(
+            "few-val, k-fold, no-val, held-out-shot, base-to-new, cross or shift: what chooses, fits and tests."
+        ),
     )
     test_on: Sequence[str | Path | Dataset] | None = field(
         default=None,

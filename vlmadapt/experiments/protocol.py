@@ -97,11 +97,11 @@ def run_protocol(
         if measures is None:
             data = FewShotFeatures.of(split, train, val)
             adapter = create(method, texts)
-            measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key))
+            measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key), on_all=protocol.trains_on_all)
             fits.put(key, adapter, measures)
         measured[key] = measures
         if report is not None:
-            on_all = ADAPTERS[method.adapter].trains_on_validation
+            on_all = protocol.trains_on_all or ADAPTERS[method.adapter].trains_on_validation
             report(_line(number, len(keys), key, measures, len(split.val) + on_all * len(split.train)))
 
     # From here on nothing is fitted or chosen any more: this is the one place that reads test splits.

@@ -28,7 +28,9 @@ ON_ALL = " Methods that weigh others by held-out images ({}) train on the valida
 def selection(protocol: Protocol, adapters: Iterable[str]) -> str:
     """How choices are made in fits of ``adapters`` under ``protocol``, in words."""
     on_all = [name for name in dict.fromkeys(adapters) if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
-    return protocol.words + (ON_ALL.format(", ".join(on_all)) if on_all and protocol.holds_out else "")
+    return protocol.words + (
+        ON_ALL.format(", ".join(on_all)) if on_all and protocol.holds_out and not protocol.trains_on_all else ""
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def fit_classifier(
             FeatureTable(encoder, split.val, extraction),
         )
         checkpoints = None if place is None else place.folder / CHECKPOINTS
-        measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress)
+        measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress, on_all=protocol.trains_on_all)
         run = describe_run(dataset, source, encoder, split, method, config, extraction, measures, protocol)
         classifier = Classifier(adapter, encoder, replace(run, identity=identity))
         if place is not None:

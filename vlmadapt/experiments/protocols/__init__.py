@@ -8,11 +8,11 @@ from vlmadapt.data import Dataset
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.protocols.base import Protocol, TestSet
 from vlmadapt.experiments.protocols.base_to_new import BASE, NEW, BaseToNew
-from vlmadapt.experiments.protocols.choosing import FewVal, HeldOutShot, NoVal
+from vlmadapt.experiments.protocols.choosing import FewVal, HeldOutShot, KFold, NoVal
 from vlmadapt.experiments.protocols.elsewhere import Cross, Shift
 
 PROTOCOLS: Mapping[str, type[Protocol]] = {
-    kind.name: kind for kind in (FewVal, NoVal, HeldOutShot, BaseToNew, Cross, Shift)
+    kind.name: kind for kind in (FewVal, KFold, NoVal, HeldOutShot, BaseToNew, Cross, Shift)
 }
 DEFAULT = FewVal.name
 
@@ -25,6 +25,7 @@ __all__ = [
     "Cross",
     "FewVal",
     "HeldOutShot",
+    "KFold",
     "NoVal",
     "Protocol",
     "Shift",

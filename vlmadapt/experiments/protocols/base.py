@@ -40,6 +40,7 @@ class Protocol:
     tested: ClassVar[str] = "The test split is read once, after every method has been fitted."
     note: ClassVar[str] = "hyper-parameters and epochs chosen on validation pictures only, test read once"
     holds_out: ClassVar[bool] = True  # pictures that choose
+    trains_on_all: ClassVar[bool] = False  # on those that choose, too, in the end
     fits_one: ClassVar[bool] = True  # a single classifier can be fitted so
     takes_others: ClassVar[bool] = False
 

@@ -1,4 +1,5 @@
-"""Protocols that differ in what chooses hyper-parameters: pictures on top of the shots, none, or one of the shots."""
+"""Protocols that differ in what chooses hyper-parameters: pictures on top of the shots, none, one of the shots, or all
+labelled pictures in turn."""
 
 from __future__ import annotations
 
@@ -14,6 +15,18 @@ class FewVal(Protocol):
     """``min(shots, 4)`` validation pictures a class on top of the shots."""
 
     name = "few-val"
+
+
+class KFold(Protocol):
+    """All labelled pictures choose in turn and are fitted on in the end: those of few-val (``Adapter.fit_on_all``)."""
+
+    name = "k-fold"
+    chosen = (
+        "The shots and min(shots, 4) further images a class are all trained on; hyper-parameters are the middle of what "
+        "folds of them choose, and the number of epochs is as configured."
+    )
+    note = "hyper-parameters chosen by cross-validation of all labelled pictures, all fitted on, test read once"
+    trains_on_all = True
 
 
 class NoVal(Protocol):
