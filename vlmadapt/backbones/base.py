@@ -100,6 +100,7 @@ class Encoder(ABC):
         chunks = [texts[start : start + TOKENS_AT_ONCE] for start in range(0, len(texts), TOKENS_AT_ONCE)]
         return self._finish(torch.cat([self._text_features(chunk) for chunk in chunks]), normalize)
 
+    @usual()
     def match_probabilities(self, images: Tensor, texts: Tensor) -> Tensor:
         """Probability that picture and text belong together, each pair by itself: ``sigmoid(tau * cosine + b)``.
 
