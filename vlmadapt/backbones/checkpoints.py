@@ -56,12 +56,23 @@ def find_source(spec: str, allow_download: bool) -> Source:
             "choose one of open_clip.list_models()."
         )
     if at:
-        return Source(architecture, None if place == RANDOM else local_file(place))
+        checkpoint = None if place == RANDOM else local_file(place)
+        return Source(architecture, checkpoint, _usual_preprocess(architecture))
     tag = open_clip.get_pretrained_cfg(architecture, place)
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise InputError(f"name holds the tag {place!r}, unknown for {architecture}: choose one of {tags}.")
     return Source(architecture, _tag_file(spec, tag, allow_download), tag, bool(tag.get("quick_gelu")))
+
+
+def _usual_preprocess(architecture: str) -> dict[str, Any]:
+    """How pictures of a SigLIP architecture are seen, by its published weights: open_clip's own default is CLIP's."""
+    import open_clip
+
+    if "init_logit_bias" not in (open_clip.get_model_config(architecture) or {}):
+        return {}
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    return dict(open_clip.get_pretrained_cfg(architecture, tags[0])) if tags else {}
 
 
 def local_file(place: str) -> Path:

@@ -57,6 +57,8 @@ class OpenClipEncoder(Encoder):
         self.dtype = next(self.model.visual.parameters()).dtype
         self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
         self.logit_scale = float(self.model.logit_scale.detach().exp())
+        bias = getattr(self.model, "logit_bias", None)
+        self.logit_bias = None if bias is None else float(bias.detach())
 
     @usual()
     def transform(self, image: Image.Image) -> Tensor:
@@ -70,10 +72,20 @@ class OpenClipEncoder(Encoder):
 
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
         tokens = self.tokenizer(list(texts)).to(self.device)
-        # CLIP's own vocabulary ends a text with its highest id and pads with a zero, which is also a real token.
-        last = tokens.argmax(dim=-1, keepdim=True)
-        mask = torch.arange(tokens.shape[1], device=self.device) <= last
+        mask = torch.arange(tokens.shape[1], device=self.device) <= self._last(tokens)
         return TokenInputs(self._token_table()(tokens), tokens, mask)
+
+    def _last(self, tokens: Tensor) -> Tensor:
+        """Where each text ends ``[T, 1]``, its end token included."""
+        inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers, as SigLIP has it
+        if inner is None or inner.pad_token_id is None:
+            # CLIP's own vocabulary ends a text with its highest id and pads with a zero, which is also a real token.
+            return tokens.argmax(dim=-1, keepdim=True)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        last = torch.where(tokens != inner.pad_token_id, places, -1).amax(dim=-1, keepdim=True)
+        # SigLIP's first generation pads with the end token itself; the first of them ends the text.
+        ends = 1 if inner.eos_token_id == inner.pad_token_id else 0
+        return (last + ends).clamp(max=tokens.shape[1] - 1)
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(pixels, normalize=False)
