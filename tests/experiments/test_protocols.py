@@ -4,6 +4,7 @@ import json
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 
 import vlmadapt
@@ -240,3 +241,11 @@ def test_fit_takes_what_one_classifier_can_follow(world, name):
 def test_every_protocol_says_in_words_what_it_does():
     for name, kind in PROTOCOLS.items():
         assert kind().words.startswith(f"Few-shot protocol {name}: ") and kind().words.endswith(".")
+
+
+def test_classes_without_text_cannot_be_asked_for(tmp_path):
+    path = tmp_path / "features.npz"
+    rows = np.random.default_rng(0).normal(size=(48, 8)).astype(np.float32)
+    np.savez(path, image_features=rows, labels=np.arange(48) % 4)
+    with pytest.raises(InputError, match=r"no text to know them by: use another protocol"):
+        vlmadapt.compare(path, adapters=("gda",), shots=(1,), seeds=1, protocol="base-to-new")
