@@ -65,9 +65,9 @@ def fit(
     progress: bool = False,
     on_all: bool = False,
 ) -> Measures:
-    """Fit ``adapter`` in place and measure it; the test split is out of its reach. ``on_all``: on validation samples too.
+    """Fit ``adapter`` in place and measure it; the test split is out of its reach.
 
-    ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
+    ``on_all``: on validation samples too. ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
     """
     train, val = data.train, data.val
     with PeakMemory(train.features.device) as peak:

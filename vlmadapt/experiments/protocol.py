@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,86 +61,125 @@ def run_protocol(
 
     Raises :class:`InputError` for a bad argument, before any picture is read.
     """
-    extraction, protocol = extraction or Extraction(), protocol or FewVal()
-    methods = check_plan(adapters, shots, seeds)
-    protocol.check(dataset)
-    whole, dataset, tests = dataset, protocol.fitted(dataset), protocol.tests(dataset)
-    refuse_other_encoder(encoder, dataset, protocol.others)
-    for test in tests:
-        leaks.require_test(test.dataset)
-    on_short: Literal["error", "all"] = "all" if allow_short else "error"
-    splits = {(count, seed): protocol.draw(dataset, count, seed, on_short) for count in shots for seed in seeds}
-    texts = ClassTexts(encoder, dataset)
-    asked = [_texts_of(test, texts, dataset) for test in tests]
-    configs = {label: plain(create(method, texts).config.as_dict()) for label, method in methods.items()}
+    comparison = Comparison(
+        encoder, dataset, adapters, shots, seeds, extraction=extraction, allow_short=allow_short, protocol=protocol
+    )
     if ready is not None:
         ready()
-    train = FeatureTable(encoder, _union(split.train for split in splits.values()), extraction, extraction.views)
-    val = FeatureTable(encoder, _union(split.val for split in splits.values()), extraction)
-
-    for test in tests:
-        leaks.warn(test.dataset, splits.values())
-    if report is not None:
-        for remark in protocol.remarks(tuple(shots)):
-            report(remark)
     fits = fits or MemoryFits()
-    lasting = splits if isinstance(fits, FolderFits) else {}
-    contents = {key: pictures_hash((*split.train, *split.val)) for key, split in lasting.items()}
-    keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in methods]
-    measured: dict[FitKey, Measures] = {}
-    for number, key in enumerate(keys, start=1):
-        split = splits[key.shots, key.seed]
-        method, config = methods[key.method], configs[key.method]
-        pictures = contents.get((key.shots, key.seed), "")
-        identity = identity_of(dataset, split, encoder, method.adapter, config, extraction, pictures, protocol.name)
-        measures = fits.finished(key, {**identity, "versions": versions()})
-        if measures is None:
-            data = FewShotFeatures.of(split, train, val)
-            adapter = create(method, texts)
-            measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key), on_all=protocol.trains_on_all)
-            fits.put(key, adapter, measures)
-        measured[key] = measures
-        if report is not None:
-            on_all = protocol.trains_on_all or ADAPTERS[method.adapter].trains_on_validation
-            report(_line(number, len(keys), key, measures, len(split.val) + on_all * len(split.train)))
+    return comparison.test(fits, comparison.fit(fits, report))
 
-    # From here on nothing is fitted or chosen any more: this is the one place that reads test splits.
-    cells = []
-    for test, words in zip(tests, asked, strict=True):
-        samples = FeatureTable(encoder, test.dataset.test, extraction).of(test.dataset.test)
-        for key in keys:
-            adapter, answered_by = answering(fits.get(key, encoder), texts, words)
-            split, tested = splits[key.shots, key.seed], measure_adapter(adapter, samples)
-            cells.append(
-                Cell(
-                    method=key.method,
-                    adapter=methods[key.method].adapter,
-                    shots=key.shots,
-                    seed=key.seed,
-                    split_hash=split.split_hash,
-                    train_hash=split.train_hash,
-                    values=tested.values,
-                    right=pack(tested.right),
-                    tested_on=test.name,
-                    answered_by=answered_by,
-                    **asdict(measured[key]),
+
+class Comparison:
+    """A plan that was found good, and the two steps of :func:`run_protocol`, which says what the arguments are.
+
+    Raises :class:`InputError` for a bad argument, before any picture is read.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        adapters: Sequence[str | Method],
+        shots: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        extraction: Extraction | None = None,
+        allow_short: bool = False,
+        protocol: Protocol | None = None,
+    ) -> None:
+        self._encoder, self._whole, self._shots, self._seeds = encoder, dataset, shots, seeds
+        self._extraction, self._protocol = extraction or Extraction(), protocol or FewVal()
+        self._methods = check_plan(adapters, shots, seeds)
+        self._protocol.check(dataset)
+        self._fitted, self._tests = self._protocol.fitted(dataset), self._protocol.tests(dataset)
+        refuse_other_encoder(encoder, self._fitted, self._protocol.others)
+        for test in self._tests:
+            leaks.require_test(test.dataset)
+        on_short: Literal["error", "all"] = "all" if allow_short else "error"
+        self._splits = {
+            (count, seed): self._protocol.draw(self._fitted, count, seed, on_short) for count in shots for seed in seeds
+        }
+        self._texts = ClassTexts(encoder, self._fitted)
+        self._asked = [_texts_of(test, self._texts, self._fitted) for test in self._tests]
+        self._configs = {
+            label: plain(create(method, self._texts).config.as_dict()) for label, method in self._methods.items()
+        }
+        self._keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in self._methods]
+
+    def fit(self, fits: MemoryFits | FolderFits, report: Callable[[str], None] | None = None) -> dict[FitKey, Measures]:
+        """Every fit of the plan, those in ``fits`` as they are."""
+        splits, extraction = self._splits.values(), self._extraction
+        train = FeatureTable(self._encoder, _union(split.train for split in splits), extraction, extraction.views)
+        val = FeatureTable(self._encoder, _union(split.val for split in splits), extraction)
+        for test in self._tests:
+            leaks.warn(test.dataset, splits)
+        if report is not None:
+            for remark in self._protocol.remarks(tuple(self._shots)):
+                report(remark)
+        lasting = self._splits if isinstance(fits, FolderFits) else {}
+        contents = {key: pictures_hash((*split.train, *split.val)) for key, split in lasting.items()}
+        measured: dict[FitKey, Measures] = {}
+        for number, key in enumerate(self._keys, start=1):
+            split, method = self._splits[key.shots, key.seed], self._methods[key.method]
+            measures = fits.finished(key, self._identity(key, contents.get((key.shots, key.seed), "")))
+            if measures is None:
+                data = FewShotFeatures.of(split, train, val)
+                adapter = create(method, self._texts)
+                on_all = self._protocol.trains_on_all
+                measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key), on_all=on_all)
+                fits.put(key, adapter, measures)
+            measured[key] = measures
+            if report is not None:
+                on_all = self._protocol.trains_on_all or ADAPTERS[method.adapter].trains_on_validation
+                report(_line(number, len(self._keys), key, measures, len(split.val) + on_all * len(split.train)))
+        return measured
+
+    def _identity(self, key: FitKey, pictures: str) -> dict[str, Any]:
+        split, adapter = self._splits[key.shots, key.seed], self._methods[key.method].adapter
+        config, protocol = self._configs[key.method], self._protocol.name
+        known = identity_of(self._fitted, split, self._encoder, adapter, config, self._extraction, pictures, protocol)
+        return {**known, "versions": versions()}
+
+    def test(self, fits: MemoryFits | FolderFits, measured: Mapping[FitKey, Measures]) -> ProtocolResults:
+        """The results of all fits. Nothing is fitted or chosen here: this is the one place that reads test splits."""
+        cells = []
+        for test, words in zip(self._tests, self._asked, strict=True):
+            samples = FeatureTable(self._encoder, test.dataset.test, self._extraction).of(test.dataset.test)
+            for key in self._keys:
+                adapter, answered_by = answering(fits.get(key, self._encoder), self._texts, words)
+                split, tested = self._splits[key.shots, key.seed], measure_adapter(adapter, samples)
+                cells.append(
+                    Cell(
+                        method=key.method,
+                        adapter=self._methods[key.method].adapter,
+                        shots=key.shots,
+                        seed=key.seed,
+                        split_hash=split.split_hash,
+                        train_hash=split.train_hash,
+                        values=tested.values,
+                        right=pack(tested.right),
+                        tested_on=test.name,
+                        answered_by=answered_by,
+                        **asdict(measured[key]),
+                    )
                 )
-            )
-    return ProtocolResults(
-        dataset={**describe_dataset(whole), "test": len(tests[0].dataset.test), **_describe_tests(tests)},
-        encoder=describe_encoder(encoder),
-        protocol={
-            "shots": list(shots),
-            "seeds": list(seeds),
-            "views": extraction.views,
-            "precision": extraction.precision,
-            "protocol": protocol.name,
-            "selection": selection(protocol, (method.adapter for method in methods.values())),
-        },
-        versions=versions(),
-        methods=configs,
-        cells=tuple(cells),
-    )
+        number = len(self._tests[0].dataset.test)
+        return ProtocolResults(
+            dataset={**describe_dataset(self._whole), "test": number, **_describe_tests(self._tests)},
+            encoder=describe_encoder(self._encoder),
+            protocol={
+                "shots": list(self._shots),
+                "seeds": list(self._seeds),
+                "views": self._extraction.views,
+                "precision": self._extraction.precision,
+                "protocol": self._protocol.name,
+                "selection": selection(self._protocol, (method.adapter for method in self._methods.values())),
+            },
+            versions=versions(),
+            methods=self._configs,
+            cells=tuple(cells),
+        )
 
 
 def _texts_of(test: TestSet, known: ClassTexts, fitted: Dataset) -> ClassTexts:

@@ -23,6 +23,7 @@ class BaseToNew(Protocol):
     fits_one = False
 
     def check(self, dataset: Dataset) -> None:
+        """Raises :class:`InputError` for too few classes, and what :meth:`Protocol.check` raises."""
         super().check(dataset)
         if len(dataset.class_names) < LEAST:
             raise InputError(

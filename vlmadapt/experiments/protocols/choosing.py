@@ -22,8 +22,8 @@ class KFold(Protocol):
 
     name = "k-fold"
     chosen = (
-        "The shots and min(shots, 4) further images a class are all trained on; hyper-parameters are the middle of what "
-        "folds of them choose, and the number of epochs is as configured."
+        "The shots and min(shots, 4) further images a class are all trained on; hyper-parameters are the middle of "
+        "what folds of them choose, and the number of epochs is as configured."
     )
     note = "hyper-parameters chosen by cross-validation of all labelled pictures, all fitted on, test read once"
     trains_on_all = True

@@ -16,6 +16,7 @@ class _Elsewhere(Protocol):
     note = "hyper-parameters and epochs chosen on validation pictures of the first set only, tests read once"
 
     def check(self, dataset: Dataset) -> None:
+        """Raises :class:`InputError` for data named twice or without test pictures."""
         super().check(dataset)
         counts = Counter(each.name for each in (dataset, *self.others))
         for name, count in counts.items():
@@ -37,6 +38,7 @@ class Cross(_Elsewhere):
     )
 
     def check(self, dataset: Dataset) -> None:
+        """Raises :class:`InputError` without other data, and for data of the same classes."""
         super().check(dataset)
         if not self.others:
             raise InputError("protocol is 'cross' without test_on: name the other data sets (--test-on).")
@@ -58,6 +60,7 @@ class Shift(_Elsewhere):
     )
 
     def check(self, dataset: Dataset) -> None:
+        """Raises :class:`InputError` without other data, and for data of other classes."""
         super().check(dataset)
         if not self.others:
             raise InputError(
