@@ -67,7 +67,8 @@ def fit(
 ) -> Measures:
     """Fit ``adapter`` in place and measure it; the test split is out of its reach.
 
-    ``on_all``: on validation samples too. ``checkpoint_dir`` makes the fit resumable: calling again with the same arguments goes on from the last checkpoint.
+    ``on_all``: on validation samples too. ``checkpoint_dir`` makes the fit resumable: calling again with the same
+    arguments goes on from the last checkpoint.
     """
     train, val = data.train, data.val
     with PeakMemory(train.features.device) as peak:
