@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import re
@@ -175,6 +176,37 @@ def test_weights_in_the_local_cache_are_taken(
     (snapshot / "model.safetensors").write_bytes(checkpoint.read_bytes())
     for name in (VIT, f"{VIT}.r160_in1k"):
         assert load_encoder(f"timm:{name}").fingerprint == encoder.fingerprint
+
+
+def test_weights_of_an_address_are_fetched_once_where_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: dict[str, torch.Tensor], encoder: TimmEncoder
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, place: str, progress: bool = True) -> None:
+        fetched.append(url)
+        torch.save(weights, place)
+
+    known = timm.models.get_pretrained_cfg(VIT)
+    only_url = dataclasses.replace(known, hf_hub_id=None, url="https://example.org/tiny.pth")
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: only_url)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with pytest.raises(MissingDependency, match="are not in the local cache"):
+        load_encoder(f"timm:{VIT}")
+    for _ in range(2):
+        assert load_encoder(f"timm:{VIT}", allow_download=True).fingerprint == encoder.fingerprint
+    assert load_encoder(f"timm:{VIT}").fingerprint == encoder.fingerprint
+    assert fetched == ["https://example.org/tiny.pth"]
+
+
+def test_a_checkpoint_in_the_layout_of_dinov2_s_authors_is_read(
+    tmp_path: Path, weights: dict[str, torch.Tensor], encoder: TimmEncoder
+) -> None:
+    """Theirs has a mask token, by which timm knows it, and no classifier."""
+    own = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    torch.save({**own, "mask_token": torch.zeros(1, encoder.width)}, tmp_path / "theirs.pth")
+    assert load_encoder(f"timm:{VIT}@{tmp_path / 'theirs.pth'}").fingerprint == encoder.fingerprint
 
 
 @pytest.mark.parametrize(

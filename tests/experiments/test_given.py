@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from vlmadapt.adapters import NoText
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.experiments.given import POOL, GivenFeatures, run_given
 from vlmadapt.provenance.settings import Method
@@ -82,3 +83,15 @@ def test_files_that_do_not_fit_are_named(path: Path, tmp_path: Path) -> None:
     safetensors.torch.save_file(few, tmp_path / "few.safetensors")
     with pytest.raises(InputError, match="few has 20 pictures of class 0: more than 24 are needed"):
         GivenFeatures.read(tmp_path / "few.safetensors", "few", "made up").test()
+
+
+def test_without_class_text(path: Path, tmp_path: Path) -> None:
+    tensors = safetensors.torch.load_file(path)
+    del tensors["text_features"]
+    safetensors.torch.save_file(tensors, path)
+    given = GivenFeatures.read(path, "three", "made up")
+    assert given.text == NoText(3, 12) and given.negatives is None
+    results = run_given(given, METHODS[1:], (4,), (0,), tmp_path / "cells")
+    assert min(cell.values["accuracy"] for cell in results.cells) > 0.8
+    with pytest.raises(InputError, match="zero-shot needs class text"):
+        run_given(given, METHODS, (4,), (0,), tmp_path / "more")
