@@ -2,11 +2,10 @@
 
 from vlmadapt.adapters.auto.adapter import Auto, AutoConfig
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.blend import BlendConfig
 from vlmadapt.adapters.clap import CLAP, ZSLP, CLAPConfig
 from vlmadapt.adapters.clip_adapter import CLIPAdapter, CLIPAdapterConfig
 from vlmadapt.adapters.coop import CoOp, CoOpConfig
-from vlmadapt.adapters.gda import GDA
+from vlmadapt.adapters.gda import GDA, GDAConfig
 from vlmadapt.adapters.graph_adapter import GraphAdapter, GraphAdapterConfig
 from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter, HeGraphAdapterConfig
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
@@ -62,12 +61,12 @@ __all__ = [
     "AdapterConfig",
     "Auto",
     "AutoConfig",
-    "BlendConfig",
     "CLAPConfig",
     "CLIPAdapter",
     "CLIPAdapterConfig",
     "CoOp",
     "CoOpConfig",
+    "GDAConfig",
     "GraphAdapter",
     "GraphAdapterConfig",
     "HeGraphAdapter",

@@ -26,7 +26,7 @@ from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.checks import check_labels, check_matrix
 from vlmadapt.config import AdapterConfig
-from vlmadapt.errors import FileError, InputError, VlmadaptError
+from vlmadapt.errors import FileError, InputError, VlmadaptError, shape_of
 from vlmadapt.modes import usual
 from vlmadapt.training import (
     Samples,
@@ -71,6 +71,7 @@ class Adapter(nn.Module):
     learns: ClassVar[bool] = True  # classifies by the samples it was given
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
     trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
+    adds_classes: ClassVar[bool] = False  # add_class gives what a fit with one class more would
     least_classes: ClassVar[int] = 1  # that must have samples
     config: Any
     text_features: Tensor
@@ -217,14 +218,20 @@ class Adapter(nn.Module):
         return self._of_kind(type(self), self.config, self.encoder)
 
     def _of_kind(
-        self, kind: type[AnyAdapter], config: AdapterConfig | Mapping[str, Any], encoder: ImageEncoder | None = None
+        self,
+        kind: type[AnyAdapter],
+        config: AdapterConfig | Mapping[str, Any],
+        encoder: ImageEncoder | None = None,
+        text: Tensor | NoText | None = None,
+        *added: str,
     ) -> AnyAdapter:
-        """An unfitted adapter of ``kind`` over the same classes."""
+        """An unfitted adapter of ``kind`` over the same classes, or those ``added`` too, whose ``text`` it then is."""
         more: dict[str, Any] = {}
         if kind.needs_negatives and self.has_text:
             more["negative_text_features"] = self.negative_text_features
-        text = self.text_features if self.has_text else NoText.like(self.text_features)
-        return kind(text, self.logit_scale, config, class_names=self.class_names, encoder=encoder, **more)
+        if text is None:
+            text = self.text_features if self.has_text else NoText.like(self.text_features)
+        return kind(text, self.logit_scale, config, class_names=(*self.class_names, *added), encoder=encoder, **more)
 
     def _configured(self, values: Mapping[str, float]) -> Any:
         """The configuration in which ``values``, hyper-parameters by name, replace what :meth:`fit` starts from."""
@@ -309,6 +316,56 @@ class Adapter(nn.Module):
 
     def _take_over(self) -> None:
         """What else there is to do once other classes and what was learned are in place."""
+
+    @usual()
+    @torch.no_grad()
+    def add_class(self: AnyAdapter, text_feature: Tensor | None, features: Any, name: str | None = None) -> AnyAdapter:
+        """The same fitted method with one class more, numbered C: what a fit on its samples too would give. Ours.
+
+        text_feature: ``[D]``, of the class's text; None where the adapter has no text. features: ``[k, D]``, k >= 1
+        samples of it. name: of the class, ``"class C"`` by default. Hyper-parameters, temperature and certainties stay
+        what they are; nothing is searched. The adapter itself does not change.
+
+        Raises :class:`InputError` where a class cannot be added without a fit, for a name that is taken, text of
+        another width or none, and without samples.
+        """
+        self._require_fit()
+        if not self.adds_classes:
+            able = ", ".join(name for name, kind in self.kinds.items() if kind.adds_classes)
+            raise InputError(
+                f"{self.name} cannot take a class without a fit on all samples: fit it again, or use {able}."
+            )
+        rows = self._features("features", features)
+        if not len(rows):
+            raise InputError("features has no rows: give at least one sample of the class.")
+        name = f"class {self.num_classes}" if name is None else name
+        if name in self.class_names:
+            raise InputError(f"name is {name!r}, which is a class already: give another.")
+        other = self._of_kind(type(self), self.config, self.encoder, self._with_text(text_feature), name)
+        other._extend(self, rows)
+        other.temperature_, other.certainties_ = self.temperature_, self.certainties_
+        other._widened, other.fitted_ = dict(self._widened), True
+        return other.eval()
+
+    def _with_text(self, text_feature: Tensor | None) -> Tensor | NoText:
+        """Text features of all classes and one more, ``[C + 1, D]``."""
+        if not self.has_text:
+            if text_feature is not None:
+                raise InputError(f"text_feature is given, but this {self.name} adapter has no text: pass None.")
+            return NoText(self.num_classes + 1, self.width, self.text_features.dtype, self.text_features.device)
+        if text_feature is None:
+            raise InputError(f"text_feature is None: give the class's text feature [{self.width}].")
+        row = (
+            text_feature.unsqueeze(0) if isinstance(text_feature, Tensor) and text_feature.dim() == 1 else text_feature
+        )
+        matrix = check_matrix("text_feature", row, self.width)
+        if len(matrix) != 1:
+            raise InputError(f"text_feature is {shape_of(matrix)}: give one class's, [{self.width}].")
+        return torch.cat([self.text_features, normalize(matrix.to(self.text_features))])
+
+    def _extend(self: AnyAdapter, before: AnyAdapter, features: Tensor) -> None:
+        """Take over what ``before`` knows, and a last class with ``features [k, D]``."""
+        raise NotImplementedError
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
         """The ``top`` cached samples that weighed most for each query.

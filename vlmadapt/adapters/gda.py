@@ -10,6 +10,7 @@ about the mean of all samples, and V compares with class means (ours).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,45 +18,83 @@ from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
 from vlmadapt.adapters.means import class_means
+from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
 
 SMALLEST_TRACE = 1e-12  # of features of length 1: below it all samples are one
 
 
+@dataclass(frozen=True, kw_only=True)
+class GDAConfig(BlendConfig):
+    extendable: bool = field(default=True, metadata={"help": "keep what add_class needs, D^2 numbers"})
+
+
 class GDA(BlendAdapter):
-    """``weight [C, D]``, ``bias [C]``: V is linear in f."""
+    """``weight [C, D]``, ``bias [C]``: V is linear in f.
+
+    Of the samples it keeps ``means [C, D]``, ``counts [C]`` and ``scatter [D, D]``, the sum of (f - mu)(f - mu)^T.
+    """
 
     name = "gda"
-    config_class = BlendConfig
+    config_class = GDAConfig
     needs_text = False
+    adds_classes = True
     weight: Tensor
     bias: Tensor
+    means: Tensor
+    counts: Tensor
+    scatter: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("weight", torch.zeros_like(self.text_features))
         self.register_buffer("bias", self.text_features.new_zeros(self.num_classes))
+        for name in ("means", "counts", "scatter"):
+            self.register_buffer(name, None)
 
     def _learn(self, support: Samples) -> None:
         wide = Samples(support.features.double(), support.labels, support.position)
         means = class_means(wide, self.num_classes)
-        precision = shared_precision(wide.features, means[wide.labels])
-        weight = means @ precision
+        counts = torch.bincount(support.labels, minlength=self.num_classes)
+        self._conclude(means, counts, scatter_about(wide.features, means[wide.labels]))
+
+    def _conclude(self, means: Tensor, counts: Tensor, scatter: Tensor) -> None:
+        weight = means @ shared_precision(means, counts, scatter)
         self.weight.copy_(weight)
         self.bias.copy_(-(weight * means).sum(-1) / 2)
+        if self.config.extendable:
+            self.means, self.counts, self.scatter = means, counts, scatter
+
+    def _extend(self, before: GDA, features: Tensor) -> None:
+        if before.scatter is None:
+            raise InputError(
+                "this gda adapter was fitted with extendable=no: fit it again without that to add a class."
+            )
+        wide = features.double()
+        mean = wide.mean(0)
+        means = torch.cat([before.means, mean[None]])
+        counts = torch.cat([before.counts, before.counts.new_tensor([len(wide)])])
+        self._conclude(means, counts, before.scatter + scatter_about(wide, mean))
+        self.present.copy_(counts > 0)
+        self.alpha.copy_(before.alpha)
 
     def _visual(self, features: Tensor) -> Tensor:
         return features @ self.weight.T + self.bias
 
 
-def shared_precision(features: Tensor, means: Tensor) -> Tensor:
-    """P ``[D, D]`` of ``features [n, D]`` about ``means [n, D]``, that of each one's class."""
+def scatter_about(features: Tensor, means: Tensor) -> Tensor:
+    """``[D, D]``: (n - 1) Cov of ``features [n, D]`` about ``means``, ``[D]`` or ``[n, D]``."""
     centred = features - means
-    width = features.shape[1]
-    scatter = centred.T @ centred  # (n - 1) Cov
-    ridge = float(torch.trace(scatter)) / max(len(features) - 1, 1)
+    return centred.T @ centred
+
+
+def shared_precision(means: Tensor, counts: Tensor, scatter: Tensor) -> Tensor:
+    """P ``[D, D]`` of samples with class ``means [C, D]``, of ``counts [C]``, and ``scatter [D, D]`` about them."""
+    width, number = means.shape[1], int(counts.sum())
+    ridge = float(torch.trace(scatter)) / max(number - 1, 1)
     if ridge < SMALLEST_TRACE:
-        about_all = features - features.mean(0)
-        ridge = max(float(about_all.square().sum()) / max(len(features) - 1, 1), SMALLEST_TRACE)
-    regular = scatter + ridge * torch.eye(width, dtype=features.dtype, device=features.device)
+        of_all = (counts[:, None] * means).sum(0) / number
+        about_all = float((counts * (means - of_all).square().sum(-1)).sum())
+        ridge = max(about_all / max(number - 1, 1), SMALLEST_TRACE)
+    regular = scatter + ridge * torch.eye(width, dtype=means.dtype, device=means.device)
     return width * torch.cholesky_inverse(torch.linalg.cholesky(regular))

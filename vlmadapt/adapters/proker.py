@@ -50,12 +50,14 @@ class ProKeRConfig(AdapterConfig):
 
 
 class ProKeR(Adapter):
-    """A class without samples is a negative of all. Keeps ``keys [n, D]`` and ``values [n, C]``, A."""
+    """A class without samples is a negative of all. Keeps ``keys [n, D]``, ``labels [n]`` and ``values [n, C]``, A."""
 
     name = "proker"
     config_class = ProKeRConfig
     needs_text = False
+    adds_classes = True
     keys: Tensor
+    labels: Tensor
     values: Tensor
     beta: Tensor
     lam: Tensor
@@ -63,18 +65,29 @@ class ProKeR(Adapter):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("keys", None)
+        self.register_buffer("labels", None)
         self.register_buffer("values", None)
         self.register_buffer("beta", torch.tensor(self.config.beta, dtype=torch.float64))
         self.register_buffer("lam", torch.tensor(self.config.lam, dtype=torch.float64))
 
     @torch.no_grad()
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
-        self.keys = support.features.clone()
-        wanted = -self.keys @ self.text_features.T
-        wanted[torch.arange(len(support), device=wanted.device), support.labels] += 1
+        self.keys, self.labels = support.features.clone(), support.labels.clone()
+        wanted = self._wanted()
         self._solve(wanted, self.config.beta, self.config.lam)
         if validation is not None and len(support) <= SEARCHED:
             self._search_widely(lambda: self._search(wanted, validation))
+
+    def _extend(self, before: ProKeR, features: Tensor) -> None:
+        added = before.labels.new_full((len(features),), before.num_classes)
+        self.keys, self.labels = torch.cat([before.keys, features]), torch.cat([before.labels, added])
+        self._solve(self._wanted(), float(before.beta), float(before.lam))
+
+    def _wanted(self) -> Tensor:
+        """``Y - S W^T [n, C]``."""
+        wanted = -self.keys @ self.text_features.T
+        wanted[torch.arange(len(self.labels), device=wanted.device), self.labels] += 1
+        return wanted
 
     def _search(self, wanted: Tensor, validation: Samples) -> None:
         """Each beta and lam needs a solution of its own, which all validation samples are scored by."""

@@ -72,6 +72,7 @@ class TipAdapter(CacheAdapter):
 
     name = "tip-adapter"
     config_class = TipAdapterConfig
+    adds_classes = True
     needs_text = False
     beta: Tensor
     alpha: Tensor
@@ -89,6 +90,15 @@ class TipAdapter(CacheAdapter):
         self._remember(support)
         self.keys = support.features.clone()
         self._search(validation)
+
+    def _extend(self, before: TipAdapter, features: Tensor) -> None:
+        count = len(features)
+        self.keys = torch.cat([before.keys, features])
+        self.labels = torch.cat([before.labels, before.labels.new_full((count,), before.num_classes)])
+        new = len(before.labels) + torch.arange(count, device=before.support_index.device)
+        self.support_index = torch.cat([before.support_index, new])
+        self.beta.copy_(before.beta)
+        self.alpha.copy_(before.alpha)
 
     @torch.no_grad()
     def _search(self, validation: Samples | None) -> None:
@@ -153,6 +163,7 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
 
     name = "tip-adapter-f"
     config_class = TipAdapterFConfig
+    adds_classes = False  # its keys were trained to tell the other classes
 
     def _make_keys(self) -> None:
         self.register_parameter("keys", None)
