@@ -74,6 +74,22 @@ def test_no_temporary_outgrows_the_budget(name, wide, small_budget, monkeypatch)
         assert explanation.bytes <= SMALL, explanation.where
 
 
+def test_the_direct_solution_of_proker_holds_one_kernel(wide):
+    size, kernels = wide.features.shape[0] ** 2 * wide.features.itemsize, set()
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            kernels.update(storage.data_ptr() for storage in storages if storage.nbytes() >= size)
+            return result
+
+    adapter = make("proker", wide)
+    with Kernels():
+        adapter.fit(wide.features, wide.labels)
+    assert len(kernels) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tiles_change_nothing_but_rounding(name, monkeypatch):
     problem = make_problem(classes=6)

@@ -305,7 +305,7 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
 
 @pytest.mark.cuda_full
 @pytest.mark.cuda_quick
-@pytest.mark.parametrize("driver", ["cache_retrieval.cu", "hetero_aggregate.cu"])
+@pytest.mark.parametrize("driver", ["cache_retrieval.cu", "cache_retrieval_dense.cu", "hetero_aggregate.cu"])
 def test_every_instruction_is_here(driver: str, tmp_path: Path) -> None:
     if reason := toolchain.missing("ptx"):
         pytest.skip(reason)
