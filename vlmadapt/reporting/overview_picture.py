@@ -14,7 +14,7 @@ from vlmadapt.reporting.curves import COLOURS, MARKERS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OF_A_METHOD = "#0072B2"
+OF_A_METHOD = "0.25"
 LEAST_SECONDS = 1e-3  # what is faster is drawn there
 
 
@@ -28,23 +28,24 @@ def draw_ranks(standings: Sequence[Standing], path: str | Path) -> Path:
             [row],
             xerr=None if standing.spread is None else [standing.spread],
             color=OF_A_METHOD,
-            marker="o",
-            markersize=7,
-            linewidth=1.8,
+            marker="|",
+            markersize=16,
+            markeredgewidth=2.2,
+            linewidth=1.4,
             capsize=3,
-            zorder=3,
+            zorder=2,
         )
     for number, name in enumerate(names):
         places = [(standing.by_set[name], row) for row, standing in enumerate(standings) if name in standing.by_set]
         axes.scatter(
             [rank for rank, _ in places],
             [row for _, row in places],
-            s=18,
+            s=24,
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
-            alpha=0.7,
+            alpha=0.85,
             label=name.replace("$", r"\\$"),
-            zorder=2,
+            zorder=3,
         )
     axes.set_yticks(range(len(standings)), [f"{standing.method}  {standing.rank:.1f}" for standing in standings])
     axes.invert_yaxis()

@@ -155,9 +155,9 @@ def section_text(section: Section) -> str:
 
 
 def what_to_use(sections: Sequence[Section], folder: Path) -> list[str]:
-    """The part that says first what to use, from the numbers of the sections that were run; its figures go to ``folder``.
+    """The part that says first what to use, from the numbers of the sections that were run; nothing where none was.
 
-    Nothing where no set that counts was run.
+    folder: where its figures go.
     """
     sets = {each.name: each.results for each in sections if each.results is not None and each.counts}
     if not sets:
@@ -173,10 +173,10 @@ def what_to_use(sections: Sequence[Section], folder: Path) -> list[str]:
     draw_cost(standings, folder / "results_cost.png")
     missing = [each.name for each in sections if each.counts and each.results is None]
     said = (
-        "Over all these sets: the rank of each method among all (1 the best; mean over seeds, numbers of shots and sets, "
-        "± the sample deviation over sets and numbers of shots), mean accuracy in % and its paired difference (bootstrap "
-        "over pictures and seeds of each set, 95 %), calibration error in % and seconds of one fit at the most shots "
-        "(median over the sets, and the largest)."
+        "Over all these sets: the rank of each method among all (1 the best; mean over seeds, numbers of shots and "
+        "sets, ± the sample deviation over sets and numbers of shots), mean accuracy in % and its paired difference "
+        "(bootstrap over pictures and seeds of each set, 95 %), calibration error in % and seconds of one fit at the "
+        "most shots (median over the sets, and the largest)."
     )
     if missing:
         said += f" Not counted, for they were not run with the rest: {', '.join(missing)}."
