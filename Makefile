@@ -56,8 +56,8 @@ demo: setup ## few-shot adapters on real pictures: table, curve, saved classifie
 tune-demo: setup ## generative tasks: a small model from scratch, adapted by every method: table, picture
 	$(BIN)/python -m vlmadapt tune --task vqa --method $(TUNE_METHODS) $(TUNE_SIZES) --out runs/tune-demo
 
-results: setup ## docs/results.md: all adapters on four data sets, and ablations; REAL=FOLDER: real CLIP features too
-	$(BIN)/python scripts/make_results.py $(if $(REAL),--real "$(REAL)")
+results: setup ## docs/results.md: all adapters on four data sets, and ablations; REAL=FOLDER: real CLIP features too; ESTIMATE=1: hours only
+	$(BIN)/python scripts/make_results.py $(if $(REAL),--real "$(REAL)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ESTIMATE),--estimate)
 
 real-size: setup ## the p-adapter on BLIP base, random weights: a step and a beam search within 6 GB
 	$(BIN)/python scripts/real_size_blip.py

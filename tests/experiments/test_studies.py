@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.experiments.test_protocol import Recorder
 from tests.experiments.world import ColourEncoder, make_world
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.data import Extraction, load_dataset
@@ -16,9 +17,9 @@ from vlmadapt.errors import FileError
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, finished
+from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, finished, time_study
 from vlmadapt.provenance.settings import Method
-from vlmadapt.reporting.results_page import BY_HAND, TITLES, Section, write_page
+from vlmadapt.reporting.results_page import BY_HAND, KEPT, TITLES, USE, Section, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Extraction(progress=False)
@@ -107,7 +108,7 @@ def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
 
 def test_the_page_in_the_docs_has_a_section_for_each_study() -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ") and line[3:] != USE]
     assert titles[: len(REAL) + len(STUDIES)] == [TITLES[name] for name in [*names(REAL), *(s.name for s in STUDIES)]]
 
 
@@ -123,8 +124,25 @@ def test_sections_that_are_not_run_stay_as_they_are(tmp_path: Path) -> None:
     write_page([*sections, *(Section(each.name, None, "not run", each.curve, kept=True) for each in STUDIES)], page)
     after = page.read_text(encoding="utf-8")
     for title in TITLES.values():
-        assert section_of(after, title) == section_of(before, title) and "| " in section_of(after, title)
+        was, now = section_of(before, title), section_of(after, title)
+        assert now.replace(f"\n{KEPT}\n", "") == was.replace(f"\n{KEPT}\n", "") and now.count(KEPT) == 1
+        assert "| " in now or "Not run: " in now
+    write_page([*sections, *(Section(each.name, None, "not run", each.curve, kept=True) for each in STUDIES)], page)
+    assert page.read_text(encoding="utf-8") == after
 
 
 def section_of(text: str, title: str) -> str:
     return re.split(r"^## |^<!-- ", text.partition(f"## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0].rstrip()
+
+
+def test_what_was_timed_is_not_fitted_again_and_no_test_picture_is_read(
+    dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, recorder = Study("clipart", "clipart", METHODS, (1, 2)), Recorder(monkeypatch)
+    timed = time_study(study, dataset, ColourEncoder(), tmp_path, QUIET)
+    assert set(timed) == {method.label for method in METHODS} and all(each.most > 0 for each in timed.values())
+    read = {path for what, paths in recorder.events if what == "extract" for path in paths}
+    assert read and not read & {sample.path for sample in dataset.test}
+    before = sum(what == "fit" for what, _ in recorder.events)
+    run(dataset, tmp_path)
+    assert before == 6 and sum(what == "fit" for what, _ in recorder.events) == 12

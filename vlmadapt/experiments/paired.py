@@ -40,6 +40,11 @@ class Gain:
 
 def bootstrap(values: Tensor, seed: int = 0) -> Interval:
     """The interval of the mean of ``values [S, n]`` of seeds and pictures; the same for the same values."""
+    return interval_of(drawn(values, seed))
+
+
+def drawn(values: Tensor, seed: int = 0) -> Tensor:
+    """``[RESAMPLES]``: means of ``values [S, n]`` over seeds and pictures drawn anew."""
     seeds, pictures = values.shape
     random = np.random.default_rng(seed)
     found = []
@@ -49,6 +54,11 @@ def bootstrap(values: Tensor, seed: int = 0) -> Interval:
         by_seed = values.double() @ drawn.T / pictures  # [S, count]
         weights = torch.from_numpy(random.multinomial(seeds, np.full(seeds, 1 / seeds), count)).double()
         found.append((by_seed * weights.T).sum(0) / seeds)
+    return torch.cat(found)
+
+
+def interval_of(means: Tensor) -> Interval:
+    """The middle share ``LEVEL`` of what was drawn."""
     tail = (1 - LEVEL) / 2
-    low, high = torch.cat(found).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return Interval(low, high)

@@ -171,19 +171,24 @@ class ProtocolResults:
         base = self.reference if reference is None else reference
         place = self.test_sets[0] if tested_on is None else tested_on
         others = [name for name in self.methods if name != base]
-        every = [self._gain(method, base, shots, place) for shots in self.shots for method in others]
-        return [gain for gain in every if gain is not None]
+        return [self._gain(method, base, shots, place) for shots in self.shots for method in others]
 
-    def _gain(self, method: str, reference: str, shots: int, place: str | None) -> Gain | None:
-        base = {cell.seed: cell for cell in self.cells_of(reference, shots, place)}
-        pairs = [(cell, base[cell.seed]) for cell in self.cells_of(method, shots, place) if cell.seed in base]
-        if not pairs:
-            return None
-        rights = [(self.right(cell), self.right(other)) for cell, other in pairs]
+    def _gain(self, method: str, reference: str, shots: int, place: str | None) -> Gain:
+        mean, values = self.paired(method, reference, shots, place)
+        interval = None if values is None else bootstrap(values)
+        return Gain(method, reference, shots, place, len(self.cells_of(method, shots, place)), mean, interval)
+
+    def paired(self, method: str, other: str, shots: int, tested_on: str | None = None) -> tuple[float, Tensor | None]:
+        """Accuracy of ``method`` less that of ``other``, and by seed and picture ``[S, n]``: 1, 0 or -1.
+
+        The latter is None for results that did not keep which pictures were right.
+        """
+        base = {cell.seed: cell for cell in self.cells_of(other, shots, tested_on)}
+        pairs = [(cell, base[cell.seed]) for cell in self.cells_of(method, shots, tested_on)]
+        rights = [(self.right(cell), self.right(its)) for cell, its in pairs]
         known = [mine.double() - its.double() for mine, its in rights if mine is not None and its is not None]
-        mean = statistics.fmean(cell.accuracy - other.accuracy for cell, other in pairs)
-        interval = bootstrap(torch.stack(known)) if len(known) == len(pairs) else None
-        return Gain(method, reference, shots, place, len(pairs), mean, interval)
+        mean = statistics.fmean(cell.accuracy - its.accuracy for cell, its in pairs)
+        return mean, torch.stack(known) if len(known) == len(pairs) else None
 
     def summary(self) -> list[Summary]:
         """Of every method, number of shots and test set."""
