@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.base import Adapter
+from vlmadapt.adapters.reweight import agreement, weighted
 from vlmadapt.adapters.votes import Vote, check_top, top_votes
 from vlmadapt.modes import usual
-from vlmadapt.ops import PreparedCache, cache_retrieval
+from vlmadapt.ops import PreparedCache, cache_retrieval, cache_retrieval_multi_beta
 from vlmadapt.training import Samples, tiles
 
 
 class CacheAdapter(Adapter):
     """Holds labels ``[n]`` and support indices ``[n]`` of the cached entries; a class without entries scores zero.
 
+    With ``reweight`` in its configuration, entries have ``entry_weights [n]``, by :func:`agreement`.
     A subclass keeps ``keys [n, D]`` (buffer or parameter) and says in ``_affinities`` how entries are weighed.
     """
 
@@ -24,15 +26,18 @@ class CacheAdapter(Adapter):
     labels: Tensor
     support_index: Tensor
     keys: Tensor
+    entry_weights: Tensor | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("labels", None)
         self.register_buffer("support_index", None)
+        self.register_buffer("entry_weights", None)
         self._prepared: PreparedCache | None = None
 
     def _remember(self, support: Samples) -> None:
         self.labels, self.support_index = support.labels, support.position
+        self.entry_weights = agreement(support) if self.config.reweight else None
         self._prepared = None
 
     def _cache(self) -> PreparedCache:
@@ -53,13 +58,19 @@ class CacheAdapter(Adapter):
 
     def _scores(self, features: Tensor, keys: Tensor, beta: float, hidden: Tensor | None = None) -> Tensor:
         """``S [B, C]``; ``hidden [B]`` names an entry of the cache that each query does not see, or -1."""
-        return cache_retrieval(
-            features, keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None
-        )
+        queries, keys = weighted(features, keys, self.entry_weights, beta)
+        return cache_retrieval(queries, keys, self._cache(), beta, own_entry=hidden, mask_own_scores=hidden is not None)
+
+    def _scores_of(self, features: Tensor, keys: Tensor, betas: Tensor) -> Tensor:
+        """``S [G, B, C]`` at each of ``betas [G]``."""
+        if self.entry_weights is None:
+            return cache_retrieval_multi_beta(features, keys, self._cache(), betas)
+        return torch.stack([self._scores(features, keys, beta) for beta in betas.tolist()])
 
     def _entry_scores(self, features: Tensor, beta: float) -> Tensor:
         """Affinity of each query to each entry ``[B, n]``, where there is one stream."""
-        return cache_retrieval(features, self.keys, self._each_entry(), beta)
+        queries, keys = weighted(features, self.keys, self.entry_weights, beta)
+        return cache_retrieval(queries, keys, self._each_entry(), beta)
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Affinity of each query to each entry ``[B, n]``, and the part of it that the text stream contributed."""

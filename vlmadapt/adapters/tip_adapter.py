@@ -21,15 +21,18 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
+from vlmadapt.adapters.reweight import CacheConfig, agreement
 from vlmadapt.adapters.trained import TrainedAdapter
-from vlmadapt.config import AdapterConfig, check_grid
-from vlmadapt.ops import cache_retrieval_grid, cache_retrieval_multi_beta
+from vlmadapt.config import check_grid
+from vlmadapt.ops import cache_retrieval_grid
 from vlmadapt.training import (
+    GridLogits,
     Samples,
     TrainConfig,
     cell_likelihoods,
     check_range,
     choose_in_grid,
+    grid_accuracy,
     log_grid,
     smoothed_hits,
     tiles,
@@ -37,7 +40,7 @@ from vlmadapt.training import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TipAdapterConfig(AdapterConfig):
+class TipAdapterConfig(CacheConfig):
     beta: float = field(default=5.5, metadata={"help": "sharpness of the affinity without validation samples"})
     alpha: float = field(default=1.0, metadata={"help": "weight of the cache scores without validation samples"})
     search_beta: tuple[float, float, int] = field(
@@ -99,6 +102,9 @@ class TipAdapter(CacheAdapter):
         self.support_index = torch.cat([before.support_index, new])
         self.beta.copy_(before.beta)
         self.alpha.copy_(before.alpha)
+        if before.entry_weights is not None:
+            added = agreement(Samples.of(features, torch.zeros_like(new)))
+            self.entry_weights = torch.cat([before.entry_weights, added])
 
     @torch.no_grad()
     def _search(self, validation: Samples | None) -> None:
@@ -110,12 +116,7 @@ class TipAdapter(CacheAdapter):
 
     def _search_grid(self, validation: Samples) -> None:
         betas, alphas = self._grid()
-
-        def at_rows(rows: slice) -> Any:
-            features = validation.features[rows]
-            base = self._zero_shot_logits(features)
-            scores = cache_retrieval_multi_beta(features, self.keys.detach(), self._cache(), betas)
-            return lambda g: lambda a: base + alphas[a].to(base)[:, None, None] * scores[g]
+        at_rows = self._grid_logits(validation)
 
         def tie_break(g: Tensor, a: Tensor) -> Tensor:
             return cell_likelihoods(at_rows, validation.labels, self.num_classes, g, a, held=len(betas))
@@ -124,6 +125,18 @@ class TipAdapter(CacheAdapter):
         self.beta.fill_(float(betas[g]))
         self.alpha.fill_(float(alphas[a]))
 
+    def _grid_logits(self, validation: Samples) -> GridLogits:
+        """Logits of some rows at a beta, by alpha."""
+        betas, alphas = self._grid()
+
+        def at_rows(rows: slice) -> Any:
+            features = validation.features[rows]
+            base = self._zero_shot_logits(features)
+            scores = self._scores_of(features, self.keys.detach(), betas)
+            return lambda g: lambda a: base + alphas[a].to(base)[:, None, None] * scores[g]
+
+        return at_rows
+
     def _grid(self) -> tuple[Tensor, Tensor]:
         return log_grid(*self.searched("search_beta")), log_grid(*self.searched("search_alpha"))
 
@@ -131,6 +144,10 @@ class TipAdapter(CacheAdapter):
     def _grid_accuracy(self, validation: Samples) -> Tensor:
         """Validation accuracy ``[G, A]`` of every beta and alpha with the keys as they are."""
         betas, alphas = self._grid()
+        if self.entry_weights is not None:
+            return grid_accuracy(
+                self._grid_logits(validation), validation.labels, self.num_classes, (len(betas), len(alphas))
+            )
         hits = validation.features.new_zeros(len(betas), len(alphas), dtype=torch.float64)
         for rows in tiles(len(validation), self.num_classes):
             features, labels = validation.features[rows], validation.labels[rows]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vlmadapt.adapters.hegraph.graph import DEGREES, DIAGONALS, FORMS, GraphForm
-from vlmadapt.config import AdapterConfig, check_choice, check_grid
+from vlmadapt.adapters.reweight import CacheConfig
+from vlmadapt.config import check_choice, check_grid
 from vlmadapt.training import TrainConfig, check_range
 
 ACTIVATIONS = ("tanh", "relu", "none")
@@ -13,7 +14,7 @@ FUSIONS = ("search", "probability", "logit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeGraphAdapterConfig(TrainConfig, AdapterConfig):
+class HeGraphAdapterConfig(TrainConfig, CacheConfig):
     positive_to_negative: float = field(default=0.5, metadata={"help": "coefficient of the message m_pn"})
     visual_to_negative: float = field(default=0.5, metadata={"help": "coefficient of the message m_vn"})
     positive_to_positive: float = field(default=0.06, metadata={"help": "coefficient of the message m_pp"})

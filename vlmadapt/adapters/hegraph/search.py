@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.ranges import Range
-from vlmadapt.ops import PreparedCache, cache_retrieval_multi_beta
 from vlmadapt.training import Samples, cell_likelihoods, choose, log_grid
 
 TEXT_SCALES = (1.0, 0.5, 1.5, 0.0, 2.0)  # of equals the first is taken
@@ -54,7 +53,7 @@ class Searched(Protocol):
 
     def searched(self, name: str) -> Range: ...
 
-    def _cache(self) -> PreparedCache: ...
+    def _scores_of(self, features: Tensor, keys: Tensor, betas: Tensor) -> Tensor: ...
 
     def _scores(self, features: Tensor, keys: Tensor, beta: float) -> Tensor: ...
 
@@ -86,7 +85,7 @@ class _Grid:
     def _at_rows(self, rows: slice) -> Any:
         adapter, features = self.adapter, self.samples.features[rows]
         text_logits = adapter.text_logits(features, self.nodes)
-        scores = cache_retrieval_multi_beta(features, adapter.keys, adapter._cache(), self.betas)
+        scores = adapter._scores_of(features, adapter.keys, self.betas)
 
         def at_beta(g: int) -> Any:
             return lambda a: fuse(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
+from vlmadapt.adapters.reweight import weighted
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.adapters.xm.config import XMAdapterConfig
 from vlmadapt.adapters.xm.search import search
@@ -148,17 +149,23 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
     ) -> tuple[Tensor, Tensor]:
         """Class scores ``[B, classes of cache]`` and disagreement ``[B]``; what is not given is the adapter's own."""
         text_queries, text_keys = self.streams(features)
-        per_class = cache is self._cache()
+        ratio = self.gamma(features, text_queries) if ratio is None else ratio
+        beta_image = self.log_beta_image.exp() if beta_image is None else beta_image
+        beta_text = self.log_beta_text.exp() if beta_text is None else beta_text
+        per_class = cache is self._cache() and self.entry_weights is None
+        queries, keys = weighted(features, self.keys, self.entry_weights, beta_image)
+        text_keys = text_keys if per_class else text_keys[self.labels]
+        text_queries, text_keys = weighted(text_queries, text_keys, self.entry_weights, beta_text)
         return cache_retrieval(
-            features,
-            self.keys,
+            queries,
+            keys,
             cache,
-            self.log_beta_image.exp() if beta_image is None else beta_image,
+            beta_image,
             text_queries=text_queries,
-            text_keys=text_keys if per_class else text_keys[self.labels],
-            text_beta=self.log_beta_text.exp() if beta_text is None else beta_text,
+            text_keys=text_keys,
+            text_beta=beta_text,
             text_keys_per_class=per_class,
-            ratio=self.gamma(features, text_queries) if ratio is None else ratio,
+            ratio=ratio,
             standardize=self.config.standardize,
             return_disagreement=True,
             **options,

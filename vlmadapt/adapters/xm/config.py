@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vlmadapt.config import MOST_WIDTH, AdapterConfig, check_choice, check_grid
+from vlmadapt.adapters.reweight import CacheConfig
+from vlmadapt.config import MOST_WIDTH, check_choice, check_grid
+from vlmadapt.errors import InputError
 from vlmadapt.training import TrainConfig, check_range
 
 FUSIONS = ("learned", "fixed", "per_sample")
 
 
 @dataclass(frozen=True, kw_only=True)
-class XMAdapterConfig(TrainConfig, AdapterConfig):
+class XMAdapterConfig(TrainConfig, CacheConfig):
     fusion: str = field(
         default="learned",
         metadata={"help": "gamma: 'learned' (one trained number), 'fixed' (searched on validation), 'per_sample'"},
@@ -60,3 +62,5 @@ class XMAdapterConfig(TrainConfig, AdapterConfig):
                 check_range(self, name, low=1, high=MOST_WIDTH)
         check_grid(self, "search_beta")
         check_grid(self, "search_alpha")
+        if self.reweight and self.standardize:
+            raise InputError("XMAdapterConfig.reweight and standardize exclude each other: set one of them to no.")
