@@ -46,8 +46,13 @@ class AdapterConfig:
         return cls(**{name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field by name."""
-        return asdict(self)
+        """Every field by name.
+
+        One that files of 0.1.0 do not know (``later`` in its metadata) only where it is not the default: a run that
+        began without it is the same run.
+        """
+        later = {entry.name: entry.default for entry in fields(self) if entry.metadata.get("later")}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
     @classmethod
     def describe(cls) -> list[tuple[str, Any, str]]:

@@ -21,7 +21,8 @@ TEMPERATURE = 0.1
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig(AdapterConfig):
     reweight: bool = field(
-        default=False, metadata={"help": "weigh cached samples by how much they look like the others of their class"}
+        default=False,
+        metadata={"help": "weigh cached samples by how much they look like the others of their class", "later": True},
     )
 
 
