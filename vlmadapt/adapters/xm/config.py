@@ -14,6 +14,8 @@ FUSIONS = ("learned", "fixed", "per_sample")
 
 @dataclass(frozen=True, kw_only=True)
 class XMAdapterConfig(TrainConfig, CacheConfig):
+    """Raises :class:`InputError` for fields out of range, and for both ``reweight`` and ``standardize``."""
+
     fusion: str = field(
         default="learned",
         metadata={"help": "gamma: 'learned' (one trained number), 'fixed' (searched on validation), 'per_sample'"},
