@@ -75,7 +75,8 @@ def test_no_temporary_outgrows_the_budget(name, wide, small_budget, monkeypatch)
 
 
 def test_the_direct_solution_of_proker_holds_one_kernel(wide):
-    size, kernels = wide.features.shape[0] ** 2 * wide.features.itemsize, set()
+    size = wide.features.shape[0] ** 2 * wide.features.itemsize
+    kernels: set[int] = set()
 
     class Kernels(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
