@@ -19,7 +19,7 @@ from vlmadapt.provenance.intervals import LEVEL, Interval
 
 RESAMPLES = 2000
 AT_ONCE = 2**22  # numbers of pictures drawn at a time, for memory
-NAME = "paired bootstrap over pictures and seeds, 95 %"
+NAME = "bootstrap over pictures and seeds, 95 %"
 
 
 @dataclass(frozen=True)

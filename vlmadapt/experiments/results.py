@@ -191,7 +191,8 @@ class ProtocolResults:
             rights = [right for right in map(self.right, cells) if right is not None]
             self._drawn[shots, place] = None
             if len(rights) == len(cells):
-                together = drawn(torch.stack(rights).reshape(len(self.methods), -1, len(rights[0])))
+                values = torch.stack(rights).reshape(len(self.methods), -1, len(rights[0]))
+                together = drawn(values, self.test_sets.index(place))  # pictures of other sets are drawn apart
                 self._drawn[shots, place] = dict(zip(self.methods, together, strict=True))
         return self._drawn[shots, place]
 

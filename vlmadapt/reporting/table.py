@@ -129,7 +129,7 @@ def gains_table(results: ProtocolResults) -> Table | None:
         title=f"Points of accuracy over {reference} on the same pictures and seeds",
         header=[f"over {reference}", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)],
         rows=rows,
-        notes=[f"[low, high]: {paired.NAME}."] if any(gain.interval for gain in found.values()) else [],
+        notes=[f"[low, high]: paired {paired.NAME}."] if any(gain.interval for gain in found.values()) else [],
         divisible=True,
     )
 
