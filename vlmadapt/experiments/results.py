@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
-from vlmadapt.experiments.measures import MAIN
+from vlmadapt.experiments.measures import ANSWERED, MAIN
 from vlmadapt.experiments.paired import Gain, drawn, interval_of
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
@@ -153,7 +153,7 @@ class ProtocolResults:
             seeds=len(cells),
             mean=mean,
             std=std,
-            interval=wilson(mean, self.pictures(cells[0].tested_on)) if measure == MAIN else None,
+            interval=self._interval(cells, measure, mean),
             one_draw=_one_draw(cells, measure),
             trainable_parameters=cells[0].trainable_parameters,
             fit_seconds=statistics.fmean(cell.fit_seconds for cell in cells),
@@ -220,6 +220,13 @@ class ProtocolResults:
         }
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
+
+    def _interval(self, cells: Sequence[Cell], measure: str, mean: float) -> Interval | None:
+        """Of the mean of an accuracy on the pictures of one test set, or on those of them that were answered."""
+        number = self.pictures(cells[0].tested_on)
+        if measure == ANSWERED:
+            return wilson(mean, round(number * (1 - statistics.fmean(cell.values["abstained"] for cell in cells))))
+        return wilson(mean, number) if measure == MAIN else None
 
     def interval(self, cell: Cell) -> Interval:
         """Of the accuracy of one fit, by the number of test pictures."""
