@@ -111,7 +111,8 @@ def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...],
         except MissingDependency as error:
             say(f"{study.name} is left out: {error}")
             continue
-        yield study.name, study.shots, time_study(study, dataset, encoder, options.out / study.name)
+        timed = time_study(study, dataset, encoder, options.out / study.name, report=say)
+        yield study.name, study.shots, timed
 
 
 def parse_options() -> argparse.Namespace:

@@ -19,6 +19,7 @@ from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import predict
 from vlmadapt.experiments.predict import Failure, predict_each
+from vlmadapt.provenance.intervals import wilson
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +166,15 @@ def test_unsure_pictures_are_of_none_of_the_classes(run, good):
 
 
 def test_evaluation_counts_what_was_not_answered(run, tmp_path):
-    call("eval", run, "--abstain", 0.5, "--out", tmp_path / "out")
+    result = call("eval", run, "--abstain", 0.5, "--out", tmp_path / "out")
     cell = json.loads((tmp_path / "out" / "results.json").read_text())["cells"][0]
     assert 0 < cell["test_abstained"] < 1 and 0 <= cell["test_answered_accuracy"] <= 1
     assert {"test_accuracy", "test_calibration_error", "test_nll", "test_brier"} < set(cell)
+    answered = round(16 * (1 - cell["test_abstained"]))
+    assert (
+        f"{100 * cell['test_answered_accuracy']:.1f} {wilson(cell['test_answered_accuracy'], answered)}"
+        in result.output
+    )
 
 
 def test_a_drawing_replaces_drawings_only(run, good, tmp_path):

@@ -4,7 +4,12 @@ import math
 
 import torch
 
-from vlmadapt.experiments.paired import bootstrap
+from vlmadapt.experiments import paired
+from vlmadapt.provenance.intervals import Interval
+
+
+def bootstrap(values: torch.Tensor) -> Interval:
+    return paired.interval_of(paired.drawn(values))
 
 
 def drawn(seeds: int, pictures: int, of_seed: float, of_picture: float, number: int) -> torch.Tensor:
@@ -40,3 +45,9 @@ def test_it_covers_the_truth_at_least_as_often_as_it_says():
 def test_many_pictures_are_drawn_in_parts():
     low, high = bootstrap(torch.ones(2, 5000))
     assert low == high == 1
+
+
+def test_the_difference_of_what_is_drawn_is_the_draw_of_the_difference():
+    both = torch.stack([drawn(3, 90, 0.1, 0.5, 0), drawn(3, 90, 0.2, 0.4, 1)])
+    first, second = paired.drawn(both)
+    torch.testing.assert_close(first - second, paired.drawn(both[0] - both[1]))

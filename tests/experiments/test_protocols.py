@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import Any
 
@@ -114,7 +115,9 @@ def test_base_to_new_fits_base_alone_and_tests_both(world, monkeypatch, tmp_path
         "zero-shot answered" in n for n in table.notes
     )
     base, new = (results.of("zero-shot", 2, tested_on=place).mean for place in ("base", "new"))
-    assert table.rows[0][4] == f"{100 * 2 * base * new / (base + new):.1f} same"
+    harmonic = re.fullmatch(r"([0-9.]+) same \[([0-9.]+), ([0-9.]+)\]", table.rows[0][4])
+    assert harmonic is not None and harmonic[1] == f"{100 * 2 * base * new / (base + new):.1f}"
+    assert float(harmonic[2]) <= float(harmonic[1]) <= float(harmonic[3])
     results.save(tmp_path)
     assert ProtocolResults.load(tmp_path) == results
     value = json.loads((tmp_path / "results.json").read_text())

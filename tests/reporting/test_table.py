@@ -47,6 +47,15 @@ def test_seeds_that_drew_the_same_pictures_are_named():
     assert not any("same pictures" in note for note in protocol_table(apart).notes)
 
 
+def test_seeds_that_trained_on_the_same_pictures_and_chose_by_others_are_said():
+    drawn = results({("tip-adapter", 4): [0.3, 0.3, 0.4]})
+    alike = replace(drawn, cells=tuple(replace(cell, train_hash="a") for cell in drawn.cells))
+    table = protocol_table(alike)
+    assert "±" in table.rows[0][1]
+    assert any(note.startswith("4 shots: all seeds trained on the same pictures") for note in table.notes)
+    assert not any("trained on the same" in note for note in protocol_table(drawn).notes)
+
+
 def test_zero_shot_sees_no_draw_whatever_it_is():
     assert protocol_table(results()).rows[0][1] == "30.0 same [8.9, 65.3]"
 

@@ -56,12 +56,14 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
     none = "no picture could be held out" if on_all else "no validation pictures"
     number = len(run.validation) + on_all * len(run.support)
     found = none if accuracy is None else f"{held} {100 * accuracy:.1f} % {wilson(accuracy, number)}"
-    plural = "s" * (len(run.validation) > 1)
+    plural = "s" * (len(run.validation) != 1)
     say(f"{run.method}, {run.shots} shots, seed {run.seed}, {run.protocol}: {found}", "bold")
     also = ", fitted on too" if on_all and run.validation else ""
     say(f"  {len(run.support)} training pictures, {len(run.validation)} validation picture{plural}{also}")
     if accuracy is not None:
         say(f"  [low, high]: of {number} pictures ({NAME})")
+    for remark in PROTOCOLS[run.protocol]().remarks((run.shots,)):
+        say(f"  {remark}")
     if isinstance(classifier.adapter, Auto):
         _say_mixture(classifier.adapter)
     else:

@@ -12,6 +12,7 @@ from vlmadapt.training import accuracy
 from vlmadapt.training.selection import SMALLEST_LOG_PROBABILITY
 
 MAIN = "accuracy"  # the measure of curves and differences
+ANSWERED = "answered_accuracy"  # on pictures that were not taken for none of the classes
 BINS = 15
 
 
@@ -44,7 +45,7 @@ MEASURES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 TITLES: Mapping[str, str] = {
     "calibration_error": "calibration error",
-    "answered_accuracy": "accuracy of the others",
+    ANSWERED: "accuracy of the others",
 }  # in tables, where it is not the name
 FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
 
@@ -67,5 +68,5 @@ def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0, least_cert
     if least_certainty is not None:
         answered = certain.max(-1).values.exp() >= least_certainty
         found["abstained"] = 1 - float(answered.double().mean())
-        found["answered_accuracy"] = float(accuracy(certain[answered], labels[answered])) if answered.any() else 1.0
+        found[ANSWERED] = float(accuracy(certain[answered], labels[answered])) if answered.any() else 1.0
     return Tested(found, certain.argmax(-1) == labels)

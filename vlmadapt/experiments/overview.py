@@ -14,7 +14,7 @@ from statistics import NormalDist
 import torch
 
 from vlmadapt.adapters import ADAPTERS
-from vlmadapt.experiments.paired import drawn, interval_of
+from vlmadapt.experiments.paired import interval_of
 from vlmadapt.experiments.results import Cell, ProtocolResults
 from vlmadapt.provenance.intervals import LEVEL, Interval
 
@@ -90,12 +90,12 @@ class Overview:
         means: list[list[float]] = []
         samples: list[list[torch.Tensor]] = []
         for results in self.sets.values():
-            pairs = [results.paired(method, other, n) for n in results.shots if shots is None or n in shots]
-            means.append([mean for mean, _ in pairs])
-            samples.append([drawn(values) for _, values in pairs if values is not None])
-        means, samples = [each for each in means if each], [each for each in samples if each]
-        mean = statistics.fmean(map(statistics.fmean, means))
-        cells = sum(map(len, means))
+            counts = [count for count in results.shots if shots is None or count in shots]
+            draws = [each for each in map(results.draws, counts) if each is not None]
+            if counts:
+                means.append([results.of(method, n).mean - results.of(other, n).mean for n in counts])
+                samples.append([each[method] - each[other] for each in draws])
+        mean, cells = statistics.fmean(map(statistics.fmean, means)), sum(map(len, means))
         if sum(map(len, samples)) < cells:
             return Overall(mean, None, 0, cells)
         # Numbers of shots of one set share its pictures and seeds, hence what is drawn of them; other sets do not.
@@ -103,9 +103,9 @@ class Overview:
         mixed = [each[torch.randperm(len(each), generator=_generator(i))] for i, each in enumerate(by_set)]
         z = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / cells)
         margins = [
-            m + z * float(each.std())
-            for of, s in zip(means, samples, strict=True)
-            for m, each in zip(of, s, strict=True)
+            gain + z * float(draws.std())
+            for gains, every in zip(means, samples, strict=True)
+            for gain, draws in zip(gains, every, strict=True)
         ]
         return Overall(mean, interval_of(torch.stack(mixed).mean(0)), sum(each < 0 for each in margins), cells)
 

@@ -19,7 +19,7 @@ from vlmadapt.provenance.intervals import LEVEL, Interval
 
 RESAMPLES = 2000
 AT_ONCE = 2**22  # numbers of pictures drawn at a time, for memory
-NAME = "paired bootstrap over pictures and seeds, 95 %"
+NAME = "bootstrap over pictures and seeds, 95 %"
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,21 @@ class Gain:
     interval: Interval | None
 
 
-def bootstrap(values: Tensor, seed: int = 0) -> Interval:
-    """The interval of the mean of ``values [S, n]`` of seeds and pictures; the same for the same values."""
-    return interval_of(drawn(values, seed))
-
-
 def drawn(values: Tensor, seed: int = 0) -> Tensor:
-    """``[RESAMPLES]``: means of ``values [S, n]`` over seeds and pictures drawn anew."""
-    seeds, pictures = values.shape
+    """``[..., RESAMPLES]``: means of ``values [..., S, n]`` over seeds and pictures drawn anew.
+
+    The draws are the same for all values of one shape, so that the difference of two is the draw of their difference.
+    """
+    seeds, pictures = values.shape[-2:]
     random = np.random.default_rng(seed)
     found = []
     for start in range(0, RESAMPLES, step := max(1, AT_ONCE // pictures)):
         count = min(step, RESAMPLES - start)
         drawn = torch.from_numpy(random.multinomial(pictures, np.full(pictures, 1 / pictures), count)).double()
-        by_seed = values.double() @ drawn.T / pictures  # [S, count]
+        by_seed = values.double() @ drawn.T / pictures  # [..., S, count]
         weights = torch.from_numpy(random.multinomial(seeds, np.full(seeds, 1 / seeds), count)).double()
-        found.append((by_seed * weights.T).sum(0) / seeds)
-    return torch.cat(found)
+        found.append((by_seed * weights.T).sum(-2) / seeds)
+    return torch.cat(found, -1)
 
 
 def interval_of(means: Tensor) -> Interval:

@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
-from vlmadapt.experiments.measures import MAIN
-from vlmadapt.experiments.paired import Gain, bootstrap
+from vlmadapt.experiments.measures import ANSWERED, MAIN
+from vlmadapt.experiments.paired import Gain, drawn, interval_of
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
 from vlmadapt.provenance import means
@@ -152,7 +153,7 @@ class ProtocolResults:
             seeds=len(cells),
             mean=mean,
             std=std,
-            interval=wilson(mean, self.pictures(cells[0].tested_on)) if measure == MAIN else None,
+            interval=self._interval(cells, measure, mean),
             one_draw=_one_draw(cells, measure),
             trainable_parameters=cells[0].trainable_parameters,
             fit_seconds=statistics.fmean(cell.fit_seconds for cell in cells),
@@ -174,21 +175,30 @@ class ProtocolResults:
         return [self._gain(method, base, shots, place) for shots in self.shots for method in others]
 
     def _gain(self, method: str, reference: str, shots: int, place: str | None) -> Gain:
-        mean, values = self.paired(method, reference, shots, place)
-        interval = None if values is None else bootstrap(values)
-        return Gain(method, reference, shots, place, len(self.cells_of(method, shots, place)), mean, interval)
+        mine, base = (self.of(name, shots, tested_on=place) for name in (method, reference))
+        draws = self.draws(shots, place)
+        interval = None if draws is None else interval_of(draws[method] - draws[reference])
+        return Gain(method, reference, shots, place, mine.seeds, mine.mean - base.mean, interval)
 
-    def paired(self, method: str, other: str, shots: int, tested_on: str | None = None) -> tuple[float, Tensor | None]:
-        """Accuracy of ``method`` less that of ``other``, and by seed and picture ``[S, n]``: 1, 0 or -1.
+    def draws(self, shots: int, tested_on: str | None = None) -> Mapping[str, Tensor] | None:
+        """Accuracies of each method, means over seeds and pictures drawn anew (:mod:`vlmadapt.experiments.paired`).
 
-        The latter is None for results that did not keep which pictures were right.
+        The draws are the same for all methods. None for results that did not keep which pictures were right.
         """
-        base = {cell.seed: cell for cell in self.cells_of(other, shots, tested_on)}
-        pairs = [(cell, base[cell.seed]) for cell in self.cells_of(method, shots, tested_on)]
-        rights = [(self.right(cell), self.right(its)) for cell, its in pairs]
-        known = [mine.double() - its.double() for mine, its in rights if mine is not None and its is not None]
-        mean = statistics.fmean(cell.accuracy - its.accuracy for cell, its in pairs)
-        return mean, torch.stack(known) if len(known) == len(pairs) else None
+        place = self.test_sets[0] if tested_on is None else tested_on
+        if (shots, place) not in self._drawn:
+            cells = [cell for method in self.methods for cell in self.cells_of(method, shots, place)]
+            rights = [right for right in map(self.right, cells) if right is not None]
+            self._drawn[shots, place] = None
+            if len(rights) == len(cells):
+                values = torch.stack(rights).reshape(len(self.methods), -1, len(rights[0]))
+                together = drawn(values, self.test_sets.index(place))  # pictures of other sets are drawn apart
+                self._drawn[shots, place] = dict(zip(self.methods, together, strict=True))
+        return self._drawn[shots, place]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, str | None], dict[str, Tensor] | None]:
+        return {}
 
     def summary(self) -> list[Summary]:
         """Of every method, number of shots and test set."""
@@ -210,6 +220,13 @@ class ProtocolResults:
         }
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
+
+    def _interval(self, cells: Sequence[Cell], measure: str, mean: float) -> Interval | None:
+        """Of the mean of an accuracy on the pictures of one test set, or on those of them that were answered."""
+        number = self.pictures(cells[0].tested_on)
+        if measure == ANSWERED:
+            return wilson(mean, round(number * (1 - statistics.fmean(cell.values["abstained"] for cell in cells))))
+        return wilson(mean, number) if measure == MAIN else None
 
     def interval(self, cell: Cell) -> Interval:
         """Of the accuracy of one fit, by the number of test pictures."""

@@ -103,7 +103,21 @@ def draw_notes(results: ProtocolResults) -> list[str]:
     """What is to be said of seeds that drew the same pictures, all or some of them."""
     whole = [f"{ONE_DRAW}: all seeds saw the same pictures, or the method saw none: no deviation of the draw."]
     some = [line for count, groups in results.same_draws.items() for line in _same_draw(results, count, groups)]
-    return (whole if any(summary.one_draw for summary in results.summary()) else []) + some
+    return (whole if any(summary.one_draw for summary in results.summary()) else []) + some + _same_training(results)
+
+
+def _same_training(results: ProtocolResults) -> list[str]:
+    """Where all seeds trained on the same pictures, and others chose."""
+    found = []
+    for count in results.shots:
+        draws = {(cell.train_hash, cell.split_hash) for cell in results.cells if cell.shots == count}
+        if len(draws) > 1 and len({train for train, _ in draws}) == 1 and None not in {train for train, _ in draws}:
+            found.append(f"{count} shot{'s' * (count > 1)}")
+    if not found:
+        return []
+    return [
+        f"{', '.join(found)}: all seeds trained on the same pictures, the deviation is that of the pictures that chose."
+    ]
 
 
 def _same_draw(results: ProtocolResults, shots: int, groups: Sequence[Sequence[int]]) -> list[str]:
@@ -129,7 +143,7 @@ def gains_table(results: ProtocolResults) -> Table | None:
         title=f"Points of accuracy over {reference} on the same pictures and seeds",
         header=[f"over {reference}", *(f"{shots} shot{'s' * (shots > 1)}" for shots in results.shots)],
         rows=rows,
-        notes=[f"[low, high]: {paired.NAME}."] if any(gain.interval for gain in found.values()) else [],
+        notes=[f"[low, high]: paired {paired.NAME}."] if any(gain.interval for gain in found.values()) else [],
         divisible=True,
     )
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
+import torch
+from torch import Tensor
 
+from vlmadapt.experiments.paired import NAME as BOOTSTRAP
+from vlmadapt.experiments.paired import interval_of
 from vlmadapt.experiments.protocols import BaseToNew
 from vlmadapt.experiments.results import ProtocolResults, Summary
 from vlmadapt.provenance.intervals import NAME
 from vlmadapt.provenance.means import mean_and_deviation, percent
 from vlmadapt.reporting.table import ONE_DRAW, Table, draw_notes, figure, protocol_notes
 
+TINY = 1e-12  # the harmonic mean with an accuracy of nothing is nothing
 STOOD_IN = "*"  # behind an accuracy that another method gave
 
 
@@ -36,7 +40,7 @@ def transfer_table(results: ProtocolResults) -> Table:
         rows=rows,
         notes=[
             *protocol_notes(results),
-            f"[low, high]: of the test pictures ({NAME}), {', '.join(sizes)}.",
+            f"[low, high]: of the test pictures ({NAME}), {', '.join(sizes)}; of the {last}: {BOOTSTRAP}.",
             *_stood_in(results),
             *draw_notes(results),
         ],
@@ -57,13 +61,21 @@ def _stood_in(results: ProtocolResults) -> list[str]:
 
 
 def _over(results: ProtocolResults, method: str, shots: int) -> str:
-    """Mean and deviation over the seeds of what is taken over the test sets of one seed."""
-    by_place = {place: results.cells_of(method, shots, place) for place in results.test_sets}
-    accuracies = [{cell.seed: cell.accuracy for cell in cells} for cells in by_place.values()]
+    """Mean and deviation over the seeds of what is taken over the test sets of one seed, and its interval."""
+    by_seed: dict[int, list[float]] = {}
+    for place in results.test_sets:
+        for cell in results.cells_of(method, shots, place):
+            by_seed.setdefault(cell.seed, []).append(cell.accuracy)
+    values = [float(_mean(results, torch.tensor(each, dtype=torch.float64))) for each in by_seed.values()]
+    summaries = [results.of(method, shots, tested_on=place) for place in results.test_sets]
+    same = all(summary.one_draw for summary in summaries)
+    spread = f"{percent(values[0], None)} {ONE_DRAW}" if same else percent(*mean_and_deviation(values))
+    draws = [each[method] for each in (results.draws(shots, place) for place in results.test_sets) if each is not None]
+    return f"{spread} {interval_of(_mean(results, torch.stack(draws)))}" if len(draws) == len(summaries) else spread
+
+
+def _mean(results: ProtocolResults, accuracies: Tensor) -> Tensor:
+    """Over the test sets, which are the first dimension: harmonic of base and new, else of all but the first."""
     if results.protocol_name == BaseToNew.name:
-        values = [statistics.harmonic_mean([each[seed] for each in accuracies]) for seed in accuracies[0]]
-    else:
-        values = [statistics.fmean(each[seed] for each in accuracies[1:]) for seed in accuracies[0]]
-    if all(results.of(method, shots, tested_on=place).one_draw for place in by_place):
-        return f"{percent(values[0], None)} {ONE_DRAW}"
-    return percent(*mean_and_deviation(values))
+        return len(accuracies) / (1 / accuracies.clamp(min=TINY)).sum(0)
+    return accuracies[1:].mean(0)
