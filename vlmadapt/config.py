@@ -101,3 +101,9 @@ def check_choice(config: AdapterConfig, name: str, choices: tuple[str, ...]) -> 
     """Raise :class:`InputError` unless the field is one of ``choices``."""
     if getattr(config, name) not in choices:
         raise InputError(f"{type(config).__name__}.{name} is {getattr(config, name)!r}: use {', '.join(choices)}.")
+
+
+def check_not_both(config: AdapterConfig, *names: str) -> None:
+    """Raise :class:`InputError` where more than one of these switches is on."""
+    if sum(getattr(config, name) for name in names) > 1:
+        raise InputError(f"{type(config).__name__}.{' and '.join(names)} exclude each other: set one of them to no.")

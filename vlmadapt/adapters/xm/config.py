@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from vlmadapt.adapters.reweight import CacheConfig
 from vlmadapt.config import MOST_WIDTH, check_choice, check_grid
-from vlmadapt.errors import InputError
 from vlmadapt.training import TrainConfig, check_range
 
 FUSIONS = ("learned", "fixed", "per_sample")
@@ -14,8 +13,6 @@ FUSIONS = ("learned", "fixed", "per_sample")
 
 @dataclass(frozen=True, kw_only=True)
 class XMAdapterConfig(TrainConfig, CacheConfig):
-    """Raises :class:`InputError` for fields out of range, and for both ``reweight`` and ``standardize``."""
-
     fusion: str = field(
         default="learned",
         metadata={"help": "gamma: 'learned' (one trained number), 'fixed' (searched on validation), 'per_sample'"},
@@ -64,5 +61,4 @@ class XMAdapterConfig(TrainConfig, CacheConfig):
                 check_range(self, name, low=1, high=MOST_WIDTH)
         check_grid(self, "search_beta")
         check_grid(self, "search_alpha")
-        if self.reweight and self.standardize:
-            raise InputError("XMAdapterConfig.reweight and standardize exclude each other: set one of them to no.")
+        check_not_both(self, "reweight", "standardize")
