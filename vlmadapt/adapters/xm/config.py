@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vlmadapt.adapters.reweight import CacheConfig
-from vlmadapt.config import MOST_WIDTH, check_choice, check_grid
+from vlmadapt.config import MOST_WIDTH, check_choice, check_grid, check_not_both
 from vlmadapt.training import TrainConfig, check_range
 
 FUSIONS = ("learned", "fixed", "per_sample")
