@@ -30,7 +30,7 @@ from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatu
 from vlmadapt.experiments.given import GivenFeatures
 from vlmadapt.experiments.sources import LOGIT_SCALE
 from vlmadapt.experiments.studies import REAL
-from vlmadapt.pictures.read import read_picture
+from vlmadapt.pictures.read import read
 from vlmadapt.training import Samples
 
 VIEWS = 8  # of each training picture: an epoch draws one of them anew
@@ -98,7 +98,7 @@ def run(reading: str, cell: Cell, seed: int) -> float:
     if fresh:
         assert cell.views is not None
         kind = with_fresh_views(kind, cell.views)
-    more = {"negative_text_features": cell.negatives[negative]} if negative else {}
+    more: dict[str, Any] = {"negative_text_features": cell.negatives[negative]} if negative else {}
     adapter = kind(cell.texts[text], cell.scale, settings, **more)
     train, val = cell.data.train, cell.data.val
     assert val is not None
@@ -108,11 +108,8 @@ def run(reading: str, cell: Cell, seed: int) -> float:
 
 def can_run(reading: str, cell: Cell) -> bool:
     _, _, text, negative, fresh = READINGS[reading]
-    return (
-        text in (*cell.texts, "coop")
-        and (negative in cell.negatives or not negative)
-        and not (fresh and cell.views is None)
-    )
+    has_text, has_views = text in cell.texts or text == "coop", cell.views is not None
+    return has_text and (not negative or negative in cell.negatives) and (has_views or not fresh)
 
 
 class Pictures:
@@ -146,7 +143,7 @@ class Pictures:
     @torch.no_grad()
     def _views_of(self, path: Path, digest: str) -> Tensor:
         if path not in self.views:
-            image = read_picture(path)
+            image = read(path)
             draws = (torch.Generator().manual_seed(view_seed(digest, 0, view)) for view in range(VIEWS))
             pixels = torch.stack([self.encoder.augment(image, draw) for draw in draws])
             self.views[path] = torch.nn.functional.normalize(self.encoder.encode_images(pixels).float(), dim=-1)
@@ -171,6 +168,7 @@ class Given:
 
     def cell(self, shots: int, seed: int) -> Cell:
         text = self.given.text
+        assert text is not None
         negatives = {"no": others(text), "others": others(text)}
         return Cell(self.given.draw(shots, seed), self.given.test(), LOGIT_SCALE, {"prompts": text}, negatives, None)
 
@@ -182,7 +180,7 @@ def others(text: Tensor) -> Tensor:
 
 
 def sources(options: argparse.Namespace) -> Iterator[tuple[str, Pictures | Given]]:
-    for name in options.data:
+    for name in filter(None, options.data.split(",")):
         yield name, Pictures(name)
     if options.pictures is not None:
         yield options.pictures.name, Pictures(str(options.pictures))
@@ -205,9 +203,8 @@ def table(path: Path) -> None:
             gains = [cells[key] - base[key] for key in cells if key[0] == name and key in base]
             row.append(statistics.fmean(gains) if gains else None)
         known = [value for value in row if value is not None]
-        shown = [
-            ("" if value is None else f"{value:+.1f}") for value in (*row, statistics.fmean(known) if known else None)
-        ]
+        row.append(statistics.fmean(known) if known else None)
+        shown = ["" if value is None else f"{value:+.1f}" for value in row]
         print(f"| {reading} |", " | ".join(shown), "|")
 
 
@@ -240,10 +237,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    built_in = "clipart,mnist5k,textile3,tuxphotos"
-    parser.add_argument(
-        "--data", type=lambda text: [each for each in text.split(",") if each], default=built_in.split(",")
-    )
+    parser.add_argument("--data", default="clipart,mnist5k,textile3,tuxphotos", help="built-in sets, by commas")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures of one's own")
     parser.add_argument("--real", type=Path, help="folder of real CLIP features, as of make results")
     parser.add_argument("--shots", type=lambda text: [int(each) for each in text.split(",")], default=[1, 4, 16])
