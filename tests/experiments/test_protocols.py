@@ -17,6 +17,7 @@ from vlmadapt.errors import InputError
 from vlmadapt.experiments.protocol import run_protocol
 from vlmadapt.experiments.protocols import PROTOCOLS, Cross, HeldOutShot, NoVal, Protocol, protocol_of
 from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.provenance.settings import Method
 from vlmadapt.reporting.table import protocol_table
 from vlmadapt.reporting.transfer import transfer_table
 
@@ -70,6 +71,14 @@ def test_no_val_gives_no_fit_a_validation_picture(world, monkeypatch):
     assert all(cell.val_accuracy is None and cell.split_hash == cell.train_hash for cell in results.cells)
     assert results.protocol_name == "no-val" and "no validation images" in results.protocol["selection"]
     assert any("protocol no-val: no validation pictures" in note for note in protocol_table(results).notes)
+
+
+def test_auto_is_said_to_train_on_what_chooses_where_something_does(world):
+    auto = Method("auto", "auto", {"parts": ("zero-shot", "ncm-1"), "folds": 2})
+    said = "Fitted on the validation pictures too: "
+    for protocol, expected in ((HeldOutShot(), True), (NoVal(), False)):
+        notes = protocol_table(run(load_dataset(world), protocol, methods=(auto,), seeds=(0,))).notes
+        assert any(note.startswith(said) for note in notes) == expected
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4])

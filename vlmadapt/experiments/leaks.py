@@ -66,8 +66,8 @@ def unseen(run: Run, dataset: Dataset) -> tuple[Sample, ...] | None:
     return None if found_again(_fitted(run), every) else every
 
 
-def warn(dataset: Dataset, splits: Iterable[FewShotSplit]) -> None:
-    """Warns of pictures that ``dataset`` has in the test split and in what is fitted on, and in both parts of that.
+def warn(tested: Iterable[Dataset], splits: Iterable[FewShotSplit]) -> None:
+    """Warns of pictures of a test split that are in what is fitted on, and of those in both parts of that.
 
     Raises :class:`FileError` naming a picture that cannot be read.
     """
@@ -76,7 +76,8 @@ def warn(dataset: Dataset, splits: Iterable[FewShotSplit]) -> None:
     fitted = {**train, **val}
     known = dict(zip(fitted, identities(list(fitted.values())), strict=True))
     _warn_of(found_again(((known[path], str(path)) for path in train), list(val.values())), IN_VALIDATION)
-    _warn_of(found_again(((known[path], str(path)) for path in known), dataset.test), IN_TEST)
+    for dataset in tested:
+        _warn_of(found_again(((known[path], str(path)) for path in known), dataset.test), IN_TEST)
 
 
 def require_test(dataset: Dataset) -> None:

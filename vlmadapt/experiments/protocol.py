@@ -112,8 +112,7 @@ class Comparison:
         splits, extraction = self._splits.values(), self._extraction
         train = FeatureTable(self._encoder, _union(split.train for split in splits), extraction, extraction.views)
         val = FeatureTable(self._encoder, _union(split.val for split in splits), extraction)
-        for test in self._tests:
-            leaks.warn(test.dataset, splits)
+        leaks.warn([test.dataset for test in self._tests], splits)
         if report is not None:
             for remark in self._protocol.remarks(tuple(self._shots)):
                 report(remark)

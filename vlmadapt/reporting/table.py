@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ def protocol_table(results: ProtocolResults) -> Table:
         notes=[
             *protocol_notes(results),
             interval_note(results.pictures()),
-            *_on_validation({cell.method: cell.adapter for cell in results.cells}),
+            *validation_notes(results),
             *draw_notes(results),
             f"trained: parameters at {most}; fit s: mean seconds of one fit at {most}; peak MiB: process peak of it.",
         ],
@@ -74,8 +74,11 @@ def protocol_table(results: ProtocolResults) -> Table:
     )
 
 
-def _on_validation(adapters: Mapping[str, str]) -> list[str]:
-    """``adapters`` by the method that they are called in the table."""
+def validation_notes(results: ProtocolResults) -> list[str]:
+    """Which methods had more pictures to train on than the others."""
+    if not PROTOCOLS[results.protocol_name].holds_out:
+        return []
+    adapters = {cell.method: cell.adapter for cell in results.cells}
     trained = [method for method, name in adapters.items() if name in ADAPTERS and ADAPTERS[name].trains_on_validation]
     return [f"Fitted on the validation pictures too: {', '.join(trained)}."] if trained else []
 

@@ -11,7 +11,7 @@ from vlmadapt.experiments.protocols import BaseToNew
 from vlmadapt.experiments.results import ProtocolResults, Summary
 from vlmadapt.provenance.intervals import NAME
 from vlmadapt.provenance.means import mean_and_deviation, percent
-from vlmadapt.reporting.table import ONE_DRAW, Table, draw_notes, figure, protocol_notes
+from vlmadapt.reporting.table import ONE_DRAW, Table, draw_notes, figure, protocol_notes, validation_notes
 
 TINY = 1e-12  # the harmonic mean with an accuracy of nothing is nothing
 STOOD_IN = "*"  # behind an accuracy that another method gave
@@ -42,6 +42,7 @@ def transfer_table(results: ProtocolResults) -> Table:
             *protocol_notes(results),
             f"[low, high]: of the test pictures ({NAME}), {', '.join(sizes)}; of the {last}: {BOOTSTRAP}.",
             *_stood_in(results),
+            *validation_notes(results),
             *draw_notes(results),
         ],
         divisible=True,
