@@ -103,7 +103,8 @@ def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
         for method in study.methods:
             if not ADAPTERS[method.adapter].needs_encoder:
                 create(method, texts)
-    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS)
+    # A fit of clip-lora takes minutes to hours.
+    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS) - {"clip-lora"}
 
 
 def test_the_page_in_the_docs_has_a_section_for_each_study() -> None:
