@@ -122,9 +122,9 @@ class SmallAttention(nn.Module):
         super().__init__()
         for role in ("query", "key", "value"):
             linear = nn.Linear(width, width, device="meta")
-            for name, shape in (("weight", (width, width)), ("bias", (width,))):
-                drawn = torch.randn(*shape, dtype=torch.float64, generator=generator) / (3 * width**0.5)
-                setattr(linear, name, nn.Parameter(drawn, requires_grad=False))
+            for name, shape, deviation in (("weight", (width, width), 0.03), ("bias", (width,), 0.001)):
+                drawn = torch.randn(*shape, dtype=torch.float64, generator=generator)
+                setattr(linear, name, nn.Parameter(deviation * drawn, requires_grad=False))
             self.add_module(role, linear)
 
     def forward(self, states, mask):

@@ -1,12 +1,12 @@
-"""CLIP-LoRA, its text half: low-rank updates of query, key and value in every layer of the text tower; arXiv 2405.18541.
+"""CLIP-LoRA, its text half: low-rank updates of query, key and value in each layer of the text tower; arXiv 2405.18541.
 
     map_l(x) = W_l x + alpha / sqrt(r) * U_l V_l dropout(x)      V_l [r, E] random, U_l [E, r] zero at the start
     logits   = tau * f @ normalize(text_tower(template with the class name))^T
 
-The paper adapts both towers. Only the text tower is adapted here, so that pictures stay features that are extracted once.
-Rank 2, alpha 1, dropout .25, learning rate 2e-4 with a cosine and 500 x shots steps of 32 samples are the paper's, for all
-data; the root of the rank, one template (the data set's first) and the unclipped gradient are the released code's. The
-best epoch on validation is ours, and a cosine that ends at 0 (1e-6 there).
+The paper adapts both towers. Only the text tower is adapted here, so that pictures stay features that are extracted
+once. Rank 2, alpha 1, dropout .25, learning rate 2e-4 with a cosine and 500 x shots steps of 32 samples are the
+paper's, for all data; the root of the rank, one template (the data set's first) and the unclipped gradient are the
+released code's. The best epoch on validation is ours, and a cosine that ends at 0 (1e-6 there).
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class CLIPLoRAConfig(TrainConfig, AdapterConfig):
 class CLIPLoRA(TrainedClassifier):
     """``text_features`` are not used: the classifier is the text features of the adapted tower, kept after ``fit``.
 
-    ``fit`` needs ``encoder`` with ``text_module``, ``token_inputs`` and ``encode_tokens``, which it does not change, and
-    the real ``class_names``; predictions of a fitted or loaded adapter need neither. Keeps the updates ``down [L, r, E]``
-    and ``up [L, E, r]`` of the L maps: query, key and value of the first layer, then of the next.
+    ``fit`` needs ``encoder`` with ``text_module``, ``token_inputs`` and ``encode_tokens``, which it does not change,
+    and the real ``class_names``; predictions of a fitted or loaded adapter need neither. Keeps the updates
+    ``down [L, r, E]`` and ``up [L, E, r]`` of the L maps: query, key and value of the first layer, then of the next.
     """
 
     name = "clip-lora"

@@ -1,8 +1,8 @@
 """An encoder's text tower with low-rank updates of its attention by ``peft``: a copy on the same weights.
 
 The encoder itself is never changed: the copy has modules of its own and shares only the tensors in them. The maps of an
-``nn.MultiheadAttention`` lie packed in one weight; peft would adapt them as one matrix, the output with them, and without
-dropout. The copy has them unpacked, so that query, key and value each have an update of their own, as in the paper (ours).
+``nn.MultiheadAttention`` lie packed in one weight; peft would adapt them as one matrix, the output with them, and
+without dropout. The copy has them unpacked, so that query, key and value have updates of their own, as in the paper.
 """
 
 from __future__ import annotations
@@ -31,16 +31,21 @@ class LowRankTower:
     """
 
     def __init__(self, encoder: Any, rank: int, alpha: float, dropout: float) -> None:
+        if not all(hasattr(encoder, needed) for needed in ("text_module", "token_inputs", "encode_tokens")):
+            raise InputError(
+                "clip-lora trains the text tower: pass encoder=, one with text_module and token_inputs, such as the "
+                "embedded backbone or open_clip's."
+            )
         settings, inject, _ = import_lora("lora")
         self.encoder = twin(encoder)
-        tower = text_tower(self.encoder)
+        tower: nn.Module = self.encoder.text_module()
         unpack(tower)
         names = [name for name, _ in attention_maps(tower)]
         widths = {size for _, layer in attention_maps(tower) for size in (layer.in_features, layer.out_features)}
         if len(widths) != 1:
             raise InputError(
-                f"clip-lora finds {len(names)} maps of query, key and value in the text tower of {encoder.name}, of widths "
-                f"{sorted(widths)}, and needs some of one width: use another encoder, or coop."
+                f"clip-lora finds {len(names)} maps of query, key and value in the text tower of {encoder.name}, of "
+                f"widths {sorted(widths)}, and needs some of one width: use another encoder, or coop."
             )
         with torch.random.fork_rng(devices=[]):  # peft draws a start that is not used
             # rsLoRA's factor, alpha over the root of the rank, is that of the released code.
@@ -54,7 +59,7 @@ class LowRankTower:
         tower.eval()
 
     def use(self, down: Tensor, up: Tensor, training: bool) -> None:
-        """Compute with the updates ``down [maps, rank, width]`` and ``up [maps, width, rank]``, and in ``training`` with
+        """Compute with the updates ``down [maps, rank, width]`` and ``up [maps, width, rank]``, in ``training`` with
         dropout; gradients flow to them."""
         for layer, first, second in zip(self.layers, down.unbind(0), up.unbind(0), strict=True):
             _tie(layer.lora_A[ADAPTER], first)
@@ -81,17 +86,6 @@ def _tensors(module: nn.Module) -> Iterable[Tensor]:
     return chain(module.parameters(), module.buffers())
 
 
-def text_tower(encoder: Any) -> nn.Module:
-    """What ``encoder`` sends texts through. Raises :class:`InputError` for one that has no such thing."""
-    ask = getattr(encoder, "text_module", None)
-    if ask is None or not hasattr(encoder, "token_inputs"):
-        raise InputError(
-            "clip-lora trains the text tower: pass encoder=, one with text_module and token_inputs, such as the embedded "
-            "backbone or open_clip's."
-        )
-    return ask()
-
-
 def attention_maps(tower: nn.Module) -> list[tuple[str, nn.Linear]]:
     """The linear maps of query, key and value in ``tower``, by name, in its order."""
     found: list[tuple[str, nn.Linear]] = []
@@ -115,7 +109,7 @@ def unpack(tower: nn.Module) -> None:
 class Unpacked(nn.Module):
     """``packed`` as three maps and an attention, on the same weights: what open_clip's towers call of it.
 
-    A forward takes query, key and value ``[B, L, E]``, or ``[L, B, E]`` where ``packed`` does, and an additive or boolean
+    A forward takes query, key and value ``[B, L, E]``, or ``[L, B, E]`` where ``packed`` does, and an additive
     ``attn_mask [L, L]`` or ``[B heads, L, L]``; it gives no attention weights.
     """
 
@@ -137,7 +131,7 @@ class Unpacked(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        need_weights: bool = False,
+        need_weights: bool = True,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         if need_weights:

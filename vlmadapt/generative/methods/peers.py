@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.config import MOST_WIDTH, AdapterConfig
-from vlmadapt.doors import import_lora, known_versions
+from vlmadapt.doors import import_lora
 from vlmadapt.errors import InputError
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.bottleneck import Bottleneck
