@@ -18,7 +18,7 @@ from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.folders import _same_method
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, finished, time_study
+from vlmadapt.experiments.studies import REAL, SLOW, STUDIES, Study, complete, finished, time_study
 from vlmadapt.provenance.settings import Method
 from vlmadapt.reporting.results_page import BY_HAND, KEPT, TITLES, USE, Section, write_page
 
@@ -104,8 +104,7 @@ def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
         for method in study.methods:
             if not ADAPTERS[method.adapter].needs_encoder:
                 create(method, texts)
-    # A fit of clip-lora takes minutes to hours.
-    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS) - {"clip-lora"}
+    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS) - {*SLOW}
 
 
 def test_the_prompt_of_clip_lora_is_the_data_set_s_unless_it_is_set(dataset: Any) -> None:

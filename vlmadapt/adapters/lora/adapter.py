@@ -32,6 +32,8 @@ MOST_RANK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPLoRAConfig(TrainConfig, AdapterConfig):
+    """Raises :class:`InputError` for a field out of range and a ``template`` without ``{}``."""
+
     epochs: int = field(
         default=10_000, metadata={"help": "passes over the training samples at most; see steps_per_shot"}
     )

@@ -110,7 +110,7 @@ class Unpacked(nn.Module):
     """``packed`` as three maps and an attention, on the same weights: what open_clip's towers call of it.
 
     A forward takes query, key and value ``[B, L, E]``, or ``[L, B, E]`` where ``packed`` does, and an additive
-    ``attn_mask [L, L]`` or ``[B heads, L, L]``; it gives no attention weights.
+    ``attn_mask [L, L]`` or ``[B heads, L, L]``. It gives no attention weights: :class:`InputError` where they are wanted.
     """
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
