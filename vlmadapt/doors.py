@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmadapt.errors import IncompatibleLibrary, InputError
+from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 
 # The versions `make test-oldest` and `make test-latest` ran with, by the name pip knows; how far they ran is told in
 # docs/compatibility.md.
@@ -34,6 +34,22 @@ def known_versions(library: str) -> str:
         installed = "of unknown version"
     oldest, newest = PROVEN[library]
     return f"{library} {installed} is installed, use one of {oldest} to {newest}, which are known to work"
+
+
+def import_lora(extra: str) -> tuple[Any, Any, Any]:
+    """peft's ``LoraConfig``, ``inject_adapter_in_model`` and ``LoraLayer``.
+
+    Raises :class:`MissingDependency`, naming the ``extra`` of this package that brings it, without peft, and
+    :class:`IncompatibleLibrary` where the installed one cannot be imported.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+    except ModuleNotFoundError as error:
+        raise MissingDependency(f"peft is not installed: run `pip install 'vlmadapt[{extra}]'`.") from error
+    except ImportError as error:
+        raise IncompatibleLibrary(f"peft could not be imported ({error}): {known_versions('peft')}.") from error
+    return LoraConfig, inject_adapter_in_model, LoraLayer
 
 
 COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmadapt.backbones import TokenInputs
 
@@ -95,3 +95,38 @@ class TokenEncoder:
     def _table(self):
         noise = torch.randn(100, self.width, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
         return torch.cat([0.02 * noise, self.text])
+
+
+class AttentionEncoder(TokenEncoder):
+    """One whose text tower looks at the other tokens a little, in two layers."""
+
+    def __init__(self, text: Tensor):
+        super().__init__(text)
+        generator = torch.Generator().manual_seed(11)
+        self.tower = nn.Sequential(SmallAttention(self.width, generator), SmallAttention(self.width, generator))
+
+    def text_module(self):
+        return self.tower
+
+    def encode_tokens(self, inputs, normalize=True):
+        mask, states = inputs.mask, inputs.embeddings
+        for layer in self.tower:
+            states = states + layer(states, mask)
+        return super().encode_tokens(replace(inputs, embeddings=states))
+
+
+class SmallAttention(nn.Module):
+    """One head; float64 ``[T, L, E]`` to the same, masked tokens unseen."""
+
+    def __init__(self, width: int, generator: torch.Generator):
+        super().__init__()
+        for role in ("query", "key", "value"):
+            linear = nn.Linear(width, width, device="meta")
+            for name, shape, deviation in (("weight", (width, width), 0.03), ("bias", (width,), 0.001)):
+                drawn = torch.randn(*shape, dtype=torch.float64, generator=generator)
+                setattr(linear, name, nn.Parameter(deviation * drawn, requires_grad=False))
+            self.add_module(role, linear)
+
+    def forward(self, states, mask):
+        query, key, value = (getattr(self, role)(states) for role in ("query", "key", "value"))
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1))

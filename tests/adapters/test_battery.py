@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.adapters.problem import TAU, TokenEncoder, make_problem
+from tests.adapters.problem import TAU, AttentionEncoder, make_problem
 from vlmadapt.adapters import ADAPTERS, Adapter, create_adapter, explaining_adapters, load_adapter
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.errors import FileError, InputError
@@ -54,7 +54,7 @@ def arguments(name, problem, order=None, **extra):
         "logit_scale": TAU,
         "config": {**settings(name), **extra},
         "class_names": [f"class {row}" for row in rows],
-        "encoder": TokenEncoder(problem.text) if ADAPTERS[name].needs_encoder else None,
+        "encoder": AttentionEncoder(problem.text) if ADAPTERS[name].needs_encoder else None,
         "negative_text_features": problem.negative[rows],
     }
 
@@ -407,7 +407,7 @@ def test_the_docs_table_counts_the_trained_parameters(fitted):
     row = re.search(rf"^\| `{re.escape(fitted.name)}` \| (nothing|`[^`]+`)", TABLE, re.MULTILINE)
     assert row is not None
     product = re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", row[1].strip("`").replace("nothing", "0").replace("^", "**"))
-    assert fitted.trainable_parameters() == eval(product, {"C": 5, "D": 24, "n": 20, "M": 4, "E": 24})
+    assert fitted.trainable_parameters() == eval(product, {"C": 5, "D": 24, "n": 20, "M": 4, "E": 24, "L": 2})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,8 +16,9 @@ from vlmadapt.data import Extraction, load_dataset
 from vlmadapt.errors import FileError
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
+from vlmadapt.experiments.folders import _same_method
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.experiments.studies import REAL, STUDIES, Study, complete, finished, time_study
+from vlmadapt.experiments.studies import REAL, SLOW, STUDIES, Study, complete, finished, time_study
 from vlmadapt.provenance.settings import Method
 from vlmadapt.reporting.results_page import BY_HAND, KEPT, TITLES, USE, Section, write_page
 
@@ -108,7 +109,16 @@ def test_every_method_of_every_study_can_be_made(dataset: Any) -> None:
         for method in study.methods:
             if not ADAPTERS[method.adapter].needs_encoder:
                 create(method, texts)
-    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS)
+    assert {method.adapter for method in STUDIES[0].methods} == set(ADAPTERS) - {*SLOW}
+
+
+def test_the_prompt_of_clip_lora_is_the_data_set_s_unless_it_is_set(dataset: Any) -> None:
+    texts = ClassTexts(ColourEncoder(), replace(dataset, templates=("a drawing of a {}.", "a {}.")))
+    own, named = (Method("lora", "clip-lora", settings) for settings in ({}, {"template": "the {}"}))
+    stored = create(own, texts).config.as_dict()
+    assert stored["template"] == "a drawing of a {}."
+    assert create(named, texts).config.template == "the {}"
+    assert _same_method(own, "clip-lora", stored) and not _same_method(named, "clip-lora", stored)
 
 
 def test_the_page_in_the_docs_has_a_section_for_each_study() -> None:

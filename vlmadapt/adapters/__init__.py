@@ -9,6 +9,7 @@ from vlmadapt.adapters.gda import GDA, GDAConfig
 from vlmadapt.adapters.graph_adapter import GraphAdapter, GraphAdapterConfig
 from vlmadapt.adapters.hegraph.adapter import HeGraphAdapter, HeGraphAdapterConfig
 from vlmadapt.adapters.linear_probe import LinearProbe, LinearProbeConfig
+from vlmadapt.adapters.lora.adapter import CLIPLoRA, CLIPLoRAConfig
 from vlmadapt.adapters.lp_plus_plus import LPPlusPlus, LPPlusPlusConfig
 from vlmadapt.adapters.ncm import NCM, NCMConfig
 from vlmadapt.adapters.no_text import NoText
@@ -40,6 +41,7 @@ METHODS = (
     GDA,
     ProKeR,
     CoOp,
+    CLIPLoRA,
     CLIPAdapter,
     TaskRes,
     GraphAdapter,
@@ -64,6 +66,8 @@ __all__ = [
     "CLAPConfig",
     "CLIPAdapter",
     "CLIPAdapterConfig",
+    "CLIPLoRA",
+    "CLIPLoRAConfig",
     "CoOp",
     "CoOpConfig",
     "GDAConfig",

@@ -9,15 +9,15 @@ the frozen text tower; images stay features. Training with AdamW and keeping the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.checks import normalize
+from vlmadapt.adapters.prompted import Tokens, encode_prompts
 from vlmadapt.adapters.trained import TrainedClassifier
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
@@ -27,17 +27,6 @@ PLACEHOLDER = "x"
 # Tokens before the context, and placeholders among them: a start token; none (SigLIP); the first word, where a
 # tokenizer spells it otherwise than those behind a blank (SigLIP 2).
 LAYOUTS = ((1, 0), (0, 0), (1, 1))
-PROMPTS_AT_ONCE = 64  # what a tower keeps of more of them for the backward is computed again
-
-
-class Tokens(Protocol):
-    """The part of ``vlmadapt.backbones.TokenInputs`` that is read here."""
-
-    embeddings: Tensor  # [C, L, E]
-    tokens: Tensor  # [C, L]
-    mask: Tensor  # [C, L]
-
-
 MOST_CONTEXT = 1024  # tokens: no text tower has room for more
 
 
@@ -134,20 +123,7 @@ class CoOp(TrainedClassifier):
         embeddings = prompts.embeddings.detach()
         before: int = self.__dict__["_before"]
         embeddings = torch.cat([embeddings[:, :before], context, embeddings[:, before + count :]], dim=1)
-        several = torch.arange(self.num_classes).split(PROMPTS_AT_ONCE)
-        if len(several) == 1 or not torch.is_grad_enabled():
-            parts = [self._part(prompts, embeddings, rows) for rows in several]
-        else:
-            parts = [
-                checkpoint(self._part, prompts, embeddings, rows, use_reentrant=False, preserve_rng_state=False)
-                for rows in several
-            ]
-        return normalize(torch.cat(parts).to(self.text_features))
-
-    def _part(self, prompts: Any, embeddings: Tensor, rows: Tensor) -> Tensor:
-        rows = rows.to(embeddings.device)
-        part = replace(prompts, embeddings=embeddings[rows], tokens=prompts.tokens[rows], mask=prompts.mask[rows])
-        return self.encoder.encode_tokens(part)  # type: ignore[union-attr]
+        return normalize(encode_prompts(self.encoder, prompts, embeddings).to(self.text_features))
 
     def _more_inputs(self) -> dict[str, Tensor]:
         prompts: Tokens = self.__dict__["_prompts"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.training import ParameterGroup, Samples, fingerprint_tensors, fit_loop
+from vlmadapt.training import ParameterGroup, Samples, TrainConfig, fingerprint_tensors, fit_loop
 
 
 class TrainedAdapter(Adapter):
@@ -36,7 +36,7 @@ class TrainedAdapter(Adapter):
             self,
             lambda indices: self._loss(support, indices),
             len(support),
-            self.config,
+            self._schedule(support),
             evaluate=None if validation is None else lambda: self._score(validation),
             groups=groups,
             seed=options.seed,
@@ -50,6 +50,10 @@ class TrainedAdapter(Adapter):
             label=self.name,
             progress=options.progress,
         )
+
+    def _schedule(self, support: Samples) -> TrainConfig:
+        """What the loop is given: the configuration, unless its epochs depend on the samples."""
+        return self.config
 
     def _more_inputs(self) -> dict[str, Tensor]:
         """What else training starts from, by name: a checkpoint of other values is refused."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmadapt.errors import InputError, check_finite, shape_of
 from vlmadapt.modes import usual
@@ -64,6 +64,11 @@ class Encoder(ABC):
     @abstractmethod
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
         """Token embeddings of ``texts``; raises :class:`InputError` where the text tower exposes none."""
+
+    def text_module(self) -> nn.Module:
+        """What texts go through: an update of its attention changes :meth:`encode_tokens`. Raises :class:`InputError`
+        where the encoder shows none."""
+        raise InputError(f"{self.name} shows no text tower that could be adapted: use another method.")
 
     @abstractmethod
     def _image_features(self, pixels: Tensor) -> Tensor: ...

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.heads import HEADS_FILE, load_heads
@@ -59,6 +59,9 @@ class EmbeddedEncoder(Encoder):
 
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
         return self.text_tower.token_inputs(texts)
+
+    def text_module(self) -> nn.Module:
+        return self.text_tower.net
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.heads.images(*self.image_tower(pixels))

@@ -75,6 +75,10 @@ class OpenClipEncoder(Encoder):
         mask = torch.arange(tokens.shape[1], device=self.device) <= self._last(tokens)
         return TokenInputs(self._token_table()(tokens), tokens, mask)
 
+    def text_module(self) -> nn.Module:
+        own: nn.Module | None = getattr(self.model, "text", None)
+        return self.model.transformer if own is None else own
+
     def _last(self, tokens: Tensor) -> Tensor:
         """Where each text ends ``[T, 1]``, its end token included."""
         inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers, as SigLIP has it

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vlmadapt.adapters import Adapter
     from vlmadapt.training import Samples
 
+FROM_DATA = "template"  # the setting that the data set decides where a method does not name it
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -46,11 +48,14 @@ def create(method: Method, texts: ClassTexts, with_encoder: bool = False) -> Ada
             f"{method.label} learns through the encoder's text tower, and a file of features has none: leave it out, "
             "or give pictures."
         )
+    settings = dict(method.settings)
+    if kind is not None and FROM_DATA in {name for name, *_ in kind.config_class.describe()}:
+        settings.setdefault(FROM_DATA, texts.templates[0])
     return create_adapter(
         method.adapter,
         texts.features,
         encoder.logit_scale,
-        dict(method.settings),
+        settings,
         class_names=texts.class_names,
         encoder=encoder if with_encoder or (kind is not None and kind.needs_encoder) else None,
         negative_text_features=texts.negative_features if kind is not None and kind.needs_negatives else None,

@@ -13,6 +13,7 @@ from vlmadapt.atomic import remove_file
 from vlmadapt.data import BUILTIN
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import pictures_hash
+from vlmadapt.experiments.fit import FROM_DATA
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.provenance.about import About
 from vlmadapt.provenance.place import Place
@@ -102,7 +103,8 @@ def _same_method(method: Method, adapter: str, config: Mapping[str, Any]) -> boo
     if method.adapter != adapter:
         return False
     now = plain(ADAPTERS[adapter].config_class.make(dict(method.settings)).as_dict())
-    return all(now[name] == config[name] for name in now.keys() & config.keys())
+    of_data = {FROM_DATA} - method.settings.keys()
+    return all(now[name] == config[name] for name in (now.keys() & config.keys()) - of_data)
 
 
 def finish_results(place: Place, about: About) -> None:

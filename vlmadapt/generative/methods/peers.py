@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.config import MOST_WIDTH, AdapterConfig
-from vlmadapt.doors import known_versions
-from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
+from vlmadapt.doors import import_lora
+from vlmadapt.errors import InputError
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.bottleneck import Bottleneck
 from vlmadapt.generative.models.load import family_of, find_sites, known_family
@@ -143,22 +143,16 @@ def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) ->
     Raises :class:`MissingDependency` without peft, and :class:`IncompatibleLibrary` where the installed one cannot be
     imported.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-    except ModuleNotFoundError as error:
-        raise MissingDependency("peft is not installed: run `pip install 'vlmadapt[generative]'`.") from error
-    except ImportError as error:
-        raise IncompatibleLibrary(f"peft could not be imported ({error}): {known_versions('peft')}.") from error
+    settings_class, inject, layer = import_lora("generative")
     names = _lora_targets(model)
     modules = dict(model.named_modules())
     rank = config.rank or _matched(model, lambda size: sum(_lora_numbers(modules[name], size) for name in names))
-    settings = LoraConfig(r=rank, lora_alpha=config.alpha or rank, target_modules=names)  # type: ignore[arg-type]
+    settings = settings_class(r=rank, lora_alpha=config.alpha or rank, target_modules=names)
     attached = Attached(model, method, config)
     with attached.building(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        attached.on_detach(lambda: _remove_lora(model, LoraLayer))
-        inject_adapter_in_model(settings, model)
+        attached.on_detach(lambda: _remove_lora(model, layer))
+        inject(settings, model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name)
     return attached

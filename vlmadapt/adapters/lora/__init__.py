@@ -1,0 +1,1 @@
+"""CLIP-LoRA: low-rank updates of an encoder's attention."""
