@@ -168,7 +168,7 @@ class Given:
 
     def cell(self, shots: int, seed: int) -> Cell:
         text = self.given.text
-        assert text is not None
+        assert isinstance(text, Tensor)
         negatives = {"no": others(text), "others": others(text)}
         return Cell(self.given.draw(shots, seed), self.given.test(), LOGIT_SCALE, {"prompts": text}, negatives, None)
 
