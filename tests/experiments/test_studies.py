@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from tests.experiments.test_protocol import Recorder
 from tests.experiments.world import ColourEncoder, make_world
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.data import Extraction, load_dataset
 from vlmadapt.errors import FileError
+from vlmadapt.experiments import studies
 from vlmadapt.experiments.features import ClassTexts
 from vlmadapt.experiments.fit import create
 from vlmadapt.experiments.folders import _same_method
+from vlmadapt.experiments.given import POOL
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.studies import REAL, SLOW, STUDIES, Study, complete, finished, time_study
 from vlmadapt.provenance.settings import Method
@@ -161,3 +165,21 @@ def test_what_was_timed_is_not_fitted_again_and_no_test_picture_is_read(
     before = sum(what == "fit" for what, _ in recorder.events)
     run(dataset, tmp_path)
     assert before == 6 and sum(what == "fit" for what, _ in recorder.events) == 12
+
+
+def test_sections_of_real_features_lie_there_as_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres, labels = torch.randn(3, 12, generator=generator), torch.arange(3).repeat(POOL + 8)
+    rows = centres[labels] + torch.randn(len(labels), 12, generator=generator)
+    tensors = {"image_features": rows, "labels": labels, "text_features": centres}
+    safetensors.torch.save_file(tensors, tmp_path / "made.safetensors")
+    methods = (Method("zero-shot", "zero-shot"), Method("gda", "gda"))
+    for name, value in {"REAL": (("made", "made.safetensors", "made up"),), "REAL_METHODS": methods}.items():
+        monkeypatch.setattr(studies, name, value)
+    monkeypatch.setattr(studies, "SHOTS", (1, 2))
+    lines: list[str] = []
+    timed = dict(studies.time_real(tmp_path / "out", tmp_path, lines.append))
+    assert set(timed["made"]) == {"zero-shot", "gda"} and len(lines) == 4
+    assert studies.known_real(tmp_path / "out") == {}
+    made = dict(studies.complete_real(tmp_path / "out", tmp_path, 2, lines.append))
+    assert len(lines) == 8 and studies.known_real(tmp_path / "out") == made

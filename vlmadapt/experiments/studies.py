@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset
 
-FIRST = ("zero-shot", "auto", "hegraph", "xmadapter", "tip-adapter-f", "tip-adapter", "graph-adapter", "taskres")
+FIRST = (
+    *("zero-shot", "auto", "hegraph", "xmadapter", "tip-adapter-f", "tip-adapter", "graph-adapter", "taskres"),
+    *("clip-adapter", "lp++", "linear-probe", "zs-lp", "clap", "ss-text", "ncm", "gda", "proker", "coop"),
+)
 SLOW = ("clip-lora",)  # a fit takes minutes to hours
 # All that compare knows, apart from them: a new method takes part in the next run.
 METHODS = tuple(Method(name, name) for name in (*FIRST, *(name for name in ADAPTERS if name not in (*FIRST, *SLOW))))
-PLAN, FORMAT = "plan.json", 1
+PLAN, RESULTS, FORMAT = "plan.json", "results.json", 1
 AGAIN = "run scripts/make_results.py --fresh"
 NO_NEGATIVES = {"negative_to_positive": 0.0, "negative_to_positive_test": 0.0}
 NO_VISUAL = {"visual_to_negative": 0.0, "visual_to_positive": 0.0, "visual_bias": 0.0}
@@ -82,10 +85,18 @@ REAL_METHODS = tuple(method for method in METHODS if not ADAPTERS[method.adapter
 def complete_real(
     folder: Path, root: Path, seeds: int, report: Callable[[str], None] | None = None
 ) -> Iterator[tuple[str, ProtocolResults]]:
-    """The sections of ``REAL``, from the files under ``root``; finished fits lie in ``folder``."""
+    """The sections of ``REAL``, from the files under ``root``; finished fits and results lie in ``folder``."""
     for name, file, encoder in REAL:
         given = GivenFeatures.read(root / file, name, encoder)
-        yield name, run_given(given, REAL_METHODS, SHOTS, range(seeds), folder / name, report)
+        results = run_given(given, REAL_METHODS, SHOTS, range(seeds), folder / name, report)
+        results.save(folder / name)
+        yield name, results
+
+
+def known_real(folder: Path) -> dict[str, ProtocolResults]:
+    """The sections of ``REAL`` that were finished in ``folder``."""
+    places = {name: folder / name for name, _, _ in REAL}
+    return {name: ProtocolResults.load(place) for name, place in places.items() if (place / RESULTS).exists()}
 
 
 def time_real(
