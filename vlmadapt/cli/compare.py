@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @command(CompareOptions)
 def compare(data: DataArgument, options: CompareOptions) -> None:
-    """Compare adapters over shots and seeds: a table, a curve, results.json and results.csv.
+    """Compare adapters over shots and seeds: a table, curves, results.json and results.csv.
 
     All methods see the same sampled pictures; choices are made on validation pictures; the test split is read once,
     at the end. Interrupted, the same command goes on where it stopped.
@@ -36,8 +36,10 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:
     """Write the curve and the tables beside the results that lie in ``folder``, and print the tables."""
+    from vlmadapt.experiments.folders import CALIBRATION
     from vlmadapt.files import write_text
     from vlmadapt.reporting.curves import draw_curves
+    from vlmadapt.reporting.reliability import draw_reliability
     from vlmadapt.reporting.table import gains_table, protocol_table, show, to_markdown
     from vlmadapt.reporting.transfer import transfer_table
 
@@ -50,5 +52,6 @@ def report_comparison(results: ProtocolResults, folder: Path) -> None:
         if number:
             say("")
         show(table, output())
-    say(f"curve: {curve}")
+    reliability = draw_reliability(results, folder / CALIBRATION)
+    say(f"curve: {curve}" + (f", calibration: {reliability}" if reliability else ""))
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")

@@ -108,8 +108,9 @@ def evaluate(
     """Accuracy of a saved classifier on the test split, as a table, results.json, results.csv and by_class.csv."""
     from vlmadapt.classifier import read_run
     from vlmadapt.experiments import front
-    from vlmadapt.experiments.folders import EVALUATED
+    from vlmadapt.experiments.folders import CALIBRATION, EVALUATED
     from vlmadapt.provenance.intervals import wilson
+    from vlmadapt.reporting.reliability import draw_reliability
     from vlmadapt.reporting.table import protocol_table, show
 
     dataset = front.test_data(read_run(run), data, options)
@@ -119,4 +120,5 @@ def evaluate(
     worst = sorted((line for line in found.by_class if line[2] is not None), key=lambda line: line[2] or 0.0)[:3]
     said = [f"{name} {100 * (share or 0):.0f} % {wilson(share or 0, number)}" for name, number, share in worst]
     say(f"hardest classes: {', '.join(said)}")
-    say("written: " + ", ".join(str(folder / name) for name in EVALUATED))
+    draw_reliability(found.results, folder / CALIBRATION)
+    say("written: " + ", ".join(str(folder / name) for name in (*EVALUATED, CALIBRATION)))

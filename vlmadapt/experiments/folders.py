@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 RESULTS = ("results.json", "results.csv")
 EVALUATED = (*RESULTS, "by_class.csv")
-DRAWN = ("table.md", "curve.png")  # what the command line adds to the results of a comparison
+CALIBRATION = "reliability.png"  # which the command line draws of an evaluation, too
+DRAWN = ("table.md", "curve.png", CALIBRATION)  # what the command line adds to the results of a comparison
 
 
 def describe(kind: str, dataset: Dataset, settings: Mapping[str, Any], encoder: Encoder | None = None) -> About:

@@ -213,7 +213,7 @@ def evaluate(
         if place is not None:
             own = folder is not None and folder.resolve() == place.folder.resolve().parent
             about = folders.describe_evaluation(dataset, run, own)
-            place.claim(about, options.overwrite, folders.EVALUATED)
+            place.claim(about, options.overwrite, (*folders.EVALUATED, folders.CALIBRATION))
         if not isinstance(classifier, Classifier):
             classifier = Classifier.load(
                 classifier, device=backbones.pick_device(options.device), only_features=dataset.given is not None

@@ -138,6 +138,7 @@ def run_given(
                         train_hash=train_hash,
                         values=tested.values,
                         right=pack(tested.right),
+                        reliability=tested.bins,
                         **asdict(measures),
                     )
                     write_versioned(path, {"plan": plan, "cell": cell.as_json()}, FORMAT)

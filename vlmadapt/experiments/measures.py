@@ -16,13 +16,19 @@ ANSWERED = "answered_accuracy"  # on pictures that were not taken for none of th
 BINS = 15
 
 
+def reliability(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """``[BINS, 3]``: of the samples of each bin of certainty their number, the sum of certainties, and how many are
+    right."""
+    certainty, predicted = log_probabilities.exp().max(-1)
+    place = (certainty * BINS).ceil().long().clamp(1, BINS) - 1  # a bin holds its upper end
+    each = torch.stack([torch.ones_like(certainty), certainty, (predicted == labels).double()], -1)
+    return torch.zeros(BINS, 3, dtype=torch.float64).index_add(0, place, each)
+
+
 def calibration_error(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     """Expected calibration error (arXiv 1706.04599): mean distance of certainty and accuracy, over equal bins."""
-    certainty, predicted = log_probabilities.exp().max(-1)
-    right = (predicted == labels).double()
-    place = (certainty * BINS).ceil().long().clamp(1, BINS) - 1  # a bin holds its upper end
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, certainty - right)
-    return gaps.abs().sum() / max(len(labels), 1)
+    _, certainty, right = reliability(log_probabilities, labels).T
+    return (certainty - right).abs().sum() / max(len(labels), 1)
 
 
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -51,10 +57,12 @@ FILES_ONLY = ("nll", "brier")  # no fractions, which tables show in per cent
 
 
 class Tested(NamedTuple):
-    """``values``: every measure by name. ``right [n]``: whether each sample was answered rightly."""
+    """``values``: every measure by name. ``right [n]``: whether each sample was answered rightly. ``bins``: what
+    :func:`reliability` counts, as lists."""
 
     values: dict[str, float]
     right: Tensor
+    bins: list[list[float]]
 
 
 def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0, least_certainty: float | None = None) -> Tested:
@@ -69,4 +77,4 @@ def measure(logits: Tensor, labels: Tensor, temperature: float = 1.0, least_cert
         answered = certain.max(-1).values.exp() >= least_certainty
         found["abstained"] = 1 - float(answered.double().mean())
         found[ANSWERED] = float(accuracy(certain[answered], labels[answered])) if answered.any() else 1.0
-    return Tested(found, certain.argmax(-1) == labels)
+    return Tested(found, certain.argmax(-1) == labels, reliability(certain, labels).tolist())

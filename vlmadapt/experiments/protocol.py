@@ -158,6 +158,7 @@ class Comparison:
                         train_hash=split.train_hash,
                         values=tested.values,
                         right=pack(tested.right),
+                        reliability=tested.bins,
                         tested_on=test.name,
                         answered_by=answered_by,
                         **asdict(measured[key]),

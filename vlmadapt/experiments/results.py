@@ -38,7 +38,9 @@ def selection(protocol: Protocol, adapters: Iterable[str]) -> str:
 class Cell(means.Cell):
     """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
     method that trains on them too. ``right`` holds which test pictures were answered rightly
-    (:mod:`vlmadapt.experiments.rights`), ``train_hash`` tells the training pictures: None in files that note neither.
+    (:mod:`vlmadapt.experiments.rights`), ``reliability`` counts them by certainty
+    (:func:`vlmadapt.experiments.measures.reliability`), ``train_hash`` tells the training pictures: None in files that
+    note none of them.
     ``tested_on`` names the test set where there are several; ``answered_by`` is the adapter that stood in where the
     method is bound to other classes than those of the test set, else None.
     """
@@ -48,6 +50,7 @@ class Cell(means.Cell):
     selected: Mapping[str, Any] = field(default_factory=dict)
     train_hash: str | None = None
     right: str | None = None
+    reliability: Sequence[Sequence[float]] | None = None
     tested_on: str | None = None
     answered_by: str | None = None
 

@@ -242,6 +242,7 @@ def evaluate(
         val_accuracy=run.val_accuracy,
         values=tested.values,
         right=pack(tested.right),
+        reliability=tested.bins,
         trainable_parameters=run.trainable_parameters,
         fit_seconds=run.fit_seconds,
         peak_memory_mib=run.peak_memory_mib,
