@@ -32,8 +32,6 @@ MOST_RANK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPLoRAConfig(TrainConfig, AdapterConfig):
-    """Raises :class:`InputError` for a field out of range and a ``template`` without ``{}``."""
-
     epochs: int = field(
         default=10_000, metadata={"help": "passes over the training samples at most; see steps_per_shot"}
     )
@@ -61,10 +59,12 @@ class CLIPLoRAConfig(TrainConfig, AdapterConfig):
         check_range(self, "rank", low=1, high=MOST_RANK)
         check_range(self, "alpha", low=0.0, low_allowed=False)
         check_range(self, "dropout", low=0.0, high=0.95)
-        if not isinstance(self.template, str) or "{}" not in self.template:
-            raise InputError(
-                f"CLIPLoRAConfig.template is {self.template!r}: give a text with {{}} where the class name goes."
-            )
+        _check_template(self.template)
+
+
+def _check_template(value: object) -> None:
+    if not isinstance(value, str) or "{}" not in value:
+        raise InputError(f"CLIPLoRAConfig.template is {value!r}: give a text with {{}} where the class name goes.")
 
 
 class CLIPLoRA(TrainedClassifier):
