@@ -73,7 +73,12 @@ def test_every_method_knows_all_samples_and_is_calibrated(fitted, problem, tmp_p
 @pytest.mark.parametrize(("name", "fits"), [("tip-adapter", 5), ("clip-lora", 4), ("coop", 4)])
 def test_a_method_that_searches_nothing_is_not_fitted_to_choose(name, fits, problem, monkeypatch):
     seen, fit = [], ADAPTERS[name]._fit
-    monkeypatch.setattr(ADAPTERS[name], "_fit", lambda *arguments: seen.append(1) or fit(*arguments))
+
+    def counted(*arguments):
+        seen.append(1)
+        fit(*arguments)
+
+    monkeypatch.setattr(ADAPTERS[name], "_fit", counted)
     make(name, problem).fit_on_all(*problem.fit_arguments, folds=2, repeats=1)
     assert len(seen) == fits
 
