@@ -15,7 +15,7 @@ BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
 RIVALS := faiss-cpu pykeops torch_geometric
 EXTRAS := embedded open-clip generative data test
 # What reaches into other libraries: see docs/compatibility.md.
-VERSION_TESTS := tests/backbones tests/generative tests/ops tests/test_doors.py
+VERSION_TESTS := tests/backbones tests/adapters/test_lora.py tests/generative tests/ops tests/test_doors.py
 # A process a core; more than eight would spend their time on importing torch.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8
 # Of the raw kernels; the large ones address more memory than a sanitizer has shadows for.

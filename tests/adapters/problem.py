@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.backbones import TokenInputs
+from vlmadapt.modes import usual
 
 TAU = 50.0
 
@@ -100,6 +101,7 @@ class TokenEncoder:
 class AttentionEncoder(TokenEncoder):
     """One whose text tower looks at the other tokens a little, in two layers."""
 
+    @usual(grad=True)
     def __init__(self, text: Tensor):
         super().__init__(text)
         generator = torch.Generator().manual_seed(11)

@@ -70,6 +70,19 @@ def test_every_method_knows_all_samples_and_is_calibrated(fitted, problem, tmp_p
     assert loaded.hyperparameters() == fitted.hyperparameters()
 
 
+@pytest.mark.parametrize(("name", "fits"), [("tip-adapter", 5), ("clip-lora", 4), ("coop", 4)])
+def test_a_method_that_searches_nothing_is_not_fitted_to_choose(name, fits, problem, monkeypatch):
+    seen, fit = [], ADAPTERS[name]._fit
+
+    def counted(*arguments):
+        seen.append(1)
+        fit(*arguments)
+
+    monkeypatch.setattr(ADAPTERS[name], "_fit", counted)
+    make(name, problem).fit_on_all(*problem.fit_arguments, folds=2, repeats=1)
+    assert len(seen) == fits
+
+
 def test_the_order_of_the_samples_changes_no_bit(fitted, problem):
     shuffled = torch.randperm(len(problem.labels), generator=torch.Generator().manual_seed(1))
     again = make(fitted.name, problem).fit_on_all(

@@ -54,6 +54,14 @@ def test_the_classifier_is_the_tower_with_the_updates_added_to_its_weights(probl
     torch.testing.assert_close(adapter.logits(problem.queries), logits, rtol=1e-11, atol=1e-11)
 
 
+def test_validation_samples_calibrate_and_choose_nothing(problem):
+    with_them: Any = make("clip-lora", problem, lr=0.02).fit(*problem.fit_arguments)
+    without: Any = make("clip-lora", problem, lr=0.02).fit(problem.features, problem.labels)
+    assert torch.equal(with_them.classifier, without.classifier)
+    assert with_them.train_result_.best_epoch == 3
+    assert with_them.temperature_ != 1.0 and without.temperature_ == 1.0
+
+
 def test_a_fit_starts_at_zero_shot(problem):
     adapter: Any = make("clip-lora", problem, epochs=0).fit(*problem.fit_arguments)
     texts = [f"a photo of a class {number}." for number in range(5)]

@@ -99,6 +99,8 @@ def fit_on_all(adapter: Fitted, every: Samples, folds: int, repeats: int | None,
     for number, (known, held) in enumerate(track(rounds, f"{name}: choosing", enabled=options.progress)):
         trial = _fitted(adapter, every, known, held, {}, options, f"fold-{number}")
         found.append(trial.hyperparameters())
+        if not found[-1]:
+            break  # a method that searches nothing
     values = middle(found)
     logits: list[Tensor] = []
     labels: list[Tensor] = []

@@ -176,8 +176,9 @@ class Adapter(nn.Module):
         ``features [n, D]``, ``labels [n]``, ``val_features [m, D]``, ``val_labels [m]``, ``seed``, ``checkpoint_dir``
         and ``progress`` are those of :meth:`fit`. The samples of a class are dealt into ``folds`` (2 or more; not more
         than a usual class has samples), ``repeats`` times: as often as brings 300 held-out predictions, at most 3
-        times, where it is None (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits. A method
-        that fits on all samples anyway (auto) does what it always does.
+        times, where it is None (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits,
+        or ``folds repeats + 2`` where nothing is searched. A method that fits on all samples anyway (auto) does what it
+        always does.
 
         Raises :class:`InputError` as :meth:`fit` does, and for folds below 2 or repeats below 1.
         """

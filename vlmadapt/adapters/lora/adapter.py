@@ -5,8 +5,8 @@
 
 The paper adapts both towers. Only the text tower is adapted here, so that pictures stay features that are extracted
 once. Rank 2, alpha 1, dropout .25, learning rate 2e-4 with a cosine and 500 x shots steps of 32 samples are the
-paper's, for all data; the root of the rank, one template (the data set's first) and the unclipped gradient are the
-released code's. The best epoch on validation is ours, and a cosine that ends at 0 (1e-6 there).
+paper's, for all data, and that nothing is chosen on validation samples; the root of the rank, one template (the data
+set's first) and the unclipped gradient are the released code's. A cosine that ends at 0 (1e-6 there) is ours.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ MOST_RANK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class CLIPLoRAConfig(TrainConfig, AdapterConfig):
-    """Raises :class:`InputError` for a field out of range and a ``template`` without ``{}``."""
-
     epochs: int = field(
         default=10_000, metadata={"help": "passes over the training samples at most; see steps_per_shot"}
     )
@@ -61,10 +59,12 @@ class CLIPLoRAConfig(TrainConfig, AdapterConfig):
         check_range(self, "rank", low=1, high=MOST_RANK)
         check_range(self, "alpha", low=0.0, low_allowed=False)
         check_range(self, "dropout", low=0.0, high=0.95)
-        if not isinstance(self.template, str) or "{}" not in self.template:
-            raise InputError(
-                f"CLIPLoRAConfig.template is {self.template!r}: give a text with {{}} where the class name goes."
-            )
+        _check_template(self.template)
+
+
+def _check_template(value: object) -> None:
+    if not isinstance(value, str) or "{}" not in value:
+        raise InputError(f"CLIPLoRAConfig.template is {value!r}: give a text with {{}} where the class name goes.")
 
 
 class CLIPLoRA(TrainedClassifier):
@@ -94,7 +94,7 @@ class CLIPLoRA(TrainedClassifier):
         start.uniform_(-1, 1, generator=torch.Generator().manual_seed(options.seed)).div_(math.sqrt(tower.width))
         start = start.to(tower.device, tower.dtype)
         self.down, self.up = nn.Parameter(start), nn.Parameter(torch.zeros_like(start.mT))
-        self._train(support, validation, options)
+        self._train(support, None, options)  # nothing is chosen: the paper's settings are the same for all data
         self._keep_classifier()
 
     def _attach(self) -> LowRankTower:

@@ -107,11 +107,7 @@ def unpack(tower: nn.Module) -> None:
 
 
 class Unpacked(nn.Module):
-    """``packed`` as three maps and an attention, on the same weights: what open_clip's towers call of it.
-
-    A forward takes query, key and value ``[B, L, E]``, or ``[L, B, E]`` where ``packed`` does, and an additive
-    ``attn_mask [L, L]`` or ``[B heads, L, L]``. It gives no attention weights: :class:`InputError` where they are wanted.
-    """
+    """``packed`` as three maps and an attention, on the same weights: what open_clip's towers call of it."""
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -134,6 +130,8 @@ class Unpacked(nn.Module):
         need_weights: bool = True,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
+        """Query, key and value ``[B, L, E]``, or ``[L, B, E]`` where the packed one takes that; ``attn_mask [L, L]`` or
+        ``[B heads, L, L]``, additive. Raises :class:`InputError` where attention weights are wanted."""
         if need_weights:
             raise InputError(
                 "need_weights is true, but an attention with low-rank updates gives no weights: pass False."
