@@ -48,10 +48,10 @@ def report_comparison(results: ProtocolResults, folder: Path) -> None:
     tables = [table for table in tables if table]
     write_text(folder / "table.md", "\n\n".join(map(to_markdown, tables)) + "\n")
     curve = draw_curves(results, folder / "curve.png")
+    reliability = draw_reliability(results, folder / CALIBRATION)
     for number, table in enumerate(tables):
         if number:
             say("")
         show(table, output())
-    reliability = draw_reliability(results, folder / CALIBRATION)
     say(f"curve: {curve}" + (f", calibration: {reliability}" if reliability else ""))
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")

@@ -50,12 +50,14 @@ def draw_reliability(results: ProtocolResults, path: str | Path) -> Path | None:
         axes.set_title(f"{method}  {100 * error:.1f} %".replace("$", r"\$"), fontsize=9)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     name = results.dataset["name"].replace("$", r"\$")
     seeds = len({cell.seed for cells in panels.values() for cell in cells})
     figure.suptitle(
         f"{name}, {most} shot{'s' * (most > 1)}, {seeds} seed{'s' * (seeds > 1)}: accuracy of pictures of a certainty; "
-        f"calibration error in the titles\nbars: {NAME}; grey: the share of pictures, a quarter as high; dotted: as sure "
-        "as right",
+        f"calibration error in the titles\nbars: {NAME}; grey: the share of pictures, a quarter as high; "
+        "dotted: as sure as right",
         fontsize=8,
         x=0.01,
         ha="left",
