@@ -123,8 +123,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page and the curves")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
-    parser.add_argument("--estimate", action="store_true", help="say how many hours it will take, and write nothing")
-    return parser.parse_args()
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="say how many hours it will take, from a few fits that are kept; no page is written",
+    )
+    options = parser.parse_args()
+    known = ["real", *(study.name for study in STUDIES)]
+    unknown = [name for name in options.only if name not in (*known, "nothing")]
+    if unknown:
+        parser.error(f"--only names {unknown[0]!r}: use some of {', '.join(known)}, or nothing to draw the page alone")
+    if options.seeds < 1:
+        parser.error(f"--seeds is {options.seeds}: give at least 1")
+    if options.real is not None and not options.real.is_dir():
+        parser.error(f"--real is {options.real}, which is no folder")
+    return options
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
 
 from tests.ops.calls import (
@@ -300,3 +301,26 @@ def test_opcheck(func: Any, args: tuple[Any, ...]) -> None:
     # A tensor in the middle of a graph would be gone back through twice.
     args = tree_map_only(Tensor, lambda x: x.detach().requires_grad_(x.requires_grad), args)
     torch.library.opcheck(func, args, **options)
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE)
+def test_a_forward_derivative_is_right_or_refused(case: Case) -> None:
+    """Never the zeros that torch takes for an operator which knows none."""
+    if case.plain:
+        pytest.skip("torch's own functions")
+    arguments = case.draw(torch.float64)
+    for name in [name for name, value in arguments.items() if isinstance(value, Tensor) and value.requires_grad]:
+        plain = {key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()}
+        direction = torch.randn_like(plain[name])
+        with forward_ad.dual_level():
+            try:
+                found = case.function(**{**plain, name: forward_ad.make_dual(plain[name], direction)})
+            except (InputError, NotImplementedError) as error:
+                assert "forward-mode tangent" in str(error) or "forward mode AD" in str(error)
+                continue
+            tangents = [forward_ad.unpack_dual(x).tangent for x in flat(found) if x.is_floating_point()]
+        near = {**plain, name: plain[name] + 1e-6 * direction}
+        before, after = (flat(case.function(**each)) for each in (plain, near))
+        for x, y, tangent in zip(before, after, tangents, strict=True):
+            assert tangent is not None
+            torch.testing.assert_close(tangent, (y - x) / 1e-6, rtol=1e-3, atol=1e-3)

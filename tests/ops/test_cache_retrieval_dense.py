@@ -109,3 +109,19 @@ def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = inputs_of((3, 5, 3, 6), torch.float32) | {"beta": 2.0}
     with pytest.raises(InputError, match=message):
         cache_retrieval(**(arguments | change))
+
+
+WRONG_TYPES: dict[str, tuple[dict[str, Any], str]] = {
+    "a list": ({"values": [[1.0]]}, "values is a list: give a tensor"),
+    "sparse": ({"values": torch.eye(3).to_sparse()}, r"values is torch\.sparse_coo: pass values\.to_dense"),
+    "a word": ({"beta": "3"}, "beta is a str: give a number or a tensor"),
+    "NaN": ({"beta": float("nan")}, "beta is nan: give a finite number"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES)
+def test_a_wrong_type_is_one_sentence(case):
+    wrong, message = WRONG_TYPES[case]
+    good: dict[str, Any] = {"queries": torch.eye(3), "keys": torch.eye(3), "values": torch.eye(3), "beta": 2.0}
+    with pytest.raises(InputError, match=message):
+        cache_retrieval(**{**good, **wrong})

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -48,6 +48,7 @@ class Fitted(Protocol):
     temperature_: float
     certainties_: tuple[float, ...]
     held_out_accuracy_: float | None
+    _edges_of_folds: dict[str, str]
     fitted_: bool
 
     @property
@@ -71,6 +72,8 @@ class Fitted(Protocol):
     def _configured(self, values: Values) -> Any: ...
 
     def _use(self, values: Values) -> None: ...
+
+    def _edges(self) -> Iterator[tuple[str, str, float]]: ...
 
 
 def middle(found: Sequence[Values]) -> dict[str, float]:
@@ -96,12 +99,15 @@ def fit_on_all(adapter: Fitted, every: Samples, folds: int, repeats: int | None,
     rounds = list(splits(every.features, every.labels, folds, repeats, options.seed))
     name = adapter.name
     found: list[Values] = []
+    on_edges: Counter[tuple[str, str]] = Counter()
     for number, (known, held) in enumerate(track(rounds, f"{name}: choosing", enabled=options.progress)):
         trial = _fitted(adapter, every, known, held, {}, options, f"fold-{number}")
         found.append(trial.hyperparameters())
+        on_edges.update((key, field) for key, field, _ in trial._edges())
         if not found[-1]:
             break  # a method that searches nothing
     values = middle(found)
+    adapter._edges_of_folds = {key: field for (key, field), count in on_edges.items() if 2 * count > len(found)}
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     for number, (known, held) in enumerate(track(rounds, f"{name}: calibrating", enabled=options.progress)):

@@ -108,6 +108,8 @@ class Adapter(nn.Module):
         self.temperature_ = 1.0  # of the probabilities, over and above what is in the logits
         self.certainties_: tuple[float, ...] = ()  # of held-out samples, ascending
         self.held_out_accuracy_: float | None = None  # where they are held out in turn and fitted on at last
+        self._widenings = 0
+        self._edges_of_folds: dict[str, str] = {}  # what most folds of fit_on_all left on an edge, and the range
         self._widened: dict[str, Range] = {}  # ranges that were searched in place of the configured ones
         self.fitted_ = False
         self.eval()
@@ -201,7 +203,8 @@ class Adapter(nn.Module):
         self.train_result_ = None
         self.fitted_ = False
         self.temperature_, self.certainties_, self.held_out_accuracy_ = 1.0, (), None
-        self._widened = {}
+        self._widened, self._widenings = {}, 0
+        self._edges_of_folds = {}
 
     def _given(
         self, features: Any, labels: Tensor, val_features: Any, val_labels: Tensor | None
@@ -388,7 +391,8 @@ class Adapter(nn.Module):
         """
         if not self.certainties_:
             return {}
-        return {key: name for key, name, _ in self._edges() if self.has_text or key not in AGAINST_TEXT}
+        found = {**{key: name for key, name, _ in self._edges()}, **self._edges_of_folds}
+        return {key: name for key, name in found.items() if self.has_text or key not in AGAINST_TEXT}
 
     def _edges(self) -> Iterator[tuple[str, str, float]]:
         """Each hyper-parameter on the edge of its range, the field of the range, and the value."""
@@ -407,11 +411,12 @@ class Adapter(nn.Module):
     def _search_widely(self, search: Callable[[], None]) -> None:
         """``search`` in ranges, and again in wider ones while the best lies on an edge."""
         search()
-        for _ in range(WIDENINGS):
+        while self._widenings < WIDENINGS:
             moved = {name: wider(self.searched(name), value) for _, name, value in self._edges()}
             if all(searched == self.searched(name) for name, searched in moved.items()):
                 return
             self._widened.update(moved)
+            self._widenings += 1
             search()
 
     def trainable_parameters(self) -> int:
@@ -432,6 +437,8 @@ class Adapter(nn.Module):
             "temperature": self.temperature_,
             "certainties": self.certainties_,
             "widened": self._widened,
+            "edges_of_folds": self._edges_of_folds,
+            "held_out_accuracy": self.held_out_accuracy_,
             "encoder": None if encoder is None else {"name": encoder.name, "fingerprint": encoder.fingerprint},
         }
         return write_pair(Path(folder), self.state_dict(), header)
@@ -560,6 +567,9 @@ def _restored(
     adapter.temperature_ = float(header.get("temperature", 1.0))  # 0.1.0 wrote neither
     adapter.certainties_ = tuple(map(float, header.get("certainties", ())))
     adapter._widened = {str(name): tuple(value) for name, value in header.get("widened", {}).items()}
+    adapter._edges_of_folds = {str(key): str(name) for key, name in header.get("edges_of_folds", {}).items()}
+    accuracy = header.get("held_out_accuracy")
+    adapter.held_out_accuracy_ = None if accuracy is None else float(accuracy)
     if not 0 < adapter.temperature_ < math.inf or not all(0 <= each <= 1 for each in adapter.certainties_):
         raise ValueError(f"temperature {adapter.temperature_} or a certainty out of range")
     adapter.fitted_ = True

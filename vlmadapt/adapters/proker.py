@@ -21,6 +21,7 @@ from torch import Tensor
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.base import Adapter
 from vlmadapt.config import AdapterConfig, check_grid
+from vlmadapt.errors import InputError
 from vlmadapt.ops import cache_retrieval
 from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid
 
@@ -113,7 +114,13 @@ class ProKeR(Adapter):
         kernel = (self.keys @ self.keys.T).sub_(1).mul_(float(self.beta)).exp_().div_(float(self.lam))
         kernel.diagonal().add_(1)
         factor = kernel.mT
-        torch.linalg.cholesky(factor, out=factor)
+        try:
+            torch.linalg.cholesky(factor, out=factor)
+        except torch.linalg.LinAlgError as error:
+            raise InputError(
+                f"lam is {float(self.lam):g}, for which the kernel of these samples cannot be factorised in "
+                f"{kernel.dtype}: use a larger lam, or features in float64."
+            ) from error
         half = torch.linalg.solve_triangular(factor, wanted, upper=False)
         # By rows, as it is read back from a file: products round by their layout.
         return torch.linalg.solve_triangular(factor.mT, half, upper=True).contiguous()

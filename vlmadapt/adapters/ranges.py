@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from vlmadapt.config import GRID_RANGE, MOST_STEPS
+from vlmadapt.config import MOST_STEPS
 
 Range = tuple[float, float, int]  # low, high, steps in equal ratios
-WIDENINGS = 3  # of a search, at most
+WIDENINGS = 3  # of a fit, at most
+WIDEST = (1e-2, 1e4)  # beyond, exp(-beta (1 - s)) and sums under a large alpha are lost in the rounding of float32
 
 
 def on_edge(value: float, searched: Range) -> bool:
@@ -19,11 +20,15 @@ def on_edge(value: float, searched: Range) -> bool:
 def wider(searched: Range, value: float) -> Range:
     """The range half as wide again (of its logarithm) beyond the edge that ``value`` lies on, its steps as fine.
 
-    Unchanged where that would leave what numbers of a search may be.
+    By as many of these steps as stay within ``WIDEST``: unchanged where that is none.
     """
     low, high, steps = searched
-    more = max((steps - 1) // 2, 1)
-    beyond = (high / low) ** (more / (steps - 1))
-    found = (low / beyond, high) if math.isclose(value, low, rel_tol=1e-6) else (low, high * beyond)
-    fits = GRID_RANGE[0] <= found[0] and found[1] <= GRID_RANGE[1] and steps + more <= MOST_STEPS
-    return (*found, steps + more) if fits and low < high else searched
+    if low >= high:
+        return searched
+    step, down = math.log(high / low) / (steps - 1), math.isclose(value, low, rel_tol=1e-6)
+    room = math.log(low / WIDEST[0]) if down else math.log(WIDEST[1] / high)
+    more = min(max((steps - 1) // 2, 1), math.floor(room / step + 1e-9), MOST_STEPS - steps)
+    if more < 1:
+        return searched
+    beyond = math.exp(more * step)
+    return (low / beyond, high, steps + more) if down else (low, high * beyond, steps + more)

@@ -44,24 +44,26 @@ def fit(data: DataArgument, options: FitOptions) -> None:
 def report_fit(classifier: Classifier, folder: Path) -> None:
     from vlmadapt.adapters import Auto
     from vlmadapt.backbones.given import UNKNOWN
+    from vlmadapt.experiments.fit import judged
     from vlmadapt.experiments.protocols import PROTOCOLS
     from vlmadapt.provenance.intervals import NAME, wilson
 
     run = classifier.run
     accuracy = run.val_accuracy
-    on_all = classifier.adapter.trains_on_validation or run.protocol in [
-        name for name, kind in PROTOCOLS.items() if kind.trains_on_all
-    ]
+    on_all = classifier.adapter.trains_on_validation or PROTOCOLS[run.protocol].trains_on_all
     held = "accuracy on pictures held out in turn" if on_all else "validation accuracy"
     none = "no picture could be held out" if on_all else "no validation pictures"
-    number = len(run.validation) + on_all * len(run.support)
+    labels = [label for _, label in (*run.support, *run.validation)]
+    number = judged(labels) if on_all else len(run.validation)
     found = none if accuracy is None else f"{held} {100 * accuracy:.1f} % {wilson(accuracy, number)}"
     plural = "s" * (len(run.validation) != 1)
-    say(f"{run.method}, {run.shots} shots, seed {run.seed}, {run.protocol}: {found}", "bold")
+    say(f"{run.method}, {run.shots} shot{'s' * (run.shots > 1)}, seed {run.seed}, {run.protocol}: {found}", "bold")
     also = ", fitted on too" if on_all and run.validation else ""
     say(f"  {len(run.support)} training pictures, {len(run.validation)} validation picture{plural}{also}")
     if accuracy is not None:
-        say(f"  [low, high]: of {number} pictures ({NAME})")
+        without = len(labels) - number if on_all else 0
+        never = f"; {without} more, the only ones of their class, were never held out" if without else ""
+        say(f"  [low, high]: of {number} pictures ({NAME}){never}")
     for remark in PROTOCOLS[run.protocol]().remarks((run.shots,)):
         say(f"  {remark}")
     if isinstance(classifier.adapter, Auto):
@@ -78,7 +80,8 @@ def report_fit(classifier: Classifier, folder: Path) -> None:
     say(f"saved in {folder}", "green")
     say(f"  vlmadapt eval {folder}")
     if run.encoder.name != UNKNOWN:
-        say(f"  vlmadapt predict {folder} PICTURE --explain")
+        explain = " --explain" if classifier.adapter.explains else ""
+        say(f"  vlmadapt predict {folder} PICTURE{explain}")
 
 
 def _say_mixture(adapter: Auto) -> None:

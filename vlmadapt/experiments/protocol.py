@@ -11,7 +11,7 @@ from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
-from vlmadapt.experiments.fit import Measures, create, fit, measure_adapter
+from vlmadapt.experiments.fit import Measures, create, fit, judged, measure_adapter
 from vlmadapt.experiments.protocols import FewVal, Protocol, TestSet
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
 from vlmadapt.experiments.rights import pack
@@ -131,7 +131,9 @@ class Comparison:
             measured[key] = measures
             if report is not None:
                 on_all = self._protocol.trains_on_all or ADAPTERS[method.adapter].trains_on_validation
-                report(_line(number, len(self._keys), key, measures, len(split.val) + on_all * len(split.train)))
+                known = [sample.label for sample in (*split.train, *split.val)]
+                pictures = judged(known) if on_all else len(split.val)
+                report(_line(number, len(self._keys), key, measures, pictures, "held out" if on_all else "validation"))
         return measured
 
     def _identity(self, key: FitKey, pictures: str) -> dict[str, Any]:
@@ -258,10 +260,10 @@ def _union(groups: Iterable[Sequence[Sample]]) -> list[Sample]:
     return [sample for group in groups for sample in group]
 
 
-def _line(number: int, total: int, key: FitKey, measures: Measures, pictures: int) -> str:
+def _line(number: int, total: int, key: FitKey, measures: Measures, pictures: int, what: str) -> str:
     plural = "s" * (key.shots > 1)
     share = measures.val_accuracy
-    found = "" if share is None else f", validation {100 * share:.1f} % {wilson(share, pictures)}"
+    found = "" if share is None else f", {what} {100 * share:.1f} % {wilson(share, pictures)}"
     return (
         f"[{number}/{total}] {key.method}, {key.shots} shot{plural}, seed {key.seed}: "
         f"{measures.fit_seconds:.1f} s{found}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from vlmadapt.errors import InputError, shape_of
 
@@ -11,11 +14,27 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_matrix(name: str, tensor: Tensor) -> None:
-    """Raise :class:`InputError` unless ``tensor`` is a floating matrix."""
+    """Raise :class:`InputError` unless ``tensor`` is a floating matrix, all of its numbers in a row, and no dual."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name} is a {type(tensor).__name__}: give a tensor.")
+    if tensor.layout != torch.strided:
+        raise InputError(f"{name} is {tensor.layout}: pass {name}.to_dense().")
+    refuse_forward_mode(name, tensor)
     if tensor.dim() != 2 or tensor.dtype not in FLOATS:
         raise InputError(
             f"{name} must be a float32, float64, bfloat16 or float16 matrix but is {shape_of(tensor)}: "
             "reshape or cast it."
+        )
+
+
+def refuse_forward_mode(name: str, tensor: Tensor) -> None:
+    """Raise :class:`InputError` for a dual tensor: torch takes zeros for forward derivatives that it is not told."""
+    if torch.compiler.is_compiling():
+        return
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise InputError(
+            f"{name} has a forward-mode tangent, and the compiled operators have none: use reverse mode (backward, "
+            "torch.autograd.grad), or plain torch."
         )
 
 
@@ -75,7 +94,13 @@ def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def check_real(name: str, value: Tensor | float) -> None:
-    """Raise :class:`InputError` for complex numbers, whose imaginary part would be lost."""
+    """Raise :class:`InputError` for complex numbers, whose imaginary part would be lost, and for no finite number."""
+    if isinstance(value, Tensor):
+        refuse_forward_mode(name, value)
+    elif not isinstance(value, (int, float, complex)):
+        raise InputError(f"{name} is a {type(value).__name__}: give a number or a tensor.")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name} is {value}: give a finite number.")
     if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
         shown = shape_of(value) if isinstance(value, Tensor) else value
         raise InputError(f"{name} is {shown}: pass real numbers.")

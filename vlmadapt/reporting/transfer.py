@@ -69,10 +69,12 @@ def _over(results: ProtocolResults, method: str, shots: int) -> str:
             by_seed.setdefault(cell.seed, []).append(cell.accuracy)
     values = [float(_mean(results, torch.tensor(each, dtype=torch.float64))) for each in by_seed.values()]
     summaries = [results.of(method, shots, tested_on=place) for place in results.test_sets]
-    same = all(summary.one_draw for summary in summaries)
+    of_mean = summaries if results.protocol_name == BaseToNew.name else summaries[1:]
+    same = all(summary.one_draw for summary in of_mean)
     spread = f"{percent(values[0], None)} {ONE_DRAW}" if same else percent(*mean_and_deviation(values))
     draws = [each[method] for each in (results.draws(shots, place) for place in results.test_sets) if each is not None]
-    return f"{spread} {interval_of(_mean(results, torch.stack(draws)))}" if len(draws) == len(summaries) else spread
+    known = f"{spread} {interval_of(_mean(results, torch.stack(draws)))}" if len(draws) == len(summaries) else spread
+    return known + STOOD_IN * any(summary.answered_by is not None for summary in summaries)
 
 
 def _mean(results: ProtocolResults, accuracies: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_real
+from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_real, refuse_forward_mode
 
 
 def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
@@ -18,6 +18,7 @@ def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
         first = tensors[first_name]
     for name, tensor in tensors.items():
+        refuse_forward_mode(name, tensor)
         if tensor.dim() != 4 or tensor.dtype not in FLOATS:
             raise InputError(
                 f"{name} must be float32, float64, bfloat16 or float16 [batch, heads, rows, columns] but is "
@@ -32,7 +33,8 @@ def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
 
 
 def check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
-    """Raise :class:`InputError` unless the tensor has this shape."""
+    """Raise :class:`InputError` unless the tensor has this shape, and for a dual."""
+    refuse_forward_mode(name, tensor)
     if list(tensor.shape) != shape:
         raise InputError(f"{name} is {shape_of(tensor)} but must be {shape} to match the other arguments: reshape it.")
 
