@@ -54,6 +54,7 @@ READINGS: dict[str, tuple[str, dict[str, Any], str, str, bool]] = {
     "tip-adapter-f": ("tip-adapter-f", {}, "prompts", "", False),
     "tip-adapter-f, fresh views": ("tip-adapter-f", {}, "prompts", "", True),
     "tip-adapter-f, CoOp text": ("tip-adapter-f", {}, "coop", "", False),
+    "tip-adapter-f, negative text and cache": ("tip-adapter-f", {}, "prompts", "no", False),
     "xmadapter": ("xmadapter", {}, "prompts", "", False),
     "xmadapter, 16 wide": ("xmadapter", {"hidden_width": 16}, "prompts", "", False),
     "xmadapter, 64 wide": ("xmadapter", {"hidden_width": 64}, "prompts", "", False),
@@ -98,12 +99,27 @@ def run(reading: str, cell: Cell, seed: int) -> float:
     if fresh:
         assert cell.views is not None
         kind = with_fresh_views(kind, cell.views)
-    more: dict[str, Any] = {"negative_text_features": cell.negatives[negative]} if negative else {}
+    takes = negative and kind.needs_negatives
+    more: dict[str, Any] = {"negative_text_features": cell.negatives[negative]} if takes else {}
     adapter = kind(cell.texts[text], cell.scale, settings, **more)
     train, val = cell.data.train, cell.data.val
     assert val is not None
     adapter.fit(train.features, train.labels, val.features, val.labels, seed=seed)
-    return float((adapter.predict(cell.test.features) == cell.test.labels).double().mean())
+    logits = adapter.logits(cell.test.features)
+    if negative and not takes:
+        logits = logits + negatively(adapter, cell, cell.negatives[negative])
+    return float((logits.argmax(-1) == cell.test.labels).double().mean())
+
+
+def negatively(adapter: Adapter, cell: Cell, negative: Tensor) -> Tensor:
+    """``0.25 (0.15 tau (1 - f W-^T) + alpha exp(-beta f F-^T))``, F- the mean of the other classes' keys: SimNL's."""
+    features = torch.nn.functional.normalize(cell.test.features, dim=-1)
+    train, classes = cell.data.train, len(negative)
+    sums = torch.zeros(classes, features.shape[1]).index_add(0, train.labels, train.features.float())
+    apart = torch.nn.functional.normalize(sums.sum(0) - sums, dim=-1)
+    values = adapter.hyperparameters()
+    text = 0.15 * cell.scale * (1 - features @ torch.nn.functional.normalize(negative, dim=-1).T)
+    return 0.25 * (text + values["alpha"] * torch.exp(-values["beta"] * features @ apart.T))
 
 
 def can_run(reading: str, cell: Cell) -> bool:
