@@ -99,7 +99,7 @@ def check_real(name: str, value: Tensor | float) -> None:
         refuse_forward_mode(name, value)
     elif not isinstance(value, (int, float, complex)):
         raise InputError(f"{name} is a {type(value).__name__}: give a number or a tensor.")
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif not torch.compiler.is_compiling() and isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{name} is {value}: give a finite number.")
     if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
         shown = shape_of(value) if isinstance(value, Tensor) else value
