@@ -88,8 +88,8 @@ DISGUISES: dict[str, Callable[[Evil], bytes]] = {
     "npz": npz,
     "gzip": lambda evil: gzip.compress(pickle.dumps(evil)),
 }
-# The package never reads so. The disguises are tried by these: each must run its pickle when it is read without care, or
-# its refusal would prove nothing.
+# The package never reads so. These try the disguises: each must run its pickle when it is read without care, or its
+# refusal would prove nothing.
 OPENERS: dict[str, Callable[[bytes], Any]] = {
     "plain": pickle.loads,
     "text": pickle.loads,
