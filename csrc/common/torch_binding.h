@@ -90,6 +90,14 @@ inline Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> shap
   return torch::stable::new_empty(like, sizes, type);
 }
 
+// A gradient to write, or an empty tensor and a null pointer.
+inline Tensor wanted(bool want, const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type,
+                     void*& pointer) {
+  Tensor result = want ? new_tensor(like, shape, type) : new_tensor(like, {0}, type);
+  pointer = want ? result.mutable_data_ptr() : nullptr;
+  return result;
+}
+
 // torch's own thread pool, one range a thread.
 inline Parallel torch_parallel() {
   return Parallel{[](int64_t count, RangeBody body, void* context) {

@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const bool exists = pairs.exists(query, key);
       T s = score[m];
       if (from_scores && exists) s = pairs.masked(s * static_cast<T>(p.scale), query, key);
-      const Pair<T, from_scores> pair(p, exponent, exists, pairs.is_self(query, key), s, squared[m],
+      const Pair<T, from_scores> pair(p, exponent, exists, p.drop_diagonal && pairs.is_self(query, key), s, squared[m],
                                       queries_own ? shift[m] : -shift[m], pushed[m], context[m], terms.lse[q],
                                       terms.a[q], terms.own[q], terms.delta[q]);
       const int cell = own_row * kStride + other_row;

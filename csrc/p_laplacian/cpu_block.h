@@ -85,68 +85,70 @@ inline void pad_rows(const A* from, int64_t width, int64_t count, int64_t ld, A 
   }
 }
 
+// to[r, :] += sum over `count` queries of tile[r, i] from[i, :]; rows of `from` and `to` are padded to whole vectors.
+template <class A>
+inline void add_rows(const A* tile, int64_t ld, int64_t rows, const A* from, int64_t count, A* to, int64_t width) {
+  constexpr int64_t step = max_vectors * Simd<A>::lanes;
+  for (int64_t c = 0; c < width; c += step)
+    with_vectors<A>(min_of(step, width - c), [&](auto vectors) {
+      multiply<A, decltype(vectors)::count>(tile, ld, 1, from + c, width, rows, count, to + c, width, true);
+    });
+}
+
+// The scores of a block of queries.
 template <class A, int NV>
-class Block {
+class QueryBlock {
  public:
   using S = Simd<A>;
   using V = typename S::V;
   static constexpr int64_t ld = NV * S::lanes;
 
-  Block(const Problem& p, int64_t head, int64_t first, int64_t count)
-      : problem(p),
-        head(head),
+  QueryBlock(const AttentionScores& attention, int64_t head, int64_t first, int64_t count)
+      : head(head),
         first(first),
         count(count),
-        offset(p.num_keys - p.num_queries),
-        exponent(static_cast<const A*>(p.p)[head % p.heads]),
-        pull(static_cast<const A*>(p.pull)[head % p.heads]),
-        plain(exponent == 2),
-        query(p.width * ld),
-        x(p.features * ld) {
-    const int64_t row = head * p.num_queries + first;
-    Buffer<A> rows(converted_count<A>(p.dtype, count * max_of(p.width, p.features)));
-    transpose_rows(read<A>(p.dtype, p.query, row * p.width, count * p.width, rows.data()), p.width, count, ld,
-                   static_cast<A>(p.scale), query.data());
-    transpose_rows(read<A>(p.dtype, p.x_query, row * p.features, count * p.features, rows.data()), p.features, count,
-                   ld, A(1), x.data());
+        offset(attention.num_keys - attention.num_queries),
+        attention_(attention),
+        query_(attention.width * ld) {
+    transpose(attention.query, attention.width, static_cast<A>(attention.scale), query_.data());
   }
 
   // Keys from here on are seen by no query of the block.
   int64_t key_end() const {
-    int64_t end = problem.num_keys;
-    if (problem.key_lengths != nullptr) end = min_of(end, max_of(problem.key_lengths[head / problem.heads], 0));
-    return problem.causal ? min_of(end, max_of(first + count + offset, 0)) : end;
+    int64_t end = attention_.num_keys;
+    if (attention_.key_lengths != nullptr)
+      end = min_of(end, max_of(attention_.key_lengths[head / attention_.heads], 0));
+    return attention_.causal ? min_of(end, max_of(first + count + offset, 0)) : end;
   }
 
   // tile[r, lane] = scale query . key + mask, minus infinity where masked; keys are the rows j0, j0 + 1, ...
   void scores(const A* keys, int64_t j0, int64_t rows, A* tile) {
-    multiply<A, NV>(keys, problem.width, 1, query.data(), ld, rows, problem.width, tile, ld, false);
-    if (problem.mask_kind != MaskKind::none) mask(j0, rows, tile);
-    if (problem.causal)
+    const int64_t width = attention_.width;
+    multiply<A, NV>(keys, width, 1, query_.data(), ld, rows, width, tile, ld, false);
+    if (attention_.mask_kind != MaskKind::none) mask(j0, rows, tile);
+    if (attention_.causal)
       for (int64_t r = max_of(first + offset + 1 - j0, 0); r < rows; ++r)
         for (int64_t i = 0; i < min_of(j0 + r - offset - first, ld); ++i) tile[r * ld + i] = -__builtin_inff();
   }
 
-  // Marks pairs of a node with itself by a negative squared distance.
-  void mark_diagonal(int64_t j0, int64_t rows, A* squared) const {
-    if (!problem.drop_diagonal) return;
-    for (int64_t i = max_of(0, j0 - offset - first); i < min_of(count, j0 + rows - offset - first); ++i)
-      squared[(first + i + offset - j0) * ld + i] = -1;
-  }
-
-  const Problem& problem;
   const int64_t head, first, count, offset;
-  const A exponent, pull;
-  const bool plain;  // p = 2: the weights are the attention itself
-  Buffer<A> query, x;
+
+ protected:
+  // The block's rows of a matrix [.., num_queries, width], transposed and scaled.
+  void transpose(const void* matrix, int64_t width, A factor, A* to) const {
+    const int64_t row = head * attention_.num_queries + first;
+    Buffer<A> rows(converted_count<A>(attention_.dtype, count * width));
+    transpose_rows(read<A>(attention_.dtype, matrix, row * width, count * width, rows.data()), width, count, ld, factor,
+                   to);
+  }
 
  private:
   void mask(int64_t j0, int64_t rows, A* tile) const {
-    const bool additive = problem.mask_kind == MaskKind::additive;
-    const int64_t* strides = problem.mask_strides;
-    const int64_t start = head / problem.heads * strides[0] + head % problem.heads * strides[1] + first * strides[2];
-    const auto* seen = static_cast<const uint8_t*>(problem.mask) + start;
-    const A* added = static_cast<const A*>(problem.mask) + start;
+    const bool additive = attention_.mask_kind == MaskKind::additive;
+    const int64_t *strides = attention_.mask_strides, heads = attention_.heads;
+    const int64_t start = head / heads * strides[0] + head % heads * strides[1] + first * strides[2];
+    const auto* seen = static_cast<const uint8_t*>(attention_.mask) + start;
+    const A* added = static_cast<const A*>(attention_.mask) + start;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t key = (j0 + r) * strides[3];
       A* scores = tile + r * ld;
@@ -162,6 +164,40 @@ class Block {
       }
     }
   }
+
+  const AttentionScores& attention_;
+  Buffer<A> query_;
+};
+
+// With the block's features, as p-Laplacian attention needs them.
+template <class A, int NV>
+class Block : public QueryBlock<A, NV> {
+ public:
+  using QueryBlock<A, NV>::ld, QueryBlock<A, NV>::first, QueryBlock<A, NV>::count, QueryBlock<A, NV>::offset;
+
+  Block(const Problem& p, int64_t head, int64_t first, int64_t count)
+      : QueryBlock<A, NV>(p, head, first, count),
+        exponent(static_cast<const A*>(p.p)[head % p.heads]),
+        pull(static_cast<const A*>(p.pull)[head % p.heads]),
+        plain(exponent == 2),
+        x(p.features * ld),
+        problem_(p) {
+    this->transpose(p.x_query, p.features, A(1), x.data());
+  }
+
+  // Marks pairs of a node with itself by a negative squared distance.
+  void mark_diagonal(int64_t j0, int64_t rows, A* squared) const {
+    if (!problem_.drop_diagonal) return;
+    for (int64_t i = max_of(0, j0 - offset - first); i < min_of(count, j0 + rows - offset - first); ++i)
+      squared[(first + i + offset - j0) * ld + i] = -1;
+  }
+
+  const A exponent, pull;
+  const bool plain;  // p = 2: the weights are the attention itself
+  Buffer<A> x;
+
+ private:
+  const Problem& problem_;
 };
 
 }  // namespace p_laplacian

@@ -11,7 +11,6 @@ namespace p_laplacian {
 
 using vlmadapt::p_laplacian::BackwardParams;
 using vlmadapt::p_laplacian::ForwardParams;
-using vlmadapt::p_laplacian::MaskKind;
 using vlmadapt::p_laplacian::Problem;
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -190,17 +190,11 @@ class ScoresBlockBackward {
     if (params_.grad_query != nullptr)
       multiply<A, NV>(keys, 1, p_.width, grad_scores_, ld, p_.width, rows, grad_query_.data(), ld, true);
     if (params_.grad_key != nullptr)
-      add_rows(grad_scores_, rows, query_rows_.data(), sums_.keys.data() + j0 * sums_.key_width, sums_.key_width);
+      add_rows(grad_scores_, ld, rows, query_rows_.data(), block_.count, sums_.keys.data() + j0 * sums_.key_width,
+               sums_.key_width);
     if (with_context_ && params_.grad_value != nullptr)
-      add_rows(attention_, rows, context_rows_.data(), sums_.values.data() + j0 * sums_.value_width, sums_.value_width);
-  }
-
-  // to[r, :] += sum over queries of tile[r, i] from[i, :].
-  void add_rows(const A* tile, int64_t rows, const A* from, A* to, int64_t width) {
-    for (int64_t c = 0; c < width; c += max_vectors * S::lanes)
-      with_vectors<A>(min_of(max_vectors * S::lanes, width - c), [&](auto vectors) {
-        multiply<A, decltype(vectors)::count>(tile, ld, 1, from + c, width, rows, block_.count, to + c, width, true);
-      });
+      add_rows(attention_, ld, rows, context_rows_.data(), block_.count, sums_.values.data() + j0 * sums_.value_width,
+               sums_.value_width);
   }
 
   void write() {

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
       const int64_t key = at + w.column(m);
-      bool dropped = pairs.is_self(query, key);
+      bool dropped = p.drop_diagonal && pairs.is_self(query, key);
       T a, weight;
       if (from_scores) {
         a = exponential(score[m]);

@@ -1,6 +1,6 @@
 // p-Laplacian attention: the contract between kernels and callers. Knows no torch.
 //
-//   A[i, j] = attention[i, j], or exp(s[i, j] - lse[i]) with s = scale query . key + mask
+//   A[i, j] = attention[i, j], or that of the scores (common/attention.h)
 //   Q[i, j] = A |x_query[i] - x_value[j]|^2                   released: |sqrt(A) (x_query[i] - x_value[j]) + eps|^2
 //   M[i, j] = A Q^((p - 2) / 2)                                   0 where A is 0 or the pair is dropped
 //   row_sum = sum_j M,   out = (sum_j M x_value[j] + pull r) / (row_sum + pull),   pull = 2 mu / p
@@ -15,39 +15,28 @@
 
 #include <cstdint>
 
-#include "common/dtype.h"
+#include "common/attention.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 
 namespace vlmadapt::p_laplacian {
 
-enum class MaskKind : int { none = 0, boolean = 1, additive = 2 };
-
 // Squared distances below this are exact coincidences: the powers of smaller ones would leave the type's range.
 constexpr double coincidence_f32 = 1e-30, coincidence_f64 = 1e-290;
 
-struct Problem {
-  Dtype dtype;
-  int64_t batch, heads, num_queries, num_keys;
+// Of the scores, what is not from_scores needs only the type and the sizes, and key_lengths where they are given.
+struct Problem : AttentionScores {
   int64_t features;       // of x_query and x_value
   bool from_scores;       // from query and key; else from attention (an empty tensor has no address to tell)
   bool has_value;         // the context is wanted too
   const void* attention;  // dtype [.., num_queries, num_keys]
-  const void* query;      // dtype [.., num_queries, width]
-  const void* key;        // dtype [.., num_keys, width]
   const void* value;      // dtype [.., num_keys, value_width]
-  int64_t width, value_width;
+  int64_t value_width;
   const void* x_query;  // dtype [.., num_queries, features]
   const void* x_value;  // dtype [.., num_keys, features]
   const void* p;        // accum [heads]
   const void* pull;     // accum [heads]
-  double scale;
-  MaskKind mask_kind;
-  const void* mask;            // one byte or accum an element
-  int64_t mask_strides[4];     // in elements; 0 along broadcast axes
-  const int64_t* key_lengths;  // [batch]; nullptr: all keys
-  bool causal;                 // key j is seen by query i where j <= i + num_keys - num_queries
-  bool residual;               // r = x_query instead of 0
+  bool residual;        // r = x_query instead of 0
   bool drop_diagonal;
   bool released;  // eps in every coordinate and nothing dropped; only with `attention`
   double eps;

@@ -189,12 +189,12 @@ __device__ __forceinline__ T row_max(T x) {
 template <class T>
 struct Pairs {
   int64_t offset, key_end;
-  const Problem& p;
+  const AttentionScores& p;
   int64_t mask_start;
-  int64_t batch;
 
-  __device__ Pairs(const Problem& problem, int64_t head)
-      : offset(problem.num_keys - problem.num_queries), key_end(problem.num_keys), p(problem), batch(head / p.heads) {
+  __device__ Pairs(const AttentionScores& scores, int64_t head)
+      : offset(scores.num_keys - scores.num_queries), key_end(scores.num_keys), p(scores) {
+    const int64_t batch = head / p.heads;
     if (p.key_lengths) key_end = p.key_lengths[batch] < key_end ? p.key_lengths[batch] : key_end;
     mask_start = batch * p.mask_strides[0] + head % p.heads * p.mask_strides[1];
   }
@@ -202,7 +202,8 @@ struct Pairs {
   __device__ bool exists(int64_t query, int64_t key) const {
     return query < p.num_queries && key < key_end && !(p.causal && key > query + offset);
   }
-  __device__ bool is_self(int64_t query, int64_t key) const { return p.drop_diagonal && key == query + offset; }
+  // Whether the pair joins a node with itself, where the queries are the last of the keys.
+  __device__ bool is_self(int64_t query, int64_t key) const { return key == query + offset; }
 
   // The masked score of an existing pair.
   __device__ T masked(T score, int64_t query, int64_t key) const {

@@ -4,7 +4,7 @@
 
 #include <tuple>
 
-#include "common/torch_binding.h"
+#include "common/torch_attention.h"
 #include "p_laplacian/kernel.h"
 
 namespace vlmadapt::p_laplacian {
@@ -43,32 +43,12 @@ inline void add_scores(Problem& problem, const Tensor& query, const Tensor& key,
                        ScalarType type, const OptionalTensor& mask, const OptionalTensor& key_lengths, double scale,
                        bool is_causal, const Tensor& like) {
   problem.from_scores = true;
-  problem.width = query.size(3);
-  problem.query =
-      checked(query, "query", type, {problem.batch, problem.heads, problem.num_queries, problem.width}, like);
-  problem.key = checked(key, "key", type, {problem.batch, problem.heads, problem.num_keys, problem.width}, like);
-  if (value.has_value()) {
-    problem.has_value = true;
-    problem.value_width = value->size(3);
-    problem.value =
-        checked(*value, "value", type, {problem.batch, problem.heads, problem.num_keys, problem.value_width}, like);
-  }
-  check_device(mask, "mask", like);
-  if (mask.has_value()) {  // any strides: a broadcast mask is not expanded in memory
-    const int64_t sizes[] = {problem.batch, problem.heads, problem.num_queries, problem.num_keys};
-    const bool boolean = mask->scalar_type() == ScalarType::Bool;
-    bool fits = mask->dim() == 4 && (boolean || mask->scalar_type() == accum_type(problem.dtype));
-    for (int axis = 0; fits && axis < 4; ++axis) {
-      fits = mask->size(axis) == sizes[axis];
-      problem.mask_strides[axis] = mask->stride(axis);
-    }
-    if (!fits) throw std::invalid_argument("mask has an unexpected dtype or shape");
-    problem.mask_kind = boolean ? MaskKind::boolean : MaskKind::additive;
-    problem.mask = mask->const_data_ptr();
-  }
-  problem.key_lengths = checked_indices(key_lengths, "key_lengths", problem.batch, like);
-  problem.scale = scale;
-  problem.causal = is_causal;
+  fill_scores(problem, query, key, mask, key_lengths, scale, is_causal, like);
+  if (!value.has_value()) return;
+  problem.has_value = true;
+  problem.value_width = value->size(3);
+  problem.value =
+      checked(*value, "value", type, {problem.batch, problem.heads, problem.num_keys, problem.value_width}, like);
 }
 
 template <class Backend>
@@ -115,8 +95,8 @@ struct Operators {
     Gradients grads(b, x_query, grad_out, out, row_sum);
     const Problem& n = b.problem;
     b.want_p = want_p;
-    Tensor grad_attention =
-        wanted(want_attention, x_query, {n.batch, n.heads, n.num_queries, n.num_keys}, b.grad_attention);
+    Tensor grad_attention = wanted(want_attention, x_query, {n.batch, n.heads, n.num_queries, n.num_keys},
+                                   accum_type(n.dtype), b.grad_attention);
     Backend::backward(b, x_query);
     return {grad_attention, grads.x_query, grads.x_value, grads.p, grads.pull};
   }
@@ -141,10 +121,10 @@ struct Operators {
       b.context = checked(context, "context", accum, {n.batch, n.heads, n.num_queries, n.value_width}, x_query);
     }
     b.want_p = want_p;
-    Tensor grad_query = wanted(want_query, x_query, {n.batch, n.heads, n.num_queries, n.width}, b.grad_query);
-    Tensor grad_key = wanted(want_key, x_query, {n.batch, n.heads, n.num_keys, n.width}, b.grad_key);
+    Tensor grad_query = wanted(want_query, x_query, {n.batch, n.heads, n.num_queries, n.width}, accum, b.grad_query);
+    Tensor grad_key = wanted(want_key, x_query, {n.batch, n.heads, n.num_keys, n.width}, accum, b.grad_key);
     Tensor grad_value = wanted(want_value && grad_context.has_value(), x_query,
-                               {n.batch, n.heads, n.num_keys, n.value_width}, b.grad_value);
+                               {n.batch, n.heads, n.num_keys, n.value_width}, accum, b.grad_value);
     Backend::backward(b, x_query);
     return {grad_query, grad_key, grad_value, grads.x_query, grads.x_value, grads.p, grads.pull};
   }
@@ -189,14 +169,6 @@ struct Operators {
       b.grad_pull = pull.mutable_data_ptr();
     }
   };
-
-  // A gradient to write, or an empty tensor and a null pointer.
-  static Tensor wanted(bool want, const Tensor& like, std::initializer_list<int64_t> shape, void*& pointer) {
-    const ScalarType accum = accum_type(dtype_of(like, "x_query"));
-    Tensor result = want ? new_tensor(like, shape, accum) : new_tensor(like, {0}, accum);
-    pointer = want ? result.mutable_data_ptr() : nullptr;
-    return result;
-  }
 };
 
 }  // namespace vlmadapt::p_laplacian

@@ -46,6 +46,7 @@ PYBIND11_MODULE(raw_kernels, m) {
     return py::cast(names);
   });
   m.def("set_threads", [](int count) { thread_count = count; });
+  bind_attention_column_sums(m);
   bind_cache_retrieval(m);
   bind_hetero_aggregate(m);
   bind_p_laplacian(m);

@@ -1,31 +1,11 @@
 #include "p_laplacian/kernel.h"
-#include "raw.h"
+#include "raw_attention.h"
 
-// Arrays are given by name, results among them: a name left out is a null pointer.
 namespace {
 
 using namespace p_laplacian;
 
-std::optional<py::array> find(const py::dict& arrays, const char* name) {
-  if (!arrays.contains(name)) return std::nullopt;
-  auto array = py::reinterpret_borrow<py::array>(arrays[name]);
-  if (!(array.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " is not contiguous");
-  return array;
-}
-
-const void* input(const py::dict& arrays, const char* name) { return pointer(find(arrays, name)); }
-
-void* result(const py::dict& arrays, const char* name) {
-  auto array = find(arrays, name);
-  return array ? array->mutable_data() : nullptr;
-}
-
-int64_t last_size(const py::dict& arrays, const char* name) {
-  const auto array = find(arrays, name);
-  return array ? array->shape(3) : 0;
-}
-
-// `switches` are fields of Problem; the mask may have any strides.
+// `switches` are fields of Problem.
 Problem problem_of(const std::string& half, const py::dict& arrays, const py::dict& switches) {
   const py::array x_query = find(arrays, "x_query").value(), x_value = find(arrays, "x_value").value();
   Problem p{};
@@ -34,28 +14,17 @@ Problem problem_of(const std::string& half, const py::dict& arrays, const py::di
   p.heads = x_query.shape(1);
   p.num_queries = x_query.shape(2);
   p.num_keys = x_value.shape(2);
+  fill_scores(p, arrays, switches);
   p.features = x_query.shape(3);
   p.from_scores = arrays.contains("query");
   p.has_value = arrays.contains("value");
   p.attention = input(arrays, "attention");
-  p.query = input(arrays, "query");
-  p.key = input(arrays, "key");
   p.value = input(arrays, "value");
-  p.width = last_size(arrays, "query");
   p.value_width = last_size(arrays, "value");
   p.x_query = input(arrays, "x_query");
   p.x_value = input(arrays, "x_value");
   p.p = input(arrays, "p");
   p.pull = input(arrays, "pull");
-  p.key_lengths = static_cast<const int64_t*>(input(arrays, "key_lengths"));
-  if (arrays.contains("mask")) {
-    const auto mask = py::reinterpret_borrow<py::array>(arrays["mask"]);
-    p.mask = mask.data();
-    p.mask_kind = mask.itemsize() == 1 ? MaskKind::boolean : MaskKind::additive;
-    for (int axis = 0; axis < 4; ++axis) p.mask_strides[axis] = mask.strides(axis) / mask.itemsize();
-  }
-  p.scale = switches["scale"].cast<double>();
-  p.causal = switches["causal"].cast<bool>();
   p.residual = switches["residual"].cast<bool>();
   p.drop_diagonal = switches["drop_diagonal"].cast<bool>();
   p.released = switches["released"].cast<bool>();

@@ -122,6 +122,11 @@ def scores(d: Draw) -> Arguments:
     return products(d, True) | nodes(d) | {"value": value, "key_lengths": lengths, "return_lse": True}
 
 
+def column_sums(d: Draw) -> Arguments:
+    lengths = d.integers(d.batch, d.queries + d.more + 1, low=min(d.queries + d.more, 1))
+    return products(d, True) | {"key_lengths": lengths}
+
+
 def self_attention(d: Draw) -> Arguments:
     return products(d, False) | nodes(d) | {"homogeneous": True, "is_causal": True}
 
@@ -227,6 +232,12 @@ CASES = {
     "p_laplacian_attention, homogeneous": p_laplacian(ops.p_laplacian_attention, self_attention, large=LARGE_SELF),
     "p_laplacian_attention, kept loops": p_laplacian(
         ops.p_laplacian_attention, with_options(scores, self_loops="keep"), blas=True
+    ),
+    "p_laplacian, degrees": p_laplacian(ops.p_laplacian, with_options(probabilities, degree="paper")),
+    "p_laplacian_attention, degrees": p_laplacian(ops.p_laplacian_attention, with_options(scores, degree="paper")),
+    "attention_column_sums": p_laplacian(ops.attention_column_sums, column_sums),
+    "attention_column_sums, causal": p_laplacian(
+        ops.attention_column_sums, lambda d: products(d, False) | {"is_causal": True}, large=LARGE_SELF
     ),
     "attention_probabilities": p_laplacian(
         ops.attention_probabilities,

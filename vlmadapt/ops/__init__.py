@@ -1,5 +1,7 @@
 """Operators with their own kernels: one folder an operator."""
 
+from vlmadapt.ops.attention import attention_probabilities
+from vlmadapt.ops.attention_column_sums import attention_column_sums, attention_column_sums_reference
 from vlmadapt.ops.cache_retrieval import (
     PreparedCache,
     cache_retrieval,
@@ -11,7 +13,6 @@ from vlmadapt.ops.hetero_aggregate import Relation, hetero_aggregate, hetero_agg
 from vlmadapt.ops.library import build_info
 from vlmadapt.ops.p_laplacian import (
     PLaplacianOutput,
-    attention_probabilities,
     p_laplacian,
     p_laplacian_attention,
     p_laplacian_attention_reference,
@@ -29,6 +30,8 @@ __all__ = [
     "PLaplacianOutput",
     "PreparedCache",
     "Relation",
+    "attention_column_sums",
+    "attention_column_sums_reference",
     "attention_probabilities",
     "build_info",
     "cache_retrieval",

@@ -6,45 +6,19 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops import library
-from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_real, refuse_forward_mode
+from vlmadapt.ops.checks import accumulation_dtype, check_real
 
 
-def checked(tensors: dict[str, Tensor]) -> list[Tensor]:
-    """All [B, H, rows, columns] of one dtype and device, else :class:`InputError`; float32 under autocast."""
-    (first_name, first), *_ = tensors.items()
-    library.require(first.device)
-    if torch.is_autocast_enabled(first.device.type):
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-        first = tensors[first_name]
-    for name, tensor in tensors.items():
-        refuse_forward_mode(name, tensor)
-        if tensor.dim() != 4 or tensor.dtype not in FLOATS:
-            raise InputError(
-                f"{name} must be float32, float64, bfloat16 or float16 [batch, heads, rows, columns] but is "
-                f"{shape_of(tensor)}: reshape or cast it."
-            )
-        if tensor.dtype != first.dtype or tensor.device != first.device:
-            raise InputError(
-                f"{name} is {shape_of(tensor)} on {tensor.device} but {first_name} is {shape_of(first)} on "
-                f"{first.device}: give both the same dtype and device."
-            )
-    return list(tensors.values())
-
-
-def check_shape(name: str, tensor: Tensor, shape: list[int]) -> None:
-    """Raise :class:`InputError` unless the tensor has this shape, and for a dual."""
-    refuse_forward_mode(name, tensor)
-    if list(tensor.shape) != shape:
-        raise InputError(f"{name} is {shape_of(tensor)} but must be {shape} to match the other arguments: reshape it.")
-
-
-def check_options(residual: str, self_loops: str, homogeneous: bool, eps: float, queries: int, keys: int) -> None:
+def check_options(
+    residual: str, self_loops: str, degree: str, homogeneous: bool, eps: float, queries: int, keys: int
+) -> None:
     """Raise :class:`InputError` unless the options are known and fit the numbers of queries and keys."""
     if residual not in ("query", "none"):
         raise InputError(f"residual is {residual!r}: choose 'query' or 'none'.")
     if self_loops not in ("drop", "keep"):
         raise InputError(f"self_loops is {self_loops!r}: choose 'drop' or 'keep'.")
+    if degree not in ("none", "paper"):
+        raise InputError(f"degree is {degree!r}: choose 'none' or 'paper'.")
     if not eps > 0:
         raise InputError(f"eps is {eps}: pass a number above 0, such as 1e-8.")
     if homogeneous and keys < queries:
@@ -87,15 +61,3 @@ def _per_head(name: str, value: Tensor | float, low: float, like: Tensor) -> Ten
 def _check_range(name: str, value: float, low: float) -> None:
     if not value >= low:
         raise InputError(f"{name} is {value:g}: pass at least {low:g}.")
-
-
-def checked_mask(mask: Tensor, wide: torch.dtype, shape: tuple[int, int, int, int]) -> Tensor:
-    """Expanded to ``shape`` without a copy, else :class:`InputError`; bool, or the accumulation type."""
-    if mask.requires_grad:
-        raise InputError("mask requires a gradient but is not differentiable here: pass mask.detach().")
-    if mask.dtype != torch.bool and not mask.is_floating_point():
-        raise InputError(f"mask is {shape_of(mask)}: pass bool (True: attend) or float (added to the products).")
-    try:
-        return (mask if mask.dtype == torch.bool else mask.to(wide)).expand(shape)
-    except RuntimeError as error:
-        raise InputError(f"mask is {shape_of(mask)} but must broadcast to {list(shape)}: reshape it.") from error

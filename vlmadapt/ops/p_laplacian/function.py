@@ -6,7 +6,9 @@ With attention probabilities ``A`` as edge weights between queries and keys, nod
     M[i, j] = A[i, j] * norm(sqrt(A[i, j]) * (x_query[i] - x_value[j])) ** (p - 2)
     out[i]  = (sum_j M[i, j] x_value[j] + (2 mu / p) r[i]) / (sum_j M[i, j] + 2 mu / p)
 
-``r`` is ``x_query`` (the papers' form) or 0 (what the released code computes in cross-attention).
+``r`` is ``x_query`` (the papers' form) or 0 (what the released code computes in cross-attention). With
+``degree="paper"`` the values are divided by the roots of their degrees first, ``x_value[j] / sqrt(sum_i A[i, j])``:
+the adapter paper's normalisation (equations 9 to 15), whose rows have degree one.
 :func:`p_laplacian` takes the probabilities; :func:`p_laplacian_attention` takes queries and keys and never stores
 them.
 """
@@ -18,15 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmadapt.errors import InputError, shape_of
-from vlmadapt.ops.checks import accumulation_dtype, check_device, is_integer
+from vlmadapt.ops.attention import attention_probabilities, check_shape, checked, checked_mask, scale_of
+from vlmadapt.ops.attention_column_sums import attention_column_sums
+from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
-from vlmadapt.ops.p_laplacian.checks import check_options, check_shape, checked, checked_mask, power_and_pull
+from vlmadapt.ops.p_laplacian.checks import check_options, power_and_pull
 from vlmadapt.ops.p_laplacian.reference import (
+    Degree,
     PLaplacianOutput,
     Residual,
     SelfLoops,
-    attention_probabilities,
+    divided_by_degree,
     p_laplacian_reference,
 )
 from vlmadapt.ops.switch import reference_in_use
@@ -41,6 +45,7 @@ def p_laplacian(
     *,
     residual: Residual = "query",
     self_loops: SelfLoops = "drop",
+    degree: Degree = "none",
     homogeneous: bool = False,
     eps: float = 1e-8,
 ) -> Tensor:
@@ -57,6 +62,10 @@ def p_laplacian(
             ``"drop"``: they have no edge unless p is 2 (arXiv 2111.07337); with ``homogeneous`` the pair of a node
             with itself has none at any p. ``"keep"``: the released arithmetic, ``eps`` added to every coordinate
             of ``sqrt(A) (x_query - x_value)``; such edges then dominate.
+        degree: ``"none"``, or ``"paper"``: ``x_value[j] / sqrt(c[j])`` in place of ``x_value[j]`` with the column sums
+            ``c[j] = sum_i A[i, j]``, which is equations 9 to 15 of arXiv 2312.10613 where rows of ``attention`` sum to
+            one. Values then grow as ``sqrt(Lk / Lq)``. A key with ``c[j]`` below 1e-24 (1e-200 in float64), a masked
+            one for example, has the value 0. Computed in float32 (float64 for float64).
         homogeneous: queries and keys are the same nodes (self-attention), the queries being the last ``Lq`` of the
             ``Lk`` (all of them, or the new ones when decoding): query i is key ``i + Lk - Lq``.
         eps: of ``self_loops="keep"``, > 0.
@@ -75,7 +84,7 @@ def p_laplacian(
     attention, x_query, x_value = checked(tensors)
     check_shape("x_query", x_query, [*attention.shape[:3], x_query.shape[-1]])
     check_shape("x_value", x_value, [*attention.shape[:2], attention.shape[3], x_query.shape[-1]])
-    check_options(residual, self_loops, homogeneous, eps, attention.shape[2], attention.shape[3])
+    check_options(residual, self_loops, degree, homogeneous, eps, attention.shape[2], attention.shape[3])
     power, pull = power_and_pull(p, mu, attention)
     if reference_in_use():
         with torch.autocast(attention.device.type, enabled=False):
@@ -87,9 +96,14 @@ def p_laplacian(
                 mu,
                 residual=residual,
                 self_loops=self_loops,
+                degree=degree,
                 homogeneous=homogeneous,
                 eps=eps,
             ).to(attention.dtype)
+    dtype, wide = attention.dtype, power.dtype
+    if degree == "paper":
+        attention, x_query, x_value = attention.to(wide), x_query.to(wide), x_value.to(wide)
+        x_value = divided_by_degree(x_value, attention.sum(-2))
     out, _row_sum = torch.ops.vlmadapt.p_laplacian(
         attention.contiguous(),
         x_query.contiguous(),
@@ -101,7 +115,7 @@ def p_laplacian(
         homogeneous and self_loops == "drop",
         eps,
     )
-    return out.to(attention.dtype)
+    return out.to(dtype)
 
 
 def p_laplacian_attention(
@@ -119,6 +133,7 @@ def p_laplacian_attention(
     scale: float | None = None,
     residual: Residual = "query",
     self_loops: SelfLoops = "drop",
+    degree: Degree = "none",
     homogeneous: bool = False,
     eps: float = 1e-8,
     return_lse: bool = False,
@@ -128,8 +143,10 @@ def p_laplacian_attention(
     Args:
         query: ``[B, H, Lq, e]`` float32, float64, bfloat16 or float16.
         key: ``[B, H, Lk, e]``, same dtype and device as all that follow.
-        x_query, x_value, p, mu, residual, self_loops, homogeneous, eps: as in :func:`p_laplacian`.
+        x_query, x_value, p, mu, residual, self_loops, degree, homogeneous, eps: as in :func:`p_laplacian`.
             ``self_loops="keep"`` is for comparison with the released code: it stores the probabilities.
+            ``degree="paper"`` takes :func:`attention_column_sums` first. With ``is_causal`` a key's column sum depends
+            on later queries, so that decoding step by step gives other results than the whole.
         value: ``[B, H, Lk, ev]``: also return the ordinary attention context from the same pass.
         mask: broadcastable to ``[B, H, Lq, Lk]``; bool (True: attend) or float, added to the products. No gradient.
         is_causal: query i attends to keys up to ``i + Lk - Lq``: the last query sees every key. For ``Lq = Lk`` this
@@ -160,17 +177,9 @@ def p_laplacian_attention(
     if rest:
         value = rest[0]
         check_shape("value", value, [batch, heads, keys, value.shape[-1]])
-    check_options(residual, self_loops, homogeneous, eps, queries, keys)
-    wide = accumulation_dtype(query.dtype)
-    if mask is not None:
-        check_device("mask", mask, "query", query)
-        mask = checked_mask(mask, wide, (batch, heads, queries, keys))
-    if key_lengths is not None:
-        check_device("key_lengths", key_lengths, "query", query)
-        if key_lengths.shape != (batch,) or not is_integer(key_lengths):
-            raise InputError(
-                f"key_lengths is {shape_of(key_lengths)} but must be integers [{batch}]: one for each sample."
-            )
+    check_options(residual, self_loops, degree, homogeneous, eps, queries, keys)
+    mask, key_lengths = checked_mask(mask, key_lengths, query, keys)
+    dtype, wide = query.dtype, accumulation_dtype(query.dtype)
     if self_loops == "keep" or reference_in_use():
         with torch.autocast(query.device.type, enabled=False):
             probabilities, lse = attention_probabilities(
@@ -178,9 +187,17 @@ def p_laplacian_attention(
             )
             nodes = (x_query.to(wide), x_value.to(wide))
             options: dict[str, Any] = {"residual": residual, "homogeneous": homogeneous, "eps": eps}
-            out = p_laplacian(probabilities, *nodes, p, mu, self_loops=self_loops, **options)
+            out = p_laplacian(probabilities, *nodes, p, mu, self_loops=self_loops, degree=degree, **options)
             context = None if value is None else probabilities @ value.to(wide)
     else:
+        if degree == "paper":
+            # First, so that the gradients of both uses are added before they are rounded.
+            query, key, x_query, x_value = (x.to(wide) for x in (query, key, x_query, x_value))
+            value = None if value is None else value.to(wide)
+            sums = attention_column_sums(
+                query, key, mask=mask, is_causal=is_causal, key_lengths=key_lengths, scale=scale
+            )
+            x_value = divided_by_degree(x_value, sums)
         p, pull = power_and_pull(p, mu, query)
         out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
             query.contiguous(),
@@ -191,14 +208,14 @@ def p_laplacian_attention(
             p,
             pull,
             mask,
-            None if key_lengths is None else key_lengths.to(torch.int64).contiguous(),
-            max(width, 1) ** -0.5 if scale is None else float(scale),
+            key_lengths,
+            scale_of(scale, width),
             is_causal,
             residual == "query",
             homogeneous,
         )
     return PLaplacianOutput(
-        out.to(query.dtype),
-        None if value is None or context is None else context.to(query.dtype),
+        out.to(dtype),
+        None if value is None or context is None else context.to(dtype),
         lse if return_lse else None,
     )

@@ -11,8 +11,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vlmadapt.ops.attention import attention_probabilities
+
 Residual = Literal["query", "none"]
 SelfLoops = Literal["drop", "keep"]
+Degree = Literal["none", "paper"]
 
 
 class PLaplacianOutput(NamedTuple):
@@ -28,6 +31,18 @@ def coincidence(dtype: torch.dtype) -> float:
     return 1e-290 if dtype == torch.float64 else 1e-30
 
 
+def unseen(dtype: torch.dtype) -> float:
+    """Keys whose column sum is below this count as seen by nobody; powers of the root's inverse stay within range."""
+    return 1e-200 if dtype == torch.float64 else 1e-24
+
+
+def divided_by_degree(x_value: Tensor, column_sums: Tensor) -> Tensor:
+    """``x_value[j] / sqrt(c[j])`` [B, H, Lk, d] for column sums ``c`` [B, H, Lk]; 0 for a key that nobody sees."""
+    empty = column_sums < unseen(column_sums.dtype)
+    factor = torch.where(empty, 0, torch.where(empty, 1, column_sums).rsqrt())
+    return x_value * factor.unsqueeze(-1)
+
+
 def p_laplacian_reference(
     attention: Tensor,
     x_query: Tensor,
@@ -37,11 +52,14 @@ def p_laplacian_reference(
     *,
     residual: Residual = "query",
     self_loops: SelfLoops = "drop",
+    degree: Degree = "none",
     homogeneous: bool = False,
     eps: float = 1e-8,
 ) -> Tensor:
     """``out`` [B, H, Lq, d], as :func:`vlmadapt.ops.p_laplacian` gives it."""
     p, mu = _of_heads(p, attention), _of_heads(mu, attention)
+    if degree == "paper":
+        x_value = divided_by_degree(x_value, attention.sum(-2))
     difference = x_query.unsqueeze(-2) - x_value.unsqueeze(-3)
     present = attention != 0
     if homogeneous and self_loops == "drop":
@@ -79,6 +97,7 @@ def p_laplacian_attention_reference(
     scale: float | None = None,
     residual: Residual = "query",
     self_loops: SelfLoops = "drop",
+    degree: Degree = "none",
     homogeneous: bool = False,
     eps: float = 1e-8,
     return_lse: bool = False,
@@ -86,42 +105,18 @@ def p_laplacian_attention_reference(
     """The result of :func:`vlmadapt.ops.p_laplacian_attention`, through the stored attention probabilities."""
     attention, lse = attention_probabilities(query, key, mask, is_causal, key_lengths, scale)
     out = p_laplacian_reference(
-        attention, x_query, x_value, p, mu, residual=residual, self_loops=self_loops, homogeneous=homogeneous, eps=eps
+        attention,
+        x_query,
+        x_value,
+        p,
+        mu,
+        residual=residual,
+        self_loops=self_loops,
+        degree=degree,
+        homogeneous=homogeneous,
+        eps=eps,
     )
     return PLaplacianOutput(out, None if value is None else attention @ value, lse if return_lse else None)
-
-
-def attention_probabilities(
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    key_lengths: Tensor | None,
-    scale: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Softmax of the scaled and masked products ``[B, H, Lq, Lk]``, and its log-sum-exp ``[B, H, Lq]``.
-
-    query, key, mask, is_causal, key_lengths, scale: as in :func:`vlmadapt.ops.p_laplacian_attention`, unchecked. A
-    fully masked row is zero and its log-sum-exp minus infinity, both without gradient.
-    """
-    scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
-    scores = query @ key.transpose(-1, -2) * scale
-    queries, keys = scores.shape[-2:]
-    attended = torch.ones_like(scores, dtype=torch.bool)
-    if mask is not None and mask.dtype != torch.bool:
-        scores = scores + mask
-        attended = attended & (mask != -torch.inf)
-    elif mask is not None:
-        attended = attended & mask
-    if is_causal:
-        attended = attended & attended.new_ones(queries, keys).tril(keys - queries)
-    if key_lengths is not None:
-        attended = attended & (torch.arange(keys, device=key.device) < key_lengths.reshape(-1, 1, 1, 1))
-    full = attended.any(-1, keepdim=True)
-    scores = torch.where(full, scores.masked_fill(~attended, -torch.inf), 0)
-    attention = torch.where(attended & full, scores.softmax(-1), 0)
-    lse = scores.logsumexp(-1) if keys else scores.sum(-1)
-    return attention, torch.where(full.squeeze(-1), lse, -torch.inf)
 
 
 def _of_heads(value: Tensor | float, like: Tensor) -> Tensor:
