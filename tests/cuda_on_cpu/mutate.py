@@ -32,7 +32,13 @@ import numpy as np
 
 from vlmadapt.files import write_json
 
-from . import test_cache_retrieval, test_cache_retrieval_dense, test_hetero_aggregate, test_p_laplacian
+from . import (
+    test_attention_column_sums,
+    test_cache_retrieval,
+    test_cache_retrieval_dense,
+    test_hetero_aggregate,
+    test_p_laplacian,
+)
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, Problem
 from .harness.numbers import DTYPE_CODE
@@ -43,6 +49,7 @@ SUITES = {
     "cache_retrieval_dense": [test_cache_retrieval_dense.FORWARD, test_cache_retrieval_dense.BACKWARD],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
     "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
+    "attention_column_sums": [test_attention_column_sums.FORWARD, test_attention_column_sums.BACKWARD],
 }
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
 

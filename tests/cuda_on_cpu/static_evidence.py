@@ -23,10 +23,11 @@ from .harness.case import worker
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian")
+OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
-    "row_sum_kernel": 128, "describe_kernel": 16,
+    "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
+    "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
 
 # Dense peaks from the data sheets of the SXM parts: TFLOP/s by the way products are done, and TB/s of memory.
@@ -128,6 +129,12 @@ def dynamic_shared(name: str) -> int:
         target = Target(HERE / "drivers" / "cache_retrieval_dense.cu")
         sizes = worker(target).call("dense_shared_bytes_of", [], {"out": np.zeros(5, np.int64)}, Schedule())
         return int(sizes["out"][index])
+    if name.startswith(("lse_kernel", "sums_kernel", "mean_kernel", "gradient_kernel")):
+        target = Target(HERE / "drivers" / "attention_column_sums.cu")
+        sizes = worker(target).call(
+            "attention_column_sums_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule()
+        )
+        return int(sizes["out"][int("<double" in name), int(name.startswith("gradient"))])
     if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
     if index is None:  # p_laplacian's: by the accumulation type

@@ -23,7 +23,7 @@ def test_a_grid_beyond_32_bits_is_refused() -> None:
         worker(target).call("p_laplacian_forward", sizes, {str(i): None for i in range(14)}, Schedule())
 
 
-@pytest.mark.parametrize("operator", ["cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian"])
+@pytest.mark.parametrize("operator", sorted({path.parent.name for path in CSRC.glob("*/cuda.cu")}))
 def test_every_launcher_counts_its_blocks_with_grid_of(operator: str) -> None:
     source = (CSRC / operator / "cuda.cu").read_text(encoding="utf-8")
     assert "grid_of(" in source and "static_cast<unsigned>" not in source

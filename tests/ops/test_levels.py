@@ -27,6 +27,7 @@ CHOSEN = [
     f"tests/ops/test_hetero_aggregate.py::{ACCURACY}[(40, [30, 30], [400, 500], 130)-torch.float32]",
     f"tests/ops/test_p_laplacian.py::{ACCURACY}[1.25-torch.float32]",
     f"tests/ops/test_p_laplacian_probabilities.py::{ACCURACY}[1.5-torch.float32]",
+    f"tests/ops/test_p_laplacian_degree.py::{ACCURACY}[scores-1.25-torch.float32]",
     f"tests/ops/test_signed_cosine.py::{ACCURACY}[torch.float32]",
     "tests/ops/test_battery.py::test_results_are_the_same_at_every_thread_count[p_laplacian_attention]",
 ]

@@ -1,4 +1,5 @@
-"""What the operators on attention share: checks of queries, keys and masks, and the probabilities in plain PyTorch."""
+"""What the operators on attention share: checks of queries, keys and masks, and the probabilities in plain PyTorch
+(softmax attention, arXiv 1706.03762)."""
 
 from __future__ import annotations
 
