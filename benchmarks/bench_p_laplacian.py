@@ -8,19 +8,15 @@ through products), ``torch.compile`` of it. From scores: softmax and the eager f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import timing
-from vlmadapt.ops import p_laplacian, p_laplacian_attention
+from benchmarks.rivals.p_laplacian import FUNCTIONS, Case, eager, function_of, released, step_of
 
-HEADS, WIDTH, FEATURES = 12, 64, 8
-P, MU, EPS = 1.5, 0.1, 1e-8
 SHAPES = {
     "B8_n40": (8, 40, 40),
     "B2_40x197": (2, 40, 197),
@@ -32,105 +28,8 @@ KEYS = (40, 197, 577, 1024, 2048, 4096)
 MOST_RELEASED = 577  # keys; beyond, its differences [B, H, n, n, d] would not fit
 
 
-class Case:
-    """One shape's tensors and every rival as a function of them."""
-
-    def __init__(self, batch: int, queries: int, keys: int) -> None:
-        source = torch.Generator(device=timing.device()).manual_seed(0)
-
-        def draw(rows: int, columns: int) -> Tensor:
-            return torch.randn(batch, HEADS, rows, columns, generator=source)
-
-        self.query, self.key, self.value = draw(queries, WIDTH), draw(keys, WIDTH), draw(keys, WIDTH)
-        self.x_query, self.x_value = draw(queries, FEATURES), draw(keys, FEATURES)
-        self.attention = (self.query @ self.key.mT * WIDTH**-0.5).softmax(-1)
-        self.grad, self.grad_context = draw(queries, FEATURES), draw(queries, WIDTH)
-
-    def probabilities(self) -> list[Tensor]:
-        return [self.attention, self.x_query, self.x_value]
-
-    def scores(self) -> list[Tensor]:
-        return [self.query, self.key, self.x_query, self.x_value, self.value]
-
-
-def ours(attention: Tensor, x_query: Tensor, x_value: Tensor) -> Tensor:
-    return p_laplacian(attention, x_query, x_value, P, MU)
-
-
-def eager(attention: Tensor, x_query: Tensor, x_value: Tensor) -> Tensor:
-    squares = x_query.square().sum(-1, keepdim=True) + x_value.square().sum(-1).unsqueeze(-2)
-    squared = (squares - 2 * (x_query @ x_value.mT)).clamp(min=1e-12)
-    weights = attention * (attention * squared).pow((P - 2) / 2)
-    pull = 2 * MU / P
-    return (weights @ x_value + pull * x_query) / (weights.sum(-1, keepdim=True) + pull)
-
-
-def released(attention: Tensor, x_query: Tensor, x_value: Tensor) -> Tensor:
-    """Over all n = Lq + Lk nodes, of which only the rows of the queries are used."""
-    queries, keys = attention.shape[-2:]
-    nodes = torch.cat([x_query, x_value], -2)
-    zeros = attention.new_zeros
-    above = torch.cat([zeros(*attention.shape[:2], queries, queries), attention], -1)
-    below = torch.cat([attention.mT, zeros(*attention.shape[:2], keys, keys)], -1)
-    adjacency = torch.cat([above, below], -2)
-    gradient = adjacency.sqrt().unsqueeze(-1) * (nodes.unsqueeze(-2) - nodes.unsqueeze(-3)) + EPS
-    weights = adjacency * gradient.norm(dim=-1).pow(P - 2)
-    pull = 2 * MU / P
-    out = (weights @ nodes + pull * nodes) / (weights.sum(-1, keepdim=True) + pull)
-    return out[:, :, :queries]
-
-
-def scores_ours(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> Tensor:
-    return p_laplacian_attention(query, key, x_query, x_value, P, MU).out
-
-
-def scores_ours_context(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> list[Tensor]:
-    out, context, _lse = p_laplacian_attention(query, key, x_query, x_value, P, MU, value=value)
-    assert context is not None
-    return [out, context]
-
-
-def scores_eager(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> Tensor:
-    return eager((query @ key.mT * WIDTH**-0.5).softmax(-1), x_query, x_value)
-
-
-def attention_alone(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> Tensor:
-    return scaled_dot_product_attention(query, key, value)
-
-
-FUNCTIONS: dict[str, dict[str, Callable[..., Tensor | list[Tensor]]]] = {
-    "probabilities": {"ours": ours, "released": released, "eager": eager, "compiled": eager},
-    "scores": {
-        "ours": scores_ours,
-        "ours_with_context": scores_ours_context,
-        "eager": scores_eager,
-        "compiled": scores_eager,
-        "sdpa": attention_alone,
-    },
-}
 RIVALS = [(entry, rival) for entry, functions in FUNCTIONS.items() for rival in functions]
 OPERATIONS = {"probabilities": "p_laplacian", "scores": "p_laplacian_attention"}
-
-
-def function_of(entry: str, rival: str) -> Callable[..., Tensor | list[Tensor]]:
-    function = FUNCTIONS[entry][rival]
-    return torch.compile(function, dynamic=False) if rival == "compiled" else function
-
-
-def step_of(case: Case, entry: str, rival: str, backward: bool) -> Callable[[], object]:
-    """One call; with ``backward`` the gradients of every floating input too."""
-    function, inputs = function_of(entry, rival), getattr(case, entry)()
-    if not backward:
-        return lambda: function(*inputs)
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
-
-    def step() -> None:
-        results = function(*inputs)
-        results = results if isinstance(results, list) else [results]
-        grads = [case.grad if x.shape == case.grad.shape else case.grad_context for x in results]
-        torch.autograd.grad(results, inputs, grads, allow_unused=True)
-
-    return step
 
 
 def kind(backward: bool) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from importlib import metadata
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.rivals import MissingRival
 from vlmadapt.ops import build_info
 from vlmadapt.provenance.versions import versions
 
@@ -17,6 +19,15 @@ RIVAL_PACKAGES = ("faiss-cpu", "faiss-gpu", "pykeops", "torch-geometric")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--threads", type=int, default=0, help="threads of torch and of the rivals; all by default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    """A rival whose package is missing is left out of the race."""
+    try:
+        return (yield)
+    except MissingRival as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,125 @@
+"""What the kernels were expected to take on an H200, by arithmetic, before any had run.
+
+From instruction counts of the machine code and these rates: 132 multiprocessors at 1.83 GHz, 5.5 TB/s out of the L2
+cache, 4.3 TB/s of memory, mma.sync at 62 % of wgmma. A band that a measurement leaves is refuted: then what binds is
+something else. ``python -m benchmarks.borrowed.predictions`` prints the table of docs/cuda.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``key`` are fields of a row; the value that ``field`` holds there is expected between ``low`` and ``high``."""
+
+    about: str
+    kind: str
+    key: dict[str, str]
+    field: str
+    low: float
+    high: float
+    unit: str
+    binds: str = ""  # what is expected to bind
+    roof: str = ""  # what no implementation can beat
+
+    def band(self) -> str:
+        return f"{self.low:g} to {self.high:g} {self.unit}"
+
+    def found(self, rows: list[Row]) -> float | None:
+        """The newest measurement, refused ones left out."""
+        fitting = [
+            row
+            for row in rows
+            if row["kind"] == self.kind
+            and not row.get("refused")
+            and all(str(row.get(name)) == value for name, value in self.key.items())
+        ]
+        return float(fitting[-1][self.field]) if fitting else None
+
+    def verdict(self, value: float | None) -> str:
+        if value is None:
+            return "not measured"
+        return "as predicted" if self.low <= value <= self.high else "**refuted**"
+
+
+def ceiling(name: str, about: str, low: float, high: float, unit: str) -> Prediction:
+    return Prediction(about, "ceiling", {"name": name}, "value", low, high, unit)
+
+
+def note(name: str, low: float, high: float, unit: str, binds: str = "") -> Prediction:
+    return Prediction(name, "note", {"name": name}, "value", low, high, unit, binds)
+
+
+def time(
+    group: str, shape: str, dtype: str, low: float, high: float, binds: str, roof: str = "", rival: str = "ours"
+) -> Prediction:
+    key = {"group": group, "shape": shape, "dtype": dtype, "rival": rival, "l2": "cold"}
+    about = f"{group} {shape} {dtype}" + ("" if rival == "ours" else f", {rival}")
+    return Prediction(about, "time", key, "ms", low, high, "ms", binds, roof)
+
+
+LARGE, FEW = "1000x16000x512", "64x16000x1024"
+IMAGES = "32x12x577x577, d=8"
+L2, FMA, SHARED, IDLE = "L2 bytes of 64 x 64 tiles", "multiply-adds", "shared loads", "half of the multiprocessors idle"
+
+PREDICTIONS = (
+    ceiling("copy", "copy, bytes read and written", 4.2, 4.4, "TB/s"),
+    ceiling("bf16", "product 8192^3, bf16", 770, 800, "TFLOP/s"),
+    ceiling("tf32", "product 8192^3, tf32", 350, 430, "TFLOP/s"),
+    ceiling("fp32", "product 8192^3, fp32", 48, 55, "TFLOP/s"),
+    ceiling("l2", "16 MB read from the L2 cache", 5.5, 7, "TB/s"),
+    note("gather of 2 KB rows from 40 MB", 4, 5.5, "TB/s"),
+    note("gather of 2 KB rows from 2 GB", 3.3, 3.7, "TB/s"),
+    note("cache_retrieval 256x1600x512, host", 45, 80, "us", "five launches from Python"),
+    time("cache forward", LARGE, "bf16", 0.1, 0.14, L2, "0.017 ms"),
+    time("cache forward", LARGE, "bf16", 0.04, 0.055, "", rival="compiled"),
+    time("cache forward", LARGE, "bf16", 0.024, 0.03, "", rival="product alone"),
+    time("cache forward", LARGE, "bf16", 0.045, 0.06, "launches", rival="chunks of 4000 keys, compiled sums"),
+    time("cache forward", LARGE, "tf32", 0.2, 0.26, L2, "0.033 ms"),
+    time("cache forward", LARGE, "tf32", 0.075, 0.095, "", rival="compiled"),
+    time("cache forward", LARGE, "fp32", 0.42, 0.53, FMA + ", and a third block on 8 multiprocessors", "0.26 ms"),
+    time("cache forward", LARGE, "fp32", 0.36, 0.39, "", rival="compiled"),
+    time("cache forward", "4096x64000x768", "bf16", 2.3, 3, L2, "0.41 ms"),
+    time("cache forward", "4096x64000x768", "fp32", 9.5, 11, FMA, "6.5 ms"),
+    time("cache forward", FEW, "bf16", 0.045, 0.055, IDLE, "0.008 ms"),
+    time("cache forward", FEW, "fp32", 0.09, 0.1, IDLE, "0.034 ms"),
+    time("cache forward", "1x16000x512", "bf16", 0.022, 0.03, IDLE, "0.004 ms"),
+    time("cache forward", "1x16000x512", "fp32", 0.045, 0.055, IDLE + ", 63 empty rows", "0.008 ms"),
+    time("cache forward", "256x1600x512", "fp32", 0.009, 0.015, "launches", "0.007 ms"),
+    time("cache forward and backward", LARGE, "bf16", 0.75, 0.94, "gradients read and written in the L2 cache"),
+    time("cache forward and backward", LARGE, "fp32", 2.2, 2.55, FMA),
+    time("cache grid", "1000x16000, 20 betas, 10 alphas", "fp32", 1.5, 2, "scores read for every cell"),
+    time("cache grid", "1000x16000, 200 betas, 20 alphas", "fp32", 13, 20, "scores read for every cell", "1.5 ms"),
+    time("hetero forward", "C=100", "fp32", 0.12, 0.18, "latency: an edge in flight a warp", "0.014 ms"),
+    time("hetero forward", "C=1000", "fp32", 0.145, 0.22, "L2 bytes", "0.14 ms"),
+    time("hetero forward", "C=1000", "bf16", 0.155, 0.17, "latency: half the bytes, as many steps", "0.07 ms"),
+    time("hetero forward", "C=21000", "fp32", 3.5, 4.5, "L2 and memory", "3 ms"),
+    time("hetero forward", "C=1000", "tf32", 0.015, 0.025, "", rival="dense"),
+    time("hetero forward", "C=1000", "fp32", 0.2, 0.3, "", rival="torch.sparse"),
+    time("p_laplacian forward", IMAGES, "fp32", 1.8, 2.3, "instruction slots, 4 times the columns", "0.14 ms"),
+    time("p_laplacian forward", IMAGES, "fp32", 0.65, 0.9, "", rival="compiled"),
+    time("p_laplacian forward", "32x12x577x577, d=64", "fp32", 3.3, 3.8, SHARED, "0.1 ms"),
+    time("p_laplacian_attention forward", IMAGES, "fp32", 2.6, 3.4, SHARED, "0.3 ms"),
+    time("p_laplacian_attention forward", IMAGES, "fp32", 3.6, 4.6, SHARED, "0.3 ms", rival="ours_with_context"),
+    time("p_laplacian_attention forward", IMAGES, "bf16", 3.6, 4.6, SHARED, "0.3 ms", rival="ours_with_context"),
+    time("p_laplacian_attention forward", IMAGES, "bf16", 0.08, 0.12, "", rival="sdpa"),
+    time("p_laplacian_attention forward", IMAGES, "fp32", 1.2, 1.6, "", rival="compiled"),
+    time("p_laplacian forward", "2x12x40x577, d=8", "fp32", 0.08, 0.11, "48 blocks, keys not split", "0.002 ms"),
+    time("p_laplacian_attention forward", "2x12x40x577, d=8", "fp32", 0.15, 0.19, "48 blocks, keys not split"),
+    time("p_laplacian_attention forward and backward", IMAGES, "fp32", 15, 19, SHARED, "1.3 ms"),
+)
+
+
+def table() -> list[str]:
+    """Markdown: every prediction with what is expected to bind."""
+    lines = ["| what | predicted | what binds | roof |", "|---|---|---|---|"]
+    return [*lines, *(f"| {p.about} | {p.band()} | {p.binds} | {p.roof} |" for p in PREDICTIONS)]
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
