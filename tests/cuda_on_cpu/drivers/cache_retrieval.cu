@@ -1,18 +1,13 @@
-// The launchers of cache_retrieval for Python. Workspaces are allocated here, poisoned and of the exact size.
-#include <cstdlib>
+// The launchers of cache_retrieval for Python. Workspaces are poisoned and of the exact size.
 #include <cstring>
 
 #include "cache_retrieval/cuda.cu"
+#include "drivers/scratch.h"
 
 namespace {
 using namespace vlmadapt;
 using namespace vlmadapt::cache_retrieval;
 
-struct Workspace {
-  void* bytes;
-  explicit Workspace(int64_t size) : bytes(malloc(size > 0 ? size : 1)) { memset(bytes, 0xff, size > 0 ? size : 1); }
-  ~Workspace() { free(bytes); }
-};
 const int64_t* integers(void* p) { return static_cast<const int64_t*>(p); }
 }  // namespace
 
@@ -37,7 +32,7 @@ int cache_forward(const int64_t* n, void* const* p) {
   f.mask_own_scores = n[8] != 0;
   f.scores = p[12];
   f.disagreement = p[13];
-  Workspace workspace(forward_workspace(f));
+  const Scratch workspace(forward_workspace(f));
   return forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 
@@ -61,7 +56,7 @@ int cache_backward(const int64_t* n, void* const* p) {
   b.grad_scale = p[11];
   b.grad_center = p[12];
   b.grad_weight = p[13];
-  Workspace workspace(backward_workspace(b));
+  const Scratch workspace(backward_workspace(b));
   return backward_cuda(b, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 

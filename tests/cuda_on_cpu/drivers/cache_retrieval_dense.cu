@@ -1,18 +1,13 @@
 // The launchers of cache retrieval with values for Python. Workspaces are poisoned and of the exact size.
-#include <cstdlib>
 #include <cstring>
 
 #include "cache_retrieval_dense/cuda.cu"
+#include "drivers/scratch.h"
 
 namespace {
 using namespace vlmadapt;
 using namespace vlmadapt::cache_retrieval;
 
-struct Workspace {
-  void* bytes;
-  explicit Workspace(int64_t size) : bytes(malloc(size > 0 ? size : 1)) { memset(bytes, 0xff, size > 0 ? size : 1); }
-  ~Workspace() { free(bytes); }
-};
 const int64_t* integers(void* p) { return static_cast<const int64_t*>(p); }
 }  // namespace
 
@@ -30,7 +25,7 @@ int dense_forward(const int64_t* n, void* const* p) {
   f.values = p[4];
   f.own_key = integers(p[5]);
   f.scores = p[6];
-  Workspace workspace(dense_forward_workspace(f));
+  const Scratch workspace(dense_forward_workspace(f));
   return dense_forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 
@@ -55,7 +50,7 @@ int dense_backward(const int64_t* n, void* const* p) {
   b.grad_scale = p[10];
   b.grad_center = p[11];
   b.grad_weight = p[12];
-  Workspace workspace(dense_backward_workspace(b));
+  const Scratch workspace(dense_backward_workspace(b));
   return dense_backward_cuda(b, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 

@@ -1,7 +1,7 @@
-// The launcher of hetero_aggregate for Python. The workspace is allocated here, poisoned and of the exact size.
+// The launcher of hetero_aggregate for Python. The workspace is poisoned and of the exact size.
 #include <cstdlib>
-#include <cstring>
 
+#include "drivers/scratch.h"
 #include "hetero_aggregate/cuda.cu"
 
 namespace {
@@ -48,11 +48,8 @@ extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
   job.stacked = n[6] != 0;
   job.out = p[0];
   job.own = p[1];
-  const int64_t bytes = aggregate_workspace(job);
-  void* workspace = malloc(bytes > 0 ? bytes : 1);
-  memset(workspace, 0xff, bytes > 0 ? bytes : 1);
-  const cudaError_t error = aggregate_cuda(job, workspace, nullptr);
-  free(workspace);
+  const Scratch workspace(aggregate_workspace(job));
+  const cudaError_t error = aggregate_cuda(job, workspace.bytes, nullptr);
   free(relations);
   free(matrices);
   return error;

@@ -1,9 +1,10 @@
-// The launchers of p_laplacian for Python. Workspaces are allocated here, poisoned and of the exact size.
+// The launchers of p_laplacian for Python. Workspaces are poisoned and of the exact size.
 #include <sys/mman.h>
 
 #include <cstdlib>
 #include <cstring>
 
+#include "drivers/scratch.h"
 #include "p_laplacian/cuda.cu"
 
 namespace {
@@ -52,21 +53,35 @@ class FarMask {
   FarMask(Problem& p, int64_t far) {
     if (far == 0) return;
     bytes_ = static_cast<size_t>(far * p.batch * p.num_queries);
-    memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory_ == MAP_FAILED) abort();
+    allocate();
     for (int64_t row = 0; row < p.batch * p.num_queries; ++row)
-      memcpy(static_cast<char*>(memory_) + row * far, static_cast<const char*>(p.mask) + row * p.num_keys, p.num_keys);
+      copy(static_cast<char*>(memory_) + row * far, static_cast<const char*>(p.mask) + row * p.num_keys, p.num_keys);
     p.mask = memory_;
     p.mask_strides[0] = far * p.num_queries;
     p.mask_strides[2] = far;
   }
   FarMask(const FarMask&) = delete;
   FarMask& operator=(const FarMask&) = delete;
+#ifdef GPU_ROUTE
+  ~FarMask() { cudaFree(memory_); }
+
+ private:
+  void allocate() {
+    if (cudaMalloc(&memory_, bytes_)) abort();
+  }
+  static void copy(void* to, const void* from, int64_t bytes) { cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice); }
+#else
   ~FarMask() {
     if (bytes_ > 0) munmap(memory_, bytes_);
   }
 
  private:
+  void allocate() {
+    memory_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory_ == MAP_FAILED) abort();
+  }
+  static void copy(void* to, const void* from, int64_t bytes) { memcpy(to, from, bytes); }
+#endif
   void* memory_ = nullptr;
   size_t bytes_ = 0;
 };
@@ -110,12 +125,8 @@ int p_laplacian_backward(const int64_t* n, void* const* p) {
   b.grad_x_value = p[22];
   b.grad_p = p[23];
   b.grad_pull = p[24];
-  const int64_t bytes = backward_workspace(b);
-  void* workspace = malloc(bytes > 0 ? bytes : 1);
-  memset(workspace, 0xff, bytes > 0 ? bytes : 1);
-  const int error = backward_cuda(b, workspace, nullptr);
-  free(workspace);
-  return error;
+  const Scratch workspace(backward_workspace(b));
+  return backward_cuda(b, workspace.bytes, nullptr);
 }
 
 // pointers: out [2, 2]: dynamic shared bytes of the forward and backward kernels in float and in double

@@ -60,6 +60,12 @@ class Kernel:
     problem: Callable[[Mapping[str, Any], str, np.random.Generator], Problem]
     slow_shapes: Sequence[int] = ()  # indices left out of the ASan, race and PTX runs: too large for them
 
+    def run(self, shape_index: int, dtype: str, worker: Worker, schedule: Schedule) -> None:
+        """One problem, the same whoever runs it; raises KernelFault or AssertionError."""
+        rng = np.random.default_rng([shape_index, len(dtype)])
+        problem = self.problem(self.shapes[shape_index], dtype, rng)
+        problem.check(worker.call(self.function, problem.sizes, problem.buffers, schedule))
+
     def where(self) -> str:
         path, _, function = self.source.partition(":")
         lines = (REPOSITORY / path).read_text().splitlines()
@@ -110,11 +116,7 @@ class Case:
             pytest.fail(f"{self.kernel.where()} [{self.label()}]\n{e}", pytrace=False)
 
     def run(self) -> None:
-        shape = self.kernel.shapes[self.shape_index]
-        rng = np.random.default_rng([self.shape_index, len(self.dtype)])
-        problem = self.kernel.problem(shape, self.dtype, rng)
-        out = worker(self.target).call(self.kernel.function, problem.sizes, problem.buffers, self.schedule)
-        problem.check(out)
+        self.kernel.run(self.shape_index, self.dtype, worker(self.target), self.schedule)
 
 
 def compare(name: str, got: np.ndarray, expected: np.ndarray, rtol: float, atol: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -43,8 +44,9 @@ def state_and_seconds(pid: int) -> tuple[str, float]:
 class Worker:
     """`seconds` of processor time a call: one that waits for a busy machine, or is paused, is not one that hangs."""
 
-    def __init__(self, library: Path, asan: bool, seconds: float = 120) -> None:
-        self.library, self.asan, self.seconds = library, asan, seconds
+    def __init__(self, library: Path, asan: bool, seconds: float = 120, under: Sequence[str] = ()) -> None:
+        """``under``: a command that the worker is started by, such as a sanitizer's."""
+        self.library, self.asan, self.seconds, self.under = library, asan, seconds, under
         self.process: subprocess.Popen[bytes] | None = None
         self.end = 0.0  # processor time of the process at which the call under way has failed
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker
@@ -60,7 +62,7 @@ class Worker:
         self.errors.seek(0)
         self.errors.truncate()
         self.process = subprocess.Popen(
-            [sys.executable, "-S", str(WORKER), str(self.library)],
+            [*self.under, sys.executable, "-S", str(WORKER), str(self.library)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -73,6 +75,14 @@ class Worker:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def finish(self, seconds: float = 30) -> None:
+        """Lets the worker end by itself, so that what it runs under can say its last words."""
+        if self.process and self.process.stdin:
+            self.process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+        self.stop()
 
     def call(
         self, function: str, sizes: Sequence[int], buffers: Mapping[str, np.ndarray | None], schedule: Schedule
@@ -101,6 +111,8 @@ class Worker:
                     out[name] = np.frombuffer(self._read(a.nbytes), dtype=a.dtype).reshape(a.shape)
         except (EOFError, BrokenPipeError):
             raise KernelFault(self._last_words()) from None
+        if answer["lost"]:
+            self.stop()  # what a fault left of a GPU's context answers nothing any more
         if answer["code"] or answer["fault"]:
             raise KernelFault(answer["fault"] or f"the launcher returned error {answer['code']}")
         if answer["spilled"]:

@@ -3,7 +3,7 @@
 Started as ``python worker.py library.so``. A request on standard input is a line of JSON and the input bytes; the
 answer is a line of JSON and the bytes of every buffer. Buffers have guard bytes on both sides, all of them 0xff: a
 NaN in every floating type, so that a stray read shows and a stray write is found. Under ASan each buffer is exactly
-one allocation instead.
+one allocation instead. Of a library for a GPU (gpu/route.cu) the buffers, guards included, are on the device.
 """
 
 from __future__ import annotations
@@ -45,22 +45,98 @@ class Buffer:
         libc.free(self.base)
 
 
+class DeviceBuffer:
+    """The same on a device: guards, content and guards in one piece, copied in and out."""
+
+    def __init__(self, content: bytes, library: ctypes.CDLL) -> None:
+        self.size, self.library = len(content), library
+        self.bytes = b"\xff" * GUARD + content + b"\xff" * GUARD
+        self.base = library.route_allocate(len(self.bytes)) or 0
+        self.address = self.base + GUARD
+        library.route_write(self.base, self.bytes, len(self.bytes))
+
+    def fetch(self) -> None:
+        out = ctypes.create_string_buffer(len(self.bytes))
+        self.library.route_read(out, self.base, len(self.bytes))
+        self.bytes = out.raw
+
+    def content(self) -> bytes:
+        return self.bytes[GUARD : GUARD + self.size]
+
+    def guards_intact(self) -> bool:
+        return self.bytes[:GUARD] + self.bytes[GUARD + self.size :] == b"\xff" * (2 * GUARD)
+
+    def free(self) -> None:
+        self.library.route_free(self.base)
+
+
+class Emulation:
+    """A library whose memory is this process's."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library, self.exact = library, "libasan" in os.environ.get("LD_PRELOAD", "")
+        library.simt_fault.restype = ctypes.c_char_p
+        library.simt_configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
+
+    def buffer(self, content: bytes) -> Buffer:
+        return Buffer(content, self.exact)
+
+    def prepare(self, schedule: list[int]) -> None:
+        self.library.simt_configure(*schedule)
+
+    def fault(self, buffers: list[Buffer]) -> str:
+        return self.library.simt_fault().decode(errors="replace")
+
+
+class Device:
+    """A library of a device; of an emulated one (simt_configure is there) the schedule can be chosen too."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.emulation = Emulation(library) if hasattr(library, "simt_configure") else None
+        library.route_finish.restype = ctypes.c_char_p
+        library.route_allocate.restype = ctypes.c_void_p
+        library.route_allocate.argtypes = [ctypes.c_int64]
+        library.route_free.argtypes = [ctypes.c_void_p]
+        for copy in (library.route_write, library.route_read):
+            copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+
+    def buffer(self, content: bytes) -> DeviceBuffer:
+        return DeviceBuffer(content, self.library)
+
+    def prepare(self, schedule: list[int]) -> None:
+        if self.emulation:
+            self.emulation.prepare(schedule)
+        self.library.route_poison_shared()
+
+    def fault(self, buffers: list[DeviceBuffer]) -> str:
+        text = self.library.route_finish().decode(errors="replace")
+        if not text and self.emulation:
+            text = self.emulation.fault([])
+        if not text:
+            for buffer in buffers:
+                buffer.fetch()
+            text = self.library.route_finish().decode(errors="replace")
+        return text
+
+
 def serve(path: str) -> None:
-    exact = "libasan" in os.environ.get("LD_PRELOAD", "")
     library = ctypes.CDLL(path)
-    library.simt_fault.restype = ctypes.c_char_p
-    library.simt_configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
+    on_device = hasattr(library, "route_finish")
+    backend = Device(library) if on_device else Emulation(library)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while line := stdin.readline():
         request = json.loads(line)
-        buffers = [None if size is None else Buffer(stdin.read(size), exact) for size in request["buffers"]]
+        buffers = [None if size is None else backend.buffer(stdin.read(size)) for size in request["buffers"]]
         pointers = (ctypes.c_void_p * max(len(buffers), 1))(*[b.address if b else None for b in buffers])
         sizes = (ctypes.c_int64 * max(len(request["sizes"]), 1))(*request["sizes"])
-        library.simt_configure(*request["schedule"])
+        backend.prepare(request["schedule"])
         code = getattr(library, request["function"])(sizes, pointers)
+        fault = backend.fault([b for b in buffers if b])
         answer = {
             "code": code,
-            "fault": library.simt_fault().decode(errors="replace"),
+            "fault": fault,
+            "lost": on_device and bool(code or fault),
             "spilled": [i for i, b in enumerate(buffers) if b and not b.guards_intact()],
         }
         stdout.write(json.dumps(answer).encode() + b"\n")

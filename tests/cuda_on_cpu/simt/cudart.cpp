@@ -1,5 +1,6 @@
 // The few functions of the CUDA runtime that launchers call, for both routes. No device, no memory of its own.
 #include <cuda_runtime.h>
+#include <sys/mman.h>
 
 #include <cstring>
 #include <map>
@@ -10,6 +11,7 @@ namespace simt {
 namespace {
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, int> shared_limit;  // kernels that were allowed more dynamic shared memory
+std::map<void*, size_t> device_memory;    // its sizes
 constexpr size_t kDefaultShared = 48 * 1024, kLargestShared = 163 * 1024;  // sm_80: the smallest of the big ones
 }  // namespace
 
@@ -49,6 +51,32 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
   simt::shared_limit[kernel] = value;
   return cudaSuccess;
 }
+// What only the library of the route "gpu" calls, here as there. Memory is taken page by page, as it is written to.
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  bytes += bytes == 0;
+  *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (*memory == MAP_FAILED) return cudaErrorMemoryAllocation;
+  simt::device_memory[*memory] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* memory) {
+  if (memory) munmap(memory, simt::device_memory.at(memory));
+  simt::device_memory.erase(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset(void* p, int value, size_t bytes) {
+  memset(p, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
   memset(p, value, bytes);
   return cudaSuccess;

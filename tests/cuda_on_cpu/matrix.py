@@ -1,0 +1,18 @@
+"""Every kernel with its shapes, types, poison and float64 references, for whoever runs them: pytest, or a GPU."""
+
+from __future__ import annotations
+
+from . import test_cache_retrieval, test_cache_retrieval_dense, test_hetero_aggregate, test_p_laplacian
+from .harness.case import Kernel
+
+KERNELS: tuple[Kernel, ...] = (
+    test_cache_retrieval.FORWARD,
+    test_cache_retrieval.BACKWARD,
+    test_cache_retrieval.GRID,
+    test_cache_retrieval_dense.FORWARD,
+    test_cache_retrieval_dense.BACKWARD,
+    test_hetero_aggregate.FORWARD,
+    test_hetero_aggregate.BACKWARD,
+    test_p_laplacian.FORWARD,
+    test_p_laplacian.BACKWARD,
+)
