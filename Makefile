@@ -24,6 +24,9 @@ EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 COMMA := ,
 NATIVE := setup.py build_support.py pyproject.toml $(shell find csrc -type f)
+# Only `make gpu` asks: a borrowed machine has torch and nvcc, or the libraries carried there, and nothing to install from.
+HAS_TORCH = $(shell $(PYTHON) -c 'import importlib.util as u, glob, shutil; \
+    print("yes" * bool(u.find_spec("torch") and (shutil.which("nvcc") or glob.glob("vlmadapt/_cuda*.so"))))' 2>/dev/null)
 
 # The shortest of the runs in docs/tuning.md.
 TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
@@ -158,8 +161,17 @@ build/benchmarks.json: FORCE
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-json=$@ --benchmark-columns=min,median,iqr,rounds
 
-gpu: setup ## operator tests, compute-sanitizer and benchmarks on a GPU (says so where there is none)
-	$(BIN)/python -m benchmarks.gpu
+BUDGET ?= 540
+gpu: ## all that needs a GPU, within BUDGET seconds (540): tests, sanitizer, races (says so where there is none)
+	$(if $(HAS_TORCH),,$(MAKE) setup)
+	$(if $(HAS_TORCH),$(PYTHON),$(BIN)/python) -m benchmarks.borrowed --out build/gpu --budget $(BUDGET)
+
+gpu-dry: setup ## the same without a GPU: small shapes on the CPU, CUDA kernels on their emulation
+	$(BIN)/python -m benchmarks.borrowed --out build/gpu-dry --budget 1800 --dry-run
+
+ARCH ?= sm_90
+gpu-route: $(VENV)/.packages ## build/gpu_route.so: the kernels' cases for a GPU of architecture ARCH (sm_90), without torch
+	$(BIN)/python -m tests.cuda_on_cpu.gpu_route --arch $(ARCH)
 
 $(VENV)/.dev: $(VENV)/.packages
 	$(BIN)/python -m pip install --quiet $(LOCKED) ruff mypy clang-format resvg-py
@@ -175,4 +187,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu gpu-dry gpu-route lint clean

@@ -21,7 +21,7 @@ from vlmadapt.atomic import atomic_path
 
 INTRO = """# Benchmarks
 
-Written by `make {command}` ({date}); {origin}. Compare within a row: a
+Written by `make bench` ({date}); {origin}. Compare within a row: a
 ratio is the rival's median time over ours (above 1 we are faster), with the quartiles of the rounds in brackets.
 
 | | |
@@ -35,7 +35,7 @@ ratio is the rival's median time over ours (above 1 we are faster), with the qua
 *compiled* is `torch.compile` of it. {note}
 """
 CPU_NOTE = "No GPU was measured: the CUDA kernels have never run on one."
-GPU_NOTE = "Times are those of CUDA events, with the L2 cache flushed before each round."
+GPU_NOTE = "Times are those of CUDA events, with the L2 cache flushed before each round: short calls measure the host."
 
 
 def milliseconds(seconds: float) -> str:
@@ -100,13 +100,13 @@ def target_table(run: Run) -> Iterator[str]:
         yield f"| {o.target.text} | {o.group.replace(' | ', ', ')} | {o.rival} | {o.ratio:.2f} | {verdict} |"
 
 
-def operation_section(name: str, groups: list[Group], folder: Path, prefix: str) -> Iterator[str]:
+def operation_section(name: str, groups: list[Group], folder: Path) -> Iterator[str]:
     yield f"\n## {name}\n"
     order = list(dict.fromkeys(g.what for g in groups))
     groups = sorted(groups, key=lambda g: order.index(g.what))
     races = [g for g in groups if not g.is_curve() and not g.is_memory() and g.ours()]
     if races:
-        picture = f"{prefix}_{slug(name)}.png"
+        picture = f"benchmarks_{slug(name)}.png"
         figures.speedups(races, name, folder / picture)
         yield f"![speed-ups of {name}]({picture})\n"
     for what, same in groupby(races, lambda g: g.what):
@@ -120,7 +120,7 @@ def operation_section(name: str, groups: list[Group], folder: Path, prefix: str)
         yield from memory_table(memory)
     for group in groups:
         if group.is_curve():
-            picture = f"{prefix}_{slug(name)}_{slug(group.what)}.png"
+            picture = f"benchmarks_{slug(name)}_{slug(group.what)}.png"
             figures.curves(group, folder / picture)
             yield f"\n### {group.what}\n\n![{group.what}]({picture})"
     for group in groups:
@@ -135,20 +135,20 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def page(run: Run, folder: Path, prefix: str = "benchmarks", parts: int = 1) -> str:
-    """The Markdown; figures, named by ``prefix``, are written into ``folder``."""
+def page(run: Run, folder: Path, parts: int = 1) -> str:
+    """The Markdown; figures are written into ``folder``."""
     facts = run.machine
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    command, note = ("bench", CPU_NOTE) if facts["device"] == "cpu" else ("gpu", GPU_NOTE)
+    note = CPU_NOTE if facts["device"] == "cpu" else GPU_NOTE
     fields = {k: facts[k] for k in ("cpu", "threads", "isa", "device", "load")}
     origin = "every number on this page comes from that one run"
     if parts > 1:
         origin = f"made in {parts} parts on the same machine and day, each row in one"
-    lines = [INTRO.format(date=run.date, versions=versions, note=note, command=command, origin=origin, **fields)]
+    lines = [INTRO.format(date=run.date, versions=versions, note=note, origin=origin, **fields)]
     lines += ["## Targets\n", *target_table(run), "\n## Where we lose\n", *losses(run)]
     names = list(dict.fromkeys(g.operation for g in run.groups))
     for name in names:
-        lines += operation_section(name, [g for g in run.groups if g.operation == name], folder, prefix)
+        lines += operation_section(name, [g for g in run.groups if g.operation == name], folder)
     return "\n".join(lines) + "\n"
 
 

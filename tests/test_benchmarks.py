@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from benchmarks import check, gpu, page
+from benchmarks import check, page
 from benchmarks.results import load, merged
 from benchmarks.targets import outcomes
 
@@ -78,10 +77,3 @@ def test_the_guard_names_what_fell_behind(measured: Path) -> None:
     before = {f"{FORWARD} | eager": 3.0, f"{FORWARD} | compiled": 0.6, "not measured": 9.0}
     assert check.slower(now, before, tolerance=0.4) == []
     assert check.slower(now, before, tolerance=0.3) == [f"{FORWARD} | eager: 2.00, committed 3.00"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: make gpu would run everything")
-def test_without_a_gpu_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sys.argv", ["gpu", "--page", str(tmp_path / "gpu.md")])
-    assert gpu.main() == 0
-    assert "finds no CUDA device" in capsys.readouterr().out and not (tmp_path / "gpu.md").exists()

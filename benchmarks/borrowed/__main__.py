@@ -68,7 +68,7 @@ def run(phase: Phase, log: Log, seconds: float, dry: bool) -> None:
     with (log.folder / "log.txt").open("a") as output:
         output.write(f"\n===== {phase.number} {phase.name}\n")
         output.flush()
-        group = Group(child.command(phase.module, *phase.more), output, phase.variables)
+        group = Group(child.command(phase.module, *phase.more), output, inner=False)
         try:
             status = group.wait(seconds)
             state = {0: "done", SKIPPED: "skipped", None: "out of time"}.get(status, f"failed, status {status}")

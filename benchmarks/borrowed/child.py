@@ -60,7 +60,8 @@ class Child:
         """Another module of this package with the same settings."""
         dry = ["--dry-run"] if self.dry else []
         given = ["--out", str(self.log.folder), "--phase", self.phase, "--seconds", f"{max(self.left(), 1):.0f}"]
-        return [sys.executable, "-m", f"benchmarks.borrowed.{module}", *given, *dry, *more]
+        site = ["-S"] if sys.flags.no_site else []
+        return [sys.executable, *site, "-m", f"benchmarks.borrowed.{module}", *given, *dry, *more]
 
 
 def main(run: Callable[[Child], None]) -> None:
@@ -82,9 +83,15 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Group:
-    """A process and all that it starts, which end together."""
+    """A process and all that it starts, which end together.
 
-    def __init__(self, command: Sequence[str], output: IO[str], variables: Mapping[str, str] | None = None) -> None:
+    One that a phase starts, ``inner``, is of the phase's group: it ends with the phase, however that is ended.
+    """
+
+    def __init__(
+        self, command: Sequence[str], output: IO[str], variables: Mapping[str, str] | None = None, inner: bool = True
+    ) -> None:
+        self.inner = inner
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -92,7 +99,7 @@ class Group:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=not inner,
         )
 
     def wait(self, seconds: float) -> int | None:
@@ -107,7 +114,10 @@ class Group:
     def end(self) -> None:
         for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
             try:
-                os.killpg(self.process.pid, number)
+                if self.inner:
+                    self.process.send_signal(number)
+                else:
+                    os.killpg(self.process.pid, number)
             except ProcessLookupError:
                 return
             try:

@@ -22,7 +22,8 @@ def last_of(rows: list[Row], kind: str) -> Row:
 
 def facts(rows: list[Row]) -> Iterator[str]:
     device, library = last_of(rows, "device"), last_of(rows, "library")
-    shown = {**device, **{name: library[name] for name in ("cuda_library", "cuda_archs", "sources") if name in library}}
+    shown: Row = dict(device)
+    shown |= {name: library[name] for name in ("cuda_library", "cuda_archs", "sources") if name in library}
     for name, value in shown.items():
         if name not in ("kind", "at", "dry"):
             yield f"| {name} | {value} |"

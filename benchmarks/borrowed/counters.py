@@ -1,0 +1,76 @@
+"""Hardware counters of three kernels by ncu, where it is there: which unit is busy, of those that were predicted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.borrowed import races_cache, races_hetero, races_p_laplacian
+from benchmarks.borrowed.child import Child, environment, main
+from benchmarks.borrowed.race import Race
+
+BUSY = "pct_of_peak_sustained_elapsed"
+SAFE = ["gpu__time_duration.sum", *(f"{unit}__throughput.avg.{BUSY}" for unit in ("sm", "lts", "dram"))]
+PIPES = ("l1tex__data_pipe_lsu_wavefronts", "sm__inst_executed_pipe_tensor", "sm__pipe_fma_cycles_active")
+MORE = [f"{pipe}.avg.{BUSY}" for pipe in PIPES]
+# A kernel's name, and the race whose first call of ours launches it.
+KERNELS: dict[str, tuple[str, Callable[[bool], Race]]] = {
+    "cache": ("forward_kernel", lambda dry: next(races_cache.forward(dry))),
+    "p_laplacian": ("forward_kernel", lambda dry: next(races_p_laplacian.forward(dry))),
+    "hetero": ("aggregate_kernel", lambda dry: next(races_hetero.forward(dry))),
+}
+
+
+def one(child: Child, name: str) -> None:
+    """What ncu looks at: three calls, of which it takes the second."""
+    torch.set_default_device(child.device)
+    race = KERNELS[name][1](child.dry)
+    function = race.rivals["ours"]()
+    for _ in range(3):
+        function(*race.inputs)
+    if not child.dry:
+        torch.cuda.synchronize()
+
+
+def values(printed: str) -> dict[str, str]:
+    """Metrics of the first kernel in ncu's CSV, with their units."""
+    lines = printed[printed.index('"ID"') :] if '"ID"' in printed else ""
+    return {
+        row["Metric Name"]: f"{row['Metric Value']} {row['Metric Unit']}" for row in csv.DictReader(io.StringIO(lines))
+    }
+
+
+def run(child: Child) -> None:
+    if child.more:
+        one(child, child.more[0])
+        return
+    tool = shutil.which("ncu")
+    if tool is None:
+        child.skip("ncu is not there")
+    for name, (kernel, _) in KERNELS.items():
+        for metrics in ([*SAFE, *MORE], SAFE):  # an unknown name of a metric ends ncu
+            command = [str(tool), "--clock-control", "none", "--csv", "--metrics", ",".join(metrics)]
+            command += ["--kernel-name", f"regex:{kernel}", "--launch-skip", "1", "--launch-count", "1"]
+            if child.left() < 5:
+                return
+            try:
+                done = subprocess.run([*command, *child.command("counters", name)], env=environment(),
+                                      capture_output=True, text=True, timeout=child.left())  # fmt: skip
+            except subprocess.TimeoutExpired:
+                child.note(f"counters of {name}", "out of time")
+                return
+            found = values(done.stdout)
+            for metric, value in found.items():
+                child.note(f"{name}, {kernel}: {metric}", value)
+            if found:
+                break
+            print(done.stdout[-1500:], done.stderr[-1500:], flush=True)
+
+
+if __name__ == "__main__":
+    main(run)

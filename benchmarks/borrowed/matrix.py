@@ -1,0 +1,99 @@
+"""The route "gpu" of tests/cuda_on_cpu: the emulation's drivers, shapes, poison, guards and references on the device.
+
+Without torch on the device's side, so that a fault ends a worker that starts again in a second.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.borrowed.child import ROOT, Child, main
+
+if TYPE_CHECKING:
+    from tests.cuda_on_cpu.harness.case import Kernel
+    from tests.cuda_on_cpu.harness.process import Worker
+
+SECONDS = 20.0  # a case
+EMULATED = ROOT / "build" / "gpu_route_emulated.so"
+DRY_DRIVER = "hetero_aggregate"  # the quickest to compile
+DRY_CASES = 6
+
+
+def library(child: Child) -> Path:
+    """What was carried along where it is of this tree, else built here; leaves the phase where it cannot be."""
+    child.needs("numpy", "pytest")
+    from tests.cuda_on_cpu import gpu_route
+    from tests.cuda_on_cpu.harness import toolchain
+    from tests.cuda_on_cpu.harness.build import BuildError
+
+    drivers = [d for d in gpu_route.DRIVERS if d.stem == DRY_DRIVER or not child.dry]
+    path = EMULATED if child.dry else gpu_route.DEFAULT
+    if gpu_route.key_of(path) == gpu_route.key(drivers):
+        child.note("library without torch", "carried along")
+        return path
+    if child.dry and (reason := toolchain.missing("simt")):
+        child.skip(reason)
+    if not child.dry and toolchain.nvcc() is None:
+        child.skip(f"{path.name} is missing or of another tree, and there is no nvcc to build it")
+    try:
+        gpu_route.build(path, "sm_90" if child.dry else architecture(), emulated=child.dry, drivers=drivers)
+    except BuildError as error:
+        print(error, flush=True)
+        child.check("library without torch", False, str(error))
+        raise SystemExit(1) from None
+    child.note("library without torch", "built")
+    return path
+
+
+def architecture() -> str:
+    """Of the first GPU, as nvcc writes it."""
+    asked = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    printed = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=30).stdout
+    return "sm_" + printed.splitlines()[0].strip().replace(".", "")
+
+
+def problems(dry: bool) -> Iterator[tuple[Kernel, int, str]]:
+    """Kernel, number of a shape, and type: all kernels' first shapes before any kernel's last."""
+    from tests.cuda_on_cpu.matrix import KERNELS
+
+    chosen = [kernel for kernel in KERNELS if kernel.driver == f"{DRY_DRIVER}.cu" or not dry]
+    for shape in range(max(len(kernel.shapes) for kernel in chosen)):
+        for kernel in chosen:
+            if shape < len(kernel.shapes):
+                yield from ((kernel, shape, dtype) for dtype in kernel.dtypes)
+
+
+def attempt(worker: Worker, kernel: Kernel, shape: int, dtype: str) -> str:
+    """What was wrong; empty if nothing was."""
+    from tests.cuda_on_cpu.harness.process import KernelFault, Schedule
+
+    try:
+        kernel.run(shape, dtype, worker, Schedule())
+    except (KernelFault, AssertionError) as error:
+        return f"{kernel.where()}: {error}"
+    return ""
+
+
+def name_of(kernel: Kernel, shape: int, dtype: str) -> str:
+    return f"{kernel.name} {dtype} {' '.join(str(value) for value in kernel.shapes[shape].values())}"
+
+
+def run(child: Child) -> None:
+    path = library(child)
+    from tests.cuda_on_cpu.harness.process import Worker
+
+    worker = Worker(path, asan=False, seconds=SECONDS)
+    for number, (kernel, shape, dtype) in enumerate(problems(child.dry)):
+        if child.left() < 2 or (child.dry and number == DRY_CASES):
+            child.note("cases that were not run for want of time", sum(1 for _ in problems(child.dry)) - number)
+            break
+        wrong = attempt(worker, kernel, shape, dtype)
+        child.check(name_of(kernel, shape, dtype), not wrong, wrong)
+    worker.stop()
+
+
+if __name__ == "__main__":
+    main(run)
