@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ def differentiated(
         grads: list[Tensor] = []
 
         def step(*inputs: Tensor) -> object:
-            results = function(*inputs)
-            results = list(results) if isinstance(results, list | tuple) else [results]
+            found: Any = function(*inputs)
+            results: list[Tensor] = list(found) if isinstance(found, list | tuple) else [found]
             if not grads:  # drawn at the first call, so that no later one pays for it
                 grads.extend(torch.rand_like(result) * 2 - 1 for result in results)
             return torch.autograd.grad(results, inputs, grads, allow_unused=True)

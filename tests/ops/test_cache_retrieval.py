@@ -213,6 +213,8 @@ BAD_CALLS = [
 
 @pytest.mark.parametrize(("change", "message"), BAD_CALLS, ids=[message[:40] for _, message in BAD_CALLS])
 def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    if torch.get_default_device().type == "cuda" and "own_entry" in change:
+        pytest.skip("a GPU's values are not looked at: see test_no_waiting.py")
     arguments: dict[str, Any] = {
         "queries": torch.zeros(3, 6),
         "keys": torch.zeros(5, 6),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from tests.sparse import linux, sparse_zeros
 from vlmadapt.ops import p_laplacian_attention
 
 LONG, SEEN = 2**31, 3
+pytestmark = pytest.mark.skipif("config.getoption('--device') != 'cpu'", reason="sparse pages are of the CPU's memory")
 
 
 def results_and_gradients(inputs: dict[str, Any], fixed: dict[str, Any]) -> list[Tensor]:

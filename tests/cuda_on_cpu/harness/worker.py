@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import sys
+from typing import Any
 
 GUARD = 256
 libc = ctypes.CDLL(None)
@@ -84,7 +85,7 @@ class Emulation:
     def prepare(self, schedule: list[int]) -> None:
         self.library.simt_configure(*schedule)
 
-    def fault(self, buffers: list[Buffer]) -> str:
+    def fault(self, buffers: list[Any]) -> str:
         return self.library.simt_fault().decode(errors="replace")
 
 
@@ -109,7 +110,7 @@ class Device:
             self.emulation.prepare(schedule)
         self.library.route_poison_shared()
 
-    def fault(self, buffers: list[DeviceBuffer]) -> str:
+    def fault(self, buffers: list[Any]) -> str:
         text = self.library.route_finish().decode(errors="replace")
         if not text and self.emulation:
             text = self.emulation.fault([])

@@ -100,9 +100,9 @@ if library.provides(ARGUMENTS):
             if ctx.text_keys_per_class:
                 text_labels = torch.arange(len(text_keys), device=labels.device)
                 counts = (offsets[1:] - offsets[:-1]).to(grad_scores.dtype)
-                # Without entries no query can be one.
+                # Without entries no query can be one. Own entries of a GPU are not checked: nothing is read beyond.
                 if own is not None and len(labels):
-                    text_own = torch.where(own < 0, -1, labels[own.clamp(min=0)])
+                    text_own = torch.where(own < 0, -1, labels[own.clamp(0, len(labels) - 1)])
             result = torch.ops.vlmadapt.cache_retrieval_backward(
                 grad_scores,
                 text_queries,

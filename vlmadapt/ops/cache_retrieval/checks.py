@@ -38,6 +38,8 @@ class Both(Keywords):
 class PreparedCache:
     """The class order of a cache, worked out once: pass it wherever ``labels`` is expected.
 
+    On a GPU, labels are looked at, which waits for it: prepare a cache before the steps that use it.
+
     Args:
         labels: integer ``[n]``, the class of each entry; any order, any class sizes, classes may be missing.
         num_classes: ``C``.
@@ -59,13 +61,13 @@ class PreparedCache:
         self.labels = check_indices("labels", labels, len(labels) if labels.dim() else 0)
         self.num_classes = num_classes
         check_label_range(self.labels, num_classes)
-        if reference_in_use():
-            order = self.labels.argsort(stable=True)
-            offsets = (self.labels.unsqueeze(0) < torch.arange(num_classes + 1, device=labels.device)[:, None]).sum(1)
+        self.order: Tensor
+        self.offsets: Tensor
+        if reference_in_use() or labels.device.type != "cpu":  # a GPU's labels stay there
+            ordered, self.order = self.labels.sort(stable=True)
+            self.offsets = torch.searchsorted(ordered, torch.arange(num_classes + 1, device=labels.device))
         else:
-            order, offsets = torch.ops.vlmadapt.class_order(self.labels.cpu(), num_classes)
-        self.order: Tensor = order.to(labels.device)
-        self.offsets: Tensor = offsets.to(labels.device)
+            self.order, self.offsets = torch.ops.vlmadapt.class_order(self.labels, num_classes)
 
     def counts(self) -> Tensor:
         """int64 ``[C]``: entries of each class."""
@@ -98,6 +100,19 @@ def prepared(labels: Tensor | PreparedCache | None, num_classes: int | None, key
             f"labels has {len(labels.labels)} elements but keys has {len(keys)} rows: give one label a key."
         )
     return labels
+
+
+def checked_own_entry(own_entry: Tensor, queries: int, keys: int) -> Tensor:
+    """An index below ``keys`` for each query, or -1, as int64; else :class:`InputError`. A look at a GPU's would wait
+    for it: every kernel compares them with indices of its own and reads nothing at them."""
+    own_entry = check_indices("own_entry", own_entry, queries)
+    looked_at = own_entry.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and own_entry.numel() and int(own_entry.max()) >= keys:
+        raise InputError(
+            f"own_entry holds {int(own_entry.max())} but the cache has {keys} entries: "
+            "give each query its entry's index, or -1."
+        )
+    return own_entry
 
 
 def given_beta(beta: Tensor | float | None) -> Tensor | float:

@@ -25,6 +25,7 @@ from vlmadapt.ops.cache_retrieval.checks import (
     Both,
     PreparedCache,
     ScoresOnly,
+    checked_own_entry,
     checked_text,
     given_beta,
     prepared,
@@ -36,7 +37,6 @@ from vlmadapt.ops.checks import (
     accumulation_dtype,
     allow_tf32,
     check_device,
-    check_indices,
     check_matrix,
     check_same,
     per_row,
@@ -110,7 +110,8 @@ def cache_retrieval(
             query's similarities do not vary, ``std`` less than 1e-6 times the query's length and the root mean square
             of the keys' lengths, they are not divided: rounding is no deviation.
         own_entry: integer ``[B]``, the cache entry that a training query itself is, or -1. It never counts in the
-            disagreement.
+            disagreement. Values beyond the cache are refused on a CPU; on a GPU, which a look at them would wait for,
+            they are not looked at and mean nothing.
         mask_own_scores: leave the own entry out of the scores too.
         return_disagreement: also return the disagreement of the two streams.
 
@@ -146,12 +147,7 @@ def cache_retrieval(
         check_values(values, keys, num_classes)
     if own_entry is not None:
         check_device("own_entry", own_entry, "queries", queries)
-        own_entry = check_indices("own_entry", own_entry, len(queries))
-        if not torch.compiler.is_compiling() and own_entry.numel() and int(own_entry.max()) >= len(keys):
-            raise InputError(
-                f"own_entry holds {int(own_entry.max())} but the cache has {len(keys)} entries: "
-                "give each query its entry's index, or -1."
-            )
+        own_entry = checked_own_entry(own_entry, len(queries), len(keys))
     beta = per_row("beta", given_beta(beta), queries)
     mix = None
     if cache is not None and (text_queries is not None or text_keys is not None):
