@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "cache_retrieval/cuda.cu"
-#include "drivers/scratch.h"
+#include "drivers/scratch_memory.h"
 
 namespace {
 using namespace vlmadapt;
@@ -32,7 +32,7 @@ int cache_forward(const int64_t* n, void* const* p) {
   f.mask_own_scores = n[8] != 0;
   f.scores = p[12];
   f.disagreement = p[13];
-  const Scratch workspace(forward_workspace(f));
+  const ScratchMemory workspace(forward_workspace(f));
   return forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 
@@ -56,7 +56,7 @@ int cache_backward(const int64_t* n, void* const* p) {
   b.grad_scale = p[11];
   b.grad_center = p[12];
   b.grad_weight = p[13];
-  const Scratch workspace(backward_workspace(b));
+  const ScratchMemory workspace(backward_workspace(b));
   return backward_cuda(b, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 

@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "cache_retrieval_dense/cuda.cu"
-#include "drivers/scratch.h"
+#include "drivers/scratch_memory.h"
 
 namespace {
 using namespace vlmadapt;
@@ -25,7 +25,7 @@ int dense_forward(const int64_t* n, void* const* p) {
   f.values = p[4];
   f.own_key = integers(p[5]);
   f.scores = p[6];
-  const Scratch workspace(dense_forward_workspace(f));
+  const ScratchMemory workspace(dense_forward_workspace(f));
   return dense_forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 
@@ -50,7 +50,7 @@ int dense_backward(const int64_t* n, void* const* p) {
   b.grad_scale = p[10];
   b.grad_center = p[11];
   b.grad_weight = p[12];
-  const Scratch workspace(dense_backward_workspace(b));
+  const ScratchMemory workspace(dense_backward_workspace(b));
   return dense_backward_cuda(b, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 

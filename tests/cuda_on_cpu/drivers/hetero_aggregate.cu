@@ -1,7 +1,7 @@
 // The launcher of hetero_aggregate for Python. The workspace is poisoned and of the exact size.
 #include <cstdlib>
 
-#include "drivers/scratch.h"
+#include "drivers/scratch_memory.h"
 #include "hetero_aggregate/cuda.cu"
 
 namespace {
@@ -48,7 +48,7 @@ extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
   job.stacked = n[6] != 0;
   job.out = p[0];
   job.own = p[1];
-  const Scratch workspace(aggregate_workspace(job));
+  const ScratchMemory workspace(aggregate_workspace(job));
   const cudaError_t error = aggregate_cuda(job, workspace.bytes, nullptr);
   free(relations);
   free(matrices);

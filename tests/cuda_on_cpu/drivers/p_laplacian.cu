@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "drivers/scratch.h"
+#include "drivers/scratch_memory.h"
 #include "p_laplacian/cuda.cu"
 
 namespace {
@@ -125,7 +125,7 @@ int p_laplacian_backward(const int64_t* n, void* const* p) {
   b.grad_x_value = p[22];
   b.grad_p = p[23];
   b.grad_pull = p[24];
-  const Scratch workspace(backward_workspace(b));
+  const ScratchMemory workspace(backward_workspace(b));
   return backward_cuda(b, workspace.bytes, nullptr);
 }
 
