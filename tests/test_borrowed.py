@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 import os
 import re
 import signal
@@ -24,6 +24,7 @@ from benchmarks.borrowed.child import ROOT, SKIPPED, Child, Group, environment
 from benchmarks.borrowed.phases import PHASES
 from benchmarks.borrowed.predictions import PREDICTIONS, table
 from benchmarks.borrowed.record import Log
+from tests.cuda_on_cpu.harness.process import state_and_seconds
 
 BUDGET = sum(phase.seconds for phase in PHASES)
 
@@ -171,8 +172,15 @@ def test_library(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["name"] for row in checks(log)[1:]] == ["build in place", "the operators load"]
 
 
+@pytest.fixture
+def marks(request: pytest.FixtureRequest) -> None:
+    """Those of tests/cuda_on_cpu, whose conftest is not read where only this file is run."""
+    for name in ("cuda_full", "cuda_quick"):
+        request.config.addinivalue_line("markers", f"{name}: see tests/cuda_on_cpu")
+
+
 @pytest.mark.timeout(1800)
-def test_matrix(log: Log) -> None:
+def test_matrix(log: Log, marks: None) -> None:
     try:
         matrix.run(child_of(log, "matrix"))
     except SystemExit as left:
@@ -190,7 +198,7 @@ echo "========= ERROR SUMMARY: $([ $tool = racecheck ] && echo 2 || echo 0) erro
 
 
 @pytest.mark.timeout(1800)
-def test_sanitizer(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sanitizer(log: Log, tmp_path: Path, marks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(SANITIZER)
     tool.chmod(0o755)
@@ -266,12 +274,13 @@ def test_budgets_of_the_first_phases_fit() -> None:
 
 def test_a_process_that_takes_too_long_ends_with_all_that_it_started(tmp_path: Path) -> None:
     with (tmp_path / "output").open("w") as output:
-        group = Group(["sh", "-c", f"sleep 60 & touch {tmp_path / 'up'}; wait"], output, inner=False)
-        while not (tmp_path / "up").exists():
+        script = f"sleep 60 & echo $! > {tmp_path / 'new'}; mv {tmp_path / 'new'} {tmp_path / 'started'}; wait"
+        group = Group(["sh", "-c", script], output, inner=False)
+        while not (tmp_path / "started").exists():
             time.sleep(0.02)
         assert group.wait(0.1) is None
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group.process.pid, 0)
+    with contextlib.suppress(FileNotFoundError):  # one that nobody waits for may stay as a zombie
+        assert state_and_seconds(int((tmp_path / "started").read_text()))[0] == "Z"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: everything would run")
@@ -308,13 +317,13 @@ def torch_alone(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_dry_run_from_a_python_with_torch_alone(tmp_path: Path) -> None:
     """``-S``: no site-packages. The other phases are run above, in this process, for torch takes long to import."""
     bare = torch_alone(tmp_path / "bare")
     assert not (bare / "numpy").exists() and not (bare / "pytest").exists()
     out = tmp_path / "out"
-    command = [sys.executable, "-S", "-m", "benchmarks.borrowed", "--out", str(out), "--dry-run", "--budget", "800"]
+    command = [sys.executable, "-S", "-m", "benchmarks.borrowed", "--out", str(out), "--dry-run", "--budget", "2000"]
     done = subprocess.run([*command, "--only", "probe,smoke,matrix,races-grid,tests,counters"], cwd=ROOT,
                           env=os.environ | {"PYTHONPATH": str(bare)}, capture_output=True, text=True)  # fmt: skip
     states = {row["phase"]: (row["state"], row["reason"]) for row in Log(out).rows("phase")}
@@ -323,7 +332,7 @@ def test_a_dry_run_from_a_python_with_torch_alone(tmp_path: Path) -> None:
     assert states["tests"] == ("skipped", "pytest and numpy not installed")
     assert states["counters"][0] == "skipped"
     words = (out / "log.txt").read_text()
-    assert states["races-grid"][0] in ("done", "out of time") and states["probe"][0] in ("done", "out of time"), words
+    assert {states[name][0] for name in ("probe", "smoke", "races-grid")} == {"done"}, words
     assert "ModuleNotFoundError" not in words
     assert len(list(out.iterdir())) <= 8 and (out / "gpu.md").read_text() in done.stdout
     assert all(row["good"] for row in Log(out).rows("check")), words
@@ -337,5 +346,4 @@ def test_the_table_is_printed_when_it_is_stopped(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 143 and "## Predictions" in printed and "stopped by SIGTERM" in printed
-    states = [json.loads(line).get("state") for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert states[-1] == "stopped"
+    assert [row["state"] for row in Log(tmp_path).rows("phase")] == ["stopped"]

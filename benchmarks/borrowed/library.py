@@ -15,7 +15,8 @@ BUILD = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
 
 def loaded() -> dict[str, object]:
     """What a fresh process says of the library; an "error" where it cannot."""
-    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    command = [sys.executable, *(["-S"] if sys.flags.no_site else []), "-c", PROBE]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     try:
         info = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
@@ -28,7 +29,8 @@ def obstacle(info: dict[str, object], dry: bool) -> str | None:
     wanted = "cpu_library" if dry else "cuda_library_loaded"
     if info.get("error") or not info.get(wanted):
         return str(info.get("error") or f"{wanted} is {info.get(wanted)}")
-    return None
+    archs = [str(arch).partition("+")[0] for arch in info.get("cuda_archs") or []]  # type: ignore[attr-defined]
+    return None if dry or architecture() in archs else f"built for {archs} and not for {architecture()}"
 
 
 def architecture() -> str:

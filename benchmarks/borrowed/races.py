@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[[bool], Iterator[Race]]] = {
 def run(child: Child) -> None:
     torch.set_default_device(child.device)
     torch.manual_seed(0)
-    run_races(child, KINDS[child.more[0]](child.dry))
+    run_races(child, KINDS[child.more[0]])
 
 
 if __name__ == "__main__":

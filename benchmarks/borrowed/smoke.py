@@ -7,6 +7,7 @@ Arguments are those of the operator tests, one small size and one odd.
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -117,7 +118,8 @@ def run(child: Child) -> None:
             how = "out of time" if status is None else f"ended with status {status}"
             child.check(" ".join(combination), False, f"{how}: {last}")
 
-    with ThreadPoolExecutor(AT_ONCE if not child.dry else 1) as pool:
+    at_once = 1 if child.dry else min(AT_ONCE, os.cpu_count() or 1)
+    with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(attempt, combinations(child.dry)))
 
 

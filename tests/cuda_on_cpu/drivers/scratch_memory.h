@@ -1,4 +1,4 @@
-// ScratchMemory memory of a launcher, poisoned and of the exact size: on the heap for the emulation, where ASan watches
+// Scratch memory of a launcher, poisoned and of the exact size: on the heap for the emulation, where ASan watches
 // over it; on the device, between guards, in the library of the route "gpu".
 #pragma once
 
