@@ -79,7 +79,8 @@ def times(rows: list[Row]) -> Iterator[str]:
         yield "|---|---|---|---|---|---|---|---|---|"
         for _, same in groupby(list(members), key=race):
             rows_of_race = list(same)
-            own = {r["l2"]: r["ms"] for r in rows_of_race if r.get("rival") == "ours" and "ms" in r}
+            timed = [r for r in rows_of_race if "ms" in r and not r.get("refused")]
+            own = {r["l2"]: r["ms"] for r in timed if r["rival"] == "ours"}
             for row in rows_of_race:
                 yield time_line(row, own)
 
