@@ -35,6 +35,7 @@ DRIVERS = tuple(HERE / "drivers" / f"{name}.cu" for name in (
     "cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian"))  # fmt: skip
 DEFAULT = REPOSITORY / "build" / "gpu_route.so"
 BUILD = "plain-fast"  # of the emulation
+COMPRESSED = ("-Xfatbin", "-compress-all")
 
 
 def key(drivers: Sequence[Path] = DRIVERS) -> str:
@@ -54,7 +55,18 @@ def key_of(path: Path) -> str | None:
 def _nvcc(arch: str, *more: str) -> list[str]:
     number = arch.removeprefix("sm_")
     code = f"-gencode=arch=compute_{number},code=sm_{number}"
-    return [str(toolchain.nvcc()), "-std=c++17", "-O3", "-w", "-lineinfo", code, "-Xcompiler", "-fPIC", *more]
+    return [
+        str(toolchain.nvcc()),
+        "-std=c++17",
+        "-O3",
+        "-w",
+        "-lineinfo",
+        code,
+        *COMPRESSED,
+        "-Xcompiler",
+        "-fPIC",
+        *more,
+    ]
 
 
 def build(out: Path, arch: str = "sm_90", emulated: bool = False, drivers: Sequence[Path] = DRIVERS) -> Path:
