@@ -31,8 +31,8 @@ from .harness.build import (
 )
 
 SHIM = HERE / "gpu" / "route.cu"
-DRIVERS = tuple(HERE / "drivers" / f"{name}.cu" for name in (
-    "cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian"))  # fmt: skip
+OPERATORS = ("attention_column_sums", "cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian")
+DRIVERS = tuple(HERE / "drivers" / f"{name}.cu" for name in OPERATORS)
 DEFAULT = REPOSITORY / "build" / "gpu_route.so"
 BUILD = "plain-fast"  # of the emulation
 COMPRESSED = ("-Xfatbin", "-compress-all")

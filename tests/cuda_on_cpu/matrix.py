@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from . import test_cache_retrieval, test_cache_retrieval_dense, test_hetero_aggregate, test_p_laplacian
+from . import (
+    test_attention_column_sums,
+    test_cache_retrieval,
+    test_cache_retrieval_dense,
+    test_hetero_aggregate,
+    test_p_laplacian,
+)
 from .harness.case import Kernel
 
 KERNELS: tuple[Kernel, ...] = (
@@ -15,4 +21,6 @@ KERNELS: tuple[Kernel, ...] = (
     test_hetero_aggregate.BACKWARD,
     test_p_laplacian.FORWARD,
     test_p_laplacian.BACKWARD,
+    test_attention_column_sums.FORWARD,
+    test_attention_column_sums.BACKWARD,
 )

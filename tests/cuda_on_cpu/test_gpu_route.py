@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from . import gpu_route
 from .harness import toolchain
 from .harness.build import CACHE, HERE
-from .harness.case import COMPILES, FULL
+from .harness.case import COMPILES, FULL, Kernel
 from .harness.process import KernelFault, Schedule, Worker
 from .matrix import KERNELS
 
@@ -40,6 +41,16 @@ def bugs() -> Iterator[Worker]:
 def call(worker: Worker, bug: str) -> None:
     x = np.arange(64, dtype=np.float32)
     worker.call(f"bug_{bug}", [], {"in": x, "out": np.full(64, np.nan, np.float32)}, Schedule())
+
+
+def test_the_matrix_has_every_kernel_and_the_library_every_driver() -> None:
+    found: list[Kernel] = []
+    for path in sorted(HERE.glob("test_*.py")):
+        module = importlib.import_module(f"{__package__}.{path.stem}")
+        found += [value for value in vars(module).values() if isinstance(value, Kernel)]
+    names = {kernel.name for kernel in found if not kernel.driver.startswith("demo")}
+    assert names == {kernel.name for kernel in KERNELS}
+    assert {kernel.driver for kernel in KERNELS} == {driver.name for driver in gpu_route.DRIVERS}
 
 
 @COMPILES

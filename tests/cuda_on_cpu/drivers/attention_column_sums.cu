@@ -1,8 +1,8 @@
-// The launchers of attention_column_sums for Python. Workspaces are allocated here, poisoned and of the exact size.
-#include <cstdlib>
+// The launchers of attention_column_sums for Python. Workspaces are poisoned and of the exact size.
 #include <cstring>
 
 #include "attention_column_sums/cuda.cu"
+#include "drivers/scratch_memory.h"
 
 namespace {
 using namespace vlmadapt;
@@ -49,12 +49,8 @@ int attention_column_sums_backward(const int64_t* n, void* const* p) {
   b.grad_sums = p[5];
   b.grad_query = p[6];
   b.grad_key = p[7];
-  const int64_t bytes = backward_workspace(b);
-  void* workspace = malloc(bytes > 0 ? bytes : 1);
-  memset(workspace, 0xff, bytes > 0 ? bytes : 1);
-  const int error = backward_cuda(b, workspace, nullptr);
-  free(workspace);
-  return error;
+  const ScratchMemory workspace(backward_workspace(b));
+  return backward_cuda(b, workspace.bytes, nullptr);
 }
 
 // pointers: out [2, 2]: dynamic shared bytes of the kernels with two and with three tiles, in float and in double
