@@ -70,6 +70,23 @@ def test_views_are_averaged_before_normalising(paths):
     torch.testing.assert_close(features[0], mean / mean.norm())
 
 
+def test_each_view_by_itself(paths, tmp_path):
+    """The picture as it is, then the first of those that are averaged otherwise; kept apart from their mean."""
+    encoder, cache = FakeEncoder(), FeatureCache(tmp_path)
+    every = extract(encoder, paths, views=3, seed=5, each_view=True, batch_size=4, cache=cache)
+    assert every.shape == (7, 3, 5) and encoder.encoded == 21
+    torch.testing.assert_close(every[:, 0], extract(FakeEncoder(), paths))
+    seeds = (features_module.view_seed(digest_of(paths[2]), 5, view) for view in range(2))
+    views = torch.stack([encoder.augment(read(paths[2]), torch.Generator().manual_seed(seed)) for seed in seeds])
+    torch.testing.assert_close(every[2, 1:], encoder.encode_images(views))
+    encoder.encoded = 0
+    assert torch.equal(extract(encoder, paths, views=3, seed=5, each_view=True, cache=cache), every)
+    assert encoder.encoded == 0
+    extract(encoder, paths, views=3, seed=5, cache=cache)
+    assert encoder.encoded == 21
+    assert extract(encoder, [], views=3, each_view=True).shape == (0, 3, 5)
+
+
 def test_views_depend_on_content_and_seed_only(paths, tmp_path):
     encoder = FakeEncoder()
     alone = extract(encoder, paths[4:5], views=2, seed=1)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
+from tests.experiments.world import TIP, TIP_F, WIDTH, ColourEncoder, make_world
 from vlmadapt.adapters import Adapter
 from vlmadapt.data import Extraction, FeatureCache, load_dataset, sample_shots
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import measures, protocol
+from vlmadapt.experiments.features import FeatureTable
 from vlmadapt.experiments.protocol import run_protocol
+from vlmadapt.experiments.protocols import PROTOCOLS
 from vlmadapt.experiments.results import ProtocolResults
 from vlmadapt.experiments.store import FitKey, FolderFits
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
@@ -40,9 +42,9 @@ class Recorder:
         self.events: list[tuple[str, Any]] = []
         extract, fit = Extraction.extract, Adapter.fit
 
-        def recording_extract(extraction, encoder, paths, views=1):
+        def recording_extract(extraction, encoder, paths, views=1, each_view=False):
             self.events.append(("extract", list(paths)))
-            return extract(extraction, encoder, paths, views)
+            return extract(extraction, encoder, paths, views, each_view)
 
         def recording_fit(adapter, *args, **options):
             self.events.append(("fit", args))
@@ -164,6 +166,38 @@ def test_averaged_views_are_for_training_pictures_only(dataset):
     run_protocol(encoder, dataset, [TIP], (1,), (0,), extraction=Extraction(views=3, progress=False))
     split = sample_shots(dataset, 1, 0)
     assert encoder.pictures_encoded == 3 * len(split.train) + len(split.val) + len(dataset.test)
+
+
+def test_each_view_is_a_sample_where_a_method_says_so(dataset, monkeypatch):
+    recorder, encoder = Recorder(monkeypatch), ColourEncoder()
+    views = Extraction(views=3, progress=False)
+    run_protocol(encoder, dataset, [TIP, f"{TIP}:each_view=yes"], (2,), (0,), extraction=views)
+    (mean, _, val, _), (each, _, same, _) = [args for what, args in recorder.events if what == "fit"]
+    assert mean.shape == (8, WIDTH) and each.shape == (8, 3, WIDTH) and torch.equal(val, same)
+    plain = FeatureTable(encoder, dataset.train, QUIET).of(sample_shots(dataset, 2, 0).train).features
+    torch.testing.assert_close(each[:, 0], plain)
+
+
+def test_validation_pictures_have_views_where_they_are_trained_on(dataset, monkeypatch):
+    given = []
+
+    def recording_fit(adapter, *args, **options):
+        given.append(args)
+        return adapter.fit(*args)
+
+    monkeypatch.setattr(Adapter, "fit_on_all", recording_fit)
+    views = Extraction(views=3, progress=False)
+    run_protocol(
+        ColourEncoder(), dataset, [f"{TIP}:each_view=yes"], (2,), (0,), extraction=views, protocol=PROTOCOLS["k-fold"]()
+    )
+    assert [args[2].shape for args in given] == [(8, 3, WIDTH)]
+
+
+def test_each_view_of_one_is_refused(dataset):
+    encoder = ColourEncoder()
+    with pytest.raises(InputError, match="each_view is yes, but views is 1: give the number of views"):
+        run_protocol(encoder, dataset, [f"{TIP}:each_view=yes"], (1,), (0,), extraction=QUIET)
+    assert encoder.pictures_encoded == 0
 
 
 def test_a_cache_gives_the_same_results(dataset, tmp_path):

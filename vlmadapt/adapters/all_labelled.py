@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from vlmadapt.adapters.folds import repeats_for, splits
+from vlmadapt.adapters.views import spread
 from vlmadapt.progress import track
 from vlmadapt.training import Samples, best_temperature, certainties, tiles
 
@@ -147,8 +147,7 @@ def _fitted(
 
 def _some(every: Samples, rows: Tensor) -> Samples:
     """In the order they are in, which is that of their content."""
-    rows = rows.sort().values.to(every.labels.device)
-    return Samples(every.features[rows], every.labels[rows], torch.arange(len(rows), device=rows.device))
+    return every.rows(rows.sort().values.to(every.labels.device))
 
 
 def _fit_with(
@@ -158,7 +157,7 @@ def _fit_with(
     before = adapter.config
     adapter.config = adapter._configured(values)
     try:
-        adapter._fit(support, validation, options)
+        adapter._fit(spread(support), validation, options)
     finally:
         adapter.config = before
     if values:

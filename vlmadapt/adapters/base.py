@@ -23,6 +23,7 @@ from vlmadapt.adapters.folds import together
 from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
 from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
+from vlmadapt.adapters.views import ViewsConfig, spread
 from vlmadapt.adapters.votes import Vote
 from vlmadapt.checks import check_labels, check_matrix
 from vlmadapt.config import AdapterConfig
@@ -145,16 +146,18 @@ class Adapter(nn.Module):
     ) -> AnyAdapter:
         """Fit on support ``features [n, D]`` and ``labels [n]``; search hyper-parameters on validation samples only.
 
-        Without validation samples the documented defaults stand. A class may have no samples. The result depends on
-        the set of samples and the seed, not on the order of the samples. ``checkpoint_dir`` makes an interrupted
-        fit go on where it stopped, to the same result; ``progress`` shows a bar.
+        Without validation samples the documented defaults stand. A class may have no samples. With ``each_view`` in the
+        configuration, features may also be ``[n, V, D]``: each sample as it is and V - 1 further views, all of which
+        are learned from (validation samples are judged as they are). The result depends on the set of samples and the
+        seed, not on the order of the samples. ``checkpoint_dir`` makes an interrupted fit go on where it stopped, to
+        the same result; ``progress`` shows a bar.
 
         Raises :class:`InputError` for one of ``val_features [m, D]`` and ``val_labels [m]`` without the other, and for
         shapes, types or labels that do not fit.
         """
         support, validation = self._given(features, labels, val_features, val_labels)
         self._forget()
-        self._fit(support, validation, FitOptions(seed, _path(checkpoint_dir), progress))
+        self._fit(spread(support), validation, FitOptions(seed, _path(checkpoint_dir), progress))
         self.temperature_, self.certainties_ = self._calibrate(validation)
         self.fitted_ = True
         return self.eval()
@@ -178,9 +181,9 @@ class Adapter(nn.Module):
         ``features [n, D]``, ``labels [n]``, ``val_features [m, D]``, ``val_labels [m]``, ``seed``, ``checkpoint_dir``
         and ``progress`` are those of :meth:`fit`. The samples of a class are dealt into ``folds`` (2 or more; not more
         than a usual class has samples), ``repeats`` times: as often as brings 300 held-out predictions, at most 3
-        times, where it is None (:mod:`vlmadapt.adapters.all_labelled`). Takes ``2 folds repeats + 1`` fits,
-        or ``folds repeats + 2`` where nothing is searched. A method that fits on all samples anyway (auto) does what it
-        always does.
+        times, where it is None (:mod:`vlmadapt.adapters.all_labelled`); the views of a sample stay together. Takes
+        ``2 folds repeats + 1`` fits, or ``folds repeats + 2`` where nothing is searched. A method that fits on all
+        samples anyway (auto) does what it always does.
 
         Raises :class:`InputError` as :meth:`fit` does, and for folds below 2 or repeats below 1.
         """
@@ -327,8 +330,8 @@ class Adapter(nn.Module):
         """The same fitted method with one class more, numbered C: what a fit on its samples too would give. Ours.
 
         text_feature: ``[D]``, of the class's text; None where the adapter has no text. features: ``[k, D]``, k >= 1
-        samples of it. name: of the class, ``"class C"`` by default. Hyper-parameters, temperature and certainties stay
-        what they are; nothing is searched. The adapter itself does not change.
+        samples of it (``[k, V, D]`` as in :meth:`fit`). name: of the class, ``"class C"`` by default. Hyper-parameters,
+        temperature and certainties stay what they are; nothing is searched. The adapter itself does not change.
 
         Raises :class:`InputError` where a class cannot be added without a fit, for a name that is taken, text of
         another width or none, and without samples.
@@ -339,14 +342,15 @@ class Adapter(nn.Module):
             raise InputError(
                 f"{self.name} cannot take a class without a fit on all samples: fit it again, or use {able}."
             )
-        rows = self._features("features", features)
+        rows, views = self._with_views("features", features)
         if not len(rows):
             raise InputError("features has no rows: give at least one sample of the class.")
+        added = Samples.of(rows, torch.full((len(rows),), self.num_classes, device=rows.device), views)
         name = f"class {self.num_classes}" if name is None else name
         if name in self.class_names:
             raise InputError(f"name is {name!r}, which is a class already: give another.")
         other = self._of_kind(type(self), self.config, self.encoder, self._with_text(text_feature), name)
-        other._extend(self, rows)
+        other._extend(self, spread(added))
         other.temperature_, other.certainties_ = self.temperature_, self.certainties_
         other._widened, other.fitted_ = dict(self._widened), True
         return other.eval()
@@ -367,8 +371,8 @@ class Adapter(nn.Module):
             raise InputError(f"text_feature is {shape_of(matrix)}: give one class's, [{self.width}].")
         return torch.cat([self.text_features, normalize(matrix.to(self.text_features))])
 
-    def _extend(self: AnyAdapter, before: AnyAdapter, features: Tensor) -> None:
-        """Take over what ``before`` knows, and a last class with ``features [k, D]``."""
+    def _extend(self: AnyAdapter, before: AnyAdapter, added: Samples) -> None:
+        """Take over what ``before`` knows, and the samples ``added`` of a last class."""
         raise NotImplementedError
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:
@@ -515,13 +519,27 @@ class Adapter(nn.Module):
         return normalize(matrix.to(self.text_features))
 
     def _samples(self, name: str, features: Any, labels_name: str, labels: Tensor | None) -> Samples:
-        matrix = self._features(name, features).detach()
+        matrix, views = self._with_views(name, features)
         if len(matrix) == 0:
             raise InputError(f"{name} has no rows: give at least one sample.")
         checked = check_labels(labels_name, labels, len(matrix), self.num_classes)
-        order = canonical_order(matrix)
-        device = matrix.device
-        return Samples(matrix[order.to(device)], checked[order].to(device), order.to(device))
+        order = canonical_order(matrix).to(matrix.device)
+        return Samples.of(matrix, checked.to(matrix.device), views).rows(order)
+
+    def _with_views(self, name: str, features: Any) -> tuple[Tensor, Tensor | None]:
+        """``features [n, D]``, or ``[n, V, D]`` where each view may be a sample: the first of them and the others."""
+        if not isinstance(features, Tensor) or features.dim() != 3:
+            return self._features(name, features).detach(), None
+        if not (isinstance(self.config, ViewsConfig) and self.config.each_view):
+            able = ", ".join(kind for kind, one in self.kinds.items() if issubclass(one.config_class, ViewsConfig))
+            raise InputError(
+                f"{name} is {shape_of(features)}, several views of each sample: set each_view=yes, which {able} know, "
+                "or give their means [rows, width]."
+            )
+        if features.shape[1] == 0:
+            raise InputError(f"{name} is {shape_of(features)}: give at least one view of each sample.")
+        every = self._features(name, features.flatten(0, 1)).detach().view(*features.shape[:2], -1)
+        return every[:, 0].contiguous(), (every[:, 1:] if every.shape[1] > 1 else None)
 
 
 def _path(value: str | Path | None) -> Path | None:

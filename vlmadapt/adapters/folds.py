@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.checks import canonical_order
+from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
 
 ENOUGH = 300  # held-out predictions, where up to MOST_REPEATS deals bring so many
@@ -56,10 +57,20 @@ def repeats_for(count: int) -> int:
 
 
 def together(support: Samples, validation: Samples | None) -> Samples:
-    """All labelled samples, their positions counted as ``fit`` was given them, validation after support."""
+    """All labelled samples, their positions counted as ``fit`` was given them, validation after support.
+
+    Raises :class:`InputError` where the ones have other numbers of views than the others.
+    """
     parts = [support] if validation is None else [support, validation]
+    widths = {0 if part.views is None else part.views.shape[1] for part in parts}
+    if len(widths) > 1:
+        raise InputError(
+            f"features and val_features have {' and '.join(str(1 + each) for each in sorted(widths))} views: give as "
+            "many of each, for all are learned from."
+        )
     features, labels = torch.cat([part.features for part in parts]), torch.cat([part.labels for part in parts])
     starts = [0, len(support)][: len(parts)]
     position = torch.cat([start + part.position for start, part in zip(starts, parts, strict=True)])
-    order = canonical_order(features).to(features.device)
-    return Samples(features[order], labels[order], position[order])
+    views = [part.views for part in parts if part.views is not None]
+    every = Samples(features, labels, position, torch.cat(views) if views else None)
+    return every.rows(canonical_order(features).to(features.device))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
 from vlmadapt.adapters.means import class_means
+from vlmadapt.adapters.views import ViewsConfig
 from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
 
@@ -25,7 +26,7 @@ SMALLEST_TRACE = 1e-12  # of features of length 1: below it all samples are one
 
 
 @dataclass(frozen=True, kw_only=True)
-class GDAConfig(BlendConfig):
+class GDAConfig(ViewsConfig, BlendConfig):
     extendable: bool = field(default=True, metadata={"help": "keep what add_class needs, D^2 numbers"})
 
 
@@ -65,12 +66,12 @@ class GDA(BlendAdapter):
         if self.config.extendable:
             self.means, self.counts, self.scatter = means, counts, scatter
 
-    def _extend(self, before: GDA, features: Tensor) -> None:
+    def _extend(self, before: GDA, added: Samples) -> None:
         if before.scatter is None:
             raise InputError(
                 "this gda adapter was fitted with extendable=no: fit it again without that to add a class."
             )
-        wide = features.double()
+        wide = added.features.double()
         mean = wide.mean(0)
         means = torch.cat([before.means, mean[None]])
         counts = torch.cat([before.counts, before.counts.new_tensor([len(wide)])])

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.config import AdapterConfig, check_grid
+from vlmadapt.adapters.views import ViewsConfig
+from vlmadapt.config import check_grid
 from vlmadapt.errors import InputError
 from vlmadapt.ops import cache_retrieval
 from vlmadapt.training import Samples, check_range, choose_in_grid, log_grid
@@ -32,7 +33,7 @@ MOST_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProKeRConfig(AdapterConfig):
+class ProKeRConfig(ViewsConfig):
     beta: float = field(default=5.0, metadata={"help": "sharpness of the kernel without validation samples"})
     lam: float = field(default=0.3, metadata={"help": "say of the samples without validation samples; 0 is zero-shot"})
     search_beta: tuple[float, float, int] = field(
@@ -79,9 +80,8 @@ class ProKeR(Adapter):
         if validation is not None and len(support) <= SEARCHED:
             self._search_widely(lambda: self._search(wanted, validation))
 
-    def _extend(self, before: ProKeR, features: Tensor) -> None:
-        added = before.labels.new_full((len(features),), before.num_classes)
-        self.keys, self.labels = torch.cat([before.keys, features]), torch.cat([before.labels, added])
+    def _extend(self, before: ProKeR, added: Samples) -> None:
+        self.keys, self.labels = torch.cat([before.keys, added.features]), torch.cat([before.labels, added.labels])
         self._solve(self._wanted(), float(before.beta), float(before.lam))
 
     def _wanted(self) -> Tensor:

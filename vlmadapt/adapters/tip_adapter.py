@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.cache import CacheAdapter
-from vlmadapt.adapters.reweight import CacheConfig, agreement
+from vlmadapt.adapters.reweight import CacheConfig
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.config import check_grid
 from vlmadapt.ops import cache_retrieval_grid
@@ -94,17 +94,16 @@ class TipAdapter(CacheAdapter):
         self.keys = support.features.clone()
         self._search(validation)
 
-    def _extend(self, before: TipAdapter, features: Tensor) -> None:
-        count = len(features)
-        self.keys = torch.cat([before.keys, features])
-        self.labels = torch.cat([before.labels, before.labels.new_full((count,), before.num_classes)])
-        new = len(before.labels) + torch.arange(count, device=before.support_index.device)
-        self.support_index = torch.cat([before.support_index, new])
+    def _extend(self, before: TipAdapter, added: Samples) -> None:
+        self.keys = torch.cat([before.keys, added.features])
+        self.labels = torch.cat([before.labels, added.labels])
+        first = int(before.support_index.max()) + 1
+        self.support_index = torch.cat([before.support_index, first + added.position])
         self.beta.copy_(before.beta)
         self.alpha.copy_(before.alpha)
-        if before.entry_weights is not None:
-            added = agreement(Samples.of(features, torch.zeros_like(new)))
-            self.entry_weights = torch.cat([before.entry_weights, added])
+        weights = self._weights(added)
+        if before.entry_weights is not None and weights is not None:
+            self.entry_weights = torch.cat([before.entry_weights, weights])
 
     @torch.no_grad()
     def _search(self, validation: Samples | None) -> None:

@@ -1,4 +1,4 @@
-"""Pictures to features: decoding in threads, encoding in batches, averaging augmented views, caching."""
+"""Pictures to features: decoding in threads, encoding in batches, averaging augmented views or not, caching."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def extract_features(
     *,
     views: int = 1,
     seed: int = 0,
+    each_view: bool = False,
     batch_size: int = 64,
     precision: Literal["fp32", "bf16"] = "fp32",
     cache: FeatureCache | None = None,
@@ -60,8 +61,10 @@ def extract_features(
 
     With ``views=1`` a picture goes through the test-time transform; with more, each view is a random crop and flip and
     a feature is the mean of the views' unnormalised features, then normalised (as the keys of Tip-Adapter,
-    arXiv 2111.03930). A view's randomness is fixed by the picture's content, ``seed`` and the view's number, so it
-    depends on no other picture. ``precision="bf16"`` encodes under autocast. ``batch_size`` counts views.
+    arXiv 2111.03930). With ``each_view`` they are ``[n, views, D]``: of the picture by the test-time transform, and of
+    each of ``views - 1`` random views, not averaged. A view's randomness is fixed by the picture's content, ``seed``
+    and the view's number, so it depends on no other picture. ``precision="bf16"`` encodes under autocast.
+    ``batch_size`` counts views.
 
     Raises :class:`FileError` naming an unreadable picture and :class:`InputError` naming one whose feature is zero, NaN
     or infinite. What was computed before the error is kept in ``cache``.
@@ -76,30 +79,33 @@ def extract_features(
             )
     files = [Path(path) for path in paths]
     if not files:
-        return torch.zeros(0, encoder.width)
+        return torch.zeros(0, *([views] if each_view else []), encoder.width)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         digests = list(pool.map(digest_of, files))
-        recipe = make_recipe(encoder, views, seed, precision)
-        known = cache.load(recipe, digests, encoder.width) if cache else {}
+        recipe = make_recipe(encoder, views, seed, precision, each_view)
+        width = encoder.width * (views if each_view else 1)
+        known = cache.load(recipe, digests, width) if cache else {}
         todo = {digest: path for digest, path in zip(digests, files, strict=True) if digest not in known}
         fresh: dict[str, Tensor] = {}
         try:
-            stream = _encode(encoder, list(todo.items()), views, seed, batch_size, precision, pool)
+            stream = _encode(encoder, list(todo.items()), views, seed, each_view, batch_size, precision, pool)
             for digest, feature in track(stream, f"features of {encoder.name}", len(todo), enabled=progress):
                 fresh[digest] = feature
                 if len(fresh) == PICTURES_PER_SHARD:
                     known |= _keep(cache, recipe, fresh)
         finally:
             known |= _keep(cache, recipe, fresh)
-    return torch.stack([known[digest] for digest in digests])
+    rows = torch.stack([known[digest] for digest in digests])
+    return rows.unflatten(-1, (views, encoder.width)) if each_view else rows
 
 
-def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str) -> Recipe:
+def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str, each_view: bool = False) -> Recipe:
     """All that decides a feature besides the picture. One view has no randomness, so its seed does not count."""
+    transform = _probe_transform(encoder, augmented=views > 1)
     return Recipe(
         fingerprint=encoder.fingerprint,
-        transform=_probe_transform(encoder, augmented=views > 1),
+        transform=f"{_probe_transform(encoder, augmented=False)} {transform}" if each_view else transform,
         views=views,
         seed=seed if views > 1 else 0,
         precision=f"{precision} {encoder.dtype} {encoder.device.type}",
@@ -137,16 +143,18 @@ def view_seed(digest: str, seed: int, view: int) -> int:
     return int.from_bytes(mixed[:8], "big") >> 1
 
 
-def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int) -> Tensor:
-    """Pixels ``[views, 3, H, W]`` of one picture."""
+def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int, each_view: bool) -> Tensor:
+    """Pixels ``[views, 3, H, W]`` of one picture; with ``each_view`` the first is the picture as it is."""
     data = contents(path)
     if hashlib.sha256(data).hexdigest() != digest:
         raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
     image = decode(data, path)
     if views == 1:
         return encoder.transform(image)[None]
-    generators = (torch.Generator().manual_seed(view_seed(digest, seed, view)) for view in range(views))
-    return torch.stack([encoder.augment(image, generator) for generator in generators])
+    whole = [encoder.transform(image)] if each_view else []
+    numbers = range(views - len(whole))
+    generators = (torch.Generator().manual_seed(view_seed(digest, seed, view)) for view in numbers)
+    return torch.stack([*whole, *(encoder.augment(image, generator) for generator in generators)])
 
 
 def _encode(
@@ -154,34 +162,36 @@ def _encode(
     pictures: list[tuple[str, Path]],
     views: int,
     seed: int,
+    each_view: bool,
     batch_size: int,
     precision: str,
     pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (digest, feature ``[D]``)."""
+    """Yield (digest, feature ``[D]``), with ``each_view`` (digest, features ``[views D]``)."""
 
     def load(picture: tuple[str, Path]) -> Tensor:
-        return _load_views(encoder, *picture, views, seed)
+        return _load_views(encoder, *picture, views, seed, each_view)
 
     def tower(pixels: Tensor) -> Tensor:
-        return _encode_batch(encoder, pixels, batch_size, precision)
+        features = _encode_batch(encoder, pixels, batch_size, precision)
+        return features if each_view else features.mean(dim=1, keepdim=True)
 
     waiting = iter(pictures)
     with closing(encode(pictures, load, tower, max(1, batch_size // views), pool)) as batches:
         for features in batches:
             for feature, (digest, path) in zip(features, waiting, strict=False):  # takes no more than the batch has
-                yield digest, _normalise(encoder, path, feature)
+                yield digest, torch.cat([_normalise(encoder, path, view) for view in feature])
 
 
 def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: str) -> Tensor:
-    """``[b, views, 3, H, W]`` to the mean unnormalised feature of each picture, float32 ``[b, D]`` on the CPU."""
+    """``[b, views, 3, H, W]`` to the unnormalised features of each picture, float32 ``[b, views, D]`` on the CPU."""
     amp = torch.autocast(encoder.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with torch.no_grad(), amp:
         parts = [
             encoder.encode_images(part.to(encoder.device), normalize=False).float().cpu()
             for part in pixels.flatten(0, 1).split(batch_size)
         ]
-    return torch.cat(parts).view(*pixels.shape[:2], -1).mean(dim=1)
+    return torch.cat(parts).view(*pixels.shape[:2], -1)
 
 
 def _normalise(encoder: ImageEncoder, path: Path, feature: Tensor) -> Tensor:
@@ -196,7 +206,8 @@ def _normalise(encoder: ImageEncoder, path: Path, feature: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Extraction:
-    """How pictures become features; ``views`` augmented views are averaged for training pictures only."""
+    """How pictures become features; ``views`` augmented views are taken of training pictures only, and averaged where a
+    method does not take each."""
 
     views: int = 1
     batch_size: int = 64
@@ -204,12 +215,13 @@ class Extraction:
     cache: FeatureCache | None = None
     progress: bool = True
 
-    def extract(self, encoder: ImageEncoder, paths: Sequence[Path], views: int = 1) -> Tensor:
-        """Features ``[n, D]`` of ``paths``; raises what :func:`extract_features` raises."""
+    def extract(self, encoder: ImageEncoder, paths: Sequence[Path], views: int = 1, each_view: bool = False) -> Tensor:
+        """Features ``[n, D]`` of ``paths``, or ``[n, views, D]``; raises what :func:`extract_features` raises."""
         return extract_features(
             encoder,
             paths,
             views=views,
+            each_view=each_view,
             batch_size=self.batch_size,
             precision=self.precision,
             cache=self.cache,

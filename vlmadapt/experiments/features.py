@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmadapt.adapters import NoText, negative_templates
 from vlmadapt.backbones import class_text_features
 from vlmadapt.data.types import Row
+from vlmadapt.errors import InputError, shown
 from vlmadapt.experiments.protocols import DEFAULT
 from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
@@ -79,23 +80,57 @@ def pictures_hash(samples: Iterable[Sample]) -> str:
     return hashlib.sha256("".join(sample.digest() for sample in samples).encode()).hexdigest()
 
 
+def refuse_views(config: Mapping[str, Any], dataset: Dataset, extraction: Extraction) -> None:
+    """Raise :class:`InputError` where a method of ``config`` takes each view, and there is one of each picture."""
+    if not config.get("each_view"):
+        return
+    if dataset.given is not None:
+        raise InputError(
+            f"each_view is yes, but {shown(dataset.root)} holds one row of features a picture: leave it out, or give "
+            "pictures."
+        )
+    if extraction.views < 2:
+        raise InputError("each_view is yes, but views is 1: give the number of views too, 2 or more (--views).")
+
+
 class FeatureTable:
-    """Features of many pictures, each extracted once and looked up by path; given ones are taken as they are."""
+    """Features of many pictures, each extracted once and looked up by path; given ones are taken as they are.
+
+    They are extracted when they are first asked for: :meth:`of` takes the mean of ``views`` views, :meth:`each` takes
+    as many as the extraction says.
+    """
 
     def __init__(self, encoder: Encoder, samples: Iterable[Sample], extraction: Extraction, views: int = 1) -> None:
-        found = {sample.path: sample for sample in samples}
-        self._row = {path: row for row, path in enumerate(found)}
-        given = [sample.feature for sample in found.values() if isinstance(sample, Row)]
-        if given:
-            self._features = torch.stack(given)
-        else:
-            self._features = extraction.extract(encoder, list(found), views) if found else torch.empty(0, encoder.width)
+        self._encoder, self._extraction, self._views = encoder, extraction, views
+        self._samples = {sample.path: sample for sample in samples}
+        self._row = {path: row for row, path in enumerate(self._samples)}
+
+    @cached_property
+    def _features(self) -> Tensor:
+        given = [sample.feature for sample in self._samples.values() if isinstance(sample, Row)]
+        if given or not self._samples:
+            return torch.stack(given) if given else torch.empty(0, self._encoder.width)
+        return self._extraction.extract(self._encoder, list(self._samples), self._views)
+
+    @cached_property
+    def _every_view(self) -> Tensor:
+        return self._extraction.extract(self._encoder, list(self._samples), self._extraction.views, each_view=True)
 
     def of(self, samples: Sequence[Sample]) -> Samples:
         """The features and labels of ``samples``, in their order."""
-        rows = torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
-        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-        return Samples.of(self._features[rows], labels)
+        return Samples.of(self._features[self._rows(samples)], _labels(samples))
+
+    def each(self, samples: Sequence[Sample]) -> Samples:
+        """The features of ``samples`` as they are, their labels, and further views of each."""
+        every = self._every_view[self._rows(samples)]
+        return Samples.of(every[:, 0], _labels(samples), every[:, 1:])
+
+    def _rows(self, samples: Sequence[Sample]) -> Tensor:
+        return torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
+
+
+def _labels(samples: Sequence[Sample]) -> Tensor:
+    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -106,8 +141,12 @@ class FewShotFeatures:
     val: Samples | None
 
     @classmethod
-    def of(cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable) -> FewShotFeatures:
-        return cls(train.of(split.train), val.of(split.val) if split.val else None)
+    def of(
+        cls, split: FewShotSplit, train: FeatureTable, val: FeatureTable, each_view: bool = False, on_all: bool = False
+    ) -> FewShotFeatures:
+        """``each_view``: with the views of training pictures, and of validation pictures where they are trained on."""
+        take_train, take_val = (train.each if each_view else train.of), (val.each if each_view and on_all else val.of)
+        return cls(take_train(split.train), take_val(split.val) if split.val else None)
 
 
 class ClassTexts:

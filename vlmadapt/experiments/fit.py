@@ -85,9 +85,9 @@ def fit(
     with PeakMemory(train.features.device) as peak:
         start = time.perf_counter()
         (adapter.fit_on_all if on_all else adapter.fit)(
-            train.features,
+            train.given,
             train.labels,
-            None if val is None else val.features,
+            None if val is None else val.given,
             None if val is None else val.labels,
             seed=seed,
             checkpoint_dir=checkpoint_dir,

@@ -50,7 +50,11 @@ class Options(OptionSet):
     allow_short: bool = field(default=False, metadata=says("Let a class have fewer pictures than shots."))
     views: int = field(
         default=1,
-        metadata=says("Augmented views averaged for each training picture; 1 takes the picture as it is.", least=1),
+        metadata=says(
+            "Augmented views averaged for each training picture, or each a sample (each_view=yes of a method); 1 takes "
+            "the picture as it is.",
+            least=1,
+        ),
     )
     batch_size: int = field(default=64, metadata=says("Pictures encoded at a time.", least=1))
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=says("fp32 or bf16, of the backbone."))

@@ -10,7 +10,14 @@ from vlmadapt.adapters import ADAPTERS, NoText
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, identity_of, pictures_hash
+from vlmadapt.experiments.features import (
+    ClassTexts,
+    FeatureTable,
+    FewShotFeatures,
+    identity_of,
+    pictures_hash,
+    refuse_views,
+)
 from vlmadapt.experiments.fit import Measures, create, fit, judged, measure_adapter
 from vlmadapt.experiments.protocols import FewVal, Protocol, TestSet
 from vlmadapt.experiments.results import Cell, ProtocolResults, selection
@@ -105,6 +112,8 @@ class Comparison:
         self._configs = {
             label: plain(create(method, self._texts).config.as_dict()) for label, method in self._methods.items()
         }
+        for config in self._configs.values():
+            refuse_views(config, dataset, self._extraction)
         self._keys = [FitKey(label, count, seed) for count in shots for seed in seeds for label in self._methods]
 
     def fit(self, fits: MemoryFits | FolderFits, report: Callable[[str], None] | None = None) -> dict[FitKey, Measures]:
@@ -123,9 +132,10 @@ class Comparison:
             split, method = self._splits[key.shots, key.seed], self._methods[key.method]
             measures = fits.finished(key, self._identity(key, contents.get((key.shots, key.seed), "")))
             if measures is None:
-                data = FewShotFeatures.of(split, train, val)
-                adapter = create(method, self._texts)
                 on_all = self._protocol.trains_on_all
+                each_view = self._configs[key.method].get("each_view", False)
+                data = FewShotFeatures.of(split, train, val, each_view, on_all)
+                adapter = create(method, self._texts)
                 measures = fit(adapter, data, key.seed, fits.checkpoint_dir(key), on_all=on_all)
                 fits.put(key, adapter, measures)
             measured[key] = measures

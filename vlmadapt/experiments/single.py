@@ -17,7 +17,15 @@ from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, F
 from vlmadapt.data import Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
-from vlmadapt.experiments.features import ClassTexts, FeatureTable, FewShotFeatures, changed, identity_of, pictures_hash
+from vlmadapt.experiments.features import (
+    ClassTexts,
+    FeatureTable,
+    FewShotFeatures,
+    changed,
+    identity_of,
+    pictures_hash,
+    refuse_views,
+)
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
 from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
@@ -83,6 +91,7 @@ def fit_classifier(
     split = protocol.draw(dataset, shots, seed, "all" if allow_short else "error")
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
+    refuse_views(config, dataset, extraction)
     pictures = pictures_hash((*split.train, *split.val))
     identity = {
         "data": dataset.name,
@@ -100,6 +109,8 @@ def fit_classifier(
             split,
             FeatureTable(encoder, split.train, extraction, extraction.views),
             FeatureTable(encoder, split.val, extraction),
+            each_view=config.get("each_view", False),
+            on_all=protocol.trains_on_all,
         )
         checkpoints = None if place is None else place.folder / CHECKPOINTS
         measures = fit(adapter, data, seed, checkpoints, progress=extraction.progress, on_all=protocol.trains_on_all)

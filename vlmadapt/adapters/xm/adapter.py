@@ -145,7 +145,8 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         ratio: Tensor | float | None = None,
         beta_image: Tensor | float | None = None,
         beta_text: Tensor | float | None = None,
-        **options: Any,
+        own_entry: Tensor | None = None,
+        mask_own_scores: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Class scores ``[B, classes of cache]`` and disagreement ``[B]``; what is not given is the adapter's own."""
         text_queries, text_keys = self.streams(features)
@@ -156,6 +157,9 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         queries, keys = weighted(features, self.keys, self.entry_weights, beta_image)
         text_keys = text_keys if per_class else text_keys[self.labels]
         text_queries, text_keys = weighted(text_queries, text_keys, self.entry_weights, beta_text)
+        hidden = own_entry if mask_own_scores else None
+        queries, keys = self._hidden(queries, keys, hidden, beta_image)
+        text_queries, text_keys = self._hidden(text_queries, text_keys, hidden, beta_text)
         return cache_retrieval(
             queries,
             keys,
@@ -167,14 +171,16 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
             text_keys_per_class=per_class,
             ratio=ratio,
             standardize=self.config.standardize,
+            own_entry=own_entry,
+            mask_own_scores=mask_own_scores,
             return_disagreement=True,
-            **options,
         )
 
     def stream_scores(self, features: Tensor, *, image: bool, beta: float) -> Tensor:
         """Class scores ``[B, C]`` of one stream alone, at sharpness ``beta``."""
-        ratio, given = (1.0, {"beta_image": beta}) if image else (0.0, {"beta_text": beta})
-        return self._retrieve(features, self._cache(), ratio=ratio, **given)[0]
+        if image:
+            return self._retrieve(features, self._cache(), ratio=1.0, beta_image=beta)[0]
+        return self._retrieve(features, self._cache(), ratio=0.0, beta_text=beta)[0]
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         entries = self._each_entry()

@@ -62,3 +62,4 @@ class XMAdapterConfig(TrainConfig, CacheConfig):
         check_grid(self, "search_beta")
         check_grid(self, "search_alpha")
         check_not_both(self, "reweight", "standardize")
+        check_not_both(self, "each_view", "standardize")
