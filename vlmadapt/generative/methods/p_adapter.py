@@ -10,6 +10,7 @@ For one attention with probabilities ``A``, context ``ctx = A v`` and frozen out
 ``p`` is one trained number a module, ``mu = 2 mu0 + mu0 tanh(theta)`` with a trained ``theta``. Placement, gate, shared
 ``W_o`` and ``mu`` are those of the authors' released code. Ours: ``Up`` starts at zero, so that step 0 equals the
 frozen model; ``p`` kept in its range by a smooth map; no pooling of keys; the same output with and without a KV cache.
+This is the released and the gated form; the paper's is :mod:`vlmadapt.generative.methods.paper`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.generative.methods.attached import Attached
-from vlmadapt.generative.methods.bottleneck import Bottleneck
+from vlmadapt.generative.methods.bottleneck import Bottleneck, put_behind
 from vlmadapt.generative.methods.p_config import PAdapterConfig
+from vlmadapt.generative.methods.p_scalars import PScalars
+from vlmadapt.generative.methods.paper import PaperAdapter
 from vlmadapt.generative.methods.pooling import pool_attention
 from vlmadapt.generative.models.load import find_sites
-from vlmadapt.generative.models.sites import AttentionKind, Sites, merge_heads, split_heads
+from vlmadapt.generative.models.sites import AttentionKind, AttentionSite, Sites, merge_heads, split_heads
 from vlmadapt.generative.models.wrappers import adaptable
 from vlmadapt.ops import attention_probabilities, p_laplacian, p_laplacian_attention
 from vlmadapt.training.layers import empty_linear, set_uniform
@@ -36,8 +39,8 @@ from vlmadapt.training.layers import empty_linear, set_uniform
 METHOD = "p-adapter"
 
 
-class PAdapter(nn.Module):
-    """The adapter of one attention.
+class PAdapter(PScalars):
+    """The adapter of one attention, in the gated or the released form.
 
     width: D, of the attention's output. heads: H. kind: whether keys come from the same sequence as queries.
     value_heads: G, of keys and values, each read by H / G query heads in a row; None: H.
@@ -57,8 +60,8 @@ class PAdapter(nn.Module):
         generator: torch.Generator | None = None,
         value_heads: int | None = None,
     ):
-        super().__init__()
         config = PAdapterConfig.make(config)
+        super().__init__(config, dtype)
         bottleneck = width // config.reduction
         if bottleneck == 0 or bottleneck % heads:
             raise InputError(
@@ -68,14 +71,9 @@ class PAdapter(nn.Module):
         self.heads = heads
         self.value_heads = value_heads or heads
         self.kind = kind
-        self.config = config
         self.down = empty_linear(width, bottleneck, dtype)
         self.gate = empty_linear(width, bottleneck, dtype)
         self.up = empty_linear(bottleneck, width, dtype)
-        scalars = torch.promote_types(dtype, torch.float32)
-        raw = torch.tensor(_unmapped(config), dtype=scalars) if config.learn_p else None
-        self.raw_p = None if raw is None else nn.Parameter(raw)
-        self.theta = nn.Parameter(torch.zeros((), dtype=scalars))
         self.reset(torch.Generator().manual_seed(0) if generator is None else generator)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -84,19 +82,6 @@ class PAdapter(nn.Module):
         set_uniform(self.gate, generator)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
-
-    def p(self) -> Tensor | float:
-        """p as it is now: a 0-d tensor, or the fixed number."""
-        if self.raw_p is None:
-            return self.config.initial_p
-        raw = _at_least_float(self.raw_p)
-        if self.config.p_range == "one-to-two":
-            return 1 + torch.sigmoid(raw)
-        return 1 + F.softplus(raw) if self.config.p_range == "above-one" else raw.clamp(min=1)
-
-    def mu(self) -> Tensor:
-        """mu as it is now, between mu0 and 3 mu0: a 0-d tensor."""
-        return self.config.initial_mu * (2 + torch.tanh(_at_least_float(self.theta)))
 
     def features(self, x: Tensor, output: nn.Module) -> Tensor:
         """Node features ``Down(W_o x)`` [B, H, L, d] of projected queries or values ``x`` [B, H or G, L, e]."""
@@ -200,48 +185,49 @@ def attach_p_adapter(
 ) -> Attached:
     """Put a p-adapter on the text attentions of ``model``, in place; everything else is frozen.
 
-    model: BLIP of ``transformers`` (captioning, question answering, retrieval), CoCa of ``open_clip``, or any model
-        whose ``sites`` the caller names (``docs/p_adapter.md``).
+    model: of a family that is known (``docs/p_adapter.md``), or any model whose ``sites`` the caller names.
     seed: of the initial weights; the global random state is not drawn from.
 
-    At step 0 the model computes what it computed before. Raises :class:`InputError` for an unknown architecture, a
-    configuration that fits none of its attentions, or a model that already carries a method or whose weights are
-    quantised.
+    At step 0 the model computes what it computed before, unless ``start="paper"`` or ``degree="paper"`` is chosen.
+    Raises :class:`InputError` for an unknown architecture, a configuration that fits none of its attentions, or a model
+    that already carries a method or whose weights are quantised.
     """
     model, config = adaptable(model), PAdapterConfig.make(config)
-    found = (find_sites(model) if sites is None else sites).under(config.only)
+    found = (find_sites(model, config.tower) if sites is None else sites).under(config.only)
     attentions = [site for site in found.attentions if config.attentions in ("both", site.kind)]
     if not attentions:
         raise InputError(
             f"model has no {config.attentions} attention under {list(config.only) or 'any name'}: "
             "change PAdapterConfig.attentions or PAdapterConfig.only."
         )
+    natural = "gated" if all(site.packs for site in attentions) else "paper"
+    config = config.of_form(natural)
+    if natural == "paper" != config.form:
+        raise InputError(
+            f"PAdapterConfig.form is {config.form!r}, which keeps node features beside the values in the cache, where "
+            f"{type(model).__name__} has its own: use form='paper'."
+        )
     generator = torch.Generator().manual_seed(seed)
     attached = Attached(model, method, config)
     with attached.building():
         for site in attentions:
-            output = site.output
-            dtype, device = output.weight.dtype, output.weight.device
-            options: dict[str, Any] = {"dtype": dtype, "generator": generator, "value_heads": site.value_heads}
-            adapter = PAdapter(output.out_features, site.heads, site.kind, config, **options)
-            site.attach(attached, "p_adapter", adapter.to(device))
+            adapter = _adapter_of(site, config, generator)
+            site.attach(attached, "p_adapter", adapter.to(site.output.weight.device))
         for ffn in found.feed_forwards if config.ffn else ():
-            # Beside the layer, as in the released code.
-            parallel = Bottleneck(ffn.width, max(1, ffn.width // config.reduction), ffn.weight.dtype, generator)
-            ffn.attach(attached, "ffn_adapter", parallel.to(ffn.weight.device))
+            adapter = Bottleneck(ffn.width, max(1, ffn.width // config.reduction), ffn.weight.dtype, generator)
+            adapter = adapter.to(ffn.weight.device)
+            if config.form == "paper":
+                put_behind(attached, ffn.place, ffn.result, "ffn_adapter", adapter)
+            else:  # Beside the layer, as in the released code.
+                ffn.attach(attached, "ffn_adapter", adapter)
     return attached
 
 
-def _at_least_float(x: Tensor) -> Tensor:
-    """Half precision has too few digits for p, should the whole model have been cast."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _unmapped(config: PAdapterConfig) -> float:
-    """The trained number from which :meth:`PAdapter.p` makes the initial p."""
-    above = config.initial_p - 1
-    if config.p_range == "one-to-two":
-        return math.log(above / (1 - above))
-    if config.p_range == "above-one":
-        return math.log(math.expm1(above))
-    return config.initial_p
+def _adapter_of(site: AttentionSite, config: PAdapterConfig, generator: torch.Generator) -> nn.Module:
+    output = site.output
+    dtype, width = output.weight.dtype, output.out_features
+    if config.form != "paper":
+        options: dict[str, Any] = {"dtype": dtype, "generator": generator, "value_heads": site.value_heads}
+        return PAdapter(width, site.heads, site.kind, config, **options)
+    head_width = output.in_features // site.heads
+    return PaperAdapter(width, site.heads, head_width, config, decoder=site.decoder, dtype=dtype, generator=generator)

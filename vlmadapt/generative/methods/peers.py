@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from vlmadapt.config import MOST_WIDTH, AdapterConfig
 from vlmadapt.doors import import_lora
 from vlmadapt.errors import InputError
 from vlmadapt.generative.methods.attached import Attached
-from vlmadapt.generative.methods.bottleneck import Bottleneck
+from vlmadapt.generative.methods.bottleneck import Bottleneck, put_behind
 from vlmadapt.generative.models.load import family_of, find_sites, known_family
 from vlmadapt.generative.models.wrappers import named_parameters
 from vlmadapt.training import check_range
@@ -111,15 +110,8 @@ def attach_bottleneck(model: nn.Module, config: BottleneckConfig, method: str, s
     with attached.building():
         for owner, module, outputs, weight in points:
             adapter = Bottleneck(outputs, width, weight.dtype, generator).to(weight.device)
-            attached.add_module(owner, BOTTLENECK, adapter)
-            attached.on_detach(module.register_forward_hook(partial(_through, adapter)).remove)
+            put_behind(attached, owner, module, BOTTLENECK, adapter)
     return attached
-
-
-def _through(adapter: Bottleneck, module: Any, inputs: Any, output: Any) -> Any:
-    if isinstance(output, tuple):  # nn.MultiheadAttention gives its weights too
-        return (_through(adapter, module, inputs, output[0]), *output[1:])
-    return output + adapter(output)
 
 
 def _points(model: nn.Module) -> list[tuple[nn.Module, nn.Module, int, Tensor]]:
@@ -131,9 +123,7 @@ def _points(model: nn.Module) -> list[tuple[nn.Module, nn.Module, int, Tensor]]:
         module = site.output if site.result is None else site.result
         found.append((module, module, site.output.out_features, site.output.weight))
     for layer in sites.feed_forwards:
-        # A sequence would call its new child too.
-        owner = layer.owner if isinstance(layer.result, nn.Sequential) else layer.result
-        found.append((owner, layer.result, layer.width, layer.weight))
+        found.append((layer.place, layer.result, layer.width, layer.weight))
     return found
 
 

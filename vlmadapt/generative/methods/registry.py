@@ -12,7 +12,8 @@ from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
 from vlmadapt.generative.methods import peers
 from vlmadapt.generative.methods.attached import Attached
-from vlmadapt.generative.methods.p_adapter import PAdapterConfig, attach_p_adapter
+from vlmadapt.generative.methods.p_adapter import attach_p_adapter
+from vlmadapt.generative.methods.p_config import RELEASED, PAdapterConfig
 from vlmadapt.generative.models.wrappers import adaptable
 
 
@@ -32,10 +33,6 @@ def _p_adapter(model: nn.Module, config: PAdapterConfig, method: str, seed: int)
     return attach_p_adapter(model, config, method=method, seed=seed)
 
 
-RELEASED = {
-    name: value for name, value in PAdapterConfig.released().as_dict().items() if value != getattr(PAdapterConfig, name)
-}
-
 METHODS: dict[str, GenerativeMethod] = {
     "frozen": GenerativeMethod("the model as it is", peers.FrozenConfig, peers.attach_frozen, 1e-3),
     "full": GenerativeMethod("every parameter", peers.FullConfig, peers.attach_full, 3e-4),
@@ -48,6 +45,9 @@ METHODS: dict[str, GenerativeMethod] = {
     ),
     "p-adapter-released": GenerativeMethod(
         "p-adapter with the released code's switches", PAdapterConfig, _p_adapter, 3e-3, RELEASED
+    ),
+    "p-adapter-paper": GenerativeMethod(
+        "p-adapter as the paper has it", PAdapterConfig, _p_adapter, 3e-3, {"form": "paper", "start": "paper"}
     ),
 }
 
@@ -84,9 +84,9 @@ def attach(
         defaults, or None.
     seed: of the initial weights; the global random state is left as it was.
 
-    Every method starts where the frozen model is. Raises :class:`InputError` for an unknown method, setting or
-    architecture, a configuration of another class than the method's, or a model that already carries a method or whose
-    weights are quantised.
+    Every method but p-adapter-paper starts where the frozen model is. Raises :class:`InputError` for an unknown method,
+    setting or architecture, a configuration of another class than the method's, or a model that already carries a
+    method or whose weights are quantised.
     """
     if isinstance(method, AdapterConfig):
         if config is not None:

@@ -101,6 +101,7 @@ def _attention(name: str, owner: Any, kind: Any) -> AttentionSite:
             (owner.self, ATTENTION.replace(type(owner.self).forward, _attend)),
             (owner.output, OUTPUT.replace(type(owner.output).forward, _combine)),
         ],
+        decoder="text_encoder" not in name.split("."),
     )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.probe import Probe
 from vlmadapt.generative.models.sites import Sites
@@ -43,6 +44,12 @@ class Family(ABC):
     @abstractmethod
     def sites(self, model: nn.Module) -> Sites:
         """Attentions and feed-forward layers of the text side of ``model``, which :meth:`matches`."""
+
+    def tower_sites(self, model: nn.Module) -> Sites:
+        """Attentions and feed-forward layers of the image tower. Raises :class:`InputError` where there is no way."""
+        raise InputError(
+            f"tower is true, but the image tower of a {type(model).__name__} is not adapted here: leave it out."
+        )
 
     @abstractmethod
     def lora_targets(self, model: nn.Module) -> list[nn.Module]:

@@ -81,12 +81,17 @@ def known_family(model: nn.Module) -> Family:
     return family
 
 
-def find_sites(model: nn.Module) -> Sites:
-    """The text attentions and feed-forward layers of a known model; image towers are left alone.
+def find_sites(model: nn.Module, tower: bool = False) -> Sites:
+    """The text attentions and feed-forward layers of a known model, with ``tower`` those of its image tower too.
 
-    Raises :class:`InputError` for another model.
+    Raises :class:`InputError` for another model, and for a tower that is not adapted here.
     """
-    return known_family(model).sites(unwrapped(model))
+    family, model = known_family(model), unwrapped(model)
+    text = family.sites(model)
+    if not tower:
+        return text
+    image = family.tower_sites(model)
+    return Sites([*text.attentions, *image.attentions], [*text.feed_forwards, *image.feed_forwards])
 
 
 def find_probe(model: nn.Module) -> Probe | None:

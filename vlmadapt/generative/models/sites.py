@@ -84,6 +84,8 @@ class AttentionSite:
     result: the module whose output, its first one of several, is the attention's before the residual; None: ``output``.
     value_heads: G, of keys and values in grouped-query attention (arXiv 2305.13245), where query head h reads head
         h // (heads / G); None: as many as ``heads``.
+    decoder: whether queries may come one by one, as in a decoder that has a cache: then sums over queries are not to be
+        had. packs: whether a cache, if there is one, holds what the adapter's ``pack`` gives.
 
     Raises :class:`InputError` where ``value_heads`` does not divide ``heads``.
     """
@@ -97,6 +99,8 @@ class AttentionSite:
     setup: Callable[[Attaching, nn.Module], None] | None = None
     result: nn.Module | None = None
     value_heads: int | None = None
+    decoder: bool = True
+    packs: bool = True
 
     def __post_init__(self) -> None:
         if self.value_heads is not None and (self.value_heads < 1 or self.heads % self.value_heads):
@@ -128,6 +132,11 @@ class FeedForwardSite:
     weight: Tensor
     forwards: Sequence[tuple[nn.Module, Forward]]
     result: nn.Module
+
+    @property
+    def place(self) -> nn.Module:
+        """The module that an adapter behind ``result`` becomes a child of: a sequence would call its new child too."""
+        return self.owner if isinstance(self.result, nn.Sequential) else self.result
 
     def attach(self, attached: Attaching, child: str, adapter: nn.Module) -> None:
         """Make ``adapter`` the owner's module ``child`` and replace the forwards, until ``attached`` is detached."""
