@@ -15,9 +15,9 @@ from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative.methods.check import Check, check_attached
 from vlmadapt.generative.methods.checkpointing import watch_embeddings
-from vlmadapt.generative.models.load import find_probe
+from vlmadapt.generative.models.load import family_of, find_probe
 from vlmadapt.generative.models.probe import Probe
-from vlmadapt.generative.models.wrappers import adaptable, named_parameters, plain_state, wrapping
+from vlmadapt.generative.models.wrappers import adaptable, named_parameters, plain_names, plain_state, wrapping
 from vlmadapt.training import fingerprint_tensors
 from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 
@@ -48,6 +48,7 @@ class Attached:
         self._undo: list[Callable[[], None]] = [handle.remove for handle in watch_embeddings(model)]
         self._attached = True
         self._added: tuple[str, ...] = ()
+        self._modules: set[int] = set()
         self._start = self._fingerprint()
         model.__dict__[MARK] = method
         model.requires_grad_(False)
@@ -73,6 +74,7 @@ class Attached:
         if hasattr(owner, name):
             raise InputError(f"{type(owner).__name__} already has an attribute {name!r}: attach to an unchanged model.")
         owner.add_module(name, module)
+        self._modules.add(id(module))
         self.on_detach(lambda: delattr(owner, name))
 
     def replace_forward(
@@ -126,6 +128,23 @@ class Attached:
         return (
             f"{self.method} on {type(self.model).__name__}: {trained:,} of {total:,} parameters train ({share:.2f} %)"
         )
+
+    def show(self) -> str:
+        """A line for every module that trains, or has parameters that do: its name, its side of the model, its size.
+
+        An added module, however deep, is one line.
+        """
+        plain = plain_names(self.model)
+        added = [plain(name) for name, module in self.model.named_modules() if id(module) in self._modules]
+        sizes: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            place = next((root for root in added if name.startswith(f"{root}.")), name.rpartition(".")[0])
+            sizes[place] = sizes.get(place, 0) + parameter.numel()
+        family = family_of(self.model)
+        sides = {name: "" if family is None else family.part_of(name) for name in sizes}
+        wide, side = max(map(len, sizes), default=0), max(map(len, sides.values()), default=0)
+        lines = [f"{name:{wide}}  {sides[name]:{side}}  {size:>13,}" for name, size in sizes.items()]
+        return "\n".join([*lines, str(self)])
 
     def detach(self) -> nn.Module:
         """Take the method off; the model's weights, forwards and ``requires_grad`` flags are as before attaching.

@@ -63,6 +63,7 @@ class PaperAdapter(PScalars):
         value: Tensor,
         output: nn.Module,
         *,
+        nodes: Tensor | None = None,
         mask: Tensor | None = None,
         is_causal: bool = False,
         scale: float | None = None,
@@ -71,6 +72,7 @@ class PaperAdapter(PScalars):
         """What takes the place of the attention's context, [B, Lq, H e].
 
         query [B, H, Lq, e], key and value [B, G, Lk, e], head h of the queries reading head h // (H / G).
+        nodes: features of the query nodes [B, H, Lq, e], where ``query`` was changed after its projection.
         mask, is_causal and scale are those of :func:`vlmadapt.ops.p_laplacian_attention`.
         dropout: of the edges (ours); the probabilities are stored then.
         Raises :class:`InputError` for shapes that do not go together.
@@ -82,7 +84,7 @@ class PaperAdapter(PScalars):
                 "heads as divide the query heads."
             )
         group = heads // key.shape[1]
-        nodes = self._nodes(query)
+        nodes = self._nodes(query if nodes is None else nodes)
         if group > 1 and queries == 1 and not self.degrees:
             # One query of each head in the group as rows of one head: the cache is read as it lies.
             query, nodes = (x.unflatten(1, (-1, group)).flatten(2, 3) for x in (query, nodes))

@@ -21,7 +21,7 @@ from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.files import read_json
 from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, transformers_for
 from vlmadapt.generative.models.blip_attention import find_sites, mask_cross_attention, text_layers
-from vlmadapt.generative.models.family import Family
+from vlmadapt.generative.models.family import LoadedFamily
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.small import PREPROCESSOR, VOCABULARY, WordTokenizer
@@ -243,7 +243,7 @@ class BlipProbe(Probe):
         )
 
 
-class Blip(Family):
+class Blip(LoadedFamily):
     """BLIP for captioning, question answering and retrieval."""
 
     name = "blip"

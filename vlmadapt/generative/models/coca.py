@@ -17,7 +17,7 @@ from vlmadapt.backbones.open_clip import INSTALL, RANDOM_SEED, build_model, buil
 from vlmadapt.doors import Door
 from vlmadapt.errors import InputError, MissingDependency
 from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, up_to
-from vlmadapt.generative.models.family import Family
+from vlmadapt.generative.models.family import LoadedFamily
 from vlmadapt.generative.models.generation import generate
 from vlmadapt.generative.models.multihead import multihead_site
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
@@ -196,7 +196,7 @@ class CocaProbe(Probe):
         )
 
 
-class Coca(Family):
+class Coca(LoadedFamily):
     """CoCa, which describes pictures."""
 
     name = "coca"

@@ -20,22 +20,14 @@ from vlmadapt.provenance import versions
 class Family(ABC):
     """One file of this folder a family, and one line in :data:`vlmadapt.generative.models.load.FAMILIES`.
 
-    name: what its models' names begin with, before the colon. forms: how such names are written, for sentences.
     classes: names of the model classes whose output can be asked with ``probe``; supported: them in words.
-    tower: prefix of the image tower's parameters. views: the tasks' view of each model class that a task uses.
+    tower: prefix of the image tower's parameters.
     """
 
-    name: ClassVar[str]
-    forms: ClassVar[tuple[str, ...]]
     classes: ClassVar[tuple[str, ...]]
     supported: ClassVar[str]
     tower: ClassVar[str]
-    views: ClassVar[Mapping[str, type[TaskModel]]]
     probe: ClassVar[type[Probe]]
-
-    @abstractmethod
-    def load(self, place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
-        """The model whose name is ``name:place``."""
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
@@ -47,9 +39,11 @@ class Family(ABC):
 
     def tower_sites(self, model: nn.Module) -> Sites:
         """Attentions and feed-forward layers of the image tower. Raises :class:`InputError` where there is no way."""
-        raise InputError(
-            f"tower is true, but the image tower of a {type(model).__name__} is not adapted here: leave it out."
-        )
+        raise InputError(f"tower is yes, but the tower of a {type(model).__name__} is not adapted here: leave it out.")
+
+    def part_of(self, name: str) -> str:
+        """``"image"`` or ``"text"``: which side of a model its module ``name`` is on."""
+        return "image" if f"{name}.".startswith(self.tower) else "text"
 
     @abstractmethod
     def lora_targets(self, model: nn.Module) -> list[nn.Module]:
@@ -58,3 +52,19 @@ class Family(ABC):
     def public_name(self, name: str) -> str:
         """``name`` without folders of the machine."""
         return versions.public_name(name)
+
+
+class LoadedFamily(Family):
+    """A family whose models are loaded by name and put to the tasks.
+
+    name: what its models' names begin with, before the colon. forms: how such names are written, for sentences.
+    views: the tasks' view of each model class that a task uses.
+    """
+
+    name: ClassVar[str]
+    forms: ClassVar[tuple[str, ...]]
+    views: ClassVar[Mapping[str, type[TaskModel]]]
+
+    @abstractmethod
+    def load(self, place: str, device: str | torch.device, allow_download: bool) -> GenerativeModel:
+        """The model whose name is ``name:place``."""

@@ -8,10 +8,15 @@ from torch import nn
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.blip import Blip
+from vlmadapt.generative.models.blip2 import Blip2
 from vlmadapt.generative.models.coca import Coca
-from vlmadapt.generative.models.family import Family
+from vlmadapt.generative.models.family import Family, LoadedFamily
+from vlmadapt.generative.models.llava import Llava
+from vlmadapt.generative.models.paligemma import PaliGemma
 from vlmadapt.generative.models.probe import Probe
+from vlmadapt.generative.models.qwen_vl import QwenVL
 from vlmadapt.generative.models.sites import Sites
+from vlmadapt.generative.models.smolvlm import SmolVLM
 from vlmadapt.generative.models.view import TaskModel
 from vlmadapt.generative.models.wrappers import unwrapped
 from vlmadapt.modes import usual
@@ -19,7 +24,13 @@ from vlmadapt.modes import usual
 FAMILIES: tuple[Family, ...] = (
     Blip(),
     Coca(),
+    QwenVL(),
+    Llava(),
+    SmolVLM(),
+    PaliGemma(),
+    Blip2(),
 )
+LOADED = tuple(family for family in FAMILIES if isinstance(family, LoadedFamily))
 
 
 @usual(grad=True)
@@ -45,13 +56,13 @@ def load_generative(name: str, device: str | torch.device = "cpu", allow_downloa
     return family.load(place, device, allow_download)
 
 
-def family_named(name: str) -> tuple[Family, str]:
+def family_named(name: str) -> tuple[LoadedFamily, str]:
     """The family of a name of :func:`load_generative`, and what follows the colon; loads nothing.
 
     Raises :class:`InputError` for a name of no family.
     """
     prefix, _, place = name.partition(":")
-    for family in FAMILIES:
+    for family in LOADED:
         if prefix == family.name and place:
             return family, place
     raise InputError(f"name is {name!r}, which is no generative model: use {name_forms()}.")
@@ -59,7 +70,7 @@ def family_named(name: str) -> tuple[Family, str]:
 
 def name_forms() -> str:
     """How names of models are written: ``blip:FOLDER, ... or coca:ARCH/TAG``."""
-    *forms, last = (form for family in FAMILIES for form in family.forms)
+    *forms, last = (form for family in LOADED for form in family.forms)
     return f"{', '.join(forms)} or {last}"
 
 
@@ -75,8 +86,9 @@ def known_family(model: nn.Module) -> Family:
     if family is None:
         known = ", ".join(each.supported for each in FAMILIES)
         raise InputError(
-            f"model is a {type(model).__name__}, whose text attentions are not known here: {known}, and any model "
-            "whose attentions are passed as sites= (docs/p_adapter.md) are supported."
+            f"model is a {type(model).__name__}, whose text attentions are not known here: {known} are supported, any "
+            "model of transformers through interface_sites(model, NAME) of its language model, and any other whose "
+            "attentions are passed as sites= (docs/p_adapter.md)."
         )
     return family
 
@@ -102,7 +114,7 @@ def find_probe(model: nn.Module) -> Probe | None:
 
 def task_model(loaded: GenerativeModel) -> TaskModel:
     """The view of a loaded model that fits its class. Raises :class:`InputError` for one that no task here uses."""
-    views = {name: view for family in FAMILIES for name, view in family.views.items()}
+    views = {name: view for family in LOADED for name, view in family.views.items()}
     kind = type(unwrapped(loaded.model)).__name__
     if kind not in views:
         raise InputError(f"model {loaded.name} is a {kind}, which no task here uses: give one of {', '.join(views)}.")

@@ -32,9 +32,12 @@ class Probe(ABC):
 
     def pixels(self, size: int) -> Tensor:
         """One picture [1, 3, size, size], always the same, in the model's dtype and on its device."""
+        return self.drawn(1, 3, size, size)
+
+    def drawn(self, *shape: int) -> Tensor:
+        """Normal numbers, always the same, in the model's dtype and on its device."""
         weight = next(self.model.parameters())
-        drawn = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        return drawn.to(weight.device, weight.dtype)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
 
     def tokens(self, words: int, first: int) -> Tensor:
         """int64 [1, TOKENS] of a vocabulary of ``words``, ``first`` first."""

@@ -31,11 +31,11 @@ class AttentionAdapter(Protocol):
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, output: nn.Module, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The context [B, Lq, D], and what :meth:`combine` needs besides."""
+    ) -> tuple[Tensor, Any]:
+        """The context [B, Lq, H e], and what :meth:`combine` needs besides, None where it needs nothing."""
         ...
 
-    def combine(self, hidden: Tensor, messages: Tensor) -> Tensor:
+    def combine(self, hidden: Tensor, messages: Any) -> Tensor:
         """The adapted ``hidden = output(context)`` [B, Lq, D]."""
         ...
 
