@@ -24,7 +24,7 @@ class TuneOptions(OptionSet):
         default=("p-adapter",),
         metadata=says(
             "Methods, by commas: frozen, full, bitfit, bottleneck, lora, p-adapter, p-adapter-p2, "
-            "p-adapter-released; settings follow colons: p-adapter:p=1.5:lr=0.001.",
+            "p-adapter-released, p-adapter-paper; settings follow colons: p-adapter:p=1.5:lr=0.001.",
             flag="--method",
             commas="names",
         ),

@@ -169,8 +169,8 @@ class Attached:
     def check(self, probe: Probe | None = None) -> Check:
         """See that what was added reaches the model's output, and that a text is the same with and without a cache.
 
-        Takes a few passes of one picture and five tokens; the model is left as it was. probe: how to ask a model other
-        than BLIP and CoCa (:class:`vlmadapt.generative.models.probe.Probe`). ``print(attached.check())`` says what
+        Takes a few passes of one picture and five tokens; the model is left as it was. probe: how to ask a model of
+        no known family (:class:`vlmadapt.generative.models.probe.Probe`). ``print(attached.check())`` says what
         was found. Raises :class:`IncompatibleLibrary` naming what is without effect and the versions known to work.
         """
         self._require_attached()
