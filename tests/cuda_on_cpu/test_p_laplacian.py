@@ -39,6 +39,9 @@ SHAPES = [
     shape(2, 2, 5, 6, 4, 0, 2, "scores boolean each"),
     shape(2, 1, 9, 40, 8, 33, 35, "scores value additive causal lengths lse none"),
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
+    shape(1, 1, 5, 34, 64, 64, 64, "scores value causal"),  # a head's usual widths
+    shape(1, 1, 4, 5, 128, 0, 128, "scores boolean lse"),
+    shape(1, 1, 5, 6, 0, 0, 128, "attention"),
     shape(1, 2, 33, 40, 0, 3, 2, "scores value"),  # no product of queries and keys brings barriers
     shape(1, 1, 1, 1, 0, 0, 1, "attention"),
     shape(2, 2, 33, 34, 0, 0, 9, "attention coincident"),
