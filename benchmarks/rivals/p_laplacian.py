@@ -68,6 +68,10 @@ def scores_ours(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, va
     return p_laplacian_attention(query, key, x_query, x_value, P, MU).out
 
 
+def scores_ours_degrees(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> Tensor:
+    return p_laplacian_attention(query, key, x_query, x_value, P, MU, degree="paper").out
+
+
 def scores_ours_context(query: Tensor, key: Tensor, x_query: Tensor, x_value: Tensor, value: Tensor) -> list[Tensor]:
     out, context, _lse = p_laplacian_attention(query, key, x_query, x_value, P, MU, value=value)
     assert context is not None
@@ -87,6 +91,7 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Tensor | list[Tensor]]]] = {
     "scores": {
         "ours": scores_ours,
         "ours_with_context": scores_ours_context,
+        "ours_with_degrees": scores_ours_degrees,
         "eager": scores_eager,
         "compiled": scores_eager,
         "sdpa": attention_alone,
