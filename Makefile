@@ -29,7 +29,7 @@ HAS_TORCH = $(shell $(PYTHON) -c 'import importlib.util as u, glob, shutil; \
     print("yes" * bool(u.find_spec("torch") and (shutil.which("nvcc") or glob.glob("vlmadapt/_cuda*.so"))))' 2>/dev/null)
 
 # The shortest of the runs in docs/tuning.md.
-TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released
+TUNE_METHODS := frozen,full,bitfit,bottleneck,lora,p-adapter,p-adapter-p2,p-adapter-released,p-adapter-paper
 TUNE_SIZES := --epochs 4 --batch-size 32 --train-limit 512 --val-limit 200 --test-limit 600
 
 .DEFAULT_GOAL := help

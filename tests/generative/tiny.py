@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from vlmadapt.generative.models.blip import CLASSES
+from vlmadapt.generative.models.load import family_of
 
 WORDS = 40
 START, END = 38, 39
@@ -43,7 +47,16 @@ def tiny_coca(**text: Any) -> Any:
 
 def tiny(kind: str) -> Any:
     """The tiny model of a class that some family names."""
-    return tiny_coca() if kind == "CoCa" else tiny_blip(kind)
+    from tests.generative.tiny_hosts import of_class
+
+    return tiny_coca() if kind == "CoCa" else tiny_blip(kind) if kind in CLASSES else of_class(kind)
+
+
+def text_parameters(model: nn.Module) -> list[str]:
+    """Names of those outside of the image tower."""
+    family = family_of(model)
+    assert family is not None
+    return [name for name, _ in model.named_parameters() if not name.startswith(family.tower)]
 
 
 @torch.no_grad()
@@ -59,10 +72,15 @@ def widened(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@torch.no_grad()
 def spelt(model: nn.Module) -> nn.Module:
     """Weights spelt from the parameters' names: the same bits under every torch, on every processor."""
-    for name, parameter in model.named_parameters():
+    spell(dict(model.named_parameters()))
+    return model.eval()
+
+
+@torch.no_grad()
+def spell(parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
         digits = torch.frombuffer(
             bytearray(hashlib.shake_256(name.encode()).digest(parameter.numel())), dtype=torch.uint8
         )
@@ -71,7 +89,6 @@ def spelt(model: nn.Module) -> nn.Module:
             parameter.copy_(values / 256)
         elif name.endswith("bias"):
             parameter.copy_(values / 1024)
-    return model.eval()
 
 
 @torch.no_grad()

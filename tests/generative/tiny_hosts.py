@@ -113,3 +113,8 @@ HOSTS: dict[str, Callable[[], Any]] = {
     "InstructBlip-OPT": lambda: blip2("InstructBlip", "opt"),
     "InstructBlip-T5": lambda: blip2("InstructBlip", "t5"),
 }
+
+
+def of_class(kind: str) -> Any:
+    """The first of ``HOSTS`` of a model class."""
+    return next(build for name, build in HOSTS.items() if name.partition("-")[0] == kind.partition("ForCond")[0])()

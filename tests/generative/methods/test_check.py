@@ -13,23 +13,34 @@ from torch import nn
 pytest.importorskip("transformers")
 pytest.importorskip("open_clip")
 
-from tests.generative.tiny import in_training, tiny, tiny_blip, tiny_coca
+from tests.generative.tiny import in_training, text_parameters, tiny, tiny_blip, tiny_coca
 from vlmadapt.doors import PROVEN
 from vlmadapt.errors import IncompatibleLibrary, InputError
 from vlmadapt.generative.methods.p_adapter import PAdapter, attach_p_adapter
 from vlmadapt.generative.methods.registry import METHODS, attach
 from vlmadapt.generative.models import blip_attention
+from vlmadapt.generative.models.host import Host
 from vlmadapt.generative.models.load import FAMILIES
 
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 SETTINGS = {"reduction": 4}
+HOSTED = {kind for family in FAMILIES if isinstance(family, Host) for kind in family.classes}
 SIZES: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "lora": {"rank": 2}}
 
 
 @pytest.mark.parametrize("kind", [kind for family in FAMILIES for kind in family.classes])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_reaches_every_model(kind: str, method: str) -> None:
-    attached = attach(tiny(kind), method, SETTINGS if method.startswith("p-") else SIZES.get(method))
+    model = tiny(kind)
+    if kind in HOSTED and method == "p-adapter-released":
+        with pytest.raises(InputError, match="use form='paper'"):
+            attach(model, method, SETTINGS)
+        return
+    if method == "bitfit" and not any(name.endswith("bias") for name in text_parameters(model)):
+        with pytest.raises(InputError, match="model has no bias to train"):
+            attach(model, method)
+        return
+    attached = attach(model, method, SETTINGS if method.startswith("p-") else SIZES.get(method))
     check = attached.check()
     added = method not in ("frozen", "full", "bitfit")
     assert check.probed and bool(check.modules) == added and check.cached == (kind != RETRIEVAL)

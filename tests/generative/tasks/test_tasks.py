@@ -261,3 +261,21 @@ def test_records_that_say_nothing_are_refused(tmp_path, task, changed, said):
     data = world.records(task, tmp_path)
     with pytest.raises(InputError, match=f"record train-0 has {said}"):
         replace(data, train=(replace(data.train[0], **changed), *data.train[1:]))
+
+
+def test_labels_are_shifted_once(tmp_path):
+    """What a decoder is asked and told here is what transformers' own loss makes of the whole answers."""
+    made = make("vqa", tmp_path)
+    model, states, mask = made.read(made.data.train[:3])
+    module, words = model.module.eval(), ["red", "surely not black", "dark"]
+    targets = encode_targets(model.tokenizer, words, model.longest)
+    later = targets.mask[:, 1:] == 1
+    assert torch.equal(targets.labels[:, :-1][later], targets.inputs[:, 1:][later])
+    logits, smoothing = model.answer_logits(states, mask, targets), module.text_decoder.label_smoothing
+    ours = F.cross_entropy(logits.flatten(0, 1), targets.labels.flatten(), label_smoothing=smoothing)
+    whole = torch.cat([targets.inputs[:, :1], targets.labels.clamp(min=0)], 1)
+    learnt = torch.cat([targets.inputs[:, :1], targets.labels], 1)
+    seen = torch.cat([targets.mask, torch.zeros_like(targets.mask[:, :1])], 1)
+    given = {"encoder_hidden_states": states, "encoder_attention_mask": mask, "use_cache": False}
+    theirs = module.text_decoder(input_ids=whole, attention_mask=seen, labels=learnt, **given).loss
+    torch.testing.assert_close(ours, theirs.mean(), rtol=1e-5, atol=1e-6)

@@ -234,7 +234,7 @@ class Attached:
         if not isinstance(saved, dict):
             raise FileError(f"{folder / DESCRIPTION} names no configuration: save the adapter again.")
         ours = self.config.as_dict()
-        for name in ours.keys() | saved.keys():
+        for name in {**saved, **ours}:
             value, other = ours.get(name), saved.get(name)
             if (list(value) if isinstance(value, tuple) else value) != other:
                 raise InputError(f"{folder} was saved with {name}={other!r}, not {value!r}: attach with its value.")

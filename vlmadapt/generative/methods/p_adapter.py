@@ -193,6 +193,8 @@ def attach_p_adapter(
     that already carries a method or whose weights are quantised.
     """
     model, config = adaptable(model), PAdapterConfig.make(config)
+    if config.tower and sites is not None:
+        raise InputError("PAdapterConfig.tower is yes beside sites=, which say what is adapted: leave it out.")
     found = (find_sites(model, config.tower) if sites is None else sites).under(config.only)
     attentions = [site for site in found.attentions if config.attentions in ("both", site.kind)]
     if not attentions:

@@ -3,7 +3,7 @@
 For one head of one attention with probabilities ``A``, projected queries ``x_q`` and values ``x_v`` (equation 9):
 
     c_j   = sum_i A_ij, or 1 without degrees
-    U     = p_laplacian(A, x_q, x_v / sqrt(c_j), p, mu)      in place of A x_v: equations 12 to 15
+    U     = p_laplacian(A, x_q, x_v / sqrt(c_j), p, mu)      in place of A x_v: equations 12 to 15, degree="paper"
     h     = W_o (heads of U side by side)
     out   = h + Up(ReLU(Down(h)))                            equation 16, a plain adapter
 
@@ -15,7 +15,7 @@ such graph a head, at the head's width, before ``W_o``, which the paper leaves o
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,10 @@ class PaperAdapter(PScalars):
         generator: torch.Generator,
     ) -> None:
         super().__init__(config, dtype, pulled=config.residual == "query")
-        self.degrees = config.degree == "paper" and not decoder
+        self.options: dict[str, Any] = {
+            "degree": "none" if decoder else config.degree,
+            "residual": "query" if self.theta is not None else "none",
+        }
         self.plain = Bottleneck(width, max(1, width // config.reduction), dtype, generator)
         noise = None
         if config.query_nodes == "noise":  # of its own seed: a file that is loaded holds no noise
@@ -85,7 +88,7 @@ class PaperAdapter(PScalars):
             )
         group = heads // key.shape[1]
         nodes = self._nodes(query if nodes is None else nodes)
-        if group > 1 and queries == 1 and not self.degrees:
+        if group > 1 and queries == 1 and self.options["degree"] == "none":
             # One query of each head in the group as rows of one head: the cache is read as it lies.
             query, nodes = (x.unflatten(1, (-1, group)).flatten(2, 3) for x in (query, nodes))
             if mask is not None and mask.dim() == 4 and mask.shape[1] == heads:
@@ -93,19 +96,14 @@ class PaperAdapter(PScalars):
             is_causal = False
         elif group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        p, mu = self.p(), self.mu()
-        residual: Literal["query", "none"] = "none" if self.theta is None else "query"
-        if dropout or self.degrees:
+        if dropout:
             wide = torch.promote_types(query.dtype, torch.float32)
             edges = attention_probabilities(query.to(wide), key.to(wide), mask, is_causal, None, scale)[0]
-            nodes, values = nodes.to(wide), value.to(wide)
-            if self.degrees:
-                values = values / _roots_of_degrees(edges)
-            messages = p_laplacian(F.dropout(edges, dropout), nodes, values, p, mu, residual=residual)
-            messages = messages.to(value.dtype)
+            edges, nodes, values = F.dropout(edges, dropout), nodes.to(wide), value.to(wide)
+            messages = p_laplacian(edges, nodes, values, self.p(), self.mu(), **self.options).to(value.dtype)
         else:
-            options: dict[str, Any] = {"mask": mask, "is_causal": is_causal, "scale": scale}
-            messages = p_laplacian_attention(query, key, nodes, value, p, mu, residual=residual, **options).out
+            options = {**self.options, "mask": mask, "is_causal": is_causal, "scale": scale}
+            messages = p_laplacian_attention(query, key, nodes, value, self.p(), self.mu(), **options).out
         return merge_heads(messages.reshape(batch, heads, queries, width)), None
 
     def _nodes(self, query: Tensor) -> Tensor:
@@ -126,9 +124,3 @@ class PaperAdapter(PScalars):
         """The attention's adapted output [B, Lq, D]; arguments as in :meth:`attend`."""
         context, messages = self.attend(query, key, value, output, **options)
         return self.combine(output(context), messages)
-
-
-def _roots_of_degrees(edges: Tensor) -> Tensor:
-    """``sqrt(c_j)`` [B, H, Lk, 1] of probabilities [B, H, Lq, Lk]; 1 where nobody looks."""
-    degrees = edges.sum(-2).unsqueeze(-1)
-    return torch.where(degrees > 0, degrees, 1).sqrt()

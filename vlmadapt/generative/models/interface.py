@@ -210,9 +210,16 @@ def _site(model: nn.Module, name: str, owner: Any, parent: Any) -> AttentionSite
         output,
         (),
         partial(_switch, model, output),
-        decoder=bool(getattr(owner, "is_decoder", getattr(owner, "is_causal", True))),
+        decoder=_decodes(owner),
         packs=False,
     )
+
+
+def _decodes(owner: Any) -> bool:
+    """Whether an attention has a cache: PaliGemma's say that they are not causal, but have a place in one."""
+    if hasattr(owner, "is_decoder"):
+        return bool(owner.is_decoder)
+    return hasattr(owner, "layer_idx") or bool(getattr(owner, "is_causal", True))
 
 
 def _heads(owner: Any) -> int:

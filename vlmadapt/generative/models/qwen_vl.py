@@ -18,6 +18,7 @@ class QwenVLProbe(HostProbe):
         side = SIDE * vision.spatial_merge_size
         values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         text = self.with_picture(SIDE**2)
+        text["input_ids"][0, 0] = self.model.config.vision_start_token_id
         patches = self.drawn(side**2, values)
         grid = torch.tensor([[1, side, side]], device=patches.device)
         if "mm_token_type_ids" in inspect.signature(type(self.model).forward).parameters:  # not in transformers 5.0
