@@ -41,18 +41,22 @@ class HostProbe(Probe):
     def text(self, use_cache: bool) -> Any:
         """By ``generate`` with a cache; without, one whole forward a token: in some versions of transformers the
         picture is lost on the way from one token to the next."""
-        # A picture's token in the text, which only random weights put there, would ask for another picture.
-        picture, given, found = self.model.config.image_token_id, self.inputs(), []
+        given, found, text = self.inputs(), [], self.model.config.get_text_config()
+        # A picture's token in the text, which only random weights put there, would ask for another picture; an end
+        # would end it.
+        unsaid = {self.model.config.image_token_id}
+        for ends in (text.eos_token_id, self.model.generation_config.eos_token_id):
+            unsaid |= set(ends if isinstance(ends, list) else [ends])
+        unsaid = sorted(number for number in unsaid if number is not None)
         if use_cache:
-            told = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "suppress_tokens": [picture]}
+            told = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "suppress_tokens": unsaid}
             return self.model.generate(**given, use_cache=True, **told, **SEARCH)
-        if self.model.config.get_text_config().is_encoder_decoder:
-            start = self.model.config.get_text_config().decoder_start_token_id
-            given["decoder_input_ids"] = given["input_ids"].new_full((1, 1), start)
+        if text.is_encoder_decoder:
+            given["decoder_input_ids"] = given["input_ids"].new_full((1, 1), text.decoder_start_token_id)
         for _ in range(TOKENS):
             found.append(self.model(**given, use_cache=False).logits[:, -1].float())
-            allowed = found[-1].index_fill(1, torch.tensor([picture], device=found[-1].device), -torch.inf)
-            given = self._longer(given, allowed.argmax(1, keepdim=True))
+            sayable = found[-1].index_fill(1, torch.tensor(unsaid, device=found[-1].device), -torch.inf)
+            given = self._longer(given, sayable.argmax(1, keepdim=True))
         return SimpleNamespace(logits=tuple(found))
 
     def _longer(self, given: dict[str, Tensor], token: Tensor) -> dict[str, Tensor]:
