@@ -468,7 +468,7 @@ def test_a_sliding_window_reaches_the_adapter() -> None:
     transformers = pytest.importorskip("transformers")
     from tests.generative.tiny_hosts import TEXT, widened
 
-    model = widened(transformers.MistralForCausalLM(transformers.MistralConfig(**TEXT, sliding_window=4)))
+    model: Any = widened(transformers.MistralForCausalLM(transformers.MistralConfig(**TEXT, sliding_window=4)))
     numbers = torch.arange(12)[None] + 6
     plain = model(numbers).logits
     attach_p_adapter(model, SETTINGS, sites=interface_sites(model, "model"))
@@ -484,7 +484,7 @@ def test_soft_caps_get_one_sentence() -> None:
     transformers = pytest.importorskip("transformers")
     from tests.generative.tiny_hosts import TEXT, widened
 
-    model = widened(transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**TEXT, head_dim=8)))
+    model: Any = widened(transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**TEXT, head_dim=8)))
     attach_p_adapter(model, SETTINGS, sites=interface_sites(model))
     with pytest.raises(InputError, match="given softcap: soft caps on the scores are not known here"):
         model(torch.arange(6)[None] + 6)

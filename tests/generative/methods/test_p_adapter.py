@@ -24,6 +24,7 @@ def made(kind: Any = "cross", dtype: torch.dtype = torch.float64, **fields: Any)
     config = PAdapterConfig(**{"reduction": 2, **fields})
     generator = torch.Generator().manual_seed(3)
     adapter = PAdapter(WIDTH, HEADS, kind, config, dtype=torch.float64, generator=generator)
+    assert adapter.theta is not None
     with torch.no_grad():
         for parameter in (adapter.up.weight, adapter.up.bias, adapter.down.bias, adapter.gate.bias, adapter.theta):
             parameter.normal_(generator=generator)
@@ -68,6 +69,7 @@ def test_equals_loops(kind: str, fields: dict[str, Any]) -> None:
     attended[0, 0, 1] = False
     result = adapter(**given, mask=attended.unsqueeze(1))
     mu0 = adapter.config.initial_mu
+    assert adapter.theta is not None
     mu = 2 * mu0 + mu0 * math.tanh(adapter.theta.item())
     truth = adapted_attention(adapter, **given, p=adapter.config.initial_p, mu=mu, attended=attended)
     torch.testing.assert_close(result, truth, rtol=0, atol=1e-9)
@@ -140,7 +142,7 @@ def test_released_switches_are_the_released_arithmetic(task: str, kind: str) -> 
     _, messages = adapter.attend(**given)
     probabilities = (given["query"] @ given["key"].mT * (WIDTH // HEADS) ** -0.5).softmax(-1)
     x_query, x_value = (adapter.features(given[name], given["output"]) for name in ("query", "value"))
-    p, mu = adapter.config.initial_p, float(adapter.mu().detach())
+    p, mu = adapter.config.initial_p, float(torch.as_tensor(adapter.mu()).detach())
     if kind == "self":
         released = whole_graph(probabilities, x_value, p, mu, 5, pull=True)
     else:
@@ -160,7 +162,7 @@ def test_released_switches_are_the_released_arithmetic(task: str, kind: str) -> 
 @pytest.mark.parametrize("p_range", ["one-to-two", "above-one", "free"])
 def test_p_starts_where_told_and_stays_in_its_range(task: str, p_range: str) -> None:
     adapter = PAdapter(WIDTH, HEADS, "self", {"task": task, "p_range": p_range, "reduction": 2})
-    assert adapter.raw_p is not None
+    assert adapter.raw_p is not None and adapter.theta is not None
     assert float(adapter.p()) == pytest.approx(INITIAL_P[task])
     assert float(adapter.mu()) == pytest.approx(20.0 if task == "entailment" else 0.2)
     for extreme in (-80.0, 80.0):

@@ -121,6 +121,7 @@ def test_from_frozen_it_can_leave() -> None:
         nn.init.constant_(adapter.theta, raw)
         assert 1 <= float(adapter.p()) <= 2 and 0 <= float(adapter.mu()) <= 0.3 + 1e-9
     wide = made(p_range="above-one")
+    assert wide.raw_p is not None
     nn.init.constant_(wide.raw_p, -1.5)
     assert float(made(p_range="above-one").p()) == 2 and float(wide.p()) == 3.5
 
@@ -128,7 +129,7 @@ def test_from_frozen_it_can_leave() -> None:
 @pytest.mark.parametrize("fields", [{}, {"p": 1.5}, {"p": 1.5, "residual": "none"}, {"query_nodes": "noise"}])
 def test_gradients(fields: dict[str, Any]) -> None:
     adapter, given = made(**fields), inputs(2, 3)
-    if adapter.config.from_frozen:
+    if adapter.config.from_frozen and adapter.raw_p is not None:
         nn.init.constant_(adapter.raw_p, 1.7)  # not where it is folded
     output = given.pop("output")
     parameters = dict(adapter.named_parameters())
@@ -157,9 +158,9 @@ def test_grouped_heads(groups: int, masked: str) -> None:
     wide = {**given, **{name: given[name].repeat_interleave(HEADS // groups, 1) for name in ("key", "value")}}
     torch.testing.assert_close(adapter.attend(**wide, **options)[0], whole, rtol=0, atol=1e-12)
     for step in range(4):
-        part = {"query": given["query"][:, :, step : step + 1], "output": given["output"]}
+        part: dict[str, Any] = {"query": given["query"][:, :, step : step + 1], "output": given["output"]}
         seen = {name: given[name][:, :, : step + 1] for name in ("key", "value")}
-        one = {} if masked == "none" else {"mask": mask[:, :, step : step + 1, : step + 1]}
+        one: dict[str, Any] = {} if masked == "none" else {"mask": mask[:, :, step : step + 1, : step + 1]}
         found, _ = adapter.attend(**part, **seen, **one)
         torch.testing.assert_close(found[:, 0], whole[:, step], rtol=0, atol=1e-12)
 

@@ -44,10 +44,10 @@ class HostProbe(Probe):
         given, found, text = self.inputs(), [], self.model.config.get_text_config()
         # A picture's token in the text, which only random weights put there, would ask for another picture; an end
         # would end it.
-        unsaid = {self.model.config.image_token_id}
+        numbers = {self.model.config.image_token_id}
         for ends in (text.eos_token_id, self.model.generation_config.eos_token_id):
-            unsaid |= set(ends if isinstance(ends, list) else [ends])
-        unsaid = sorted(number for number in unsaid if number is not None)
+            numbers |= set(ends if isinstance(ends, list) else [ends])
+        unsaid = sorted(number for number in numbers if number is not None)
         if use_cache:
             told = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "suppress_tokens": unsaid}
             return self.model.generate(**given, use_cache=True, **told, **SEARCH)
