@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from importlib import metadata
@@ -217,32 +218,36 @@ def test_a_sanitizer_without_a_summary_has_not_ended() -> None:
     assert sanitizer.summary("========= RACECHECK SUMMARY: 3 hazards displayed (3 errors, 0 warnings)")[0] == 3
 
 
-REPORT = """<testsuites><testsuite>
-<testcase classname="tests.ops.test_a" name="good"/>
-<testcase classname="tests.ops.test_a" name="bad"><failure message="no">long</failure></testcase>
-<testcase classname="tests.ops.test_b" name="out"><skipped/></testcase>
-</testsuite></testsuites>"""
+STRUCK = """
+import os, pytest
+@pytest.mark.parametrize("x", [1, 2])
+def test_struck(x):
+    assert x == 1 or "CUDA_LAUNCH_BLOCKING" in os.environ
+def test_skipped():
+    pytest.skip("none")
+@pytest.fixture
+def broken():
+    raise RuntimeError("before the test")
+def test_never(broken):
+    pass
+"""
 
 
-def test_failed_tests_run_again_by_themselves(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "report.xml").write_text(REPORT)
-    found = optests.outcomes(tmp_path / "report.xml")
-    assert found == {"tests/ops/test_a.py::good": "", "tests/ops/test_a.py::bad": "no"}
-    asked = []
-
-    def run(child: Child, report: Path, tests: list[str], processes: int, blocking: bool) -> dict[str, str]:
-        asked.append((tests, blocking))
-        return found if not blocking else {"tests/ops/test_a.py::bad": ""}
-
-    monkeypatch.setattr(optests, "pytest_run", run)
-    optests.run(child_of(log, "tests"))
-    assert asked[1] == (["tests/ops/test_a.py::bad"], True)
-    assert [(row["name"], row["good"]) for row in checks(log)] == [(name, True) for name in found]
+def test_failed_tests_run_again_by_themselves(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ROOT / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:  # below the conftest that knows --device
+        (Path(folder) / "test_some.py").write_text(STRUCK)
+        monkeypatch.setattr(optests, "DRY", [str(Path(folder).relative_to(ROOT) / "test_some.py")])
+        optests.run(child_of(log, "tests"))
+    outcomes = {row["name"].partition("::")[2]: row["good"] for row in checks(log)}
+    first = {"test_struck[1]": True, "test_struck[2]": False, "test_never": False}
+    assert outcomes == first | {"test_struck[2] (alone)": True, "test_never (alone)": False}
+    assert any("before the test" in row["detail"] for row in checks(log))
 
 
 def test_operator_tests_run_without_plugins(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optests.importlib.util, "find_spec", lambda name: None)
-    given = optests.command(child_of(log, "tests"), log.folder / "tests.xml", ["tests/ops"], 6)
+    given = optests.command(child_of(log, "tests"), ["tests/ops"], 6)
     assert "--numprocesses" not in given and "--timeout" not in given and "addopts=-q" in given
 
 

@@ -2,8 +2,7 @@
 
     python3 -m benchmarks.borrowed --out DIR --budget 540 [--only races-cache,smoke] [--dry-run]
 
-Writes at most five files into DIR: ``results.jsonl`` as results come, ``gpu.md`` after each phase, ``log.txt``,
-``tests.xml``.
+Writes three files into DIR: ``results.jsonl`` as results come, ``gpu.md`` after each phase, ``log.txt``.
 ``--dry-run`` needs no GPU: small shapes on the CPU, and the CUDA kernels on their emulation.
 """
 
@@ -18,12 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.borrowed import page
-from benchmarks.borrowed.child import SKIPPED, Child, Group
+from benchmarks.borrowed.child import DRY_PATIENCE, SKIPPED, Child, Group
 from benchmarks.borrowed.phases import PHASES, Phase
 from benchmarks.borrowed.record import Log
 
 LEAST = 3.0  # seconds: no phase shows anything in less
-DRY_PATIENCE = 6  # times a phase's time: what a dry run shows is that it works, on however busy a machine
 
 
 class Stopped(Exception):

@@ -18,6 +18,7 @@ from benchmarks.borrowed.record import Log
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SKIPPED = 77  # a child's exit status, as automake has it
+DRY_PATIENCE = 6  # times a limit: what a dry run shows is that it works, on however busy a machine
 
 
 @dataclass
@@ -28,10 +29,15 @@ class Child:
     seconds: float
     more: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: round(time.time(), 1))  # as the rows have it
 
     @property
     def device(self) -> str:
         return "cpu" if self.dry else "cuda"
+
+    def patient(self, seconds: float) -> float:
+        """A limit of something that the phase starts."""
+        return max(1.0, min(self.left(), seconds * (DRY_PATIENCE if self.dry else 1)))
 
     def left(self) -> float:
         return self.seconds - (time.monotonic() - self.started)

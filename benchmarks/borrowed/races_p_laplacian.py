@@ -17,7 +17,7 @@ SHAPES = {
     "8x12x40x40, d=8": (8, 40, 40, 8),
 }
 DRY = {"1x12x3x5, d=2": (1, 3, 5, 2)}
-LARGEST_RELEASED = 100_000  # pairs a head and batch; beyond, its differences take gigabytes
+LARGEST_RELEASED = 1_000_000  # pairs; beyond, its differences take gigabytes
 NAMES = {"probabilities": "p_laplacian", "scores": "p_laplacian_attention"}
 
 

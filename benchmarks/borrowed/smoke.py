@@ -109,7 +109,7 @@ def run(child: Child) -> None:
     def attempt(combination: tuple[str, str, str]) -> None:
         with tempfile.TemporaryFile("w+") as output:
             group = Group(child.command("smoke", *combination), output, {"CUDA_LAUNCH_BLOCKING": "1"})
-            status = group.wait(min(SECONDS, max(child.left(), 1)))
+            status = group.wait(child.patient(SECONDS))
             output.seek(0, io.SEEK_SET)
             said = output.read()
         print(f"--- {' '.join(combination)}\n{said}", flush=True)
