@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0  # a case
 EMULATED = ROOT / "build" / "gpu_route_emulated.so"
-DRY_DRIVER = "hetero_aggregate"  # the quickest to compile
-DRY_CASES = 6
+DRY_CASES = 100
 
 
 def library(child: Child) -> Path:
@@ -29,9 +28,8 @@ def library(child: Child) -> Path:
     from tests.cuda_on_cpu.harness import toolchain
     from tests.cuda_on_cpu.harness.build import BuildError
 
-    drivers = [d for d in gpu_route.DRIVERS if d.stem == DRY_DRIVER or not child.dry]
     path = EMULATED if child.dry else gpu_route.DEFAULT
-    if gpu_route.key_of(path) == gpu_route.key(drivers):
+    if gpu_route.key_of(path) == gpu_route.key():
         child.note("library without torch", "carried along")
         return path
     if child.dry and (reason := toolchain.missing("simt")):
@@ -39,7 +37,7 @@ def library(child: Child) -> Path:
     if not child.dry and toolchain.nvcc() is None:
         child.skip(f"{path.name} is missing or of another tree, and there is no nvcc to build it")
     try:
-        gpu_route.build(path, "sm_90" if child.dry else architecture(), emulated=child.dry, drivers=drivers)
+        gpu_route.build(path, "sm_90" if child.dry else architecture(), emulated=child.dry)
     except BuildError as error:
         print(error, flush=True)
         child.check("library without torch", False, str(error))
@@ -55,13 +53,12 @@ def architecture() -> str:
     return "sm_" + printed.splitlines()[0].strip().replace(".", "")
 
 
-def problems(dry: bool) -> Iterator[tuple[Kernel, int, str]]:
+def problems() -> Iterator[tuple[Kernel, int, str]]:
     """Kernel, number of a shape, and type: all kernels' first shapes before any kernel's last."""
     from tests.cuda_on_cpu.matrix import KERNELS
 
-    chosen = [kernel for kernel in KERNELS if kernel.driver == f"{DRY_DRIVER}.cu" or not dry]
-    for shape in range(max(len(kernel.shapes) for kernel in chosen)):
-        for kernel in chosen:
+    for shape in range(max(len(kernel.shapes) for kernel in KERNELS)):
+        for kernel in KERNELS:
             if shape < len(kernel.shapes):
                 yield from ((kernel, shape, dtype) for dtype in kernel.dtypes)
 
@@ -86,9 +83,9 @@ def run(child: Child) -> None:
     from tests.cuda_on_cpu.harness.process import Worker
 
     worker = Worker(path, asan=False, seconds=SECONDS)
-    for number, (kernel, shape, dtype) in enumerate(problems(child.dry)):
+    for number, (kernel, shape, dtype) in enumerate(problems()):
         if child.left() < 2 or (child.dry and number == DRY_CASES):
-            child.note("cases that were not run for want of time", sum(1 for _ in problems(child.dry)) - number)
+            child.note("cases that were not run for want of time", sum(1 for _ in problems()) - number)
             break
         wrong = attempt(worker, kernel, shape, dtype)
         child.check(name_of(kernel, shape, dtype), not wrong, wrong)

@@ -39,7 +39,7 @@ def run(child: Child) -> None:
     from tests.cuda_on_cpu.harness.process import Worker
 
     chosen = [(kernel, min(SHAPE, len(kernel.shapes) - 1), dtype)
-              for kernel, shape, dtype in matrix.problems(child.dry) if shape == 0 and dtype in DTYPES]  # fmt: skip
+              for kernel, shape, dtype in matrix.problems() if shape == 0 and dtype in DTYPES]  # fmt: skip
     for tool in TOOLS:
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder) / "log"
