@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.borrowed.child import ROOT, Child, main
+from benchmarks.borrowed.child import Child, main
 
 if TYPE_CHECKING:
     from tests.cuda_on_cpu.harness.case import Kernel
     from tests.cuda_on_cpu.harness.process import Worker
 
 SECONDS = 20.0  # a case
-EMULATED = ROOT / "build" / "gpu_route_emulated.so"
 DRY_CASES = 100
 
 
@@ -28,7 +27,7 @@ def library(child: Child) -> Path:
     from tests.cuda_on_cpu.harness import toolchain
     from tests.cuda_on_cpu.harness.build import BuildError
 
-    path = EMULATED if child.dry else gpu_route.DEFAULT
+    path = gpu_route.EMULATED if child.dry else gpu_route.DEFAULT
     if gpu_route.key_of(path) == gpu_route.key():
         child.note("library without torch", "carried along")
         return path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,10 @@ from .matrix import KERNELS
 FUNCTIONS = {kernel.function for kernel in KERNELS}
 
 
-def library(stem: str) -> Path:
-    """Of one driver, compiled once for what it is made of."""
+def library(path: Path, drivers: Sequence[Path]) -> Path:
+    """Emulated; compiled once for what it is made of."""
     if reason := toolchain.missing("simt"):
         pytest.skip(reason)
-    drivers = [HERE / "drivers" / f"{stem}.cu"]
-    path = CACHE / f"gpu_route-{stem}.so"
     if gpu_route.key_of(path) != gpu_route.key(drivers):
         gpu_route.build(path, emulated=True, drivers=drivers)
     return path
@@ -33,7 +32,7 @@ def library(stem: str) -> Path:
 
 @pytest.fixture(scope="module")
 def bugs() -> Iterator[Worker]:
-    worker = Worker(library("bugs"), asan=False)
+    worker = Worker(library(CACHE / "gpu_route-bugs.so", [HERE / "drivers" / "bugs.cu"]), asan=False)
     yield worker
     worker.stop()
 
@@ -54,12 +53,11 @@ def test_the_matrix_has_every_kernel_and_the_library_every_driver() -> None:
 
 
 @COMPILES
-def test_cases_of_the_matrix_pass_through_device_memory() -> None:
-    worker = Worker(library("hetero_aggregate"), asan=False)
+def test_the_whole_matrix_passes_through_device_memory() -> None:
+    worker = Worker(library(gpu_route.EMULATED, gpu_route.DRIVERS), asan=False)
     for kernel in KERNELS:
-        if kernel.driver == "hetero_aggregate.cu":
-            for shape, dtype in enumerate(kernel.dtypes):
-                kernel.run(shape, dtype, worker, Schedule())
+        for shape, dtype in itertools.product(range(len(kernel.shapes)), kernel.dtypes):
+            kernel.run(shape, dtype, worker, Schedule())
     worker.finish()
     assert worker.process is None
 
