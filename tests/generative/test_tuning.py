@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,14 +21,16 @@ from vlmadapt import generative
 from vlmadapt.cli import app
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.generative import tuning
+from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.models.small import save_small
 from vlmadapt.generative.plan import TuningPlan
 from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tasks import CaptionTask, VQATask
+from vlmadapt.generative.tasks.prior import prior_predictions
 from vlmadapt.generative.tuning import fit_folder, predictions_of, run_tuning
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
 from vlmadapt.reporting.said_picture import is_right
-from vlmadapt.reporting.tuning_table import tuning_table
+from vlmadapt.reporting.tuning_table import kinds_table, tuning_table
 from vlmadapt.training import TrainConfig
 
 PLAN = TuningPlan(
@@ -80,7 +83,11 @@ def test_files_round_trip_and_the_table_shows_every_method(finished, tmp_path):
     assert TuningResults.load(tmp_path) == results
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + len(results.cells)
     table = tuning_table(results)
-    assert [row[0] for row in table.rows] == list(results.methods) and "2 seeds" in table.notes[0]
+    assert [row[0] for row in table.rows] == [*results.methods, "answer prior"] and "2 seeds" in table.notes[0]
+    assert table.header[:3] == ["method", "accuracy", "95 %"] and table.rows[0][2].startswith("[")
+    assert "answer prior" in kinds_table(results).splitlines()[-1]
+    earlier = replace(results, prior={}, prior_by_kind={})
+    assert [row[0] for row in tuning_table(earlier).rows] == list(results.methods)
     assert "±" in table.rows[1][1] and "±" not in table.rows[0][1]
     (tmp_path / "results.json").write_text('{"format": 1, "cells": [{}]}')
     with pytest.raises(FileError, match="not a results file"):
@@ -96,6 +103,37 @@ def test_results_of_methods_run_apart_are_merged(finished):
     assert merge_results(apart) == results
     with pytest.raises(InputError, match="differ in task"):
         merge_results([results, replace(results, task="caption")])
+
+
+def test_the_prior_is_what_is_right_most_often_of_its_kind():
+    def asked(name, kind, answer):
+        return Record(name, Path(f"{name}.png"), "train", "what?", answers=((answer, 1),), kind=kind)
+
+    train = [asked(str(row), "colour", answer) for row, answer in enumerate(("red", "blue", "blue"))]
+    train += [asked("s", "shape", "circle"), asked("t", "shape", "triangle")]
+    records = [asked("a", "colour", "red"), asked("b", "shape", "circle"), asked("c", "size", "small")]
+    assert prior_predictions(train, records) == ["blue", "circle", "blue"]
+    labelled = [Record(str(row), Path("x.png"), "train", label=label) for row, label in enumerate(("neutral",) * 2)]
+    assert prior_predictions(labelled, labelled[:1]) == ["neutral"]
+    told = [
+        Record("a", Path("a.png"), "train", captions=("a cat", "a dog")),
+        Record("b", Path("b.png"), "train", captions=("a dog",)),
+    ]
+    assert prior_predictions(told, told) == ["a dog"] * 2
+
+
+def test_a_blind_method_says_the_same_of_every_picture(data, tmp_path):
+    plan = replace(PLAN, seeds=(0,), methods=("full:lr=0.003:epochs=25", "full:lr=0.003:epochs=25:blind=yes"))
+    results = run_tuning(world.model(), data, plan, tmp_path)
+    seeing, blind = (predictions_of(tmp_path, label, 0) for label in plan.methods)
+    by_question: dict[str, set[str]] = {}
+    for record in data.test:
+        by_question.setdefault(record.prompt, set()).add(blind[record.id])
+    assert all(len(said) == 1 for said in by_question.values()) and len(set(seeing.values())) > len(by_question)
+    assert results.methods[plan.methods[1]]["blind"] is True
+    assert "blind" not in results.methods[plan.methods[0]]
+    with pytest.raises(InputError, match="blind is 'perhaps': use yes or no"):
+        run_tuning(world.model(), data, replace(plan, methods=("full:blind=perhaps",)), tmp_path / "other")
 
 
 def test_the_model_comes_back_as_it_was(data, tmp_path):

@@ -45,10 +45,33 @@ def tiny_coca(**text: Any) -> Any:
     return widened(CoCa(24, sizes, texts, {**vision, **pooler}))
 
 
+def tiny_assembled(words: int = WORDS) -> Any:
+    """An assembled model, evaluation mode: 5 vectors a picture before a Llama 36 wide of 3 heads, 1 for keys."""
+    transformers = pytest.importorskip("transformers")
+    from vlmadapt.generative.models.assembled import AssembledModel
+    from vlmadapt.generative.models.projector import Projector
+
+    heads = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 12, "num_hidden_layers": 2}
+    numbers = {"pad_token_id": 0, "bos_token_id": words - 2, "eos_token_id": words - 1}
+    config = transformers.LlamaConfig(
+        hidden_size=36, intermediate_size=48, vocab_size=words, max_position_embeddings=64, **heads, **numbers
+    )
+    projector = Projector(torch.zeros(16), torch.ones(()), torch.zeros(36), places=5, hidden=8)
+    tower = nn.Sequential(nn.Conv2d(3, 16, 16, 8), nn.Flatten(2), nn.AdaptiveAvgPool1d(5), Transposed())
+    return widened(AssembledModel(tower, projector, transformers.LlamaForCausalLM(config), 32))
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
 def tiny(kind: str) -> Any:
     """The tiny model of a class that some family names."""
     from tests.generative.tiny_hosts import of_class
 
+    if kind == "AssembledModel":
+        return tiny_assembled()
     return tiny_coca() if kind == "CoCa" else tiny_blip(kind) if kind in CLASSES else of_class(kind)
 
 

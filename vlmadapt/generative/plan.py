@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from vlmadapt.config import AdapterConfig
+from vlmadapt.config import AdapterConfig, read_switches
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.records import RecordSet
 from vlmadapt.generative.methods.registry import make_config, method_named
@@ -18,6 +18,7 @@ from vlmadapt.training import TrainConfig
 @dataclass(frozen=True)
 class TuningPlan:
     """What is run: ``methods`` on ``seeds``; a method's own ``lr`` and the like go before those of ``train``.
+    One with ``blind=yes`` is trained and tested without pictures.
 
     ``limits`` are the most records of training, validation and test (None: all). ``lr`` None takes each method's own.
     """
@@ -32,17 +33,22 @@ class TuningPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """One fit: method, seed and its settings."""
+    """One fit: method, seed and its settings. ``blind``: every picture is hidden from it, in training and after."""
 
     method: Method
     seed: int
     config: AdapterConfig
     train: TrainConfig
+    blind: bool = False
+
+    def __post_init__(self) -> None:
+        read_switches(self)
 
     @property
     def describes(self) -> dict[str, Any]:
         """Every setting as JSON values."""
-        return plain({**self.config.as_dict(), "training": self.train.train_fields()})
+        hidden = {"blind": True} if self.blind else {}
+        return plain({**self.config.as_dict(), "training": self.train.train_fields(), **hidden})
 
 
 def check_plan(plan: TuningPlan, data: RecordSet) -> list[Job]:
@@ -63,9 +69,10 @@ def _jobs(plan: TuningPlan, data: RecordSet) -> Iterator[Job]:
         names = {entry.name for entry in fields(TrainConfig)}
         own = {name: value for name, value in method.settings.items() if name in names}
         settings = {name: value for name, value in method.settings.items() if name not in names}
+        blind = settings.pop("blind", False)
         lr = method_named(method.adapter).lr if plan.lr is None else plan.lr
         train = replace(plan.train, **{"lr": lr, **own})
         config = make_config(method.adapter, data.task, settings)
         # Nothing about a frozen model depends on a seed.
         for seed in plan.seeds[:1] if method.adapter == "frozen" else plan.seeds:
-            yield Job(method, seed, config, train)
+            yield Job(method, seed, config, train, blind)

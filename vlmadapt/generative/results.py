@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ class TuningCell(Cell):
 class TuningResults:
     """``data``, ``model``, ``protocol`` and ``versions`` are plain JSON values that say what was run.
 
-    ``methods`` maps a method's label to its full configuration.
+    ``methods`` maps a method's label to its full configuration. ``prior`` holds the measures, ``prior_by_kind`` the
+    main one by type of question, of what is right most often in training
+    (:mod:`vlmadapt.generative.tasks.prior`); empty in files of 0.1.0.
     """
 
     task: str
@@ -53,6 +55,8 @@ class TuningResults:
     versions: dict[str, str]
     methods: dict[str, dict[str, Any]]
     cells: tuple[TuningCell, ...]
+    prior: dict[str, float] = field(default_factory=dict)
+    prior_by_kind: dict[str, float] = field(default_factory=dict)
 
     def of(self, method: str) -> list[TuningCell]:
         """The fits of ``method``, one a seed."""
@@ -105,11 +109,9 @@ def merge_results(parts: Sequence[TuningResults]) -> TuningResults:
     """One table from runs of different methods. Raises :class:`InputError` when they differ in anything else."""
     first = parts[0]
     for part in parts[1:]:
-        for name in ("task", "data", "model", "protocol", "versions"):
+        for name in ("task", "data", "model", "protocol", "versions", "prior", "prior_by_kind"):
             if getattr(part, name) != getattr(first, name):
                 raise InputError(f"results differ in {name}: {getattr(first, name)} and {getattr(part, name)}.")
     methods = {label: config for part in parts for label, config in part.methods.items()}
     cells = tuple(cell for part in parts for cell in part.cells)
-    return TuningResults(
-        first.task, first.metric, first.data, first.model, first.protocol, first.versions, methods, cells
-    )
+    return replace(first, methods=methods, cells=cells)

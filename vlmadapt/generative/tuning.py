@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlmadapt.atomic import remove_tree
 from vlmadapt.errors import FileError
 from vlmadapt.files import read_versioned, write_versioned
@@ -21,6 +23,7 @@ from vlmadapt.generative.models.load import known_family, task_model
 from vlmadapt.generative.plan import Job, TuningPlan, check_plan
 from vlmadapt.generative.results import SELECTION, TITLES, TuningCell, TuningResults
 from vlmadapt.generative.tasks import TASK_CLASSES, Pictures, Task
+from vlmadapt.generative.tasks.prior import prior_predictions
 from vlmadapt.modes import usual
 from vlmadapt.progress import track
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
@@ -64,6 +67,7 @@ def run_tuning(
         run.fit(job, f"[{number}/{len(run.jobs)}]")
     # From here on nothing is fitted or chosen any more: this is the one place that reads the test split.
     cells = tuple(run.test(job) for job in run.jobs)
+    prior, prior_by_kind = run.prior()
     return TuningResults(
         task=data.task,
         metric=run.metric,
@@ -78,6 +82,8 @@ def run_tuning(
         versions=_versions(),
         methods={job.method.label: job.describes for job in run.jobs},
         cells=cells,
+        prior=prior,
+        prior_by_kind=prior_by_kind,
     )
 
 
@@ -98,6 +104,9 @@ class _Run:
         self.report, self.progress = report, progress
         self.model = task_model(loaded)
         self.pictures = Pictures(self.model)
+        height, width = loaded.image_size
+        nothing = Image.new("RGB", (width, height), (127, 127, 127))
+        self.hidden = Pictures(self.model, read=lambda path: nothing)
         self.sets = {seed: data.limited(*plan.limits, seed=seed) for seed in plan.seeds}
         self.metric = self.task(plan.seeds[0]).metric
         self.fingerprint = self.model.fingerprint()
@@ -107,8 +116,15 @@ class _Run:
         chosen = self.sets[self.plan.seeds[0]]
         return {"train": len(chosen.train), "val": len(chosen.val), "test": len(chosen.test)}
 
-    def task(self, seed: int) -> Task:
-        return TASK_CLASSES[self.data.task](self.model, self.sets[seed], self.plan.options, self.pictures)
+    def task(self, seed: int, blind: bool = False) -> Task:
+        pictures = self.hidden if blind else self.pictures
+        return TASK_CLASSES[self.data.task](self.model, self.sets[seed], self.plan.options, pictures)
+
+    def prior(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Measures of what is right most often in training with the first seed, and the main one by type."""
+        task = self.task(self.plan.seeds[0])
+        said = prior_predictions(task.data.train, task.data.test)
+        return task.measure(task.data.test, said), by_kind(task, said)
 
     def identity(self, job: Job) -> dict[str, Any]:
         return plain(
@@ -151,7 +167,7 @@ class _Run:
         )
 
     def _fit(self, job: Job, identity: Mapping[str, Any], folder: Path) -> None:
-        task = self.task(job.seed)
+        task = self.task(job.seed, job.blind)
         with self.attached(job) as method:
             numbers = method.trainable_parameters()
             self._compute_features(task)
@@ -202,7 +218,7 @@ class _Run:
         folder = fit_folder(self.root, job.method.label, job.seed)
         path = folder / TESTED
         if not path.exists():
-            task = self.task(job.seed)
+            task = self.task(job.seed, job.blind)
             with self.attached(job) as method:
                 method.load(folder / ADAPTER)
                 said = task.predict(task.data.test, progress=self.progress)

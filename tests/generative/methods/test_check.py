@@ -24,7 +24,7 @@ from vlmadapt.generative.models.load import FAMILIES
 
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 SETTINGS = {"reduction": 4}
-HOSTED = {kind for family in FAMILIES if isinstance(family, Host) for kind in family.classes}
+HOSTED = {kind for family in FAMILIES if isinstance(family, Host) for kind in family.classes} | {"AssembledModel"}
 SIZES: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "lora": {"rank": 2}}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,3 +82,17 @@ def transformers_for(what: str) -> Any:
     except ImportError as error:
         raise MissingDependency(f"{what} needs transformers: run pip install 'vlmadapt[generative]'.") from error
     return transformers
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """None of transformers' own: reading a local file takes a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

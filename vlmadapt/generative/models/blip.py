@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +18,7 @@ from vlmadapt.backbones.base import resolve_device
 from vlmadapt.backbones.checkpoints import hub_access
 from vlmadapt.errors import FileError, InputError, VlmadaptError
 from vlmadapt.files import read_json
-from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, transformers_for
+from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, no_progress_bars, transformers_for
 from vlmadapt.generative.models.blip_attention import find_sites, mask_cross_attention, text_layers
 from vlmadapt.generative.models.family import LoadedFamily
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
@@ -53,7 +52,7 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     source: Any = folder if folder.is_dir() else place
     target = resolve_device(device)
     try:
-        with hub_access(allow_download), _no_progress_bars():
+        with hub_access(allow_download), no_progress_bars():
             config = transformers.AutoConfig.from_pretrained(source, **options)
             name = (config.architectures or ["none"])[0]
             if name not in CLASSES:
@@ -77,20 +76,6 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     side = config.vision_config.image_size
     view = PictureTransform.read(folder / PREPROCESSOR, side)
     return GenerativeModel(f"blip:{place}", model.eval().to(target), tokenizer, view, view.size)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Reading a local file takes a second."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class PictureTransform:

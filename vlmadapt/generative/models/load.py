@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vlmadapt.errors import InputError
+from vlmadapt.generative.models.assembled import Assembled
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.blip import Blip
 from vlmadapt.generative.models.blip2 import Blip2
@@ -29,6 +30,7 @@ FAMILIES: tuple[Family, ...] = (
     SmolVLM(),
     PaliGemma(),
     Blip2(),
+    Assembled(),
 )
 LOADED = tuple(family for family in FAMILIES if isinstance(family, LoadedFamily))
 
@@ -46,7 +48,10 @@ def load_generative(name: str, device: str | torch.device = "cpu", allow_downloa
     ``"coca:coca_ViT-B-32/laion2b_s13b_b90k"``
         one by pretrained tag, from the local hub cache;
     ``"coca:coca_ViT-B-32@random"``
-        the architecture with seeded random weights, for tests.
+        the architecture with seeded random weights, for tests;
+    ``"assembled:smollm2"``
+        the embedded image tower before SmolLM2-135M, from ordinary packages, and the projector that comes with us
+        between them; ``"assembled:smollm2@/path/to/file.safetensors"`` with a projector of your own.
 
     Nothing is fetched from a network unless ``allow_download`` is true and ``HF_HUB_OFFLINE`` is not set. Raises
     :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight file and

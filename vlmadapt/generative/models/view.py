@@ -88,6 +88,11 @@ class Answerer(TaskModel):
     def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
         """[B, L, vocabulary]: position t predicts ``targets.labels[:, t]``."""
 
+    def candidate_logits(self, states: Tensor, mask: Tensor, rows: Tensor, targets: Targets) -> Tensor:
+        """:meth:`answer_logits` of several answers to some of the states: ``rows`` int64 [R] says which, in order, and
+        ``targets`` hold an answer a row. Models that can read a question once for all of its answers do."""
+        return self.answer_logits(states[rows], mask[rows], targets)
+
     @abstractmethod
     def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
         """Generated answers; ``longest`` counts new tokens."""

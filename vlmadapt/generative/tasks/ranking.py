@@ -30,7 +30,7 @@ def rank_answers(model: Answerer, states: Tensor, mask: Tensor, candidates: Sequ
     questions = torch.arange(count, device=states.device).repeat_interleave(keep)
     picked = Targets(targets.inputs[rows], targets.labels[rows], targets.mask[rows])
     losses = torch.cat([
-        token_losses(model.answer_logits(states[questions[part]], mask[questions[part]], piece), piece).sum(1)
+        token_losses(model.candidate_logits(states, mask, questions[part], piece), piece).sum(1)
         for part, piece in _pieces(picked)
     ]).view(count, keep)  # fmt: skip
     return chosen.gather(1, losses.argmin(1, keepdim=True)).squeeze(1)
