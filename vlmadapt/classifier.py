@@ -7,7 +7,7 @@ templates, encoder, the pictures it was fitted on and how it was selected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -267,13 +267,20 @@ class Classifier:
         """
         files = [Path(path) for path in paths]
         extraction = extraction or Extraction(progress=False)
-        return self.predict_features(files, extraction.extract(self.encoder, files), top, votes, abstain)
+        return self.predict_features(files, self.features(files, extraction), top, votes, abstain)
+
+    def features(self, files: Sequence[Path], extraction: Extraction) -> Tensor:
+        """Features ``[n, D]`` of pictures as the adapter takes them; raises what :meth:`Extraction.extract` raises."""
+        if self.adapter.adapts_images:
+            extraction = replace(extraction, cache=None)  # nobody asks for these features again
+        return extraction.extract(self.adapter.encoder_for(self.encoder), files)
 
     @usual()
     def predict_features(
         self, files: Sequence[Path], features: Tensor, top: int = 3, votes: int = 0, abstain: float | None = None
     ) -> list[Prediction]:
-        """:meth:`predict` of pictures whose ``features [n, D]`` are known. Raises :class:`InputError` as it does."""
+        """:meth:`predict` of pictures whose :meth:`features` ``[n, D]`` are known. Raises :class:`InputError` as it
+        does."""
         if top < 1:
             raise InputError(f"top is {top}: ask for at least 1 class.")
         chances, order = self.adapter.predict_proba(features).sort(dim=-1, descending=True, stable=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.adapters.clip_model import random_clip
 from tests.adapters.problem import TAU, AttentionEncoder, TokenEncoder, make_problem
 from tests.adapters.test_battery import make
 from tests.adapters.test_peers_truth import support_loss
@@ -29,7 +29,7 @@ def problem():
     return make_problem()
 
 
-def deltas(adapter: CLIPLoRA) -> Tensor:
+def deltas(adapter: Any) -> Tensor:
     """``alpha / sqrt(r) * U_l V_l`` of each map: ``[L, E, E]``."""
     config = adapter.config
     return torch.stack(
@@ -70,18 +70,7 @@ def test_a_fit_starts_at_zero_shot(problem):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["CLIP", "CustomTextCLIP"])
 def open_clip_encoder(request, tmp_path_factory) -> Any:
-    open_clip = pytest.importorskip("open_clip", reason="pip install 'vlmadapt[open-clip]'")
-    folder = tmp_path_factory.mktemp("model")
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-        "custom_text": request.param,
-    }
-    name = f"vlmadapt-lora-{request.param}"
-    (folder / f"{name}.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / f"{name}.json")
-    return load_encoder(f"open_clip:{name}@random")
+    return random_clip(tmp_path_factory.mktemp("model"), custom_text=request.param)
 
 
 def on_open_clip(encoder: Any, problem: Any, **settings: Any) -> Any:
@@ -145,7 +134,7 @@ def test_the_embedded_tower_learns_and_stays_what_it_was():
     before = encoder.encode_texts(["a bird"])
     features, labels = encoder.encode_texts(["a bird", "birds", "a car", "cars"]), torch.tensor([0, 0, 1, 1])
     text, names = encoder.encode_texts(["x", "y"]), ["stone", "cloud"]
-    adapter = CLIPLoRA(text, 50.0, {"epochs": 3, "lr": 0.01}, class_names=names, encoder=encoder)
+    adapter: Any = CLIPLoRA(text, 50.0, {"epochs": 3, "lr": 0.01}, class_names=names, encoder=encoder)
     adapter.fit(features, labels)
     assert adapter.train_result_ is not None
     first, *_, last = (record.loss for record in adapter.train_result_.history[1:])
@@ -174,7 +163,8 @@ def test_what_is_computed_again_leaves_out_the_same(problem, monkeypatch):
             if not again:
                 patch.setattr(prompted, "checkpoint", lambda part, rows, **_: part(rows))
             adapter: Any = make("clip-lora", problem)
-            tower = adapter._attach()
+            adapter._attach(text=True, images=False)
+            tower = adapter.__dict__["_towers"].text
             drawn = torch.Generator().manual_seed(0)
             shape = (tower.maps, 2, tower.width)
             adapter.down = nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=drawn))
@@ -258,6 +248,6 @@ def test_maps_are_found_by_their_names():
     encoder = AttentionEncoder(make_problem().text)
     names = [name for name, _ in attention_maps(encoder.tower)]
     assert names == [f"{layer}.{role}" for layer in (0, 1) for role in ("query", "key", "value")]
-    tower = LowRankTower(encoder, 2, 1.0, 0.25)
+    tower = LowRankTower(twin(encoder).text_module(), "text tower", 2, 1.0, 0.25)
     assert (tower.maps, tower.width, tower.dtype) == (6, 24, torch.float64)
     assert isinstance(encoder.tower[0].query, nn.Linear) and type(encoder.tower[0].query) is nn.Linear

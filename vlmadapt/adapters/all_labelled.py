@@ -73,6 +73,8 @@ class Fitted(Protocol):
 
     def _use(self, values: Values) -> None: ...
 
+    def _judged(self, name: str, samples: Samples) -> Tensor: ...
+
     def _edges(self) -> Iterator[tuple[str, str, float]]: ...
 
 
@@ -112,9 +114,11 @@ def fit_on_all(adapter: Fitted, every: Samples, folds: int, repeats: int | None,
     labels: list[Tensor] = []
     for number, (known, held) in enumerate(track(rounds, f"{name}: calibrating", enabled=options.progress)):
         trial = _fitted(adapter, every, known, None, values, options, f"held-{number}")
+        judged = every.rows(held)
+        features = trial._judged("features", judged)
         for rows in tiles(len(held), adapter.num_classes):
-            logits.append(trial.logits(every.features[held[rows]]))
-            labels.append(every.labels[held[rows]])
+            logits.append(trial.logits(features[rows]))
+            labels.append(judged.labels[rows])
     _fit_with(adapter, every, None, values, options)
     if labels:
         adapter.temperature_ = best_temperature(logits, labels)

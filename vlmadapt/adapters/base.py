@@ -20,7 +20,7 @@ from vlmadapt.adapters.checks import (
     normalize,
 )
 from vlmadapt.adapters.folds import together
-from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures
+from vlmadapt.adapters.images import ImageEncoder, encode_pictures, is_pictures, listed
 from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
 from vlmadapt.adapters.views import ViewsConfig, spread
@@ -44,6 +44,7 @@ from vlmadapt.weights import DESCRIPTION, read_pair, write_pair
 AGAINST_TEXT = ("alpha", "w")  # weigh the samples against the text; without text they only scale the logits
 
 AnyAdapter = TypeVar("AnyAdapter", bound="Adapter")
+Encoder = TypeVar("Encoder")
 Value = TypeVar("Value")
 
 
@@ -491,10 +492,29 @@ class Adapter(nn.Module):
         chosen settings before: both are a little too sure."""
         if validation is None:
             return 1.0, ()
-        parts = list(tiles(len(validation), self.num_classes))
-        logits = [self._logits(validation.features[rows]) for rows in parts]
+        parts, features = list(tiles(len(validation), self.num_classes)), self._judged("val_features", validation)
+        logits = [self._logits(features[rows]) for rows in parts]
         temperature = best_temperature(logits, [validation.labels[rows] for rows in parts])
         return temperature, certainties(logits, temperature)
+
+    def _judged(self, name: str, samples: Samples) -> Tensor:
+        """Features ``[n, D]`` by which the fitted adapter judges ``samples``, the argument ``name``."""
+        return samples.features
+
+    @property
+    def wants_pictures(self) -> bool:
+        """Whether :meth:`fit` learns more from pictures than from their features; it is asked before the fit."""
+        return False
+
+    @property
+    def adapts_images(self) -> bool:
+        """Whether pictures are seen with an encoder of the fitted adapter's own: see :meth:`encoder_for`."""
+        return False
+
+    def encoder_for(self, encoder: Encoder) -> Encoder:
+        """What pictures are to be encoded with for the fitted adapter, which was fitted with ``encoder``: that itself,
+        or one that it has adapted, whose features no cache should keep."""
+        return encoder
 
     def _choose(self, candidates: Sequence[Value], take: Callable[[Value], Any], validation: Samples) -> None:
         """``take`` the candidate that scores best on validation; list the default first, it wins ties."""
@@ -512,24 +532,27 @@ class Adapter(nn.Module):
         if not self.fitted_:
             raise InputError(f"this {self.name} adapter is not fitted: call fit(features, labels) or load(folder).")
 
-    def _features(self, name: str, value: Any) -> Tensor:
+    def _features(self, name: str, value: Any, learning: bool = False) -> Tensor:
+        """``[n, D]``, normalised; ``learning``: as the encoder sees pictures, whatever a fit has made of it."""
         if is_pictures(value):
-            value = encode_pictures(name, value, self.encoder)
+            own = self.encoder if learning or not self.fitted_ else self.encoder_for(self.encoder)
+            value = encode_pictures(name, value, own)
         matrix = check_matrix(name, value, self.width, "text_features" if self.has_text else "NoText")
         return normalize(matrix.to(self.text_features))
 
     def _samples(self, name: str, features: Any, labels_name: str, labels: Tensor | None) -> Samples:
         matrix, views = self._with_views(name, features)
+        pictures = listed(features) if is_pictures(features) else None
         if len(matrix) == 0:
             raise InputError(f"{name} has no rows: give at least one sample.")
         checked = check_labels(labels_name, labels, len(matrix), self.num_classes)
         order = canonical_order(matrix).to(matrix.device)
-        return Samples.of(matrix, checked.to(matrix.device), views).rows(order)
+        return Samples.of(matrix, checked.to(matrix.device), views, pictures).rows(order)
 
     def _with_views(self, name: str, features: Any) -> tuple[Tensor, Tensor | None]:
         """``features [n, D]``, or ``[n, V, D]`` where each view may be a sample: the first of them and the others."""
         if not isinstance(features, Tensor) or features.dim() != 3:
-            return self._features(name, features).detach(), None
+            return self._features(name, features, learning=True).detach(), None
         if not (isinstance(self.config, ViewsConfig) and self.config.each_view):
             able = ", ".join(kind for kind, one in self.kinds.items() if issubclass(one.config_class, ViewsConfig))
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -72,5 +73,12 @@ def together(support: Samples, validation: Samples | None) -> Samples:
     starts = [0, len(support)][: len(parts)]
     position = torch.cat([start + part.position for start, part in zip(starts, parts, strict=True)])
     views = [part.views for part in parts if part.views is not None]
-    every = Samples(features, labels, position, torch.cat(views) if views else None)
+    pictures = [part.pictures for part in parts if part.pictures is not None]
+    every = Samples(
+        features,
+        labels,
+        position,
+        torch.cat(views) if views else None,
+        list(chain.from_iterable(pictures)) if len(pictures) == len(parts) else None,
+    )
     return every.rows(canonical_order(features).to(features.device))

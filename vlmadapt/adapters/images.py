@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +26,11 @@ class ImageEncoder(Protocol):
     def encode_images(self, pixels: Tensor) -> Tensor: ...
 
 
+def listed(value: Any) -> list[Any]:
+    """One picture or several, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def is_pictures(value: object) -> bool:
     """Whether ``value`` is a picture, a path, or a sequence of them, rather than features."""
     return isinstance(value, (str, Path, Image.Image, list, tuple))
@@ -39,7 +43,7 @@ def encode_pictures(name: str, value: object, encoder: ImageEncoder | None) -> T
     Raises :class:`InputError` without an encoder and for an item of another type, and what
     :func:`vlmadapt.pictures.read` raises for a picture that cannot be read.
     """
-    items: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
+    items = listed(value)
     if encoder is None:
         raise InputError(f"{name} holds pictures but the adapter has no encoder: pass encoder= or give features.")
     if not items:

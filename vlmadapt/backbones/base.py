@@ -70,6 +70,11 @@ class Encoder(ABC):
         where the encoder shows none."""
         raise InputError(f"{self.name} shows no text tower that could be adapted: use another method.")
 
+    def image_module(self) -> nn.Module:
+        """What pictures go through: an update of its attention changes :meth:`encode_images`. Raises
+        :class:`InputError` where the encoder shows no image tower with attention."""
+        raise InputError(f"{self.name} shows no image tower with attention that could be adapted: set towers=text.")
+
     @abstractmethod
     def _image_features(self, pixels: Tensor) -> Tensor: ...
 

@@ -32,9 +32,11 @@ class OpenClipEncoder(Encoder):
         try:
             import open_clip
             from open_clip.transform import PreprocessCfg, image_transform_v2
+            from open_clip.transformer import VisionTransformer
         except ImportError as error:
             raise MissingDependency(f"the backbone open_clip:{spec} needs open_clip: run {INSTALL}.") from error
         self.name = f"open_clip:{spec}"
+        self._transformer = VisionTransformer
         self.device = resolve_device(device)
         source = find_source(spec, allow_download)
         self.model = build_model(spec, source, allow_download).eval().requires_grad_(False)
@@ -78,6 +80,14 @@ class OpenClipEncoder(Encoder):
     def text_module(self) -> nn.Module:
         own: nn.Module | None = getattr(self.model, "text", None)
         return self.model.transformer if own is None else own
+
+    def image_module(self) -> nn.Module:
+        visual: nn.Module = self.model.visual
+        # A residual network has an attention pool whose maps are used without being called, timm's towers pack theirs.
+        known = isinstance(visual, self._transformer)
+        if not known or not any(isinstance(each, nn.MultiheadAttention) for each in visual.modules()):
+            return super().image_module()
+        return visual
 
     def _last(self, tokens: Tensor) -> Tensor:
         """Where each text ends ``[T, 1]``, its end token included."""

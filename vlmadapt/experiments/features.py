@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
 
 if TYPE_CHECKING:
+    from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
 
@@ -118,7 +120,7 @@ class FeatureTable:
 
     def of(self, samples: Sequence[Sample]) -> Samples:
         """The features and labels of ``samples``, in their order."""
-        return Samples.of(self._features[self._rows(samples)], _labels(samples))
+        return Samples.of(self._features[self._rows(samples)], _labels(samples), pictures=_paths(samples))
 
     def each(self, samples: Sequence[Sample]) -> Samples:
         """The features of ``samples`` as they are, their labels, and further views of each."""
@@ -127,6 +129,25 @@ class FeatureTable:
 
     def _rows(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor([self._row[sample.path] for sample in samples], dtype=torch.int64)
+
+
+def seen_by(adapter: Adapter, encoder: Encoder, samples: Sequence[Sample], extraction: Extraction) -> Samples:
+    """``samples`` as a fitted ``adapter`` is to see them: with ``encoder``, or with one of its own, past the cache.
+
+    Raises :class:`InputError` where that needs pictures, and there are none.
+    """
+    if not adapter.adapts_images:
+        return FeatureTable(encoder, samples, extraction).of(samples)
+    if any(isinstance(sample, Row) for sample in samples):
+        raise InputError(
+            f"this {adapter.name} classifier has adapted the image tower, and features of {encoder.name} as it was are "
+            "given: give pictures, or fit with towers=text."
+        )
+    return FeatureTable(adapter.encoder_for(encoder), samples, replace(extraction, cache=None)).of(samples)
+
+
+def _paths(samples: Sequence[Sample]) -> list[Path] | None:
+    return None if any(isinstance(sample, Row) for sample in samples) else [sample.path for sample in samples]
 
 
 def _labels(samples: Sequence[Sample]) -> Tensor:
@@ -139,6 +160,13 @@ class FewShotFeatures:
 
     train: Samples
     val: Samples | None
+
+    def given(self, adapter: Adapter) -> tuple[Any, Any]:
+        """What ``adapter`` is given to learn from, and to be judged by: features, or pictures where it wants them."""
+        train, val = self.train, self.val
+        if adapter.wants_pictures:
+            return train.pictures, None if val is None else val.pictures
+        return train.given, None if val is None else val.given
 
     @classmethod
     def of(

@@ -82,12 +82,13 @@ def fit(
     arguments goes on from the last checkpoint.
     """
     train, val = data.train, data.val
+    features, val_features = data.given(adapter)
     with PeakMemory(train.features.device) as peak:
         start = time.perf_counter()
         (adapter.fit_on_all if on_all else adapter.fit)(
-            train.given,
+            features,
             train.labels,
-            None if val is None else val.given,
+            val_features,
             None if val is None else val.labels,
             seed=seed,
             checkpoint_dir=checkpoint_dir,
@@ -97,7 +98,8 @@ def fit(
     if on_all or adapter.trains_on_validation:
         accuracy = adapter.held_out_accuracy_
     else:
-        accuracy = None if val is None else measure(adapter.logits(val.features), val.labels).values[MAIN]
+        judged = val_features if adapter.wants_pictures or val is None else val.features
+        accuracy = None if val is None else measure(adapter.logits(judged), val.labels).values[MAIN]
     return Measures(
         val_accuracy=accuracy,
         fit_seconds=seconds,

@@ -59,7 +59,7 @@ def _features(
         if not good:
             return None
         try:
-            return extraction.extract(classifier.encoder, good)
+            return classifier.features(good, extraction)
         except (FileError, InputError) as error:
             known = len(failures)
             for path in good:
@@ -73,7 +73,7 @@ def _features(
 def _trouble(classifier: Classifier, path: Path, extraction: Extraction, looks_at_features: bool) -> str | None:
     try:
         if looks_at_features:
-            extraction.extract(classifier.encoder, [path])
+            classifier.features([path], extraction)
         else:
             read(path)
     except FileError as error:

@@ -17,6 +17,7 @@ from vlmadapt.experiments.features import (
     identity_of,
     pictures_hash,
     refuse_views,
+    seen_by,
 )
 from vlmadapt.experiments.fit import Measures, create, fit, judged, measure_adapter
 from vlmadapt.experiments.protocols import FewVal, Protocol, TestSet
@@ -156,10 +157,14 @@ class Comparison:
         """The results of all fits. Nothing is fitted or chosen here: this is the one place that reads test splits."""
         cells = []
         for test, words in zip(self._tests, self._asked, strict=True):
-            samples = FeatureTable(self._encoder, test.dataset.test, self._extraction).of(test.dataset.test)
+            pictures, extraction = test.dataset.test, self._extraction
+            samples = FeatureTable(self._encoder, pictures, extraction).of(pictures)
             for key in self._keys:
                 adapter, answered_by = answering(fits.get(key, self._encoder), self._texts, words)
-                split, tested = self._splits[key.shots, key.seed], measure_adapter(adapter, samples)
+                split, seen = self._splits[key.shots, key.seed], samples
+                if adapter.adapts_images:
+                    seen = seen_by(adapter, self._encoder, pictures, extraction)
+                tested = measure_adapter(adapter, seen)
                 cells.append(
                     Cell(
                         method=key.method,

@@ -25,6 +25,7 @@ from vlmadapt.experiments.features import (
     identity_of,
     pictures_hash,
     refuse_views,
+    seen_by,
 )
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.measures import measure
@@ -241,7 +242,7 @@ def evaluate(
     test = dataset.test
     leaks.require_test(dataset)
     leaks.refuse(run, given)
-    samples = FeatureTable(classifier.encoder, test, extraction).of(test)
+    samples = seen_by(classifier.adapter, classifier.encoder, test, extraction)
     logits = classifier.adapter.logits(samples.features)
     tested = measure(logits, samples.labels, classifier.adapter.temperature_, least)
     cell = Cell(

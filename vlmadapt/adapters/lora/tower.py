@@ -1,4 +1,4 @@
-"""An encoder's text tower with low-rank updates of its attention by ``peft``: a copy on the same weights.
+"""A tower of an encoder with low-rank updates of its attention by ``peft``: a copy on the same weights.
 
 The encoder itself is never changed: the copy has modules of its own and shares only the tensors in them. The maps of an
 ``nn.MultiheadAttention`` lie packed in one weight; peft would adapt them as one matrix, the output with them, and
@@ -16,45 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from vlmadapt.doors import import_lora
-from vlmadapt.errors import InputError
+from vlmadapt.errors import InputError, shape_of
 
 ROLES = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
 ADAPTER = "default"  # peft's name for the update
 
 
 class LowRankTower:
-    """``encoder`` copied, with updates of ``rank`` at query, key and value of every attention of its text tower.
+    """``tower``, of an encoder's :func:`twin`, with updates of ``rank`` at query, key and value of every attention.
 
     ``maps``: how many there are; ``width``: numbers in and out of each; ``dtype`` and ``device`` of their weights.
-    Raises :class:`InputError` for an encoder without a text tower, or one whose attention is not known here, and
+    Raises :class:`InputError` for a tower whose attention is not known here, which ``name`` then names, and
     :class:`MissingDependency` without peft.
     """
 
-    def __init__(self, encoder: Any, rank: int, alpha: float, dropout: float) -> None:
-        if not all(hasattr(encoder, needed) for needed in ("text_module", "token_inputs", "encode_tokens")):
-            raise InputError(
-                "clip-lora trains the text tower: pass encoder=, one with text_module and token_inputs, such as the "
-                "embedded backbone or open_clip's."
-            )
+    def __init__(self, tower: nn.Module, name: str, rank: int, alpha: float, dropout: float) -> None:
         settings, inject, _ = import_lora("lora")
-        self.encoder = twin(encoder)
-        tower: nn.Module = self.encoder.text_module()
-        unpack(tower)
-        names = [name for name, _ in attention_maps(tower)]
-        widths = {size for _, layer in attention_maps(tower) for size in (layer.in_features, layer.out_features)}
-        if len(widths) != 1:
-            raise InputError(
-                f"clip-lora finds {len(names)} maps of query, key and value in the text tower of {encoder.name}, of "
-                f"widths {sorted(widths)}, and needs some of one width: use another encoder, or coop."
-            )
+        found, self.width = unpacked_maps(tower, name)
+        names = list(found)
         with torch.random.fork_rng(devices=[]):  # peft draws a start that is not used
             # rsLoRA's factor, alpha over the root of the rank, is that of the released code.
             inject(
                 settings(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_rslora=True, target_modules=names), tower
             )
-        self.layers: list[Any] = [tower.get_submodule(name) for name in names]
+        self.layers: list[Any] = [tower.get_submodule(each) for each in names]
         weight = self.layers[0].base_layer.weight
-        self.maps, self.width, self.device = len(names), widths.pop(), weight.device
+        self.maps, self.device = len(names), weight.device
         self.dtype = torch.promote_types(weight.dtype, torch.float32)
         tower.eval()
 
@@ -70,6 +57,37 @@ class LowRankTower:
 def _tie(linear: Any, weight: Tensor) -> None:
     linear._parameters.pop("weight", None)
     linear.weight = weight
+
+
+def unpacked_maps(tower: nn.Module, name: str) -> tuple[dict[str, nn.Linear], int]:
+    """The maps of query, key and value in ``tower``, which is unpacked in place, and their one width.
+
+    Raises :class:`InputError` where there are none, or of several widths; ``name`` says whose tower it is.
+    """
+    unpack(tower)
+    maps = dict(attention_maps(tower))
+    widths = {size for layer in maps.values() for size in (layer.in_features, layer.out_features)}
+    if len(widths) != 1:
+        raise InputError(
+            f"clip-lora finds {len(maps)} maps of query, key and value in the {name}, of widths {sorted(widths)}, and "
+            "needs some of one width: use another encoder, or coop."
+        )
+    return maps, widths.pop()
+
+
+def add_updates(tower: nn.Module, name: str, updates: Tensor) -> None:
+    """Add ``updates [L, E, E]`` to the weights of query, key and value in ``tower``, of an encoder's :func:`twin`.
+
+    Raises :class:`InputError` where they are not of this tower.
+    """
+    maps, width = unpacked_maps(tower, name)
+    if updates.shape != (len(maps), width, width):
+        raise InputError(
+            f"the updates are {shape_of(updates)} for {len(maps)} maps of width {width} in the {name}: fit again."
+        )
+    for linear, update in zip(maps.values(), updates, strict=True):
+        weight = linear.weight + update.to(linear.weight)
+        linear.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def twin(encoder: Any) -> Any:
