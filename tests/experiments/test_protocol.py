@@ -18,8 +18,10 @@ from vlmadapt.experiments.features import FeatureTable
 from vlmadapt.experiments.protocol import run_protocol
 from vlmadapt.experiments.protocols import PROTOCOLS
 from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.single import fit_classifier
 from vlmadapt.experiments.store import FitKey, FolderFits
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
+from vlmadapt.provenance.settings import parse_method
 from vlmadapt.reporting.table import protocol_table
 
 QUIET = Extraction(progress=False)
@@ -191,6 +193,16 @@ def test_validation_pictures_have_views_where_they_are_trained_on(dataset, monke
         ColourEncoder(), dataset, [f"{TIP}:each_view=yes"], (2,), (0,), extraction=views, protocol=PROTOCOLS["k-fold"]()
     )
     assert [args[2].shape for args in given] == [(8, 3, WIDTH)]
+
+
+def test_a_classifier_of_views_votes_by_pictures(dataset):
+    method, views = parse_method(f"{TIP}:each_view=yes"), Extraction(views=3, progress=False)
+    on_all = PROTOCOLS["k-fold"]()
+    classifier = fit_classifier(ColourEncoder(), dataset, None, method, 2, 0, None, views, protocol=on_all)
+    (prediction,) = classifier.predict([dataset.test[0].path], votes=100)
+    pictures = [picture.name for picture in classifier.support]
+    assert len(pictures) == 16 and sorted(vote.support.name for vote in prediction.votes) == sorted(pictures)
+    assert sum(vote.share for vote in prediction.votes) == pytest.approx(1.0)
 
 
 def test_each_view_of_one_is_refused(dataset):
