@@ -1,4 +1,4 @@
-"""Makes docs/results.md: every adapter on real features and on four data sets, and ablations. ``make results`` runs it.
+"""Makes docs/results.md: every adapter on real features and on four data sets, and more. ``make results`` runs it.
 
     python scripts/make_results.py [--seeds 5] [--only clipart,tuxphotos] [--real FOLDER] [--out runs/results]
         [--docs docs] [--fresh] [--estimate]
@@ -90,18 +90,19 @@ def section(study: Study, encoder: Encoder, options: argparse.Namespace) -> Sect
 def estimate(options: argparse.Namespace) -> None:
     """Print the hours of each section and of all."""
     total = 0.0
-    for name, shots, timed in timings(options):
-        line, hours = described(name, timed, shots, options.seeds)
+    for name, shots, timed, seeds in timings(options):
+        line, hours = described(name, timed, shots, seeds)
         print(line, flush=True)
         total += hours
     much = f", more than a night of {NIGHT:.0f} h: fewer --seeds, or parts by --only" if total > NIGHT else ""
     print(f"all: {total:.2f} h of fits with {options.seeds} seeds, tests and features apart{much}")
 
 
-def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], dict[str, Timed]]]:
+def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...], dict[str, Timed], int]]:
+    """Name, numbers of shots, timed fits and number of seeds of each section."""
     if options.real is not None and wanted("real", options):
         for name, timed in time_real(options.out, options.real, say):
-            yield name, SHOTS, timed
+            yield name, SHOTS, timed, options.seeds
     encoder = load_encoder("embedded")
     for study in STUDIES:
         if not wanted(study.name, options):
@@ -112,7 +113,7 @@ def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...],
             say(f"{study.name} is left out: {error}")
             continue
         timed = time_study(study, dataset, encoder, options.out / study.name, report=say)
-        yield study.name, study.shots, timed
+        yield study.name, study.shots, timed, study.seeds(options.seeds)
 
 
 def parse_options() -> argparse.Namespace:

@@ -30,6 +30,8 @@ TITLES = {
     "whu-vit-b-32": "Real CLIP features: WHU-RS19, 19 classes, OpenAI's ViT-B/32",
     "whu-vit-l-14": "Real CLIP features: WHU-RS19, 19 classes, OpenAI's ViT-L/14",
     "ablations": "Ablations of HeGraphAdapter and XMAdapter",
+    "lora-tuxphotos": "CLIP-LoRA on Tux Paint photos",
+    "lora-mnist5k": "CLIP-LoRA on MNIST digits",
 }
 WHU = """1,005 aerial photographs, as features that others have extracted and published: elkhouryk/RS-TransCLIP at
     a766b4d94314b96f73d51505ddff0697af3f5d00 (MIT), images and the mean of 106 prompts a class. No split comes with
@@ -52,6 +54,10 @@ ABOUT = {
     "ablations": """Clip-art again. *No negative nodes*: the message of the negative nodes is left out. *No visual
         nodes*: no message from visual nodes and no class bias on the cache. *No graph*: no relation at all, each
         node's message is its own term. *Beta 1* is the visual classifier of the public re-implementation.""",
+    "lora-tuxphotos": """Its text tower alone (see [adapters](adapters.md#clip-lora)), at the paper's 500 steps a shot,
+        beside the prompts of CoOp and the quick TaskRes: minutes a fit, and therefore of two numbers of shots, of three
+        seeds and of two sets.""",
+    "lora-mnist5k": "The same of digits.",
 }
 
 HEAD = """# Results
