@@ -235,6 +235,7 @@ def test_never(broken):
 
 def test_failed_tests_run_again_by_themselves(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     (ROOT / "build").mkdir(exist_ok=True)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of the run that this test is part of
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:  # below the conftest that knows --device
         (Path(folder) / "test_some.py").write_text(STRUCK)
         monkeypatch.setattr(optests, "DRY", [str(Path(folder).relative_to(ROOT) / "test_some.py")])

@@ -33,10 +33,10 @@ def test_a_configuration_says_which_method() -> None:
     for config, name in [
         (FrozenConfig(), "frozen"),
         (BitFitConfig(), "bitfit"),
-        (PAdapterConfig(reduction=4), "p-adapter"),
+        (PAdapterConfig(reduction=4), "p-adapter"),  # with what it leaves to the model
     ]:
         attached = generative.attach(model, config)
-        assert attached.method == name and attached.config is config
+        assert attached.method == name and type(attached.config) is type(config)
         attached.detach()
     with pytest.raises(InputError, match="config is a LoRAConfig: bitfit takes a BitFitConfig"):
         generative.attach(model, "bitfit", LoRAConfig())

@@ -82,7 +82,7 @@ BEFORE_LOADING = [
     (["--method", "adapter"], "method is 'adapter': use frozen, full,"),
     (["--method", "bitfit,"], "method is '': use frozen, full,"),
     (["--method", "bitfit,bitfit"], "name each once."),
-    (["--method", "p-adapter:q=1"], "has no field 'q': PAdapterConfig knows task, reduction, p,"),
+    (["--method", "p-adapter:q=1"], "has no field 'q': PAdapterConfig knows task, form,"),
     (["--method", "p-adapter:p=high"], "PAdapterConfig.p is 'high': give a number."),
     (["--method", "p-adapter:reduction=2.5"], "PAdapterConfig.reduction is 2.5: give a whole number."),
     (["--method", "lora:alpha=big"], "LoRAConfig.alpha is 'big': give a number."),
