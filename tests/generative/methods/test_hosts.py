@@ -105,7 +105,10 @@ def implementations(model: Any) -> list[str]:
 
 @pytest.mark.parametrize("before", ["sdpa", "eager"])
 def test_step_zero_and_detach(model: Any, before: str) -> None:
-    model.set_attn_implementation(before)
+    try:
+        model.set_attn_implementation(before)
+    except ValueError as error:  # a Q-Former of transformers 5.0
+        pytest.skip(f"{type(model).__name__} has no {before} attention here: {error}")
     given = asked(model, "left")
     with torch.no_grad():
         plain = logits(model, given)
