@@ -217,7 +217,10 @@ inline void forward(const ForwardParams& p, const Parallel& parallel) {
   if (p.own_entry != nullptr) {
     Buffer<int64_t> position_of(p.num_entries);
     for (int64_t e = 0; e < p.num_entries; ++e) position_of[p.order[e]] = e;
-    for (int64_t q = 0; q < p.num_queries; ++q) positions[q] = p.own_entry[q] < 0 ? -1 : position_of[p.own_entry[q]];
+    for (int64_t q = 0; q < p.num_queries; ++q) {
+      const int64_t own = p.own_entry[q];  // unchecked where Python may not look at values: torch.compile
+      positions[q] = own < 0 || own >= p.num_entries ? -1 : position_of[own];
+    }
   }
 
   auto clear = [&](int64_t begin, int64_t end) {
