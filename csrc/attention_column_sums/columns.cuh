@@ -79,7 +79,7 @@ __device__ __forceinline__ T base_of(const void* lse, int64_t row) {
 }
 
 template <class E>
-__global__ void __launch_bounds__(kThreads) lse_kernel(const ForwardParams params, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads, 1) lse_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
   CUDA_DYN_SMEM(T, shared);
   const Owner<E, true> own(params.scores, shared, tiles);
@@ -112,7 +112,7 @@ __device__ __forceinline__ void load_bases(T* bases, const void* lse, int64_t he
 }
 
 template <class E>
-__global__ void __launch_bounds__(kThreads) sums_kernel(const ForwardParams params, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads, 1) sums_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
   CUDA_DYN_SMEM(T, shared);
   const Owner<E, false> own(params.scores, shared, tiles);
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) sums_kernel(const ForwardParams para
 
 // mean [batch, heads, num_queries].
 template <class E>
-__global__ void __launch_bounds__(kThreads) mean_kernel(const BackwardParams params, void* mean, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads, 1) mean_kernel(const BackwardParams params, void* mean, int64_t tiles) {
   using T = Accumulator<E>;
   CUDA_DYN_SMEM(T, shared);
   const Owner<E, true> own(params.scores, shared, tiles);
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const BackwardParams par
 }
 
 template <class E, bool queries_own>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     gradient_kernel(const BackwardParams params, const void* mean, int64_t tiles) {
   using T = Accumulator<E>;
   CUDA_DYN_SMEM(T, shared);
