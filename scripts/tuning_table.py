@@ -1,10 +1,10 @@
-"""Fill the tables of ``docs/tuning.md``: every method, three tasks, three seeds, on easy-VQA.
+"""Fill the tables of ``docs/tuning.md``: methods, controls and sizes, three tasks, three seeds, on easy-VQA.
 
     python scripts/tuning_table.py
 
-Each method runs in a process of its own, so that its peak memory is its own. Its learning rate is chosen on the
-validation records with seed 0. Interrupted, the same command goes on where it stopped; finished
-fits are kept below ``runs/tuning``.
+Each label runs in a process of its own, so that its peak memory is its own. A method's learning rate is chosen on the
+validation records with seed 0, and serves its controls and sizes. Interrupted, the same command goes on where it
+stopped; finished fits are kept below ``runs/tuning``. The hours left are said from the cells already timed.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import argparse
 import functools
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from vlmadapt.generative import METHODS, load_records
-from vlmadapt.generative.comparison import COURSES, run_method
+from vlmadapt.generative.comparison import COMPARED, COURSES, SIZED, run_method, sized
 from vlmadapt.generative.data.load import EASY_VQA
 from vlmadapt.generative.data.records import TASKS
 from vlmadapt.generative.scratch import small_model
-from vlmadapt.reporting.tuning_page import fill_page
+from vlmadapt.reporting.tuning_page import fill_page, fill_sizes_and_directions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
 
 
-def run_one(method: str, seeds: int, folder: Path) -> None:
-    """All tasks of one method."""
-    for task in TASKS:
+def run_one(label: str, seeds: int, folder: Path) -> None:
+    """All tasks of one label; of a size, that of the table of sizes."""
+    for task in TASKS if label in COMPARED else (SIZED,):
         loaded = small_model("caption" if task == "caption" else "vqa", progress=True)
         say = functools.partial(print, task, flush=True)
-        run_method(loaded, load_records(EASY_VQA, task), COURSES[task], method, seeds, folder / task / method, say)
+        run_method(loaded, load_records(EASY_VQA, task), COURSES[task], label, seeds, folder / task, say)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a child process runs
@@ -43,13 +43,17 @@ def main() -> None:
     if arguments.one:
         run_one(arguments.one, arguments.seeds, arguments.out)
         return
-    methods = arguments.methods.split(",")
     small_model("vqa", progress=True, report=print)
-    for method in methods:
-        options = ["--one", method, "--seeds", str(arguments.seeds), "--out", str(arguments.out)]
+    labels = [*COMPARED, *sized()]
+    started = time.monotonic()
+    for number, label in enumerate(labels, start=1):
+        options = ["--one", label, "--seeds", str(arguments.seeds), "--out", str(arguments.out)]
         subprocess.run([sys.executable, __file__, *options], check=True)
+        left = (time.monotonic() - started) / number * (len(labels) - number)
+        print(f"[{number}/{len(labels)}] {label} done, about {left / 60:.0f} minutes left", flush=True)
     for task in TASKS:
-        fill_page(PAGE, arguments.out, load_records(EASY_VQA, task), methods)
+        fill_page(PAGE, arguments.out, load_records(EASY_VQA, task), list(COMPARED), list(METHODS))
+    fill_sizes_and_directions(PAGE, arguments.out, [load_records(EASY_VQA, task) for task in TASKS])
     print(f"written: {PAGE}")
 
 

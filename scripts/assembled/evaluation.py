@@ -18,11 +18,11 @@ from torch import Tensor
 
 from vlmadapt.data import load_dataset
 from vlmadapt.errors import VlmadaptError
-from vlmadapt.experiments.paired import drawn, interval_of
 from vlmadapt.generative.lessons import evened, short_captions
 from vlmadapt.generative.models.assembled import AssembledView
 from vlmadapt.generative.tasks.answers import answer_accuracy
 from vlmadapt.generative.tasks.caption_metrics import caption_scores
+from vlmadapt.provenance.bootstrap import drawn, interval_of
 
 PICTURES = 200  # of easy-VQA's test
 OF_A_CLASS = 5  # of clip-art and photos, from their test splits

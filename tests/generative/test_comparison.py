@@ -15,10 +15,27 @@ from tests.generative.tasks import world
 from vlmadapt.errors import FileError
 from vlmadapt.files import write_versioned
 from vlmadapt.generative import comparison
-from vlmadapt.generative.comparison import COURSES, RATES, SEARCHED, Course, best_rate, chosen_rate, run_method
+from vlmadapt.generative.comparison import (
+    APPNP,
+    COMPARED,
+    COURSES,
+    RATES,
+    SEARCHED,
+    Course,
+    best_rate,
+    chosen_rate,
+    place,
+    resized,
+    run_method,
+    sized,
+)
 from vlmadapt.generative.data.records import TASKS
+from vlmadapt.generative.plan import TuningPlan, check_plan
+from vlmadapt.generative.results import TuningResults
 from vlmadapt.generative.tasks import VQATask
-from vlmadapt.reporting.tuning_page import fill_page, replaced
+from vlmadapt.reporting import tuning_directions, tuning_table
+from vlmadapt.reporting.tuning_directions import Question
+from vlmadapt.reporting.tuning_page import fill_page, fill_sizes_and_directions, replaced
 
 COURSE = Course(2, (8, 8, 8))
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tuning.md"
@@ -70,26 +87,54 @@ def test_the_rate_is_chosen_on_validation_and_no_test_record_is_asked(
 
 def test_results_fill_the_page(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COURSES, "vqa", COURSE)  # type: ignore[arg-type]
-    methods = ["frozen", "bitfit"]
+    methods = ["frozen", "bitfit", "bitfit:blind=yes"]
     write_versioned(tmp_path / "vqa" / "bitfit" / SEARCHED, {"0.003": 0.2, "0.01": 0.3}, 1)
     for method in methods:
-        run_method(world.model(), data, COURSE, method, 2, tmp_path / "vqa" / method, say)
+        found = run_method(world.model(), data, COURSE, method, 2, tmp_path / "vqa", say)
+        assert method == "frozen" or found.methods[method]["training"]["lr"] == 0.01  # of a control, its method's
     page = tmp_path / "page.md"
     names = ["vqa", "vqa-rates", "vqa-kinds"]
     page.write_text("".join(f"before {name}\n<!-- {name} -->\nold\n<!-- end -->\n" for name in names))
-    fill_page(page, tmp_path, data, methods)
+    fill_page(page, tmp_path, data, methods, methods[:2])
     text = page.read_text()
     assert "old" not in text and "Learning rates: bitfit 0.01." in text and "| method | long | short |" in text
     assert all(f"before {name}\n<!-- {name} -->\n" in text for name in names)
-    assert len([line for line in text.splitlines() if line.startswith(("| frozen", "| bitfit"))]) == 4
+    assert len([line for line in text.splitlines() if line.startswith(("| frozen", "| bitfit"))]) == 6
     assert (tmp_path / "tuning_vqa.png").stat().st_size > 10_000
     with pytest.raises(FileError, match=r"page\.md has no place for entailment: add <!-- entailment -->"):
         replaced(text, "entailment", "x", page)
 
 
+def test_sizes_and_directions_come_from_the_runs(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COURSES, "vqa", COURSE)  # type: ignore[arg-type]
+    monkeypatch.setattr(tuning_table, "RESIZED", ("bottleneck", "p-adapter"))
+    monkeypatch.setattr(tuning_table, "REDUCTIONS", (8, 4))
+    question = Question("better?", "bottleneck", "frozen", "+9.99")
+    monkeypatch.setattr(tuning_directions, "QUESTIONS", (question,))
+    for label in ("frozen", "full", "bottleneck", "p-adapter", "bottleneck:width=32", "p-adapter:reduction=4"):
+        write_versioned(place(tmp_path / "vqa", label) / SEARCHED, {"0.003": 0.2}, 1)
+        run_method(world.model(), data, COURSE, label, 2, tmp_path / "vqa", say)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- sizes -->\n<!-- end -->\n<!-- directions -->\n<!-- end -->\n")
+    fill_sizes_and_directions(page, tmp_path, [data])
+    text = page.read_text()
+    assert "% trained" in text and text.count("| bottleneck") == 1 and "+9.99" in text
+    tested = data.limited(*COURSE.limits).test
+    mean, interval = tuning_directions.difference(tmp_path / "vqa", tested, "vqa", question)
+    results = [TuningResults.load(place(tmp_path / "vqa", label)) for label in ("bottleneck", "frozen")]
+    first, second = (each.cells[0].values["accuracy"] for each in results)  # the frozen model has one seed
+    assert first - second == pytest.approx(mean) and interval.low <= mean <= interval.high
+
+
+def test_sizes_are_labels_that_a_plan_takes(data: Any) -> None:
+    assert resized("lora", 8) == "lora" and resized("prefix", 4) == "prefix:length=64"
+    assert resized(APPNP, 32) == f"{APPNP}:reduction=32" and not set(sized()) & set(COMPARED)
+    assert len(check_plan(TuningPlan((*COMPARED, *sized())), data)) == len(COMPARED) + len(sized())
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_page_in_docs_has_a_place_for_every_table(task: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for name in [task, f"{task}-rates"]:
+    for name in [task, f"{task}-rates", "sizes", "directions"]:
         assert "mark" in replaced(page, name, "mark", PAGE)
     assert task in COURSES and replace(COURSES[task], epochs=1).plan("full", 3, None).seeds == (0, 1, 2)

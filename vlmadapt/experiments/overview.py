@@ -14,8 +14,8 @@ from statistics import NormalDist
 import torch
 
 from vlmadapt.adapters import ADAPTERS
-from vlmadapt.experiments.paired import interval_of
 from vlmadapt.experiments.results import Cell, ProtocolResults
+from vlmadapt.provenance.bootstrap import interval_of
 from vlmadapt.provenance.intervals import LEVEL, Interval
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.experiments.measures import ANSWERED, MAIN
-from vlmadapt.experiments.paired import Gain, drawn, interval_of
+from vlmadapt.experiments.paired import Gain
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
 from vlmadapt.provenance import means
+from vlmadapt.provenance.bootstrap import drawn, interval_of
 from vlmadapt.provenance.intervals import Interval, wilson
 
 REFERENCE = "tip-adapter-f"

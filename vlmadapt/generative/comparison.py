@@ -1,4 +1,8 @@
-"""The comparison of docs/tuning.md: every method on easy-VQA's three tasks, its learning rate chosen first. Ours."""
+"""The comparison of docs/tuning.md: methods, controls and sizes on easy-VQA's three tasks, learning rates chosen first.
+
+What is compared are labels, as ``vlmadapt tune --method`` takes them. One with settings trains at the rate that was
+found for its method without any: of a control only what it controls is different. Ours.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,27 @@ from pathlib import Path
 
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.generative.data.records import RecordSet
+from vlmadapt.generative.methods.p_config import PAdapterConfig
+from vlmadapt.generative.methods.registry import METHODS
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.plan import TuningPlan
 from vlmadapt.generative.results import TuningResults
 from vlmadapt.generative.tuning import run_tuning
+from vlmadapt.provenance.identity import file_name
+from vlmadapt.provenance.settings import parse_method
 from vlmadapt.training import TrainConfig
 
+PAPER, APPNP = "p-adapter-paper", "p-adapter-paper:p=2:learn_p=no"
+NO_DEGREES, FROM_FROZEN = f"{PAPER}:degree=none", "p-adapter:form=paper"
+ZEROS, NOISE = f"{PAPER}:query_nodes=zeros", f"{PAPER}:query_nodes=noise"
+NO_PULL, BLIND = f"{APPNP}:residual=none", "p-adapter:blind=yes"
+# What the first table of each task holds.
+COMPARED = (*METHODS, FROM_FROZEN, NO_DEGREES, ZEROS, NOISE, APPNP, NO_PULL, BLIND)
+# What D is divided by, the default among them, and what gives rivals as many numbers in the small model that answers.
+REDUCTIONS = (32, 16, 8, 4)
+RESIZED = ("bottleneck", "prefix", "lora", "rslora", "p-adapter", "p-adapter-released", PAPER, APPNP)
+RIVALS = {"bottleneck": ("width", 128), "prefix": ("length", 256), "lora": ("rank", 128), "rslora": ("rank", 128)}
+SIZED = "vqa"  # the task whose second table they are in
 RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
 SEARCHED, FORMAT = "learning_rates.json", 1
@@ -36,20 +55,41 @@ class Course:
 
 
 COURSES: Mapping[str, Course] = {
-    "vqa": Course(4, (800, 300, 1000)),
-    "entailment": Course(4, (800, 300, 1000)),
+    "vqa": Course(4, (800, 300, 2000)),
+    "entailment": Course(4, (800, 300, 2000)),
     "caption": Course(6, (416, 150, 500)),
 }
 
 
+def resized(label: str, reduction: int) -> str:
+    """``label`` in the size that a p-adapter has with ``reduction``."""
+    if reduction == PAdapterConfig.reduction:
+        return label
+    name, numbers = RIVALS.get(label, ("reduction", reduction**2))
+    return f"{label}:{name}={numbers // reduction}"
+
+
+def sized() -> list[str]:
+    """What the table of sizes holds beside what has the default one."""
+    labels = [resized(label, reduction) for reduction in REDUCTIONS for label in RESIZED]
+    return [label for label in labels if label not in RESIZED]
+
+
 def run_method(
-    loaded: GenerativeModel, records: RecordSet, course: Course, method: str, seeds: int, folder: Path, say: Say
+    loaded: GenerativeModel, records: RecordSet, course: Course, label: str, seeds: int, root: Path, say: Say
 ) -> TuningResults:
-    """Search the learning rate of ``method``, run it on ``seeds`` seeds and save the results in ``folder``."""
-    lr = None if method == "frozen" else best_rate(loaded, records, course, method, folder, say)
-    results = run_tuning(loaded, records, course.plan(method, seeds, lr), folder, report=say)
+    """Run ``label`` on ``seeds`` seeds at its method's learning rate, which is searched first, and save the results
+    in :func:`place` of it below ``root``."""
+    method, folder = parse_method(label).adapter, place(root, label)
+    lr = None if method == "frozen" else best_rate(loaded, records, course, method, place(root, method), say)
+    results = run_tuning(loaded, records, course.plan(label, seeds, lr), folder, report=say)
     results.save(folder)
     return results
+
+
+def place(root: Path, label: str) -> Path:
+    """The folder of ``label`` below ``root``, that of its task."""
+    return root / file_name(label)
 
 
 def best_rate(
@@ -84,5 +124,5 @@ def chosen_rate(folder: Path) -> str:
 
 def rates_line(folder: Path, methods: list[str]) -> str:
     """The chosen learning rates of those of ``methods`` that were searched, in a sentence."""
-    searched = [method for method in methods if (folder / method / SEARCHED).exists()]
-    return f"Learning rates: {', '.join(f'{method} {chosen_rate(folder / method)}' for method in searched)}."
+    searched = [method for method in methods if (place(folder, method) / SEARCHED).exists()]
+    return f"Learning rates: {', '.join(f'{method} {chosen_rate(place(folder, method))}' for method in searched)}."

@@ -23,7 +23,7 @@ class TuneOptions(OptionSet):
     methods: Sequence[str] = field(
         default=("p-adapter",),
         metadata=says(
-            "Methods, by commas: frozen, full, bitfit, bottleneck, lora, p-adapter, p-adapter-p2, "
+            "Methods, by commas: frozen, full, bitfit, bottleneck, prefix, lora, rslora, p-adapter, p-adapter-p2, "
             "p-adapter-released, p-adapter-paper; settings follow colons: p-adapter:p=1.5:lr=0.001.",
             flag="--method",
             commas="names",

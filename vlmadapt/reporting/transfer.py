@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.experiments.paired import NAME as BOOTSTRAP
-from vlmadapt.experiments.paired import interval_of
 from vlmadapt.experiments.protocols import BaseToNew
 from vlmadapt.experiments.results import ProtocolResults, Summary
+from vlmadapt.provenance.bootstrap import interval_of
 from vlmadapt.provenance.intervals import NAME
 from vlmadapt.provenance.means import mean_and_deviation, percent
 from vlmadapt.reporting.table import ONE_DRAW, Table, draw_notes, figure, protocol_notes, validation_notes

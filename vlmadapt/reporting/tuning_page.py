@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmadapt.errors import FileError
 from vlmadapt.files import read_text, write_text
-from vlmadapt.generative.comparison import COURSES, rates_line
-from vlmadapt.generative.data.records import RecordSet
+from vlmadapt.generative.comparison import COURSES, SIZED, place, rates_line
+from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tuning import predictions_of
 from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
 from vlmadapt.reporting.table import to_markdown
-from vlmadapt.reporting.tuning_table import kinds_table, tuning_table
+from vlmadapt.reporting.tuning_directions import directions_table
+from vlmadapt.reporting.tuning_table import kinds_table, sizes_table, tuning_table
 
 SHOWN = 8  # records in a picture
 SUBTITLE = "Test records, those on which the methods disagree first"
 
 
-def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str]) -> None:
+def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str], shown: list[str]) -> None:
     """Put the results of ``methods`` on the task of ``records``, run one by one below ``folder/TASK``, into the page
-    ``path``, and draw ``tuning_TASK.png`` beside it. Raises :class:`FileError` where the page has no place for them."""
+    ``path``, and draw ``tuning_TASK.png`` of those ``shown`` beside it. Raises :class:`FileError` where the page has no
+    place for them."""
     task, runs = records.task, folder / records.task
-    merged = merge_results([TuningResults.load(runs / method) for method in methods])
+    merged = merge_results([TuningResults.load(place(runs, method)) for method in methods])
     merged.save(runs)
     filled = {task: to_markdown(tuning_table(merged)), f"{task}-rates": rates_line(runs, methods)}
     if merged.cells[0].by_kind:
@@ -31,11 +34,20 @@ def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str]) 
     page = read_text(path)
     for name, text in filled.items():
         page = replaced(page, name, text, path)
-    predictions = {method: predictions_of(runs / method, method, 0) for method in methods}
+    predictions = {method: predictions_of(place(runs, method), method, 0) for method in shown}
     chosen = choose_records(records.limited(*COURSES[task].limits).test, predictions, SHOWN)
     title = f"{records.name}, {task}: what each method says (seed 0)"
     draw_said(describe_records(chosen, predictions), title, SUBTITLE, path.with_name(f"tuning_{task}.png"))
     write_text(path, page)
+
+
+def fill_sizes_and_directions(path: Path, folder: Path, sets: Sequence[RecordSet]) -> None:
+    """Put what :func:`sizes_table` and :func:`directions_table` make of the runs below ``folder`` into the page."""
+    tested: dict[str, Sequence[Record]] = {
+        records.task: records.limited(*COURSES[records.task].limits).test for records in sets
+    }
+    page = replaced(read_text(path), "sizes", to_markdown(sizes_table(folder / SIZED)), path)
+    write_text(path, replaced(page, "directions", to_markdown(directions_table(folder, tested)), path))
 
 
 def replaced(page: str, name: str, text: str, path: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from vlmadapt.generative.comparison import REDUCTIONS, RESIZED, place, resized
 from vlmadapt.generative.results import TITLES, TuningResults
 from vlmadapt.provenance.intervals import wilson
 from vlmadapt.provenance.means import best_places, mean_and_deviation, measures_of, over_seeds, percent
@@ -64,3 +67,30 @@ def kinds_table(results: TuningResults) -> str:
         shares = [percent(results.prior_by_kind[kind], None) for kind in kinds]
         lines.append(f"| {PRIOR} | {' | '.join(shares)} |")
     return "\n".join(lines)
+
+
+def sizes_table(root: Path) -> Table:
+    """Accuracy in per cent by size, one row a method; runs below ``root``, the folder of the task."""
+
+    def results(label: str) -> TuningResults:
+        return TuningResults.load(place(root, label))
+
+    whole = results("full").cells[0].trainable_parameters
+    rows, means = [], []
+    for method in RESIZED:
+        found = [(results(label), label) for label in (resized(method, reduction) for reduction in REDUCTIONS)]
+        means.append([each.mean(label, each.metric)[0] for each, label in found])
+        rows.append([method, *(percent(*each.mean(label, each.metric)) for each, label in found)])
+    shares = [
+        results(label).cells[0].trainable_parameters / whole
+        for label in (resized("p-adapter", reduction) for reduction in REDUCTIONS)
+    ]
+    return Table(
+        title="Held-out questions by size: test accuracy in %",
+        header=["method", *(f"{100 * share:.1f} % trained" for share in shares)],
+        rows=rows,
+        notes=[
+            "Shares of the model's parameters are the p-adapter's; each method at the rate found at the default size."
+        ],
+        bold=best_places(zip(*means, strict=True)),
+    )

@@ -25,7 +25,12 @@ from vlmadapt.generative.models.load import FAMILIES
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
 SETTINGS = {"reduction": 4}
 HOSTED = {kind for family in FAMILIES if isinstance(family, Host) for kind in family.classes} | {"AssembledModel"}
-SIZES: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "lora": {"rank": 2}}
+SIZES: dict[str, dict[str, Any]] = {
+    "bottleneck": {"width": 4},
+    "prefix": {"length": 3},
+    "lora": {"rank": 2},
+    "rslora": {"rank": 2},
+}
 
 
 @pytest.mark.parametrize("kind", [kind for family in FAMILIES for kind in family.classes])

@@ -371,11 +371,12 @@ def test_other_forms_get_one_sentence(model: Any) -> None:
     assert attached(model).config.form == "paper"
 
 
-@pytest.mark.parametrize("method", ["bottleneck", "lora"])
+RIVALS: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "prefix": {"length": 3}, "lora": {"rank": 2}}
+
+
+@pytest.mark.parametrize("method", RIVALS)
 def test_rivals_of_the_same_size(model: Any, method: str) -> None:
-    settings = {"width": 4} if method == "bottleneck" else {"rank": 2}
-    put = attach(model, method, settings)
-    check = put.check()
+    check = attach(model, method, RIVALS[method]).check()
     assert check.cached and check.modules and check.at_start
 
 

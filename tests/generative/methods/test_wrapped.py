@@ -31,7 +31,12 @@ from vlmadapt.seals import without_seal
 from vlmadapt.training import fingerprint_tensors
 
 CAPTION, QUESTION, RETRIEVAL = "BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipForImageTextRetrieval"
-SETTINGS: dict[str, dict[str, Any]] = {"p-adapter": {"reduction": 4}, "lora": {"rank": 2}, "bottleneck": {"width": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "p-adapter": {"reduction": 4},
+    "lora": {"rank": 2},
+    "bottleneck": {"width": 4},
+    "prefix": {"length": 3},
+}
 
 
 def method(model: nn.Module, name: str) -> Any:

@@ -31,7 +31,12 @@ from vlmadapt.generative.tasks.ranking import rank_answers
 from vlmadapt.generative.tuning import run_tuning
 from vlmadapt.training import TrainConfig
 
-SIZES: dict[str, dict[str, Any]] = {"bottleneck": {"width": 4}, "lora": {"rank": 2}}
+SIZES: dict[str, dict[str, Any]] = {
+    "bottleneck": {"width": 4},
+    "prefix": {"length": 3},
+    "lora": {"rank": 2},
+    "rslora": {"rank": 2},
+}
 QUESTIONS = ["what colour is it ?", "is it red ?", "what colour is the picture of ?"]
 
 

@@ -1,14 +1,15 @@
 """easy-VQA (PyPI package ``easy-vqa``, MIT): 5,000 pictures of one shape each, as three tasks that need no download.
 
-Ours are: the share of pictures kept for training a model from scratch, the question types held out from it, the
-captions (of measured attributes), the statements (from yes/no questions) and the covered pictures of neutral ones.
+Ours are: the share of pictures kept for training a model from scratch, the question types held out from it, as many of
+each answer, the captions (of measured attributes), the statements (from yes/no questions) and the covered pictures of
+neutral ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,9 +77,10 @@ def captions_of(facts: Facts) -> tuple[str, ...]:
 def read_easy_vqa(task: TaskName, check_files: bool = True) -> RecordSet:
     """The part of easy-VQA that adapts a model: 1,000 pictures for training, 400 for validation, 1,000 for testing.
 
-    ``vqa`` asks the held-out types of question; ``caption`` describes each picture in three sentences; ``entailment``
-    turns yes/no questions into statements, as many of each label, the neutral ones about pictures whose shape is
-    covered. Raises :class:`MissingDependency` when the package ``easy-vqa`` is absent.
+    ``vqa`` asks the held-out types of question, within each as often for one answer as for another; ``caption``
+    describes each picture in three sentences; ``entailment`` turns yes/no questions into statements, as many of each
+    label, the neutral ones about pictures whose shape is covered. Raises :class:`MissingDependency` when the package
+    ``easy-vqa`` is absent.
     """
     root = package_root()
     parts = {"train": _of_task(task, root, "train"), "val": _of_task(task, root, "val")}
@@ -122,7 +124,7 @@ def questions(part: str, kinds: Sequence[str]) -> list[Record]:
 
 def _of_task(task: TaskName, root: Path, part: str) -> tuple[Record, ...]:
     if task == "vqa":
-        return tuple(questions(part, HELD_OUT))
+        return tuple(_balanced(questions(part, HELD_OUT), "answer", lambda record: record.answers[0][0]))
     if task == "caption":
         return tuple(
             Record(f"{image.parent.parent.name}-{image.stem}", image, part, captions=captions_of(facts_of(image)))
@@ -133,23 +135,28 @@ def _of_task(task: TaskName, root: Path, part: str) -> tuple[Record, ...]:
 
 def _statements(part: str) -> list[Record]:
     """Statements, balanced: within each type of statement as many are entailed, contradicted and neutral."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    made = []
     for record in questions(part, [kind for kind in SEEN + HELD_OUT if kind.startswith(("is ", "no "))]):
         statement = statement_of(record.prompt)
         assert statement is not None
         covered = _digest("cover", record.image.name)[0] % 3 == 0
         label = "neutral" if covered else "entailment" if record.answers[0][0] == "yes" else "contradiction"
-        made = replace(record, prompt=statement, answers=(), label=label)
-        groups.setdefault((record.kind, label), []).append(made)
-    balanced = []
-    for (kind, _), records in groups.items():
-        least = min(len(other) for (other_kind, _), other in groups.items() if other_kind == kind)
-        balanced += sorted(records, key=lambda record: _digest("statement", record.id))[:least]
+        made.append(replace(record, prompt=statement, answers=(), label=label))
+    balanced = _balanced(made, "statement", lambda record: record.label)
     hidden = covered_pictures([record.image for record in balanced if record.label == "neutral"])
-    return [
-        replace(record, image=hidden[record.image]) if record.label == "neutral" else record
-        for record in sorted(balanced, key=lambda record: int(record.id.rpartition("-")[2]))
-    ]
+    return [replace(record, image=hidden[record.image]) if record.label == "neutral" else record for record in balanced]
+
+
+def _balanced(records: Iterable[Record], purpose: str, right: Callable[[Record], str]) -> list[Record]:
+    """Of each type of question as many with one ``right`` answer as with another, drawn by a hash; in their order."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.kind, right(record)), []).append(record)
+    kept = []
+    for (kind, _), group in groups.items():
+        least = min(len(other) for (other_kind, _), other in groups.items() if other_kind == kind)
+        kept += sorted(group, key=lambda record: _digest(purpose, record.id))[:least]
+    return sorted(kept, key=lambda record: int(record.id.rpartition("-")[2]))
 
 
 def covered_pictures(images: Iterable[Path]) -> dict[Path, Path]:

@@ -1,7 +1,7 @@
-"""Rivals of the p-adapter behind the same interface: full fine-tuning, BitFit, bottleneck adapters and LoRA.
+"""Rivals of the p-adapter behind the same interface: full fine-tuning, BitFit, bottleneck adapters, prefixes and LoRA.
 
-Where a size is not given, bottleneck and LoRA take the one whose parameter count is nearest to the p-adapter's, so that
-tables compare methods at equal cost.
+Where a size is not given, bottleneck, prefix and LoRA take the one whose parameter count is nearest to the p-adapter's,
+so that tables compare methods at equal cost.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vlmadapt.doors import import_lora
 from vlmadapt.errors import InputError
 from vlmadapt.generative.methods.attached import Attached
 from vlmadapt.generative.methods.bottleneck import Bottleneck, put_behind
+from vlmadapt.generative.methods.prefix import Prefix
 from vlmadapt.generative.models.load import family_of, find_sites, known_family
 from vlmadapt.generative.models.wrappers import named_parameters
 from vlmadapt.training import check_range
@@ -57,11 +58,31 @@ class BottleneckConfig(AdapterConfig):
 
 
 @dataclass(frozen=True)
+class PrefixConfig(AdapterConfig):
+    """Prefix tuning (arXiv 2101.00190)."""
+
+    length: int | None = field(
+        default=None, metadata={"help": "keys and values a head; none: as many numbers as the p-adapter"}
+    )
+
+    def __post_init__(self) -> None:
+        _check_size(self, "length")
+
+
+@dataclass(frozen=True)
 class LoRAConfig(AdapterConfig):
-    """LoRA (arXiv 2106.09685)."""
+    """LoRA (arXiv 2106.09685), or its rank-stabilised form (arXiv 2312.03732)."""
 
     rank: int | None = field(default=None, metadata={"help": "of the updates; none: as many numbers as the p-adapter"})
-    alpha: float | None = field(default=None, metadata={"help": "scale alpha / rank of the update; none: alpha = rank"})
+    alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "scale alpha / rank of the update, alpha / root of rank with rank_stabilized; none: alpha = rank"
+        },
+    )
+    rank_stabilized: bool = field(
+        default=False, metadata={"help": "divide alpha by the root of the rank (rsLoRA)", "later": True}
+    )
 
     def __post_init__(self) -> None:
         _check_size(self, "rank")
@@ -127,6 +148,20 @@ def _points(model: nn.Module) -> list[tuple[nn.Module, nn.Module, int, Tensor]]:
     return found
 
 
+def attach_prefix(model: nn.Module, config: PrefixConfig, method: str, seed: int) -> Attached:
+    """Trained keys and values before those of every attention."""
+    sites = find_sites(model).attentions
+    length = config.length or _matched(model, lambda size: sum(2 * size * site.output.in_features for site in sites))
+    generator = torch.Generator().manual_seed(seed)
+    attached = Attached(model, method, config)
+    with attached.building():
+        for site in sites:
+            weight = site.output.weight
+            prefix = Prefix(length, site.heads, site.output.in_features // site.heads, weight.dtype, generator)
+            site.attach(attached, "prefix", prefix.to(weight.device))
+    return attached
+
+
 def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) -> Attached:
     """Low-rank updates by ``peft`` of the linear maps that the model's family names.
 
@@ -137,7 +172,8 @@ def attach_lora(model: nn.Module, config: LoRAConfig, method: str, seed: int) ->
     names = _lora_targets(model)
     modules = dict(model.named_modules())
     rank = config.rank or _matched(model, lambda size: sum(_lora_numbers(modules[name], size) for name in names))
-    settings = settings_class(r=rank, lora_alpha=config.alpha or rank, target_modules=names)
+    scaled = {"lora_alpha": config.alpha or rank, "use_rslora": config.rank_stabilized}
+    settings = settings_class(r=rank, target_modules=names, **scaled)
     attached = Attached(model, method, config)
     with attached.building(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -38,7 +38,11 @@ METHODS: dict[str, GenerativeMethod] = {
     "full": GenerativeMethod("every parameter", peers.FullConfig, peers.attach_full, 3e-4),
     "bitfit": GenerativeMethod("bias terms", peers.BitFitConfig, peers.attach_bitfit, 1e-2),
     "bottleneck": GenerativeMethod("bottleneck adapters", peers.BottleneckConfig, peers.attach_bottleneck, 3e-3),
+    "prefix": GenerativeMethod("prefix tuning", peers.PrefixConfig, peers.attach_prefix, 1e-2),
     "lora": GenerativeMethod("LoRA, by peft", peers.LoRAConfig, peers.attach_lora, 3e-3),
+    "rslora": GenerativeMethod(
+        "rank-stabilised LoRA, by peft", peers.LoRAConfig, peers.attach_lora, 3e-3, {"rank_stabilized": True}
+    ),
     "p-adapter": GenerativeMethod("p-Laplacian adapter", PAdapterConfig, _p_adapter, 3e-3),
     "p-adapter-p2": GenerativeMethod(
         "p-adapter with p fixed at 2", PAdapterConfig, _p_adapter, 3e-3, {"p": 2.0, "learn_p": False}
@@ -84,9 +88,9 @@ def attach(
         defaults, or None.
     seed: of the initial weights; the global random state is left as it was.
 
-    Every method but p-adapter-paper starts where the frozen model is. Raises :class:`InputError` for an unknown method,
-    setting or architecture, a configuration of another class than the method's, or a model that already carries a
-    method or whose weights are quantised.
+    Every method but p-adapter-paper and prefix starts where the frozen model is. Raises :class:`InputError` for an
+    unknown method, setting or architecture, a configuration of another class than the method's, or a model that already
+    carries a method or whose weights are quantised.
     """
     if isinstance(method, AdapterConfig):
         if config is not None:

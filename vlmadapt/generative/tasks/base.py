@@ -101,6 +101,11 @@ class Task(ABC):
     def measure(self, records: Sequence[Record], predictions: Sequence[str]) -> dict[str, float]:
         """Measures of ``predictions``, ``metric`` among them; all are fractions, larger is better."""
 
+    @staticmethod
+    @abstractmethod
+    def scores(records: Sequence[Record], predictions: Sequence[str]) -> list[float]:
+        """``metric`` of each of ``records`` apart; their mean is that of :meth:`measure`."""
+
     @torch.no_grad()
     def predict(self, records: Sequence[Record], beams: int | None = None, progress: bool = False) -> list[str]:
         """One text a record, in order; ``beams`` defaults to the option of that name."""
@@ -126,6 +131,10 @@ class AnsweringTask(Task):
     """A task on prompts that a model answers."""
 
     metric = "accuracy"
+
+    def measure(self, records: Sequence[Record], predictions: Sequence[str]) -> dict[str, float]:
+        scores = self.scores(records, predictions)
+        return {"accuracy": sum(scores) / len(scores)}
 
     def check(self) -> None:
         """Raise :class:`InputError` for a model that answers nothing."""

@@ -12,7 +12,7 @@ from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.models.text import IGNORED
 from vlmadapt.generative.models.view import as_captioner
 from vlmadapt.generative.tasks.base import Task, token_losses
-from vlmadapt.generative.tasks.caption_metrics import caption_scores
+from vlmadapt.generative.tasks.caption_metrics import caption_scores, cider_scores
 
 
 class CaptionTask(Task):
@@ -44,3 +44,7 @@ class CaptionTask(Task):
 
     def measure(self, records: Sequence[Record], predictions: Sequence[str]) -> dict[str, float]:
         return caption_scores(predictions, [record.captions for record in records])
+
+    @staticmethod
+    def scores(records: Sequence[Record], predictions: Sequence[str]) -> list[float]:
+        return cider_scores(predictions, [record.captions for record in records])

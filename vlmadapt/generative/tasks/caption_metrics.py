@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from vlmadapt.errors import InputError, MissingDependency
 
@@ -25,21 +26,40 @@ def caption_scores(predictions: Sequence[str], references: Sequence[Sequence[str
     A caption without words scores 0; references without words are left out. Raises :class:`InputError` for lists of
     different lengths and a picture without any other reference, :class:`MissingDependency` without the package.
     """
+    said, wanted = _tokenized(predictions, references)
+    cider, bleu = _scorers()
+    found, _ = bleu(4).compute_score(wanted, said, verbose=0)
+    return {"cider": float(cider().compute_score(wanted, said)[0]), "bleu4": float(found[3])}
+
+
+def cider_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """The CIDEr of each picture, whose mean is that of :func:`caption_scores`; raises what that raises."""
+    said, wanted = _tokenized(predictions, references)
+    return [float(score) for score in _scorers()[0]().compute_score(wanted, said)[1]]
+
+
+def _tokenized(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Both by picture, as the package takes them."""
     if len(predictions) != len(references) or len(predictions) < 2:
         raise InputError(
             f"predictions has {len(predictions)} captions and references {len(references)} pictures: give as many of "
             "each, at least two."
         )
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-    except ImportError as error:
-        raise MissingDependency("pycocoevalcap is not installed: run `pip install 'vlmadapt[generative]'`.") from error
     said = {number: [tokenize_caption(text)] for number, text in enumerate(predictions)}
     wanted = {number: list(filter(None, map(tokenize_caption, texts))) for number, texts in enumerate(references)}
     for number, texts in wanted.items():
         if not texts:
             raise InputError(f"references of picture {number} are {list(references[number])}: give one with a word.")
-    bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
-    cider, _ = Cider().compute_score(wanted, said)
-    return {"cider": float(cider), "bleu4": float(bleu[3])}
+    return said, wanted
+
+
+def _scorers() -> tuple[Any, Any]:
+    """CIDEr's and BLEU's."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+    except ImportError as error:
+        raise MissingDependency("pycocoevalcap is not installed: run `pip install 'vlmadapt[generative]'`.") from error
+    return Cider, Bleu

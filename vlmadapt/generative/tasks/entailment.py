@@ -27,6 +27,6 @@ class EntailmentTask(AnsweringTask):
         best = rank_answers(model, states, mask, list(LABELS), len(LABELS))
         return [list(LABELS.values())[index] for index in best.tolist()]
 
-    def measure(self, records: Sequence[Record], predictions: Sequence[str]) -> dict[str, float]:
-        right = sum(said == record.label for said, record in zip(predictions, records, strict=True))
-        return {"accuracy": right / len(records)}
+    @staticmethod
+    def scores(records: Sequence[Record], predictions: Sequence[str]) -> list[float]:
+        return [float(said == record.label) for said, record in zip(predictions, records, strict=True)]

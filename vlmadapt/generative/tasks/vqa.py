@@ -50,6 +50,6 @@ class VQATask(AnsweringTask):
         ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
         return [answer for answer, _ in ordered[: self.options.candidates]]
 
-    def measure(self, records: Sequence[Record], predictions: Sequence[str]) -> dict[str, float]:
-        scores = [answer_accuracy(said, record.answers) for said, record in zip(predictions, records, strict=True)]
-        return {"accuracy": sum(scores) / len(scores)}
+    @staticmethod
+    def scores(records: Sequence[Record], predictions: Sequence[str]) -> list[float]:
+        return [answer_accuracy(said, record.answers) for said, record in zip(predictions, records, strict=True)]

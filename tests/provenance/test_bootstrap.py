@@ -4,12 +4,12 @@ import math
 
 import torch
 
-from vlmadapt.experiments import paired
+from vlmadapt.provenance import bootstrap
 from vlmadapt.provenance.intervals import Interval
 
 
-def bootstrap(values: torch.Tensor) -> Interval:
-    return paired.interval_of(paired.drawn(values))
+def interval(values: torch.Tensor) -> Interval:
+    return bootstrap.interval_of(bootstrap.drawn(values))
 
 
 def drawn(seeds: int, pictures: int, of_seed: float, of_picture: float, number: int) -> torch.Tensor:
@@ -24,30 +24,30 @@ def drawn(seeds: int, pictures: int, of_seed: float, of_picture: float, number: 
 
 def test_it_is_the_same_for_the_same_values_and_holds_their_mean():
     values = drawn(3, 200, 0.1, 0.5, 0)
-    low, high = bootstrap(values)
-    assert (low, high) == bootstrap(values.clone())
+    low, high = interval(values)
+    assert (low, high) == interval(values.clone())
     assert low < float(values.mean()) < high
 
 
 def test_of_one_seed_it_is_the_ordinary_bootstrap_over_pictures():
     values = drawn(1, 400, 0.0, 1.0, 1)
-    low, high = bootstrap(values)
+    low, high = interval(values)
     deviation = float(values.std()) / math.sqrt(400)
     assert abs((high - low) / (2 * 1.96 * deviation) - 1) < 0.1
 
 
 def test_it_covers_the_truth_at_least_as_often_as_it_says():
     # Seeds are few: with 5 of them the spread between seeds is a little underestimated, the rest overestimated.
-    hits = [low <= 0 <= high for low, high in (bootstrap(drawn(5, 150, 0.03, 0.5, number)) for number in range(200))]
+    hits = [low <= 0 <= high for low, high in (interval(drawn(5, 150, 0.03, 0.5, number)) for number in range(200))]
     assert sum(hits) >= 0.92 * len(hits)
 
 
 def test_many_pictures_are_drawn_in_parts():
-    low, high = bootstrap(torch.ones(2, 5000))
+    low, high = interval(torch.ones(2, 5000))
     assert low == high == 1
 
 
 def test_the_difference_of_what_is_drawn_is_the_draw_of_the_difference():
     both = torch.stack([drawn(3, 90, 0.1, 0.5, 0), drawn(3, 90, 0.2, 0.4, 1)])
-    first, second = paired.drawn(both)
-    torch.testing.assert_close(first - second, paired.drawn(both[0] - both[1]))
+    first, second = bootstrap.drawn(both)
+    torch.testing.assert_close(first - second, bootstrap.drawn(both[0] - both[1]))
