@@ -3,7 +3,7 @@
     python scripts/train_small_blip.py                    # into the cache folder, where `vlmadapt tune` looks for it
     python scripts/train_small_blip.py --folder my-blip   # elsewhere, for --model blip:my-blip/vqa
 
-About eight minutes on two CPU cores. Interrupted, the same command goes on where it stopped.
+About twelve minutes on two CPU cores. Interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from vlmadapt.provenance.place import make_once
 from vlmadapt.training import TrainConfig, fit_loop
 
 MARKER = "training.json"
-MINUTES = 8
+MINUTES = 12
 
 
 @usual(grad=True)
