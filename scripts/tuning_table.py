@@ -14,6 +14,7 @@ import functools
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlmadapt.generative import METHODS, load_records
@@ -26,9 +27,9 @@ from vlmadapt.reporting.tuning_page import fill_page, fill_sizes_and_directions
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tuning.md"
 
 
-def run_one(label: str, seeds: int, folder: Path) -> None:
-    """All tasks of one label; of a size, that of the table of sizes."""
-    for task in TASKS if label in COMPARED else (SIZED,):
+def run_one(label: str, tasks: Sequence[str], seeds: int, folder: Path) -> None:
+    """Those ``tasks`` of one label; of a size, that of the table of sizes only."""
+    for task in tasks if label in COMPARED else {SIZED}.intersection(tasks):
         loaded = small_model("caption" if task == "caption" else "vqa", progress=True)
         say = functools.partial(print, task, flush=True)
         run_method(loaded, load_records(EASY_VQA, task), COURSES[task], label, seeds, folder / task, say)
@@ -36,21 +37,26 @@ def run_one(label: str, seeds: int, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASKS), help="run these only; the page wants all of them done")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # what a child process runs
     arguments = parser.parse_args()
+    tasks = arguments.tasks.split(",")
     if arguments.one:
-        run_one(arguments.one, arguments.seeds, arguments.out)
+        run_one(arguments.one, tasks, arguments.seeds, arguments.out)
         return
     small_model("vqa", progress=True, report=print)
     labels = [*COMPARED, *sized()]
     started = time.monotonic()
     for number, label in enumerate(labels, start=1):
-        options = ["--one", label, "--seeds", str(arguments.seeds), "--out", str(arguments.out)]
+        options = ["--one", label, "--tasks", arguments.tasks, "--seeds", str(arguments.seeds)]
+        options += ["--out", str(arguments.out)]
         subprocess.run([sys.executable, __file__, *options], check=True)
         left = (time.monotonic() - started) / number * (len(labels) - number)
         print(f"[{number}/{len(labels)}] {label} done, about {left / 60:.0f} minutes left", flush=True)
+    if set(tasks) != set(TASKS):
+        return
     for task in TASKS:
         fill_page(PAGE, arguments.out, load_records(EASY_VQA, task), list(COMPARED), list(METHODS))
     fill_sizes_and_directions(PAGE, arguments.out, [load_records(EASY_VQA, task) for task in TASKS])
