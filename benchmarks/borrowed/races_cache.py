@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.borrowed.race import DTYPES, Function, Race, compiled, differentiated
 from benchmarks.rivals.cache_retrieval import BETA, Case
+from benchmarks.rivals.cache_retrieval_triton import twin
 from vlmadapt.ops import cache_retrieval_grid
 
 # queries, classes, entries a class, width
@@ -53,6 +54,7 @@ def rivals(case: Case, shape: str, dry: bool) -> dict[str, Callable[[], Function
         "ours": lambda: case.ours,
         "eager": lambda: case.eager,
         "product alone": lambda: product_alone,
+        "triton": lambda: twin(case.shots, case.classes, BETA),
     }
     if shape != LARGEST:
         found["released"] = lambda: case.released
