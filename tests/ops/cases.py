@@ -250,6 +250,9 @@ CASES = {
     "Relation.from_edges": aggregation(ops.Relation.from_edges, edge_list, compiles=False),
     "hetero_aggregate, dense": aggregation(ops.hetero_aggregate, dense_graph, blas=True),
     "hetero_aggregate": aggregation(ops.hetero_aggregate, graph),
+    "hetero_aggregate, as matrices": aggregation(
+        ops.hetero_aggregate, with_options(graph, route="dense"), blas=True, twice=True
+    ),
     "hetero_aggregate, stacked means": aggregation(
         ops.hetero_aggregate, with_options(graph, output="stacked", reduction="mean")
     ),

@@ -9,6 +9,7 @@ The message passing of HeGraphAdapter (arXiv 2410.07854) needs it for signed wei
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,6 +22,7 @@ from vlmadapt.ops.hetero_aggregate import autograd  # noqa: F401  (registers gra
 from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
 from vlmadapt.ops.hetero_aggregate.reference import hetero_aggregate_reference
 from vlmadapt.ops.hetero_aggregate.relation import Relation
+from vlmadapt.ops.hetero_aggregate.route import Route, dense_relations
 from vlmadapt.ops.switch import reference_in_use
 
 
@@ -32,6 +34,7 @@ def hetero_aggregate(
     *,
     output: Literal["fused", "stacked"] = "fused",
     reduction: Literal["sum", "mean"] = "sum",
+    route: Route = "auto",
 ) -> Tensor:
     """Weighted sums of source rows over several relations into one target type, in one call.
 
@@ -46,22 +49,28 @@ def hetero_aggregate(
         output: ``"fused"`` adds the relations up, ``"stacked"`` keeps them apart.
         reduction: ``"sum"``, or ``"mean"``: divided by the number of edges of the target in the relation (the number
             of columns, if dense).
+        route: how a :class:`Relation` is summed: ``"sparse"`` by the kernel, an edge at a time; ``"dense"`` as a
+            matrix ``[n_t, n_s]``, by torch's products; ``"auto"`` takes the second where the relation has so many of
+            all pairs that it is the faster, and the matrices of the call take 256 MB at most.
 
     Returns:
         ``[n_t, D]``, or stacked ``[R, n_t, D]``, in the sources' dtype; sums are kept in float32 (float64 for
         float64). A target without edges is zero.
 
     Differentiable once in every source, weight, dense relation and in coefficients. A NaN in a source row or a weight
-    gives NaN in the targets that read it. Under autocast the computation is float32.
+    gives NaN in the targets that read it, and as a matrix in others too. Under autocast the computation is float32.
 
     Raises:
-        InputError: numbers of relations, shapes, dtypes or devices disagree, or an option is unknown.
+        InputError: numbers of relations, shapes, dtypes or devices disagree, an option is unknown, or the dense route
+            is asked for where it takes more than 256 MB.
     """
     if output not in ("fused", "stacked") or reduction not in ("sum", "mean"):
         raise InputError(
             f"output is {output!r} and reduction is {reduction!r}: choose output 'fused' or 'stacked' and reduction "
             "'sum' or 'mean'."
         )
+    if route not in ("auto", "sparse", "dense"):
+        raise InputError(f"route is {route!r}: choose 'auto', 'sparse' or 'dense'.")
     given = checked_arguments(sources, relations, weights, coefficients)
     device, dtype = sources[0].device, sources[0].dtype
     if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
@@ -69,9 +78,11 @@ def hetero_aggregate(
     with torch.autocast(device.type, enabled=False):
         if reference_in_use():
             return _plain(given, output, reduction).to(dtype)
+        stacked, mean = output == "stacked", reduction == "mean"
+        given = _routed(given, dense_relations(given, stacked, route))
         if given.dense:
-            return _with_dense(given, output == "stacked", reduction == "mean").to(dtype)
-        return _sparse(given, dtype, output == "stacked", reduction == "mean")
+            return _with_dense(given, stacked, mean).to(dtype)
+        return _sparse(given, dtype, stacked, mean)
 
 
 def _plain(given: Arguments, output: Literal["fused", "stacked"], reduction: Literal["sum", "mean"]) -> Tensor:
@@ -84,37 +95,63 @@ def _plain(given: Arguments, output: Literal["fused", "stacked"], reduction: Lit
     )
 
 
+def _routed(given: Arguments, chosen: list[int]) -> Arguments:
+    """The relations chosen are among the dense ones."""
+    sparse = [r for r in given.sparse if r not in chosen]
+    return given._replace(sparse=sparse, dense=sorted([*given.dense, *chosen]))
+
+
 def _with_dense(given: Arguments, stacked: bool, mean: bool) -> Tensor:
-    """Dense relations through BLAS, the others through the kernel; everything in the accumulation type."""
+    """Dense relations through torch's products, the others through the kernel; all in the accumulation type."""
     dtype = accumulation_dtype(given.sources[0].dtype)
-    parts: dict[int, Tensor] = {}
-    total = None
-    if given.sparse:
-        total = _sparse(given, dtype, stacked, mean)
-        if stacked:
-            parts = dict(zip(given.sparse, total.unbind(0), strict=True))
-    for r in given.dense:
-        matrix, source = given.relations[r], given.sources[r].to(dtype)
-        assert isinstance(matrix, Tensor)
-        if given.coefficients is not None:
-            source = source * given.coefficients[r].to(dtype)
-        if mean:
-            source = source / max(matrix.shape[1], 1)
-        if stacked:
-            parts[r] = matrix.to(dtype) @ source
-        elif total is None:
-            total = matrix.to(dtype) @ source
-        else:
-            total = torch.addmm(total, matrix.to(dtype), source)
+    total = _sparse(given, dtype, stacked, mean) if given.sparse else None
     if stacked:
+        parts = dict(zip(given.sparse, () if total is None else total.unbind(0), strict=True))
+        for r in given.dense:
+            parts[r] = _matrix(given, r, dtype, mean) @ _scaled(given, r, given.sources[r].to(dtype), mean)
         return torch.stack([parts[r] for r in range(len(given.relations))])
+    for first, readers in _by_source(given):
+        source, matrices = given.sources[first].to(dtype), [_matrix(given, r, dtype, mean) for r in readers]
+        if len(readers) == 1:  # a source is the smaller factor, mostly
+            matrix, source = matrices[0], _scaled(given, first, source, mean)
+        else:
+            scaled = [_scaled(given, r, matrix, mean) for r, matrix in zip(readers, matrices, strict=True)]
+            matrix = functools.reduce(torch.add, scaled)
+        total = matrix @ source if total is None else torch.addmm(total, matrix, source)
     assert total is not None
     return total
 
 
+def _by_source(given: Arguments) -> list[tuple[int, list[int]]]:
+    """Dense relations that read one source, after the first of them."""
+    groups: list[tuple[int, list[int]]] = []
+    for r in given.dense:
+        known = [readers for first, readers in groups if given.sources[first] is given.sources[r]]
+        if known:
+            known[0].append(r)
+        else:
+            groups.append((r, [r]))
+    return groups
+
+
+def _matrix(given: Arguments, r: int, dtype: torch.dtype, mean: bool) -> Tensor:
+    relation = given.relations[r]
+    return relation.to(dtype) if isinstance(relation, Tensor) else relation.matrix(given.weights[r], dtype, mean)
+
+
+def _scaled(given: Arguments, r: int, factor: Tensor, mean: bool) -> Tensor:
+    """One factor of a dense relation's product times what the relation is multiplied by."""
+    relation = given.relations[r]
+    if given.coefficients is not None:
+        factor = factor * given.coefficients[r].to(factor.dtype)
+    if mean and isinstance(relation, Tensor):
+        factor = factor / max(relation.shape[1], 1)
+    return factor
+
+
 def _sparse(given: Arguments, dtype: torch.dtype, stacked: bool, mean: bool) -> Tensor:
     """The relations that are not dense, in ``dtype``. A source that several of them read is passed once."""
-    relations = [relation for relation in given.relations if isinstance(relation, Relation)]
+    relations = [relation for r in given.sparse if isinstance(relation := given.relations[r], Relation)]
     wide = accumulation_dtype(dtype)
     unique: list[Tensor] = []
     source_of: list[int] = []

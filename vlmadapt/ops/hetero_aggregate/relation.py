@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,20 @@ from vlmadapt.ops.checks import check_device
 INDEX_TYPES = (torch.int32, torch.int64)
 
 
+class Matrix(NamedTuple):
+    """A relation's matrix, and the weights that it was made of."""
+
+    values: Tensor
+    weights: Tensor | None
+    version: int
+    mean: bool
+
+
 class Relation:
     """One relation in compressed rows: target ``i`` sums over ``columns[row_offsets[i]:row_offsets[i + 1]]``.
 
-    Structure only, no weights; the transpose, which the backward pass reads, is worked out at the first use and kept.
+    The transpose, which the backward pass reads, is worked out at the first use and kept. So is the matrix that the
+    dense route multiplies, for as long as it is asked for with the same weights.
 
     Args:
         row_offsets: int32 or int64 ``[n_t + 1]``, from 0 up to ``E``, never falling.
@@ -26,6 +38,7 @@ class Relation:
         row_offsets: int64 ``[n_t + 1]``.
         columns: ``[E]``, int32 or int64 as given (int64 beyond 2^31 - 1 edges or rows).
         num_targets, num_sources, num_edges: ``n_t``, ``n_s``, ``E``.
+        rising: whether the columns rise in every row, so that no pair comes twice; False where that was not looked at.
 
     Raises:
         InputError: a tensor is no integer vector, offsets fall or do not end at ``E``, or a column is out of range.
@@ -42,8 +55,10 @@ class Relation:
             )
         if num_sources < 0:
             raise InputError(f"num_sources is {num_sources}: pass the number of source rows.")
+        self.rising = False
         if not torch.compiler.is_compiling():
             _check_structure(row_offsets, columns, num_sources)
+            self.rising = _rises(row_offsets, columns)
         largest = max(num_sources, len(row_offsets), len(columns))
         if columns.dtype == torch.int32 and largest > torch.iinfo(torch.int32).max:
             columns = columns.to(torch.int64)  # the transpose numbers edges and targets in this type too
@@ -52,6 +67,8 @@ class Relation:
         self.num_sources = num_sources
         self._transpose: tuple[Tensor, Tensor, Tensor] | None = None
         self._shares: dict[torch.dtype, Tensor] = {}
+        self._places: Tensor | None = None
+        self._matrix: Matrix | None = None
 
     @classmethod
     def from_edges(
@@ -113,6 +130,58 @@ class Relation:
             self._shares[dtype] = self.row_counts().to(dtype).reciprocal()[self.target_index()]
         return self._shares[dtype]
 
+    def matrix(self, weights: Tensor | None, dtype: torch.dtype, mean: bool = False) -> Tensor:
+        """``[n_t, n_s]`` in ``dtype``: the edges' weights, pairs that come twice added up in the edges' order.
+
+        Kept where the weights require no gradient, and given again for the same tensor unless torch has counted a
+        change of it; what changes them unseen, through ``.data`` or memory shared with NumPy, calls for :meth:`forget`.
+        Made anew under ``torch.compile`` and in a capture of a CUDA graph, which must see every change.
+
+        Args:
+            weights: ``[E]``, or None for ones.
+            mean: divided by the number of edges of the target.
+        """
+        if not self._may_be_kept(weights):
+            if self._places is None:
+                self._places = self._all_places()
+            return self._scattered(self._places, weights, dtype, mean)
+        kept, version = self._matrix, 0 if weights is None else weights._version
+        if kept is None or kept.weights is not weights or (kept.version, kept.mean) != (version, mean):
+            kept = None
+        if kept is None or kept.values.dtype != dtype:
+            with torch.inference_mode(False):  # a tensor of inference could not be saved for a backward later
+                values = self._scattered(self._all_places(), weights, dtype, mean)
+            kept = Matrix(values, weights, version, mean)
+            if type(values) is Tensor:  # none of a mode that has no data
+                self._matrix = kept
+        return kept.values
+
+    def forget(self) -> None:
+        """Drop the matrix that is kept of frozen weights; the next call that needs it makes it anew."""
+        self._matrix = None
+
+    def _may_be_kept(self, weights: Tensor | None) -> bool:
+        if torch.compiler.is_compiling() or (self.columns.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return False
+        return weights is None or not (weights.requires_grad or weights.is_inference())
+
+    def _all_places(self) -> Tensor:
+        """int64 ``[E]``: where each edge is in the matrix, row after row."""
+        return self.target_index() * self.num_sources + self.columns
+
+    def _scattered(self, places: Tensor, weights: Tensor | None, dtype: torch.dtype, mean: bool) -> Tensor:
+        values = torch.ones_like(places, dtype=dtype) if weights is None else weights.to(dtype)
+        if mean:
+            values = values * self.shares(dtype)
+        empty = values.new_zeros(self.num_targets * self.num_sources)
+        if self.rising:
+            full = empty.scatter(0, places, values)
+        elif values.is_cuda:  # sorts first, where scatter_add would add in any order
+            full = empty.index_put((places,), values, accumulate=True)
+        else:
+            full = empty.scatter_add(0, places, values)
+        return full.view(self.num_targets, self.num_sources)
+
     def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
         """The edges by source: offsets int64 ``[n_s + 1]``, and in the columns' type targets ``[E]`` and edges ``[E]``.
 
@@ -128,6 +197,12 @@ class Relation:
 def _check_vector(name: str, tensor: Tensor) -> None:
     if tensor.dim() != 1 or tensor.dtype not in INDEX_TYPES:
         raise InputError(f"{name} must be an int32 or int64 vector but is {shape_of(tensor)}: reshape or cast it.")
+
+
+def _rises(row_offsets: Tensor, columns: Tensor) -> bool:
+    first = torch.zeros(len(columns) + 1, dtype=torch.bool, device=columns.device)
+    first[row_offsets.long()] = True
+    return bool((first[1:-1] | (columns[1:] > columns[:-1])).all())
 
 
 def _check_structure(row_offsets: Tensor, columns: Tensor, num_sources: int) -> None:
