@@ -293,6 +293,18 @@ def test_density_decides(dtype: torch.dtype) -> None:
     assert took_a_product(source, edges(100, 100, limit + 2)) and not took_a_product(source, edges(100, 100, limit - 2))
 
 
+def test_trained_weights_need_more() -> None:
+    """On the CPU, where their gradient is a product more."""
+    source = torch.randn(100, 512, generator=generator(1))
+    weight = torch.randn(10_000, requires_grad=True)
+    low, high = routes.threshold(source), routes.threshold(source, weight)
+    assert low <= high < 1
+    for each, trained in ((int(100 * high) + 2, True), (int(50 * (low + high)), low == high)):
+        assert took_a_product(source, edges(100, 100, each), weights=[weight[: 100 * each]]) == trained
+        with torch.no_grad():
+            assert took_a_product(source, edges(100, 100, each), weights=[weight[: 100 * each]])
+
+
 def test_relations_that_share_a_source_share_a_product() -> None:
     source = torch.randn(100, 512, generator=generator(1))
     half = edges(100, 100, int(60 * routes.threshold(source)))

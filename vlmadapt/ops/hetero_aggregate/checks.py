@@ -67,7 +67,7 @@ def checked_arguments(
 
 
 def _num_targets(relation: Relation | Tensor) -> int:
-    return relation.num_targets if isinstance(relation, Relation) else len(relation)
+    return relation.num_targets if isinstance(relation, Relation) else relation.shape[0]
 
 
 def _check_dense(r: int, source: Tensor, relation: Tensor, weight: Tensor | None) -> None:
@@ -95,7 +95,7 @@ def _check_sparse(r: int, source: Tensor, relation: Relation, weight: Tensor | N
 
 
 def _check_rows(r: int, source: Tensor, num_sources: int) -> None:
-    if len(source) != num_sources:
+    if source.shape[0] != num_sources:
         raise InputError(
             f"sources[{r}] has {len(source)} rows but relations[{r}] has {num_sources} sources: give one row a source."
         )

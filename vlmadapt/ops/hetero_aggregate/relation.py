@@ -64,7 +64,8 @@ class Relation:
             columns = columns.to(torch.int64)  # the transpose numbers edges and targets in this type too
         self.row_offsets = row_offsets.to(torch.int64).contiguous()
         self.columns = columns.contiguous()
-        self.num_sources = num_sources
+        self.num_targets, self.num_sources = row_offsets.shape[0] - 1, num_sources
+        self.num_edges = columns.shape[0]
         self._transpose: tuple[Tensor, Tensor, Tensor] | None = None
         self._shares: dict[torch.dtype, Tensor] = {}
         self._places: Tensor | None = None
@@ -104,16 +105,6 @@ class Relation:
         counts = torch.bincount(target_index, minlength=num_targets)
         row_offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return cls(row_offsets, source_index[permutation], num_sources), permutation
-
-    @property
-    def num_targets(self) -> int:
-        """``n_t``."""
-        return len(self.row_offsets) - 1
-
-    @property
-    def num_edges(self) -> int:
-        """``E``."""
-        return len(self.columns)
 
     def row_counts(self) -> Tensor:
         """int64 ``[n_t]``: edges of each target."""
@@ -161,7 +152,9 @@ class Relation:
         self._matrix = None
 
     def _may_be_kept(self, weights: Tensor | None) -> bool:
-        if torch.compiler.is_compiling() or (self.columns.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if torch.compiler.is_compiling():
+            return False
+        if self.columns.is_cuda and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             return False
         return weights is None or not (weights.requires_grad or weights.is_inference())
 

@@ -20,8 +20,10 @@ from vlmadapt.ops.hetero_aggregate.relation import Relation
 
 Route = Literal["auto", "sparse", "dense"]
 
-# Measured by `python -m benchmarks.density`, see docs/performance-notes.md.
-CPU_DENSITY = 0.4
+# Measured by `python -m benchmarks.density`, see docs/performance-notes.md. The gradient of weights is a product more,
+# of which few numbers are wanted; the sparse kernel has it from rows that it fetches anyway.
+CPU_DENSITY = 0.55
+CPU_DENSITY_TRAINED = 0.8
 # By arithmetic, for no GPU has run it: an edge costs D elements at the 5.5 TB/s of an H200's L2 cache, a pair 2 D
 # operations at 48 TFLOP/s (float32), 350 (TF32) or 60 (float64); of 16-bit elements the kernel reads half the bytes.
 CUDA_DENSITY = {torch.float32: 0.06, torch.float64: 0.023}
@@ -74,13 +76,15 @@ def _pays(given: Arguments, r: int, stacked: bool) -> bool:
     assert isinstance(relation, Relation)
     readers = 1 if stacked else sum(other is source for other in given.sources)
     work = relation.num_edges * source.shape[1]
-    return work * readers >= LEAST_WORK[source.device.type] and _density(relation) * readers > threshold(source)
+    limit = threshold(source, given.weights[r])
+    return work * readers >= LEAST_WORK[source.device.type] and _density(relation) * readers > limit
 
 
-def threshold(source: Tensor) -> float:
-    """The share of all pairs beyond which a relation of such sources is multiplied as a matrix."""
+def threshold(source: Tensor, weights: Tensor | None = None) -> float:
+    """The share of all pairs beyond which a relation of such sources and weights is multiplied as a matrix."""
     if source.device.type == "cpu":
-        return CPU_DENSITY
+        trained = torch.is_grad_enabled() and weights is not None and weights.requires_grad
+        return CPU_DENSITY_TRAINED if trained else CPU_DENSITY
     wide = accumulation_dtype(source.dtype)
     share = CUDA_DENSITY_TF32 if wide == torch.float32 and allow_tf32(source) else CUDA_DENSITY[wide]
     return share * (2 if source.dtype.itemsize == 2 else 1)
