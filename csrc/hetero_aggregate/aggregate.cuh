@@ -3,15 +3,21 @@
 //   out[i] = sum_r c_r sum_k w_r[k] matrix_r[columns_r[k]]        (stacked: out[r, i], without the sum over r)
 //
 // A warp walks over the edges of its row, relation after relation, and keeps 256 columns of the sum in registers (128
-// of doubles): few enough that many warps are in flight. Wider rows are walked over again. The lanes read 32 edges
-// (column, place, weight) at once and pass them on by shuffles; a source row is read in pieces of 16 bytes a lane,
-// neighbours side by side. Rows that are not multiples of 16 bytes take single elements in the same kernel.
+// of doubles): few enough that many warps are in flight. Other columns are other blocks', unless edges' dots are
+// wanted, which need the whole width: then wider rows are walked over again. The lanes read 32 edges (column, place,
+// weight) at once and pass them on by shuffles; four source rows are on their way at a time, in pieces of 16 bytes a
+// lane, neighbours side by side. Rows that are not multiples of 16 bytes take single elements in the same kernel.
 //
-// One owner and a fixed order for every sum: no atomics, results are bit-identical from run to run. Long rows are not
-// split, so a row with very many edges is the last to finish. Reading the source rows is the time there is:
-// E D elements, of which caches catch what is read again.
+// A row of more than 1,024 edges is cut: segment_kernel adds up all but the first 1,024 edges, 1,024 a warp, and
+// aggregate_kernel adds these partial sums in their order. Where a segment's sums lie follows from its first edge
+// alone, so nobody counts or reserves. Only relations whose matrix has more than 1,024 rows are cut, for without
+// repeated pairs others have no such row.
 //
-// Ladder: 1. one thread an element, edges read by every thread; 2. edges by shuffles, 16-byte pieces (this file).
+// One owner and a fixed order for every sum: no atomics, results are bit-identical from run to run. Reading the source
+// rows is the time there is: E D elements, of which caches catch what is read again.
+//
+// Ladder: 1. one thread an element, edges read by every thread; 2. edges by shuffles, 16-byte pieces; 3. four edges in
+// flight, columns in parallel, long rows cut (this file).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -27,6 +33,8 @@ namespace vlmadapt::hetero_aggregate {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kDescribed = 16;  // relations that one launch of describe_kernel writes
+constexpr int kInFlight = 4;    // source rows that a warp waits for at a time
+constexpr int kSegment = 1024;  // edges of a row that one warp adds up
 
 // What a warp needs to know of one relation; read from device memory, since there may be any number of them. Of
 // pointers that come from memory the compiler does not know that they are global: what they point to is read by __ldg.
@@ -38,7 +46,9 @@ struct Description {
   void* grad_weights;
   const void* coefficient;
   const void* matrix;
-  void* row_dots;  // accum [num_rows]: own row . sum of the relation; nullptr: not wanted
+  void* row_dots;    // accum [num_rows]: own row . sum of the relation; nullptr: not wanted
+  void* partials;    // accum [segments][columns, see Share::put]; nullptr: rows are not cut
+  int64_t segments;  // for which there is room
 };
 
 struct Descriptions {
@@ -146,6 +156,25 @@ struct Share {
       for (int k = 0; k < per_piece; ++k) at[p][k] += factor * other.at[p][k];
   }
 
+  // Sums on their way to another warp, which has the same columns: all registers of a lane, lanes side by side.
+  static __host__ __device__ __forceinline__ int64_t stored(int64_t width) {
+    return (width + columns - 1) / columns * columns;
+  }
+
+  __device__ __forceinline__ void put(T* to) const {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p)
+#pragma unroll
+      for (int k = 0; k < per_piece; ++k) to[(p * per_piece + k) * 32 + threadIdx.x % 32] = at[p][k];
+  }
+
+  __device__ __forceinline__ void take(const T* from) {
+#pragma unroll
+    for (int p = 0; p < pieces; ++p)
+#pragma unroll
+      for (int k = 0; k < per_piece; ++k) at[p][k] += from[(p * per_piece + k) * 32 + threadIdx.x % 32];
+  }
+
   // The product with another share, summed over the warp; every lane has it.
   __device__ __forceinline__ T dot(const Share& other) const {
     T sum = T(0);
@@ -164,6 +193,7 @@ struct Share {
 template <class E, class I, bool wide, bool with_dots, class S, class T>
 __device__ __forceinline__ void sum_edges(const Description& relation, int64_t begin, int64_t end, int64_t first,
                                           int64_t width, int left, const S& own, T coefficient, S& sums) {
+  static_assert(32 % kInFlight == 0, "no shuffle goes beyond the warp");
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const E* matrix = static_cast<const E*>(relation.matrix) + first;
   const I* columns = static_cast<const I*>(relation.columns);
@@ -181,15 +211,22 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
 #pragma unroll 1
-    for (int t = 0; t < count; ++t) {
-      const int64_t row = __shfl_sync(0xffffffffu, column, t);
-      const T w = __shfl_sync(0xffffffffu, weight, t);
-      S x;
-      x.load(matrix + row * width, left);
-      sums.add(x, w);
-      if constexpr (with_dots) {
-        const T dot = x.dot(own);
-        if (lane == t) gradient = dot;
+    for (int t = 0; t < count; t += kInFlight) {
+      S x[kInFlight];
+      T w[kInFlight];
+#pragma unroll
+      for (int u = 0; u < kInFlight; ++u) {  // past the end the weight is one and the row zeros
+        const int64_t row = __shfl_sync(0xffffffffu, column, t + u);
+        w[u] = __shfl_sync(0xffffffffu, weight, t + u);
+        x[u].load(matrix + row * width, t + u < count ? left : 0);
+      }
+#pragma unroll
+      for (int u = 0; u < kInFlight; ++u) {
+        sums.add(x[u], w[u]);
+        if constexpr (with_dots) {
+          const T dot = x[u].dot(own);
+          if (lane == t + u) gradient = dot;
+        }
       }
     }
     if constexpr (with_dots) {
@@ -211,6 +248,72 @@ struct RowJob {
   const void* own;
 };
 
+// Adds a part of a row's edges to `sums`, with the gradients of their weights where they are wanted.
+template <class E, class I, bool wide, bool with_own, class S, class T>
+__device__ __forceinline__ void sum_part(const Description& relation, int64_t begin, int64_t end, int64_t first,
+                                         int64_t width, int left, const S& own, T coefficient, S& sums) {
+  if (with_own && relation.grad_weights)
+    sum_edges<E, I, wide, with_own>(relation, begin, end, first, width, left, own, coefficient, sums);
+  else
+    sum_edges<E, I, wide, false>(relation, begin, end, first, width, left, own, coefficient, sums);
+}
+
+// The columns from `first` on that a warp keeps.
+template <class S>
+__device__ __forceinline__ int columns_left(int64_t width, int64_t first) {
+  return width - first < S::columns ? static_cast<int>(width - first) : S::columns;
+}
+
+// Edge s of a relation, where a segment starts: segments are at least kSegment apart, and none starts before that.
+template <class S>
+__device__ __forceinline__ typename S::T* partial(const Description& relation, int64_t s, int64_t width,
+                                                  int64_t first) {
+  return static_cast<typename S::T*>(relation.partials) + (s / kSegment - 1) * S::stored(width) + first;
+}
+
+// The last row that starts at edge `at` or before: the one that holds it.
+__device__ __forceinline__ int64_t row_of(const int64_t* offsets, int64_t num_rows, int64_t at) {
+  int64_t low = 0, high = num_rows;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (__ldg(offsets + middle) <= at)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+// One warp a place for partial sums: those of the segment, if any, that starts among its kSegment edges. Their row
+// holds the first of them.
+template <class E, class I, bool wide, bool with_own>
+__global__ void __launch_bounds__(kThreads, 4) segment_kernel(const RowJob job) {
+  using S = Share<E, wide>;
+  using T = typename S::T;
+  int64_t place = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  int64_t r = 0;
+  while (r < job.num_relations && place >= job.relations[r].segments) place -= job.relations[r++].segments;
+  if (r == job.num_relations) return;  // a whole warp, and there is no block barrier below
+  const Description relation = job.relations[r];
+  const int64_t before = __ldg(relation.offsets);
+  const int64_t at = before + (place + 1) * kSegment;
+  const int64_t row = row_of(relation.offsets, job.num_rows, at);
+  const int64_t begin = __ldg(relation.offsets + row), row_end = __ldg(relation.offsets + row + 1);
+  const int64_t start = begin + (at - begin + kSegment - 1) / kSegment * kSegment;
+  if (start == begin || start >= row_end) return;
+  const int64_t end = row_end - start < kSegment ? row_end : start + kSegment;
+  const T coefficient = __ldg(static_cast<const T*>(relation.coefficient));
+  const int64_t step = static_cast<int64_t>(gridDim.y) * S::columns;
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * S::columns; first < job.width; first += step) {
+    const int left = columns_left<S>(job.width, first);
+    S own, sums;
+    sums.clear();
+    if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width + first, left);
+    sum_part<E, I, wide, with_own>(relation, start, end, first, job.width, left, own, coefficient, sums);
+    sums.put(partial<S>(relation, start - before, job.width, first));
+  }
+}
+
 template <class E, class I, bool wide, bool with_own>
 __global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job) {
   using S = Share<E, wide>;
@@ -218,8 +321,9 @@ __global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= job.num_rows) return;  // a whole warp, and there is no block barrier below
   E* out = static_cast<E*>(job.out);
-  for (int64_t first = 0; first == 0 || first < job.width; first += S::columns) {
-    const int left = job.width - first < S::columns ? static_cast<int>(job.width - first) : S::columns;
+  const int64_t step = static_cast<int64_t>(gridDim.y) * S::columns;
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * S::columns; first == 0 || first < job.width; first += step) {
+    const int left = columns_left<S>(job.width, first);
     S total, own;
     total.clear();
     if constexpr (with_own) own.load(static_cast<const E*>(job.own) + row * job.width + first, left);
@@ -227,12 +331,12 @@ __global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job
       const Description relation = job.relations[r];
       const int64_t begin = __ldg(relation.offsets + row), end = __ldg(relation.offsets + row + 1);
       const T coefficient = __ldg(static_cast<const T*>(relation.coefficient));
+      const int64_t part = relation.partials && end - begin > kSegment ? begin + kSegment : end;
       S sums;
       sums.clear();
-      if (with_own && relation.grad_weights)
-        sum_edges<E, I, wide, with_own>(relation, begin, end, first, job.width, left, own, coefficient, sums);
-      else
-        sum_edges<E, I, wide, false>(relation, begin, end, first, job.width, left, own, coefficient, sums);
+      sum_part<E, I, wide, with_own>(relation, begin, part, first, job.width, left, own, coefficient, sums);
+      for (int64_t s = part; s < end; s += kSegment)
+        sums.take(partial<S>(relation, s - __ldg(relation.offsets), job.width, first));
       if constexpr (with_own) {
         if (relation.row_dots) {
           const T dot = sums.dot(own);

@@ -43,6 +43,7 @@ struct Relation {
   const void* coefficient;  // accum [1]
   void* grad_coefficient;   // accum [1]; nullptr: not wanted
   int64_t matrix;           // which of the params's matrices is read
+  int64_t num_edges;
 };
 
 struct AggregateParams {

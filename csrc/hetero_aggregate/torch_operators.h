@@ -35,6 +35,7 @@ inline Relation relation_of(const Tensor& offsets, const Tensor& columns, const 
   // An empty weight tensor stands for ones.
   relation.weights = weights.numel() == 0 ? nullptr : checked(weights, "weights", accum, {count}, like);
   relation.coefficient = static_cast<const char*>(coefficients) + r * accum_bytes(dtype);
+  relation.num_edges = count;
   return relation;
 }
 

@@ -25,7 +25,7 @@ from .harness.process import Schedule
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
 THREADS = {
-    "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
+    "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128, "segment_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
     "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip

@@ -33,11 +33,18 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
     expected: dict[str, np.ndarray] = {}
     atol: dict[str, Any] = {}
     parts, sizes, numbers = [], [], []
-    for r, count in enumerate(shape["edges"]):
+    counts = []
+    for r, given in enumerate(shape["edges"]):
         m = r % len(matrices)
         numbers.append(m)
-        # The last row has no edges; one row has more than a warp takes at once, where there are enough.
-        owners = np.sort(np.where(rng.random(count) < 0.5, 0, rng.integers(0, max(rows - 1, 1), count)))
+        if isinstance(given, int):
+            count = given
+            # The last row has no edges; one row has more than a warp takes at once, where there are enough.
+            owners = np.sort(np.where(rng.random(count) < 0.5, 0, rng.integers(0, max(rows - 1, 1), count)))
+        else:
+            owners = np.repeat(np.arange(rows), given)
+            count = len(owners)
+        counts.append(count)
         offsets = np.searchsorted(owners, np.arange(rows + 1)).astype(np.int64)
         columns = rng.integers(0, max(len(matrices[m]), 1), count).astype(index)
         edges = rng.permutation(count).astype(index) if backward else None
@@ -85,13 +92,14 @@ def problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> P
     buffers |= {"own": own, **relations}
     buffers |= {f"matrix{m}": matrix for m, matrix in enumerate(matrices)}
     header = [DTYPE_CODE[dtype], list(INDEX).index(shape["index"]), rows, width, len(numbers), len(matrices)]
-    header += [int(stacked), far_rows, far_edges, *numbers, *map(len, matrices)]
+    header += [int(stacked), far_rows, far_edges, *numbers, *map(len, matrices), *counts]
     return Problem(header, buffers, expected, 0.0, atol, {"out": dtype})
 
 
 def a_shape(
-    rows: int, width: int, matrices: list[int], edges: list[int], how: str, index: str = "i32"
+    rows: int, width: int, matrices: list[int], edges: list[int] | list[list[int]], how: str, index: str = "i32"
 ) -> dict[str, Any]:
+    """``edges`` of each relation, at random, or of each of its rows."""
     return {"rows": rows, "width": width, "matrices": matrices, "edges": edges, "how": how, "index": index}
 
 
@@ -111,6 +119,9 @@ FORWARD = Kernel(
         a_shape(6, 261, [5, 2], [13, 8], "forward stacked ones", "i64"),
         a_shape(2, 16, [3], [2] * 19, "forward"),  # more relations than one launch describes
         a_shape(3, 40, [5], [50], "forward far", "i32"),
+        # Rows that are cut: at the limit, one more, several segments, neighbours; relations that may not be.
+        a_shape(7, 265, [1025, 1024], [[3, 1024, 1025, 0, 2049, 1100, 0], [0, 1500, 0, 0, 0, 0, 0]], "forward"),
+        a_shape(2, 24, [1100], [[1023, 3073], [1, 0], [2048, 0]], "forward stacked far", "i64"),
     ],
     dtypes=DTYPES,
     problem=problem,
@@ -132,6 +143,9 @@ BACKWARD = Kernel(
         a_shape(4, 0, [3], [6], "backward weights coefficients"),
         a_shape(6, 24, [5], [30], "backward"),
         a_shape(3, 20, [5, 4], [50, 7], "backward weights coefficients far", "i64"),
+        a_shape(4, 265, [1025], [[0, 1024, 1090, 1], [2100, 0, 0, 7]], "backward weights coefficients"),
+        a_shape(3, 16, [1300], [[1, 1030, 1024]], "backward coefficients far", "i64"),
+        a_shape(2, 0, [1300], [[2, 1300]], "backward weights coefficients"),
     ],
     dtypes=DTYPES,
     problem=problem,

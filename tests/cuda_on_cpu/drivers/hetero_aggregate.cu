@@ -12,8 +12,9 @@ T* moved_back(T* p, int64_t bytes) {
 }  // namespace
 
 // sizes: dtype, index type, rows, width, relations, matrices, stacked, far rows, far edges, then a relation: its
-//        matrix, then a matrix: its rows. Far: how many rows or edges lie before those that are given, nowhere. Indices
-//        and offsets count them, and the pointers are moved back by as much: only a 64-bit offset finds the memory.
+//        matrix, then a matrix: its rows, then a relation: its edges. Far: how many rows or edges lie before those that
+//        are given, nowhere. Indices and offsets count them, and the pointers are moved back by as much: only a 64-bit
+//        offset finds the memory.
 // pointers: out, own, then a relation: offsets, columns, edges, weights, coefficient, grad weights, grad coefficient,
 //           then the matrices
 extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
@@ -37,6 +38,7 @@ extern "C" int hetero_aggregate(const int64_t* n, void* const* p) {
     relations[r].grad_weights = moved_back(q[5], far_edges * accum_bytes(job.dtype));
     relations[r].grad_coefficient = q[6];
     relations[r].matrix = n[9 + r];
+    relations[r].num_edges = n[9 + num_relations + num_matrices + r];
   }
   for (int64_t m = 0; m < num_matrices; ++m)
     matrices[m] = {moved_back(p[2 + 7 * num_relations + m], far_rows * job.width * element_bytes(job.dtype)),

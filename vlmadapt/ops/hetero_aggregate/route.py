@@ -25,9 +25,10 @@ Route = Literal["auto", "sparse", "dense"]
 CPU_DENSITY = 0.55
 CPU_DENSITY_TRAINED = 0.8
 # By arithmetic, for no GPU has run it: an edge costs D elements at the 5.5 TB/s of an H200's L2 cache, a pair 2 D
-# operations at 48 TFLOP/s (float32), 350 (TF32) or 60 (float64); of 16-bit elements the kernel reads half the bytes.
-CUDA_DENSITY = {torch.float32: 0.06, torch.float64: 0.023}
-CUDA_DENSITY_TF32 = 0.008
+# operations at 40 % of 48 TFLOP/s (float32), 350 (TF32) or 60 (float64), for products of a thousand rows fill no GPU.
+# Of 16-bit elements the kernel reads half the bytes.
+CUDA_DENSITY = {torch.float32: 0.15, torch.float64: 0.06}
+CUDA_DENSITY_TF32 = 0.02
 # Edges times width below which the sparse kernel's one call is the cheapest, whatever the density.
 LEAST_WORK = {"cpu": 1 << 20, "cuda": 1 << 24}
 MOST_BYTES = 256 << 20  # of the matrices of one call
