@@ -33,7 +33,6 @@ namespace vlmadapt::hetero_aggregate {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kDescribed = 16;  // relations that one launch of describe_kernel writes
-constexpr int kInFlight = 4;    // source rows that a warp waits for at a time
 constexpr int kSegment = 1024;  // edges of a row that one warp adds up
 
 // What a warp needs to know of one relation; read from device memory, since there may be any number of them. Of
@@ -193,7 +192,8 @@ struct Share {
 template <class E, class I, bool wide, bool with_dots, class S, class T>
 __device__ __forceinline__ void sum_edges(const Description& relation, int64_t begin, int64_t end, int64_t first,
                                           int64_t width, int left, const S& own, T coefficient, S& sums) {
-  static_assert(32 % kInFlight == 0, "no shuffle goes beyond the warp");
+  // Source rows that the warp waits for at a time: a divisor of 32, so that no shuffle goes beyond the warp.
+  constexpr int in_flight = with_dots && sizeof(T) == 8 ? 2 : 4;  // four of doubles and dots do not fit in registers
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const E* matrix = static_cast<const E*>(relation.matrix) + first;
   const I* columns = static_cast<const I*>(relation.columns);
@@ -211,17 +211,17 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
 #pragma unroll 1
-    for (int t = 0; t < count; t += kInFlight) {
-      S x[kInFlight];
-      T w[kInFlight];
+    for (int t = 0; t < count; t += in_flight) {
+      S x[in_flight];
+      T w[in_flight];
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u) {  // past the end the weight is one and the row zeros
+      for (int u = 0; u < in_flight; ++u) {  // past the end the weight is one and the row zeros
         const int64_t row = __shfl_sync(0xffffffffu, column, t + u);
         w[u] = __shfl_sync(0xffffffffu, weight, t + u);
         x[u].load(matrix + row * width, t + u < count ? left : 0);
       }
 #pragma unroll
-      for (int u = 0; u < kInFlight; ++u) {
+      for (int u = 0; u < in_flight; ++u) {
         sums.add(x[u], w[u]);
         if constexpr (with_dots) {
           const T dot = x[u].dot(own);
