@@ -187,13 +187,35 @@ struct Share {
   }
 };
 
+// Adds `count` rows to `sums`, those that the lanes from t on name; with_dots also gives each of these lanes its row's
+// product with `own`.
+template <int count, bool with_dots, class E, class I, class S, class T>
+__device__ __forceinline__ void add_rows(const E* matrix, I column, T weight, int t, int64_t width, int left,
+                                         const S& own, S& sums, T& gradient) {
+  S x[count];
+#pragma unroll
+  for (int u = 0; u < count; ++u) {
+    const int64_t row = __shfl_sync(0xffffffffu, column, t + u);
+    x[u].load(matrix + row * width, left);
+  }
+#pragma unroll
+  for (int u = 0; u < count; ++u) {
+    sums.add(x[u], __shfl_sync(0xffffffffu, weight, t + u));
+    if constexpr (with_dots) {
+      const T dot = x[u].dot(own);
+      if (static_cast<int>(threadIdx.x) % 32 == t + u) gradient = dot;
+    }
+  }
+}
+
 // Adds the edges [begin, end) of a relation to `sums`; with_dots also writes (first columns) or adds to the gradient of
 // their weights.
 template <class E, class I, bool wide, bool with_dots, class S, class T>
 __device__ __forceinline__ void sum_edges(const Description& relation, int64_t begin, int64_t end, int64_t first,
                                           int64_t width, int left, const S& own, T coefficient, S& sums) {
-  // Source rows that the warp waits for at a time: a divisor of 32, so that no shuffle goes beyond the warp.
-  constexpr int in_flight = with_dots && sizeof(T) == 8 ? 2 : 4;  // four of doubles and dots do not fit in registers
+  // Source rows that the warp waits for at a time. With dots four of doubles, or of single elements and their
+  // addresses, do not fit in registers.
+  constexpr int in_flight = !with_dots ? 4 : !wide ? 1 : sizeof(T) == 8 ? 2 : 4;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const E* matrix = static_cast<const E*>(relation.matrix) + first;
   const I* columns = static_cast<const I*>(relation.columns);
@@ -210,25 +232,16 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
       if (weights) weight = __ldg(weights + place);
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
+    int t = 0;
 #pragma unroll 1
-    for (int t = 0; t < count; t += in_flight) {
-      S x[in_flight];
-      T w[in_flight];
-#pragma unroll
-      for (int u = 0; u < in_flight; ++u) {  // past the end the weight is one and the row zeros
-        const int64_t row = __shfl_sync(0xffffffffu, column, t + u);
-        w[u] = __shfl_sync(0xffffffffu, weight, t + u);
-        x[u].load(matrix + row * width, t + u < count ? left : 0);
-      }
-#pragma unroll
-      for (int u = 0; u < in_flight; ++u) {
-        sums.add(x[u], w[u]);
-        if constexpr (with_dots) {
-          const T dot = x[u].dot(own);
-          if (lane == t + u) gradient = dot;
-        }
-      }
+    for (; t + in_flight <= count; t += in_flight) {
+      if (wide && left == S::columns)  // then a constant: loads without conditions stay ahead of the sums
+        add_rows<in_flight, with_dots>(matrix, column, weight, t, width, S::columns, own, sums, gradient);
+      else
+        add_rows<in_flight, with_dots>(matrix, column, weight, t, width, left, own, sums, gradient);
     }
+#pragma unroll 1
+    for (; t < count; ++t) add_rows<1, with_dots>(matrix, column, weight, t, width, left, own, sums, gradient);
     if constexpr (with_dots) {
       if (mine < end) {
         T* to = static_cast<T*>(relation.grad_weights) + place;
