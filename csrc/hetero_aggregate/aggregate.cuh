@@ -233,12 +233,14 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
     }
     const int count = end - base < 32 ? static_cast<int>(end - base) : 32;
     int t = 0;
+    if constexpr (in_flight > 1) {
 #pragma unroll 1
-    for (; t + in_flight <= count; t += in_flight) {
-      if (wide && left == S::columns)  // then a constant: loads without conditions stay ahead of the sums
-        add_rows<in_flight, with_dots>(matrix, column, weight, t, width, S::columns, own, sums, gradient);
-      else
-        add_rows<in_flight, with_dots>(matrix, column, weight, t, width, left, own, sums, gradient);
+      for (; t + in_flight <= count; t += in_flight) {
+        if (wide && left == S::columns)  // then a constant: loads without conditions stay ahead of the sums
+          add_rows<in_flight, with_dots>(matrix, column, weight, t, width, S::columns, own, sums, gradient);
+        else
+          add_rows<in_flight, with_dots>(matrix, column, weight, t, width, left, own, sums, gradient);
+      }
     }
 #pragma unroll 1
     for (; t < count; ++t) add_rows<1, with_dots>(matrix, column, weight, t, width, left, own, sums, gradient);
@@ -250,6 +252,9 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
     }
   }
 }
+
+// Blocks of a multiprocessor that the compiler keeps registers for; single elements with dots need more of them.
+constexpr int blocks_at_once(bool wide, bool with_own) { return wide || !with_own ? 4 : 3; }
 
 struct RowJob {
   const Description* relations;
@@ -300,7 +305,7 @@ __device__ __forceinline__ int64_t row_of(const int64_t* offsets, int64_t num_ro
 // One warp a place for partial sums: those of the segment, if any, that starts among its kSegment edges. Their row
 // holds the first of them.
 template <class E, class I, bool wide, bool with_own>
-__global__ void __launch_bounds__(kThreads, 4) segment_kernel(const RowJob job) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once(wide, with_own)) segment_kernel(const RowJob job) {
   using S = Share<E, wide>;
   using T = typename S::T;
   int64_t place = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -328,7 +333,7 @@ __global__ void __launch_bounds__(kThreads, 4) segment_kernel(const RowJob job) 
 }
 
 template <class E, class I, bool wide, bool with_own>
-__global__ void __launch_bounds__(kThreads, 4) aggregate_kernel(const RowJob job) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once(wide, with_own)) aggregate_kernel(const RowJob job) {
   using S = Share<E, wide>;
   using T = typename S::T;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
