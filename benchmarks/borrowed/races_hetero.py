@@ -1,14 +1,20 @@
-"""hetero_aggregate: six relations, 64 edges a target, width 512."""
+"""hetero_aggregate: six relations, 64 edges a target, width 512.
+
+Ours is the sparse kernel, ours_dense the other route: whichever is the faster tells what CUDA_DENSITY ought to be. A
+captured call makes its matrices anew in every replay.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.borrowed.race import DTYPES, Function, Race, compiled, differentiated
 from benchmarks.rivals.hetero_aggregate import RELATIONS, TYPES, WIDTH, Case
+from vlmadapt.ops.hetero_aggregate.route import MOST_BYTES
 
 DENSE_CLASSES = 4000  # matrices [RELATIONS, C, C] beyond would take gigabytes
 
@@ -29,7 +35,9 @@ def of_sources(function: Callable[[list[Tensor], list[Tensor]], Tensor], weights
 def rivals(case: Case, dtype: str) -> dict[str, Callable[[], Function]]:
     weights = case.weights
     typed = [weight.to(DTYPES[dtype]) for weight in weights]  # what torch's own operators want
-    found: dict[str, Callable[[], Function]] = {"ours": lambda: of_sources(case.ours, weights)}
+    found: dict[str, Callable[[], Function]] = {"ours": lambda: of_sources(partial(case.ours, route="sparse"), weights)}
+    if RELATIONS * case.classes**2 * 4 <= MOST_BYTES:
+        found["ours_dense"] = lambda: of_sources(partial(case.ours, route="dense"), weights)
     if case.classes <= DENSE_CLASSES:
         found["dense"] = lambda: dense(case, DTYPES[dtype])
     found |= {
@@ -56,7 +64,7 @@ def races(dry: bool, backward: bool, combinations: list[tuple[int, str]]) -> Ite
         inputs = case.sources
         if backward:
             inputs = [source.requires_grad_() for source in inputs]
-            made = differentiated(made, ("ours", "dense", "torch.sparse"))
+            made = differentiated(made, ("ours", "ours_dense", "dense", "torch.sparse"))
 
         def exact(case: Case = case) -> Tensor:
             return case.gather([x.double() for x in case.sources], [w.double() for w in case.weights])
@@ -64,7 +72,10 @@ def races(dry: bool, backward: bool, combinations: list[tuple[int, str]]) -> Ite
         group = "hetero forward and backward" if backward else "hetero forward"
         amount = work(case, dtype, backward)
         products = {dtype: 2.0 * (1 + backward) * RELATIONS * classes**2 * WIDTH}
-        other = {"dense": products | {"copy": amount["copy"]}}
+        shared = {unit: flops * TYPES / RELATIONS for unit, flops in products.items()}  # a product a source
+        other = {
+            name: flops | {"copy": amount["copy"]} for name, flops in (("dense", products), ("ours_dense", shared))
+        }
         yield Race(group, f"C={classes}", dtype, inputs, amount, made, None if backward else exact, other_work=other)
         del case, inputs, made
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.rivals import needed
 from vlmadapt.ops import Relation, hetero_aggregate
+from vlmadapt.ops.hetero_aggregate.route import Route
 
 WIDTH, EDGES, RELATIONS, TYPES = 512, 64, 6, 3
 
@@ -39,8 +40,8 @@ class Case:
         offsets = torch.randint(0, stretch, (classes, edges), generator=generator)
         return torch.arange(edges) * stretch + offsets
 
-    def ours(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
-        return hetero_aggregate([sources[r % TYPES] for r in range(RELATIONS)], self.relations, weights)
+    def ours(self, sources: list[Tensor], weights: list[Tensor], route: Route = "auto") -> Tensor:
+        return hetero_aggregate([sources[r % TYPES] for r in range(RELATIONS)], self.relations, weights, route=route)
 
     def torch_sparse(self, sources: list[Tensor], weights: list[Tensor]) -> Tensor:
         size = (self.classes, self.classes)

@@ -25,7 +25,8 @@ from .harness.process import Schedule
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
 THREADS = {
-    "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128, "segment_kernel": 128,
+    "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
+    "segment_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
     "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
@@ -64,6 +65,7 @@ class Row:
     occupancy: float
     wide_loads: int | None  # LDG.128 and LDGSTS.128; None without a disassembler
     tensor_instructions: int | None
+    loads_in_flight: int | None = None  # 128-bit loads that nothing multiplied stands between, at most
 
 
 def cubin(source: Path, arch: str) -> tuple[Path, str]:
@@ -115,6 +117,11 @@ def sass_counts(path: Path) -> dict[str, collections.Counter[str]] | None:
         elif m := re.match(r"\s+/\*[0-9a-f]{4,6}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
             current["wide"] += bool(re.match(r"LDG(STS)?\b.*\.128", m[1]))
             current["tensor"] += bool(re.match(r"(HMMA|HGMMA)\b", m[1]))  # not HFMA2.MMA, which is no tensor core
+            if re.match(r"LDG\b.*\.128", m[1]):
+                current["waiting"] += 1
+                current["in flight"] = max(current["in flight"], current["waiting"])
+            elif re.match(r"[DFH]?(FMA|MUL|ADD)\b|HFMA2", m[1]):
+                current["waiting"] = 0
     return counts
 
 
@@ -185,6 +192,7 @@ def evidence_of(operation: str, arch: str) -> list[Row]:
                 occupancy=blocks * t / limit,
                 wide_loads=sass[mangled]["wide"] if sass else None,
                 tensor_instructions=sass[mangled]["tensor"] if sass else None,
+                loads_in_flight=sass[mangled]["in flight"] if sass else None,
             )
             for (mangled, row), name, t, d, (blocks, limit) in zip(
                 said.items(), names, threads, dynamic, active, strict=True

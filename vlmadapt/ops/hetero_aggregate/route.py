@@ -22,8 +22,8 @@ Route = Literal["auto", "sparse", "dense"]
 
 # Measured by `python -m benchmarks.density`, see docs/performance-notes.md. The gradient of weights is a product more,
 # of which few numbers are wanted; the sparse kernel has it from rows that it fetches anyway.
-CPU_DENSITY = 0.55
-CPU_DENSITY_TRAINED = 0.8
+CPU_DENSITY = 0.45
+CPU_DENSITY_TRAINED = 0.65
 # By arithmetic, for no GPU has run it: an edge costs D elements at the 5.5 TB/s of an H200's L2 cache, a pair 2 D
 # operations at 40 % of 48 TFLOP/s (float32), 350 (TF32) or 60 (float64), for products of a thousand rows fill no GPU.
 # Of 16-bit elements the kernel reads half the bytes.
