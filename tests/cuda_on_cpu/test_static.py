@@ -29,8 +29,8 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
         if r.wide_loads is not None and re.match(r"aggregate_kernel<\w+, \w+, true", r.kernel):
             assert r.wide_loads, f"{r.kernel} has no 128-bit loads on {arch}"
             # Four source rows are on their way before the first is added: two loads a lane of float, one of 16 bits.
-            rows = 2 if "<double" in r.kernel and r.kernel.endswith("true>") else 4
-            loads = rows * (2 if re.search("<(float|double)", r.kernel) else 1)
+            rows_waited_for = 2 if "<double" in r.kernel and r.kernel.endswith("true>") else 4
+            loads = rows_waited_for * (2 if re.search("<(float|double)", r.kernel) else 1)
             assert r.loads_in_flight is not None and r.loads_in_flight >= loads, f"{r.kernel} on {arch}: {r}"
 
 
