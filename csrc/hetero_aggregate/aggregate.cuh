@@ -253,8 +253,8 @@ __device__ __forceinline__ void sum_edges(const Description& relation, int64_t b
   }
 }
 
-// Blocks of a multiprocessor that the compiler keeps registers for; single elements with dots need more of them.
-constexpr int blocks_at_once(bool wide, bool with_own) { return wide || !with_own ? 4 : 3; }
+// Blocks of a multiprocessor that the compiler keeps registers for; with dots more of them are needed.
+constexpr int blocks_at_once(bool with_own) { return with_own ? 3 : 4; }
 
 struct RowJob {
   const Description* relations;
@@ -305,7 +305,7 @@ __device__ __forceinline__ int64_t row_of(const int64_t* offsets, int64_t num_ro
 // One warp a place for partial sums: those of the segment, if any, that starts among its kSegment edges. Their row
 // holds the first of them.
 template <class E, class I, bool wide, bool with_own>
-__global__ void __launch_bounds__(kThreads, blocks_at_once(wide, with_own)) segment_kernel(const RowJob job) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once(with_own)) segment_kernel(const RowJob job) {
   using S = Share<E, wide>;
   using T = typename S::T;
   int64_t place = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -333,7 +333,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once(wide, with_own)) segm
 }
 
 template <class E, class I, bool wide, bool with_own>
-__global__ void __launch_bounds__(kThreads, blocks_at_once(wide, with_own)) aggregate_kernel(const RowJob job) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once(with_own)) aggregate_kernel(const RowJob job) {
   using S = Share<E, wide>;
   using T = typename S::T;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;

@@ -121,7 +121,7 @@ FORWARD = Kernel(
         a_shape(3, 40, [5], [50], "forward far", "i32"),
         # Rows that are cut: at the limit, one more, several segments, neighbours; relations that may not be.
         a_shape(7, 265, [1025, 1024], [[1500, 1024, 1025, 0, 2049, 1100, 0], [0, 1500, 0, 0, 0, 0, 0]], "forward"),
-        a_shape(2, 24, [1100], [[1023, 3073], [1, 0], [2048, 0]], "forward stacked far", "i64"),
+        a_shape(2, 256, [1100], [[1023, 3073], [1, 0], [2048, 0]], "forward stacked far", "i64"),
     ],
     dtypes=DTYPES,
     problem=problem,
