@@ -268,6 +268,16 @@ def test_a_matrix_made_in_inference_serves_training(one: Any) -> None:
     assert source.grad is not None
 
 
+@pytest.mark.parametrize("route", ["sparse", "dense"])
+def test_shares_made_in_inference_serve_training(one: Any, route: Any) -> None:
+    relation, source, weight = one
+    with torch.inference_mode():
+        expected = hetero_aggregate([source], [relation], [weight], reduction="mean", route=route)
+    out = hetero_aggregate([source], [relation], [weight.requires_grad_()], reduction="mean", route=route)
+    torch.testing.assert_close(out, expected)
+    out.sum().backward()
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deep", "pickled"])
 def test_a_copy_of_a_relation_computes_the_same(one: Any, copied: Any) -> None:
     relation, source, weight = one

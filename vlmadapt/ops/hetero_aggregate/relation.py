@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -118,7 +119,8 @@ class Relation:
     def shares(self, dtype: torch.dtype) -> Tensor:
         """``[E]``: one over the number of edges of each edge's target, the weights of a mean, in ``dtype``. Kept."""
         if dtype not in self._shares:
-            self._shares[dtype] = self.row_counts().to(dtype).reciprocal()[self.target_index()]
+            with _lasting():
+                self._shares[dtype] = self.row_counts().to(dtype).reciprocal()[self.target_index()]
         return self._shares[dtype]
 
     def matrix(self, weights: Tensor | None, dtype: torch.dtype, mean: bool = False) -> Tensor:
@@ -140,7 +142,7 @@ class Relation:
         if kept is None or kept.weights is not weights or (kept.version, kept.mean) != (version, mean):
             kept = None
         if kept is None or kept.values.dtype != dtype:
-            with torch.inference_mode(False):  # a tensor of inference could not be saved for a backward later
+            with _lasting():
                 values = self._scattered(self._all_places(), weights, dtype, mean)
             kept = Matrix(values, weights, version, mean)
             if type(values) is Tensor:  # none of a mode that has no data
@@ -185,6 +187,11 @@ class Relation:
             offsets, targets, edges = (part.to(self.columns.device) for part in parts)
             self._transpose = offsets, targets, edges
         return self._transpose
+
+
+def _lasting() -> AbstractContextManager[object]:
+    """For what is kept: a tensor made in inference mode could not be saved for a backward later."""
+    return nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(False)
 
 
 def _check_vector(name: str, tensor: Tensor) -> None:
