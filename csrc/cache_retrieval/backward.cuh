@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob
         const int64_t query = (queries_own ? first_owner : at) + q, key = (queries_own ? at : first_owner) + k;
         T h = T(0);
         if (query < p.num_queries && key < p.num_keys) {
-          const BackwardQuery<T> b = query_terms[q];
+          const BackwardQuery<T>& b = query_terms[q];
           const T count = key_terms[k].multiplicity - (b.own_key == key ? T(1) : T(0));
           const T offset = products.at[i][j] - b.center;
           const T upstream = static_cast<const T*>(p.grad_scores)[query * p.num_classes + key_terms[k].label];

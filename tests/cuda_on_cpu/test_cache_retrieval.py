@@ -47,7 +47,8 @@ class PerQuery:
     """A number a query; ``how``: "single", one value in memory for all, or "number", one that is no buffer."""
 
     def __init__(self, values: np.ndarray, how: str = "") -> None:
-        self.number, self.buffer = 1.0, values
+        self.number = 1.0
+        self.buffer: np.ndarray | None = values
         if "single" in how or "number" in how:
             values = np.full_like(values, values[0])
             self.buffer = None if "number" in how else values[:1]

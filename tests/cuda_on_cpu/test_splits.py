@@ -10,7 +10,6 @@ import pytest
 from .harness import toolchain
 from .harness.build import HERE, Target
 from .harness.case import Kernel, worker
-from .harness.numbers import DTYPE_CODE
 from .harness.process import Schedule, Worker
 from .test_cache_retrieval import BACKWARD, FORWARD, backward_shape, forward_shape
 from .test_cache_retrieval_dense import BACKWARD as DENSE_BACKWARD
@@ -109,7 +108,6 @@ def test_a_disagreement_is_a_kernel_more() -> None:
     ],
 )
 def test_a_backward_passes_over_what_is_wanted(how: str, expected: list[str]) -> None:
-    assert DTYPE_CODE["f32"] == 0
     assert launched(BACKWARD, backward_shape(6, 140, 4, 24, how)) == expected
 
 
