@@ -96,9 +96,7 @@ PREDICTIONS = (
     time("cache forward and backward", LARGE, "fp32", 1.9, 2.4, FMA),
     time("cache forward and backward", FEW, "fp32", 0.22, 0.29, FMA + ", and 64 MB of parts"),
     time("cache forward and backward", "256x1600x512", "fp32", 0.055, 0.08, FMA + " of a tile a multiprocessor"),
-    time(
-        "cache grid", "1000x16000, 20 betas, 10 alphas", "fp32", 0.9, 1.6, "exponentials and class sums of every beta"
-    ),
+    time("cache grid", "1000x16000, 20 betas, 10 alphas", "fp32", 0.9, 1.6, "exponentials, class sums of every beta"),
     time("cache grid", "1000x16000, 200 betas, 20 alphas", "fp32", 6, 13, "as above", "1.5 ms"),
     time("hetero forward", "C=100", "fp32", 0.12, 0.18, "latency: an edge in flight a warp", "0.014 ms"),
     time("hetero forward", "C=1000", "fp32", 0.145, 0.22, "L2 bytes", "0.14 ms"),

@@ -183,7 +183,7 @@ class Backward {
   const BackwardParams& p_;
   const Parallel& parallel_;
   const bool dense_;
-  const Side upstream_;  // the score gradients are its queries, the values its keys
+  const Side upstream_;         // the score gradients are its queries, the values its keys
   const bool weighs_upstream_;  // not if the values' gradient alone is wanted
   WeightShape<A> shape_;
   const bool packed_;  // the product of phase 1 needs packed queries

@@ -227,8 +227,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob j
           tile[row * kTileStride + column] = own && p.mask_own_scores ? T(0) : affinity;
         }
       __syncthreads();
-      add_class_sums(tile, static_cast<T*>(p.scores) + g * score_stride, p, first_query, at, tile_end,
-                     tile_class, classes);
+      add_class_sums(tile, static_cast<T*>(p.scores) + g * score_stride, p, first_query, at, tile_end, tile_class,
+                     classes);
     }
   }
   ptx::wait_copies<0>();
@@ -261,7 +261,7 @@ __global__ void disagreement_kernel(const ForwardParams p, const T* partial, int
   static_cast<T*>(p.disagreement)[b] = sum / static_cast<T>(kept < 1 ? 1 : kept);
 }
 
-constexpr int kAlphas = 32;          // of one pass: a bit of a word each
+constexpr int kAlphas = 32;           // of one pass: a bit of a word each
 constexpr int kAccuracyQueries = 16;  // of a block
 
 // Marks the alphas whose logit of a class in [begin, end) takes the first place from `best`, that of the target:

@@ -6,7 +6,7 @@
 
 namespace vlmadapt::cache_retrieval {
 
-constexpr int64_t kLargestGrid = 65535;               // of blocks along y
+constexpr int64_t kLargestGrid = 65535;                   // of blocks along y
 constexpr int64_t kLargestWorkspace = int64_t{64} << 20;  // bytes of the parts of a result
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -52,8 +52,8 @@ inline int64_t splits_for(int64_t owner_tiles, int64_t tiles, int64_t largest, i
 // Parts of an [owners, width] result; a width of zero: only sums of rows are wanted.
 inline int64_t backward_splits(int64_t num_owner, int64_t num_other, int64_t width, Dtype dtype) {
   const int64_t bytes = num_owner * width * accumulator_bytes(dtype);
-  return splits_for(divide_up(num_owner, kTile), divide_up(num_other, kTile), kLargestWorkspace / (bytes < 1 ? 1 : bytes),
-                    multiprocessors());
+  return splits_for(divide_up(num_owner, kTile), divide_up(num_other, kTile),
+                    kLargestWorkspace / (bytes < 1 ? 1 : bytes), multiprocessors());
 }
 
 // Bytes of the parts, when there are several.

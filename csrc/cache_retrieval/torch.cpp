@@ -44,7 +44,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
       "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_rows)");
   m.def(
       "cache_retrieval_dense(Tensor queries, Tensor keys, Tensor values, Tensor? scale, Tensor? center, "
-      "Tensor? own_entry, float beta, bool store_similarities, bool allow_tf32) -> (Tensor scores, Tensor similarities)");
+      "Tensor? own_entry, float beta, bool store_similarities, bool allow_tf32) -> (Tensor scores, Tensor "
+      "similarities)");
   m.def(
       "cache_retrieval_dense_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor? scale, "
       "Tensor? center, Tensor? own_entry, Tensor? similarities, float beta, bool want_queries, bool want_keys, "

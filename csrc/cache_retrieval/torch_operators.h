@@ -44,12 +44,14 @@ inline Tensor row_gradients(BackwardParams& p, bool want, const Tensor& like, Sc
 
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor, Tensor> forward(
-      Tensor queries, Tensor keys, OptionalTensor scale, OptionalTensor center, OptionalTensor text_queries,
-      OptionalTensor text_keys, OptionalTensor text_scale, OptionalTensor text_center, OptionalTensor ratio,
-      Tensor order, Tensor offsets, Tensor labels, OptionalTensor own_entry, double beta, double text_beta,
-      double share, bool text_keys_per_class, bool mask_own_scores, bool want_disagreement, bool store_similarities,
-      bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, OptionalTensor scale,
+                                                    OptionalTensor center, OptionalTensor text_queries,
+                                                    OptionalTensor text_keys, OptionalTensor text_scale,
+                                                    OptionalTensor text_center, OptionalTensor ratio, Tensor order,
+                                                    Tensor offsets, Tensor labels, OptionalTensor own_entry,
+                                                    double beta, double text_beta, double share,
+                                                    bool text_keys_per_class, bool mask_own_scores,
+                                                    bool want_disagreement, bool store_similarities, bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -128,10 +130,12 @@ struct Operators {
     return {scores, similarities};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> dense_backward(
-      Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, OptionalTensor scale, OptionalTensor center,
-      OptionalTensor own_entry, OptionalTensor similarities, double beta, bool want_queries, bool want_keys,
-      bool want_values, bool want_rows, bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> dense_backward(Tensor grad_scores, Tensor queries, Tensor keys,
+                                                                   Tensor values, OptionalTensor scale,
+                                                                   OptionalTensor center, OptionalTensor own_entry,
+                                                                   OptionalTensor similarities, double beta,
+                                                                   bool want_queries, bool want_keys, bool want_values,
+                                                                   bool want_rows, bool allow_tf32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
