@@ -23,7 +23,7 @@ constexpr int kWeightStride = kTile + 4;  // a multiple of four off a multiple o
 struct BackwardJob {
   BackwardParams params;
   void* gradient;         // accum [splits, rows of the owner, width]; nullptr: only the row sums are wanted
-  void* row_sums;         // accum [splits, 2, num_queries], when queries own
+  void* row_sums;         // accum [splits, 2, num_queries], when queries own; nullptr: not wanted
   int64_t tiles_a_split;  // blockIdx.y walks over this many tiles of the other side
   bool aligned;
 };
@@ -43,8 +43,8 @@ template <class T>
 __device__ __forceinline__ void load_query(BackwardQuery<T>* to, const BackwardParams& p, int64_t first) {
   const int64_t b = first + threadIdx.x;
   if (threadIdx.x >= kTile || b >= p.num_queries) return;
-  to[threadIdx.x] = {static_cast<const T*>(p.side.scale)[b], static_cast<const T*>(p.side.center)[b],
-                     p.weight ? static_cast<const T*>(p.weight)[b] : T(1), p.own_key ? p.own_key[b] : -1};
+  to[threadIdx.x] = {value_of<T>(p.side.scale, b), value_of<T>(p.side.center, b), value_of<T>(p.weight, b),
+                     p.own_key ? p.own_key[b] : -1};
 }
 
 template <class T>
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob
         const int64_t query = (queries_own ? first_owner : at) + q, key = (queries_own ? at : first_owner) + k;
         T h = T(0);
         if (query < p.num_queries && key < p.num_keys) {
-          const BackwardQuery<T> b = query_terms[q];
+          const BackwardQuery<T>& b = query_terms[q];
           const T count = key_terms[k].multiplicity - (b.own_key == key ? T(1) : T(0));
           const T offset = products.at[i][j] - b.center;
           const T upstream = static_cast<const T*>(p.grad_scores)[query * p.num_classes + key_terms[k].label];
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward_kernel(const BackwardJob
     for (int64_t i = threadIdx.x; i < kTile * width; i += kThreads)
       if (first_owner + i / width < num_owner) gradient[first_owner * width + i] = T(0);
   }
-  if (queries_own) {
+  if (queries_own && job.row_sums) {
     for (int which = 0; which < 2; ++which) {
       __syncthreads();  // the weights, then the first sums, have been read
 #pragma unroll
@@ -240,6 +240,7 @@ __global__ void sum_kernel(const T* partial, T* out, int64_t count, int splits) 
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride) {
     T sum = T(0);
+#pragma unroll 8  // loads in flight: few owners make many parts and few threads
     for (int s = 0; s < splits; ++s) sum += partial[s * count + i];
     out[i] = sum;
   }
@@ -255,8 +256,7 @@ __global__ void row_gradients_kernel(const BackwardParams p, const T* row_sums, 
     sum += row_sums[(2 * s) * p.num_queries + b];
     moment += row_sums[(2 * s + 1) * p.num_queries + b];
   }
-  const T weight = p.weight ? static_cast<const T*>(p.weight)[b] : T(1);
-  const T scale = static_cast<const T*>(p.side.scale)[b];
+  const T weight = value_of<T>(p.weight, b), scale = value_of<T>(p.side.scale, b);
   static_cast<T*>(p.grad_scale)[b] = weight * moment;
   static_cast<T*>(p.grad_center)[b] = -weight * scale * sum;
   static_cast<T*>(p.grad_weight)[b] = sum;

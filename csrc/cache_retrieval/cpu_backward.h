@@ -26,7 +26,8 @@ class Backward {
       : p_(p),
         parallel_(parallel),
         dense_(p.dense),
-        upstream_{p.grad_scores, p.values, nullptr, nullptr, p.num_classes},
+        upstream_{p.grad_scores, p.values, {}, {}, p.num_classes},
+        weighs_upstream_(p.grad_queries != nullptr || p.grad_keys != nullptr || p.grad_scale != nullptr),
         shape_(p.num_queries, p.num_keys),
         packed_(!shape_.few && p.similarities == nullptr),
         by_query_(packed_ ? shape_.most_queries * p.side.width : 0),
@@ -68,6 +69,7 @@ class Backward {
     if (p_.grad_queries != nullptr) grad_queries_.begin(first_);
     if (p_.grad_keys != nullptr) grad_keys_.begin(first_, parallel_);
     if (p_.grad_values != nullptr) grad_values_.begin(first_, parallel_);
+    if (p_.grad_scale == nullptr) return;
     A* outputs[] = {grad_of(p_.grad_scale), grad_of(p_.grad_center), grad_of(p_.grad_weight)};
     for (A* output : outputs)
       for (int64_t q = 0; q < count; ++q) output[q] = 0;
@@ -107,15 +109,14 @@ class Backward {
       }
     };
     parallel_ranges(parallel_, groups * blocks, tasks);
-    const A* weight = static_cast<const A*>(p_.weight);
-    const A* scale = static_cast<const A*>(p_.side.scale);
+    if (p_.grad_scale == nullptr) return;
     for (int64_t group = 0; group < groups; ++group) {
       const A* sums = sums_of(group);
       for (int64_t q = 0; q < count; ++q) {
-        const A share = weight != nullptr ? weight[first_ + q] : A(1);
+        const A share = value_of<A>(p_.weight, first_ + q);
         grad_of(p_.grad_weight)[q] += sums[q];
         grad_of(p_.grad_scale)[q] += share * sums[shape_.most_queries + q];
-        grad_of(p_.grad_center)[q] -= share * scale[first_ + q] * sums[q];
+        grad_of(p_.grad_center)[q] -= share * value_of<A>(p_.side.scale, first_ + q) * sums[q];
       }
     }
   }
@@ -130,15 +131,13 @@ class Backward {
                              columns);
     QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.side.center, first_ + start, count, padded);
-    Buffer<A> shares(padded), tile(tile_rows * padded), upstream_tile(dense_ ? tile_rows * padded : 0);
+    QueryValues<A> shares(p_.weight, first_ + start, count, padded);
+    Buffer<A> tile(tile_rows * padded), upstream_tile(dense_ ? tile_rows * padded : 0);
     Buffer<Mask> own_row(padded);
     std::memset(tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
     if (dense_) std::memset(upstream_tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
-    const A* weight = static_cast<const A*>(p_.weight);
     for (int64_t q = 0; q < padded; ++q) {
-      const bool real = q < count;
-      own_row[q] = own_row_of<Mask>(real ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
-      shares[q] = !real ? A(0) : weight != nullptr ? weight[first_ + start + q] : A(1);
+      own_row[q] = own_row_of<Mask>(q < count ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
       sums[start + q] = sums[shape_.most_queries + start + q] = 0;
     }
     for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
@@ -148,7 +147,7 @@ class Backward {
         side.product(key_of, rows, tile.data(), padded);
       else
         load_similarities(k0 + row0, rows, first_ + start, count, tile.data(), padded);
-      if (dense_ && !p_.values_only) upstream.product(key_of, rows, upstream_tile.data(), padded);
+      if (dense_ && weighs_upstream_) upstream.product(key_of, rows, upstream_tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t key = k0 + row0 + r;
         const A* grad =
@@ -168,7 +167,7 @@ class Backward {
           A* first = sums + shape_.most_queries + start + q;
           S::store(zero, S::load(zero) + g);
           S::store(first, S::load(first) + g * distance);
-          S::store(weights_.at(row0 + r, start + q), g * S::load(shares.data() + q) * scale[q]);
+          S::store(weights_.at(row0 + r, start + q), g * shares[q] * scale[q]);
           if (p_.grad_values != nullptr) S::store(affinities_.at(row0 + r, start + q), affinity);
         }
       }
@@ -184,7 +183,8 @@ class Backward {
   const BackwardParams& p_;
   const Parallel& parallel_;
   const bool dense_;
-  const Side upstream_;  // the score gradients are its queries, the values its keys
+  const Side upstream_;         // the score gradients are its queries, the values its keys
+  const bool weighs_upstream_;  // not if the values' gradient alone is wanted
   WeightShape<A> shape_;
   const bool packed_;  // the product of phase 1 needs packed queries
   Buffer<A> by_query_, grads_, group_sums_;

@@ -31,7 +31,7 @@ class GridPanel {
     const Panels<A> columns{count};
     lanes_ = columns.padded();
     pack_panel_transposed(static_cast<const T*>(p_.queries), first, count, p_.width, lanes_, packed_.data());
-    const Side side{p_.queries, p_.keys, nullptr, nullptr, p_.width};
+    const Side side{p_.queries, p_.keys, {}, {}, p_.width};
     SideTiles<T> tiles(side, packed_.data(), first, columns);
     for (int64_t row0 = 0; row0 < p_.num_entries; row0 += tile_rows)
       tiles.product([&](int64_t r) { return p_.order[row0 + r]; }, min_of(tile_rows, p_.num_entries - row0),

@@ -11,6 +11,7 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
+using vlmadapt::cache_retrieval::PerQuery;
 using vlmadapt::cache_retrieval::Side;
 
 constexpr int64_t max_dot_queries = 4;
@@ -85,13 +86,17 @@ class SideTiles {
   Buffer<A> staged_;
 };
 
+template <class A>
+inline A value_of(const PerQuery& x, int64_t query) {
+  return x.values != nullptr ? static_cast<const A*>(x.values)[query * x.stride] : static_cast<A>(x.same);
+}
+
 // Per-query values of a block, padded with harmless zeros to whole vectors.
 template <class A>
 class QueryValues {
  public:
-  QueryValues(const void* values, int64_t first, int64_t count, int64_t padded) : padded_values_(padded) {
-    for (int64_t q = 0; q < padded; ++q)
-      padded_values_[q] = q < count && values != nullptr ? static_cast<const A*>(values)[first + q] : A(0);
+  QueryValues(const PerQuery& values, int64_t first, int64_t count, int64_t padded) : padded_values_(padded) {
+    for (int64_t q = 0; q < padded; ++q) padded_values_[q] = q < count ? value_of<A>(values, first + q) : A(0);
   }
   typename Simd<A>::V operator[](int64_t q) { return Simd<A>::load(padded_values_.data() + q); }
 

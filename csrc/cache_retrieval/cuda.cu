@@ -8,7 +8,7 @@ namespace vlmadapt::cache_retrieval {
 namespace {
 
 int64_t forward_splits(int64_t num_queries, int64_t num_entries) {
-  return splits_for(divide_up(num_queries, kTile), divide_up(num_entries, kTile), kLargestSplit);
+  return splits_for(divide_up(num_queries, kTile), divide_up(num_entries, kTile), kLargestGrid, multiprocessors());
 }
 
 template <class Product, bool two_streams>
@@ -45,7 +45,8 @@ cudaError_t launch_disagreement(const ForwardParams& p, const void* partial, int
 
 template <class T>
 cudaError_t launch_accuracy(const GridParams& p, cudaStream_t stream) {
-  CUDA_LAUNCH(accuracy_kernel<T>, grid_of(p.num_betas * p.num_alphas), dim3(kThreads), 0, stream, p);
+  const int64_t blocks = divide_up(p.num_queries, kAccuracyQueries);
+  CUDA_LAUNCH(accuracy_kernel<T>, grid_of(p.num_betas * blocks), dim3(kThreads), 0, stream, p, blocks);
   return cudaGetLastError();
 }
 
@@ -61,34 +62,27 @@ cudaError_t launch_backward(const BackwardParams& p, void* gradient, void* row_s
   return cudaGetLastError();
 }
 
-// The workspace: row sums, then the split gradients of the queries, or later of the keys, in the same place.
-int64_t row_sum_bytes(const BackwardParams& p) {
-  return backward_splits(p.num_queries, p.num_keys) * 2 * p.num_queries * accumulator_bytes(p.dtype);
-}
+// out [owners, width]: in parts, and then their sum, where the other side is split. `parts` is memory for them.
 template <class Product, bool queries_own>
-cudaError_t gradient_of(const BackwardParams& p, void* out, char* workspace, cudaStream_t stream) {
+cudaError_t gradient_of(const BackwardParams& p, void* out, void* row_sums, void* parts, cudaStream_t stream) {
   using T = typename Product::Accumulator;
   const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
   if (owners == 0) return cudaSuccess;
-  const int64_t splits = backward_splits(owners, others);
-  void* target = out && splits > 1 ? workspace + row_sum_bytes(p) : out;
-  if (cudaError_t e = launch_backward<Product, queries_own>(p, target, workspace, splits, stream)) return e;
-  if (target == out) return cudaSuccess;
-  return launch_sum<T>(target, out, owners * p.side.width, splits, stream);
+  const int64_t splits = backward_splits(owners, others, out ? p.side.width : 0, p.dtype);
+  void* target = out && splits > 1 ? parts : out;
+  if (cudaError_t e = launch_backward<Product, queries_own>(p, target, row_sums, splits, stream)) return e;
+  return target == out ? cudaSuccess : launch_sum<T>(target, out, owners * p.side.width, splits, stream);
 }
 
 template <class Product>
 cudaError_t backward(const BackwardParams& p, void* workspace, cudaStream_t stream) {
   using T = typename Product::Accumulator;
-  auto* bytes = static_cast<char*>(workspace);
-  if (p.num_queries > 0) {
-    if (cudaError_t e = gradient_of<Product, true>(p, p.grad_queries, bytes, stream)) return e;
-    const int64_t splits = backward_splits(p.num_queries, p.num_keys);
-    CUDA_LAUNCH(row_gradients_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
-                static_cast<const T*>(workspace), static_cast<int>(splits));
-    if (cudaError_t e = cudaGetLastError()) return e;
+  void *row_sums = p.grad_scale ? workspace : nullptr, *parts = static_cast<char*>(workspace) + row_sum_bytes(p);
+  if (p.grad_queries || p.grad_scale) {
+    if (cudaError_t e = gradient_of<Product, true>(p, p.grad_queries, row_sums, parts, stream)) return e;
+    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, stream)) return e;
   }
-  return p.grad_keys ? gradient_of<Product, false>(p, p.grad_keys, bytes, stream) : cudaSuccess;
+  return p.grad_keys ? gradient_of<Product, false>(p, p.grad_keys, nullptr, parts, stream) : cudaSuccess;
 }
 
 }  // namespace
@@ -153,7 +147,7 @@ cudaError_t grid_cuda(const GridParams& g, Precision precision, cudaStream_t str
   p.num_classes = g.num_classes;
   p.order = g.order;
   p.offsets = g.offsets;
-  p.image = {g.queries, g.keys, nullptr, nullptr, g.width};
+  p.image = {g.queries, g.keys, {}, {}, g.width};
   p.scores = g.scores;
   const int64_t splits = forward_splits(p.num_queries, p.num_entries);
   const int64_t share = divide_up(divide_up(p.num_entries, kTile), splits) * kTile;

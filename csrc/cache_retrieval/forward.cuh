@@ -126,12 +126,10 @@ struct ForwardLoader {
   }
 };
 
-// Adds a tile of affinities to the scores of the classes it meets; one thread a (query, class).
+// Adds a tile of affinities to the scores of the classes it meets, from first_class on; one thread a (query, class).
 template <class T>
 __device__ __forceinline__ void add_class_sums(const T* tile, T* scores, const ForwardParams& p, int64_t first_query,
-                                               int64_t begin, int64_t end) {
-  const int64_t first_class = class_of(p.offsets, p.num_classes, begin);
-  const int classes = static_cast<int>(class_of(p.offsets, p.num_classes, end - 1) - first_class) + 1;
+                                               int64_t begin, int64_t end, int64_t first_class, int classes) {
   const int64_t left = p.num_queries - first_query;
   const int rows = left < kTile ? static_cast<int>(left) : kTile;
   for (int64_t item = threadIdx.x; item < static_cast<int64_t>(rows) * classes; item += kThreads) {
@@ -169,12 +167,12 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob j
     const int64_t b = first_query + threadIdx.x;
     QueryTerms<T> t{T(0), T(0), T(0), T(0), T(0), -1};
     if (b < p.num_queries) {
-      t.scale = job.betas ? T(0) : static_cast<const T*>(p.image.scale)[b];
-      t.center = job.betas ? T(1) : static_cast<const T*>(p.image.center)[b];
+      t.scale = value_of<T>(p.image.scale, b);
+      t.center = value_of<T>(p.image.center, b);
       if (two_streams) {
-        t.text_scale = static_cast<const T*>(p.text.scale)[b];
-        t.text_center = static_cast<const T*>(p.text.center)[b];
-        t.ratio = static_cast<const T*>(p.ratio)[b];
+        t.text_scale = value_of<T>(p.text.scale, b);
+        t.text_center = value_of<T>(p.text.center, b);
+        t.ratio = value_of<T>(p.ratio, b);
       }
       if (p.own_entry) t.own_entry = p.own_entry[b];
     }
@@ -206,6 +204,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob j
     for (int64_t step = 0; step < loader.image_steps; ++step) multiply_next(image);
     if (two_streams)
       for (int64_t step = loader.image_steps; step < loader.steps; ++step) multiply_next(text);
+    const int64_t tile_class = class_of(p.offsets, p.num_classes, at);
+    const int classes = static_cast<int>(class_of(p.offsets, p.num_classes, tile_end - 1) - tile_class) + 1;
     for (int64_t g = 0; g < job.num_betas; ++g) {
       if (g > 0) __syncthreads();  // the sums of the previous beta have been read
 #pragma unroll
@@ -227,7 +227,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob j
           tile[row * kTileStride + column] = own && p.mask_own_scores ? T(0) : affinity;
         }
       __syncthreads();
-      add_class_sums(tile, static_cast<T*>(p.scores) + g * score_stride, p, first_query, at, tile_end);
+      add_class_sums(tile, static_cast<T*>(p.scores) + g * score_stride, p, first_query, at, tile_end, tile_class,
+                     classes);
     }
   }
   ptx::wait_copies<0>();
@@ -260,47 +261,60 @@ __global__ void disagreement_kernel(const ForwardParams p, const T* partial, int
   static_cast<T*>(p.disagreement)[b] = sum / static_cast<T>(kept < 1 ? 1 : kept);
 }
 
-// correct[g, a] += queries whose best class is their target; one block a (g, a), ties to the lowest class.
-template <class T>
-__global__ void accuracy_kernel(const GridParams p) {
-  __shared__ int64_t counts[kThreads / 32];
-  const int64_t g = blockIdx.x / p.num_alphas, a = blockIdx.x % p.num_alphas;
-  const T alpha = static_cast<const T*>(p.alphas)[a];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t count = 0;
-  for (int64_t b = warp; b < p.num_queries; b += kThreads / 32) {
-    const T* logits = static_cast<const T*>(p.base_logits) + b * p.num_classes;
-    const T* scores = static_cast<const T*>(p.scores) + (g * p.num_queries + b) * p.num_classes;
-    T best = T(-INFINITY);
-    int64_t best_class = p.num_classes;
-    int bad = 0;  // a query with a NaN among its logits is wrong, whatever the order of comparisons
-    for (int64_t c = lane; c < p.num_classes; c += 32) {
-      const T value = logits[c] + alpha * scores[c];
-      bad |= value != value;
-      if (value > best || best_class == p.num_classes) {
-        best = value;
-        best_class = c;
-      }
-    }
+constexpr int kAlphas = 32;           // of one pass: a bit of a word each
+constexpr int kAccuracyQueries = 16;  // of a block
+
+// Marks the alphas whose logit of a class in [begin, end) takes the first place from `best`, that of the target:
+// a larger one, a NaN, or an equal one if those win. Lanes take turns.
+template <bool equal_wins, class T>
+__device__ __forceinline__ uint32_t beaten_alphas(const T* logits, const T* scores, int64_t begin, int64_t end,
+                                                  const T (&alphas)[kAlphas], const T (&best)[kAlphas], int count) {
+  uint32_t beaten = 0;
+  for (int64_t c = begin + threadIdx.x % 32; c < end; c += 32) {
+    const T logit = logits[c], score = scores[c];
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      const T other = __shfl_xor_sync(0xffffffffu, best, step);
-      const int64_t other_class = __shfl_xor_sync(0xffffffffu, best_class, step);
-      const bool exists = other_class < p.num_classes;
-      bad |= __shfl_xor_sync(0xffffffffu, bad, step);
-      if (exists && (best_class == p.num_classes || other > best || (other == best && other_class < best_class))) {
-        best = other;
-        best_class = other_class;
-      }
+    for (int a = 0; a < kAlphas; ++a) {
+      if (a % 4 == 0 && a >= count) break;  // registers need constant indices; up to three alphas too many
+      const T value = logit + alphas[a] * score;
+      if (equal_wins ? !(value < best[a]) : !(value <= best[a])) beaten |= 1u << a;
     }
-    count += !bad && best_class == p.targets[b];
   }
-  if (lane == 0) counts[warp] = count;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int64_t total = 0;
-    for (int w = 0; w < kThreads / 32; ++w) total += counts[w];
-    p.correct[blockIdx.x] += total;
+  return beaten;
+}
+
+// correct[g, a] += queries whose best class is their target, ties to the lowest class. A warp takes a query and a beta
+// at a time, and reads their scores once for all alphas. Counts are whole numbers: their atomic sums have no order.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1) accuracy_kernel(const GridParams p, int64_t blocks_a_beta) {
+  const int64_t g = blockIdx.x / blocks_a_beta, first_query = blockIdx.x % blocks_a_beta * kAccuracyQueries;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  for (int64_t first = 0; first < p.num_alphas; first += kAlphas) {
+    const int64_t left = p.num_alphas - first;
+    const int count = left < kAlphas ? static_cast<int>(left) : kAlphas;
+    T alphas[kAlphas];
+#pragma unroll
+    for (int a = 0; a < kAlphas; ++a) alphas[a] = a < count ? static_cast<const T*>(p.alphas)[first + a] : T(0);
+    int correct = 0;  // of the alpha whose number is the lane's
+    for (int i = warp; i < kAccuracyQueries; i += kThreads / 32) {
+      const int64_t b = first_query + i;
+      if (b >= p.num_queries) break;
+      const T* logits = static_cast<const T*>(p.base_logits) + b * p.num_classes;
+      const T* scores = static_cast<const T*>(p.scores) + (g * p.num_queries + b) * p.num_classes;
+      const int64_t target = p.targets[b];
+      if (target < 0 || target >= p.num_classes) continue;  // not looked at where that would wait
+      T best[kAlphas];
+#pragma unroll
+      for (int a = 0; a < kAlphas; ++a) best[a] = logits[target] + alphas[a] * scores[target];
+      // The target's own logit is among the second: it beats itself where it is a NaN.
+      uint32_t beaten = beaten_alphas<true>(logits, scores, 0, target, alphas, best, count) |
+                        beaten_alphas<false>(logits, scores, target, p.num_classes, alphas, best, count);
+#pragma unroll
+      for (int step = 16; step > 0; step /= 2) beaten |= __shfl_xor_sync(0xffffffffu, beaten, step);
+      correct += 1 - (beaten >> lane & 1);
+    }
+    if (lane < count && correct > 0)
+      atomicAdd(reinterpret_cast<unsigned long long*>(p.correct) + g * p.num_alphas + first + lane,
+                static_cast<unsigned long long>(correct));
   }
 }
 

@@ -21,11 +21,18 @@
 
 namespace vlmadapt::cache_retrieval {
 
+// A number a query: values[b * stride], or `same` for all where there are no values.
+struct PerQuery {
+  const void* values = nullptr;  // accum
+  int64_t stride = 1;            // 0: one value for all, read where it is
+  double same = 1;
+};
+
 struct Side {
   const void* queries;  // dtype [num_queries, width]
   const void* keys;     // dtype [num_entries or num_classes, width]
-  const void* scale;    // accum [num_queries]
-  const void* center;   // accum [num_queries]
+  PerQuery scale;
+  PerQuery center;
   int64_t width;
 };
 
@@ -39,7 +46,7 @@ struct ForwardParams {
   Side image;
   Side text;                 // queries == nullptr: one stream only
   bool text_per_class;       // text.keys has one row a class instead of one an entry
-  const void* ratio;         // accum [num_queries]; read only with two streams
+  PerQuery ratio;            // read only with two streams
   const int64_t* own_entry;  // [num_queries], -1 for none; nullptr: none at all
   bool mask_own_scores;      // leave the own entry out of the scores (it never counts in the disagreement)
   void* scores;              // accum [num_queries, num_classes], written whole
@@ -77,15 +84,14 @@ struct BackwardParams {
   const void* values;        // dtype [num_keys, num_classes]
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
-  bool values_only;          // no gradient but the values' is wanted: the others may be anything
   Side side;
-  const void* weight;        // accum [num_queries]: the stream's share; nullptr: all one
+  PerQuery weight;           // the stream's share
   const void* grad_scores;   // accum [num_queries, num_classes]
   const void* similarities;  // accum [num_keys, num_queries] as the forward kept them; nullptr: recompute (CUDA always)
   void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
   void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
   void* grad_values;         // accum [num_keys, num_classes]; nullptr: not wanted
-  void* grad_scale;          // accum [num_queries]
+  void* grad_scale;          // accum [num_queries]; nullptr: none of these three is wanted
   void* grad_center;         // accum [num_queries]
   void* grad_weight;         // accum [num_queries]
 };

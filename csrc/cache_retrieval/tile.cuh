@@ -11,6 +11,7 @@
 
 #include <type_traits>
 
+#include "cache_retrieval/kernel.h"
 #include "common/cuda_launch.h"
 #include "common/ptx.cuh"
 
@@ -32,6 +33,11 @@ constexpr int kStepWidth = kStepBytes / static_cast<int>(sizeof(E));
 inline __host__ __device__ int64_t steps_of(int64_t width, int step_width) {
   const int64_t steps = (width + step_width - 1) / step_width;
   return steps < 1 ? 1 : steps;  // a width of zero still makes one step, of zeros
+}
+
+template <class T>
+__device__ __forceinline__ T value_of(const PerQuery& x, int64_t query) {
+  return x.values ? static_cast<const T*>(x.values)[query * x.stride] : static_cast<T>(x.same);
 }
 
 __device__ __forceinline__ float exponential(float x) { return expf(x); }

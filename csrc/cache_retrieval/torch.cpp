@@ -32,24 +32,25 @@ std::tuple<Tensor, Tensor> order_classes(Tensor labels, int64_t num_classes) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vlmadapt, m) {
   m.def(
-      "cache_retrieval(Tensor queries, Tensor keys, Tensor scale, Tensor center, Tensor? text_queries, "
+      "cache_retrieval(Tensor queries, Tensor keys, Tensor? scale, Tensor? center, Tensor? text_queries, "
       "Tensor? text_keys, Tensor? text_scale, Tensor? text_center, Tensor? ratio, Tensor order, Tensor offsets, "
-      "Tensor labels, Tensor? own_entry, bool text_keys_per_class, bool mask_own_scores, bool store_similarities, bool "
-      "allow_tf32) "
+      "Tensor labels, Tensor? own_entry, float beta, float text_beta, float share, bool text_keys_per_class, "
+      "bool mask_own_scores, bool want_disagreement, bool store_similarities, bool allow_tf32) "
       "-> (Tensor scores, Tensor disagreement, Tensor similarities)");
   m.def(
-      "cache_retrieval_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor scale, Tensor center, "
-      "Tensor? weight, Tensor labels, Tensor? multiplicity, Tensor? own_key, Tensor? similarities, bool want_queries, "
-      "bool want_keys, bool allow_tf32) "
-      "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_scale, Tensor grad_center, Tensor grad_weight)");
+      "cache_retrieval_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor? scale, Tensor? center, "
+      "Tensor? weight, Tensor labels, Tensor? multiplicity, Tensor? own_key, Tensor? similarities, float beta, "
+      "float share, bool want_queries, bool want_keys, bool want_rows, bool allow_tf32) "
+      "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_rows)");
   m.def(
-      "cache_retrieval_dense(Tensor queries, Tensor keys, Tensor values, Tensor scale, Tensor center, "
-      "Tensor? own_entry, bool store_similarities, bool allow_tf32) -> (Tensor scores, Tensor similarities)");
+      "cache_retrieval_dense(Tensor queries, Tensor keys, Tensor values, Tensor? scale, Tensor? center, "
+      "Tensor? own_entry, float beta, bool store_similarities, bool allow_tf32) -> (Tensor scores, Tensor "
+      "similarities)");
   m.def(
-      "cache_retrieval_dense_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor scale, "
-      "Tensor center, Tensor? own_entry, Tensor? similarities, bool want_queries, bool want_keys, bool want_values, "
-      "bool want_scale, bool allow_tf32) "
-      "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_values, Tensor grad_scale, Tensor grad_center)");
+      "cache_retrieval_dense_backward(Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor? scale, "
+      "Tensor? center, Tensor? own_entry, Tensor? similarities, float beta, bool want_queries, bool want_keys, "
+      "bool want_values, bool want_rows, bool allow_tf32) "
+      "-> (Tensor grad_queries, Tensor grad_keys, Tensor grad_values, Tensor grad_rows)");
   m.def(
       "cache_retrieval_grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas, "
       "Tensor base_logits, Tensor targets, bool allow_tf32) -> Tensor correct");

@@ -10,24 +10,48 @@
 
 namespace vlmadapt::cache_retrieval {
 
-inline Side side_of(const Tensor& queries, const Tensor& keys, const Tensor& scale, const Tensor& center,
-                    ScalarType type, int64_t num_queries, int64_t num_keys) {
+// A vector [num_queries], which may be one value expanded, or `same` for all.
+inline PerQuery per_query(const OptionalTensor& tensor, const char* name, ScalarType accum, int64_t num_queries,
+                          double same, const Tensor& like) {
+  if (!tensor.has_value()) return {nullptr, 1, same};
+  const bool expanded = num_queries > 1 && tensor->dim() == 1 && tensor->stride(0) == 0;
+  if (!expanded) return {checked(tensor, name, accum, {num_queries}, like), 1, same};
+  check_device(tensor, name, like);
+  if (tensor->scalar_type() != accum || tensor->size(0) != num_queries)
+    throw std::invalid_argument(std::string(name) + " has an unexpected dtype or shape");
+  return {tensor->const_data_ptr(), 0, same};
+}
+
+inline Side side_of(const Tensor& queries, const Tensor& keys, const OptionalTensor& scale,
+                    const OptionalTensor& center, double beta, ScalarType type, int64_t num_queries, int64_t num_keys) {
   const ScalarType accum = accum_type(dtype_of(queries, "queries"));
   const int64_t width = queries.size(1);
   return Side{checked(queries, "queries", type, {num_queries, width}, queries),
               checked(keys, "keys", type, {num_keys, width}, queries),
-              checked(scale, "scale", accum, {num_queries}, queries),
-              checked(center, "center", accum, {num_queries}, queries), width};
+              per_query(scale, "scale", accum, num_queries, beta, queries),
+              per_query(center, "center", accum, num_queries, 1, queries), width};
+}
+
+// Gradients of scale, center and weight, if wanted: rows of one tensor [3, num_queries], else [3, 0].
+inline Tensor row_gradients(BackwardParams& p, bool want, const Tensor& like, ScalarType accum) {
+  Tensor rows = new_tensor(like, {3, want ? p.num_queries : 0}, accum);
+  void** pointers[] = {&p.grad_scale, &p.grad_center, &p.grad_weight};
+  char* start = want ? static_cast<char*>(rows.mutable_data_ptr()) : nullptr;
+  for (int row = 0; want && row < 3; ++row)
+    *pointers[row] = start + row * p.num_queries * (p.dtype == Dtype::f64 ? 8 : 4);
+  return rows;
 }
 
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, Tensor scale, Tensor center,
-                                                    OptionalTensor text_queries, OptionalTensor text_keys,
-                                                    OptionalTensor text_scale, OptionalTensor text_center,
-                                                    OptionalTensor ratio, Tensor order, Tensor offsets, Tensor labels,
-                                                    OptionalTensor own_entry, bool text_keys_per_class,
-                                                    bool mask_own_scores, bool store_similarities, bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, OptionalTensor scale,
+                                                    OptionalTensor center, OptionalTensor text_queries,
+                                                    OptionalTensor text_keys, OptionalTensor text_scale,
+                                                    OptionalTensor text_center, OptionalTensor ratio, Tensor order,
+                                                    Tensor offsets, Tensor labels, OptionalTensor own_entry,
+                                                    double beta, double text_beta, double share,
+                                                    bool text_keys_per_class, bool mask_own_scores,
+                                                    bool want_disagreement, bool store_similarities, bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -37,18 +61,17 @@ struct Operators {
     p.order = checked_indices(order, "order", p.num_entries, queries);
     p.offsets = checked_indices(offsets, "offsets", p.num_classes + 1, queries);
     check_device(labels, "labels", queries);  // for the backward
-    p.image = side_of(queries, keys, scale, center, type, p.num_queries, p.num_entries);
+    p.image = side_of(queries, keys, scale, center, beta, type, p.num_queries, p.num_entries);
     p.text_per_class = text_keys_per_class;
     if (text_queries.has_value())
-      p.text = side_of(text_queries.value(), text_keys.value(), text_scale.value(), text_center.value(), type,
-                       p.num_queries, text_keys_per_class ? p.num_classes : p.num_entries);
-    p.ratio = checked(ratio, "ratio", accum, {p.num_queries}, queries);
+      p.text = side_of(text_queries.value(), text_keys.value(), text_scale, text_center, text_beta, type, p.num_queries,
+                       text_keys_per_class ? p.num_classes : p.num_entries);
+    p.ratio = per_query(ratio, "ratio", accum, p.num_queries, share, queries);
     p.own_entry = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     p.mask_own_scores = mask_own_scores;
     Tensor scores = new_tensor(queries, {p.num_queries, p.num_classes}, accum);
-    Tensor disagreement = new_tensor(queries, {p.num_queries}, accum);
+    Tensor disagreement = wanted(want_disagreement, queries, {p.num_queries}, accum, p.disagreement);
     p.scores = scores.mutable_data_ptr();
-    p.disagreement = disagreement.mutable_data_ptr();
     const bool store_image = store_similarities && Backend::keeps_similarities;
     const bool store_text = store_image && text_queries.has_value() && !text_keys_per_class;
     Tensor similarities = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, accum);
@@ -58,12 +81,12 @@ struct Operators {
     return {scores, disagreement, similarities};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
-                                                                     Tensor scale, Tensor center, OptionalTensor weight,
-                                                                     Tensor labels, OptionalTensor multiplicity,
-                                                                     OptionalTensor own_key,
-                                                                     OptionalTensor similarities, bool want_queries,
-                                                                     bool want_keys, bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
+                                                     OptionalTensor scale, OptionalTensor center, OptionalTensor weight,
+                                                     Tensor labels, OptionalTensor multiplicity, OptionalTensor own_key,
+                                                     OptionalTensor similarities, double beta, double share,
+                                                     bool want_queries, bool want_keys, bool want_rows,
+                                                     bool allow_tf32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType accum = accum_type(p.dtype);
@@ -73,34 +96,29 @@ struct Operators {
     p.labels = checked_indices(labels, "labels", p.num_keys, queries);
     p.multiplicity = checked(multiplicity, "multiplicity", accum, {p.num_keys}, queries);
     p.own_key = checked_indices(own_key, "own_key", p.num_queries, queries);
-    p.side = side_of(queries, keys, scale, center, queries.scalar_type(), p.num_queries, p.num_keys);
-    p.weight = checked(weight, "weight", accum, {p.num_queries}, queries);
+    p.side = side_of(queries, keys, scale, center, beta, queries.scalar_type(), p.num_queries, p.num_keys);
+    p.weight = per_query(weight, "weight", accum, p.num_queries, share, queries);
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
     p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
     Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
     Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
-    Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
-    Tensor grad_center = new_tensor(queries, {p.num_queries}, accum);
-    Tensor grad_weight = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
-    p.grad_scale = grad_scale.mutable_data_ptr();
-    p.grad_center = grad_center.mutable_data_ptr();
-    p.grad_weight = grad_weight.mutable_data_ptr();
     Backend::backward(p, queries, allow_tf32);
-    return {grad_queries, grad_keys, grad_scale, grad_center, grad_weight};
+    return {grad_queries, grad_keys, grad_rows};
   }
 
-  static std::tuple<Tensor, Tensor> dense_forward(Tensor queries, Tensor keys, Tensor values, Tensor scale,
-                                                  Tensor center, OptionalTensor own_entry, bool store_similarities,
-                                                  bool allow_tf32) {
+  static std::tuple<Tensor, Tensor> dense_forward(Tensor queries, Tensor keys, Tensor values, OptionalTensor scale,
+                                                  OptionalTensor center, OptionalTensor own_entry, double beta,
+                                                  bool store_similarities, bool allow_tf32) {
     DenseForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
     p.num_queries = queries.size(0);
     p.num_keys = keys.size(0);
     p.num_classes = values.size(1);
-    p.side = side_of(queries, keys, scale, center, type, p.num_queries, p.num_keys);
+    p.side = side_of(queries, keys, scale, center, beta, type, p.num_queries, p.num_keys);
     p.values = checked(values, "values", type, {p.num_keys, p.num_classes}, queries);
     p.own_key = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     Tensor scores = new_tensor(queries, {p.num_queries, p.num_classes}, accum);
@@ -112,37 +130,33 @@ struct Operators {
     return {scores, similarities};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> dense_backward(
-      Tensor grad_scores, Tensor queries, Tensor keys, Tensor values, Tensor scale, Tensor center,
-      OptionalTensor own_entry, OptionalTensor similarities, bool want_queries, bool want_keys, bool want_values,
-      bool want_scale, bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> dense_backward(Tensor grad_scores, Tensor queries, Tensor keys,
+                                                                   Tensor values, OptionalTensor scale,
+                                                                   OptionalTensor center, OptionalTensor own_entry,
+                                                                   OptionalTensor similarities, double beta,
+                                                                   bool want_queries, bool want_keys, bool want_values,
+                                                                   bool want_rows, bool allow_tf32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
     p.num_queries = queries.size(0);
     p.num_keys = keys.size(0);
     p.num_classes = grad_scores.size(1);
-    p.side = side_of(queries, keys, scale, center, type, p.num_queries, p.num_keys);
+    p.side = side_of(queries, keys, scale, center, beta, type, p.num_queries, p.num_keys);
     p.dense = true;
     p.values = checked(values, "values", type, {p.num_keys, p.num_classes}, queries);
     p.own_key = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
     p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
-    p.values_only = !want_queries && !want_keys && !want_scale;
     Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
     Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
     Tensor grad_values = new_tensor(queries, {want_values ? p.num_keys : 0, p.num_classes}, accum);
-    Tensor grad_scale = new_tensor(queries, {p.num_queries}, accum);
-    Tensor grad_center = new_tensor(queries, {p.num_queries}, accum);
-    Tensor grad_weight = new_tensor(queries, {p.num_queries}, accum);
+    Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
     p.grad_values = want_values ? grad_values.mutable_data_ptr() : nullptr;
-    p.grad_scale = grad_scale.mutable_data_ptr();
-    p.grad_center = grad_center.mutable_data_ptr();
-    p.grad_weight = grad_weight.mutable_data_ptr();
     Backend::backward(p, queries, allow_tf32);
-    return {grad_queries, grad_keys, grad_values, grad_scale, grad_center};
+    return {grad_queries, grad_keys, grad_values, grad_rows};
   }
 
   static Tensor grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas,

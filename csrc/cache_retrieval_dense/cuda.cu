@@ -6,13 +6,9 @@
 namespace vlmadapt::cache_retrieval {
 namespace {
 
-int64_t row_sum_bytes(const BackwardParams& p) {
-  return backward_splits(p.num_queries, p.num_keys) * 2 * p.num_queries * accumulator_bytes(p.dtype);
-}
-
 bool upstream_aligned(const BackwardParams& p) {
-  const Side values{p.values, p.values, nullptr, nullptr, p.num_classes};
-  const Side grads{p.grad_scores, p.grad_scores, nullptr, nullptr, p.num_classes};
+  const Side values{p.values, p.values, {}, {}, p.num_classes};
+  const Side grads{p.grad_scores, p.grad_scores, {}, {}, p.num_classes};
   return aligned(values, p.dtype) && aligned(grads, p.dtype == Dtype::f64 ? Dtype::f64 : Dtype::f32);
 }
 
@@ -25,7 +21,7 @@ cudaError_t launch_dense(const BackwardParams& p, void* out, int64_t width, void
   if (cudaError_t e = allow_shared_memory(dense_kernel<Product, queries_own, upstream>, shared)) return e;
   const int64_t owners = queries_own ? p.num_queries : p.num_keys, others = queries_own ? p.num_keys : p.num_queries;
   if (owners == 0) return cudaSuccess;
-  const int64_t splits = backward_splits(owners, others);
+  const int64_t splits = backward_splits(owners, others, out ? width : 0, p.dtype);
   void* target = out && splits > 1 ? parts : out;
   const DenseJob job{p,
                      target,
@@ -43,14 +39,11 @@ cudaError_t launch_dense(const BackwardParams& p, void* out, int64_t width, void
 template <class Product>
 cudaError_t dense_backward(const BackwardParams& p, void* workspace, cudaStream_t stream) {
   using T = typename Product::Accumulator;
-  void* parts = static_cast<char*>(workspace) + row_sum_bytes(p);
-  if (!p.values_only && p.num_queries > 0) {
-    if (cudaError_t e = launch_dense<Product, true, true>(p, p.grad_queries, p.side.width, workspace, parts, stream))
+  void *row_sums = p.grad_scale ? workspace : nullptr, *parts = static_cast<char*>(workspace) + row_sum_bytes(p);
+  if (p.grad_queries || p.grad_scale) {
+    if (cudaError_t e = launch_dense<Product, true, true>(p, p.grad_queries, p.side.width, row_sums, parts, stream))
       return e;
-    const int64_t splits = backward_splits(p.num_queries, p.num_keys);
-    CUDA_LAUNCH(row_gradients_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
-                static_cast<const T*>(workspace), static_cast<int>(splits));
-    if (cudaError_t e = cudaGetLastError()) return e;
+    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, stream)) return e;
   }
   if (p.grad_keys)
     if (cudaError_t e = launch_dense<Product, false, true>(p, p.grad_keys, p.side.width, nullptr, parts, stream))

@@ -19,7 +19,7 @@ namespace vlmadapt::cache_retrieval {
 struct DenseJob {
   BackwardParams params;
   void* out;       // accum [splits, rows of the owner, out_width]; nullptr: only the row sums are wanted
-  void* row_sums;  // accum [splits, 2, num_queries], when queries own and there is an upstream
+  void* row_sums;  // accum [splits, 2, num_queries], when queries own and there is an upstream; nullptr: not wanted
   int64_t out_width;
   int64_t tiles_a_split;  // blockIdx.y walks over this many tiles of the other side
   bool side_aligned, upstream_aligned;
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(kThreads, 1) dense_kernel(const DenseJob job) 
     for (int64_t i = threadIdx.x; i < kTile * job.out_width; i += kThreads)
       if (first_owner + i / job.out_width < num_owner) out[first_owner * job.out_width + i] = T(0);
   }
-  if (queries_own && upstream) {
+  if (queries_own && upstream && job.row_sums) {
     for (int which = 0; which < 2; ++which) {
       __syncthreads();  // the weights, then the first sums, have been read
 #pragma unroll

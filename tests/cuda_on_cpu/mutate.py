@@ -8,7 +8,8 @@ dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ a
 and, where that notices nothing, through the race and the ASan build, all without optimisation. The kernels as they are
 must pass first. Survivors are listed with their line and with what survivors.json says of them; results go to
 build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes unexplained survivors
-again, all others only with --fresh. --page makes no mutant: it writes the results of all operations to one page.
+again, all others only with --fresh. --take-over REVISION begins with what the committed page of that revision says of
+mutants whose line is the same today. --page makes no mutant: it writes the results of all operations to one page.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import random
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,6 +56,9 @@ SUITES = {
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
 
 BUILDS = {"plain": "values, guards and emulated faults", "race": "the race checker", "asan": "ASan + UBSan"}
+EARLIER = "an earlier run"  # what killed a mutant that was taken over
+# A survivor of the page.
+ROW = re.compile(r"^\| (?P<file>[\w.]+):(?P<line>\d+) \| (?P<rule>[\w ]+) \| `(?P<after>.*)` \| (?P<why>.+) \|$", re.M)
 
 PAGE = """# Mutants of the CUDA kernels
 
@@ -116,8 +121,40 @@ def judged_before(operation: str) -> dict[Key, Mutant]:
     return {m.key(): m for m in (Mutant(**fields) for fields in found)}
 
 
-def mutants(operation: str) -> Iterator[Mutant]:
-    folder = REPOSITORY / "csrc" / operation
+def section_of(page: str, operation: str) -> str:
+    return re.split(r"^## ", page.split(f"\n## {operation}\n")[1], flags=re.M)[0]
+
+
+Place = tuple[str, int, str, str]
+
+
+def survivors_of(page: str, operation: str) -> set[Place]:
+    """File, line, rule and text of those that the page lists."""
+    rows = ROW.finditer(section_of(page, operation))
+    return {(m["file"], int(m["line"]), m["rule"], m["after"].replace("\\|", "|")) for m in rows}
+
+
+def place_of(mutant: Mutant) -> Place:
+    return mutant.file.rsplit("/", 1)[1], mutant.line, mutant.rule, mutant.after
+
+
+def taken_over(operation: str, revision: str) -> dict[Key, Mutant]:
+    """What the page of a revision says of its mutants: it lists survivors, and all others were killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["git", "archive", revision, f"csrc/{operation}", "docs/cuda_mutants.md"]
+        archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "--extract", f"--directory={folder}"], input=archive, check=True)
+        survivors = survivors_of((Path(folder) / "docs" / "cuda_mutants.md").read_text(), operation)
+        found = {}
+        for mutant in mutants(operation, Path(folder)):
+            survived = place_of(mutant) in survivors
+            verdict, by = ("survived", "") if survived else ("killed", EARLIER)
+            found[mutant.key()] = replace(mutant, verdict=verdict, by=by)
+        return found
+
+
+def mutants(operation: str, root: Path = REPOSITORY) -> Iterator[Mutant]:
+    folder = root / "csrc" / operation
     copies: collections.Counter[Key] = collections.Counter()
     for file in sorted(folder.glob("*.cuh")):
         for number, text in enumerate(file.read_text().splitlines(), 1):
@@ -129,7 +166,7 @@ def mutants(operation: str) -> Iterator[Mutant]:
                     after = text[: m.start()] + re.sub(pattern, replacement, m[0]) + text[m.end() :]
                     if after == text:  # a look-behind pattern: substitute by position
                         after = text[: m.start()] + replacement + text[m.end() :]
-                    where = str(file.relative_to(REPOSITORY))
+                    where = str(file.relative_to(root))
                     mutant = Mutant(where, number, m.start(), name, text.strip(), after.strip())
                     yield replace(mutant, copy=copies[mutant.key()])
                     copies[mutant.key()] += 1
@@ -243,6 +280,8 @@ def markdown(done: list[Mutant], total: int) -> str:
     tried = count["killed"] + count["survived"]
     by = collections.Counter(next((b for b in BUILDS if f" {b} " in m.by), "") for m in done)
     builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS.items())
+    if earlier := sum(m.by == EARLIER for m in done):
+        builds += f", {earlier} in {EARLIER}, and their lines are the same"
     made = "all were made" if len(done) == total else f"{len(done)} of them, drawn at random, were made"
     compiled = f"; {count['does not compile']} did not compile" if count["does not compile"] else ""
     share = count["killed"] / tried if tried else 0.0
@@ -280,6 +319,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
     parser.add_argument("--fresh", action="store_true", help="make all mutants again")
+    parser.add_argument("--take-over", metavar="REVISION", help="begin with what the page of this commit says")
     parser.add_argument("--page", type=Path, help="write the results so far of all operations to this file")
     options = parser.parse_args()
     if options.page:
@@ -291,6 +331,8 @@ def main() -> None:
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
     known = {} if options.fresh else judged_before(options.operation)
+    if options.take_over:
+        known = taken_over(options.operation, options.take_over) | known
     known = {k: m for k, m in known.items() if m.verdict != "survived" or reason(m)}
     done = [replace(known[m.key()], line=m.line) for m in everything if m.key() in known]
     chosen = [m for m in chosen if m.key() not in known]

@@ -43,17 +43,39 @@ def own_rows(rng: np.random.Generator, queries: int, entries: int) -> np.ndarray
     return np.where(np.arange(queries) % 3 == 2, -1, own).astype(np.int64)
 
 
+class PerQuery:
+    """A number a query; ``how``: "single", one value in memory for all, or "number", one that is no buffer."""
+
+    def __init__(self, values: np.ndarray, how: str = "") -> None:
+        self.number = 1.0
+        self.buffer: np.ndarray | None = values
+        if "single" in how or "number" in how:
+            values = np.full_like(values, values[0])
+            self.buffer = None if "number" in how else values[:1]
+        if "number" in how:
+            self.number = float(values[0])
+        self.values = values.astype(np.float64)
+
+    def bits(self) -> int:
+        return int(np.float64(self.number).view(np.int64))
+
+
 class StreamData:
-    def __init__(self, rng: np.random.Generator, queries: int, keys: int, width: int, dtype: str) -> None:
+    def __init__(
+        self, rng: np.random.Generator, queries: int, keys: int, width: int, dtype: str, how: str = ""
+    ) -> None:
         t = accumulation(dtype)
         self.queries, self.keys = unit_rows(rng, queries, width, dtype), unit_rows(rng, keys, width, dtype)
-        self.scale, self.center = rng.uniform(1, 6, queries).astype(t), rng.uniform(0.2, 1, queries).astype(t)
+        self.scale = PerQuery(rng.uniform(1, 6, queries).astype(t), how)
+        center = rng.uniform(0.2, 1, queries).astype(t)
+        self.center = PerQuery(np.ones_like(center) if "number" in how else center, how)
         self.products = decode(self.queries, dtype) @ decode(self.keys, dtype).T
-        self.offset = self.products - self.center.astype(np.float64)[:, None]
-        self.affinity = np.exp(self.scale.astype(np.float64)[:, None] * self.offset)
+        self.offset = self.products - self.center.values[:, None]
+        self.affinity = np.exp(self.scale.values[:, None] * self.offset)
 
-    def buffers(self, name: str) -> dict[str, np.ndarray]:
-        return {f"{name}_{k}": getattr(self, k) for k in ("queries", "keys", "scale", "center")}
+    def buffers(self, name: str) -> dict[str, np.ndarray | None]:
+        numbers = {f"{name}_scale": self.scale.buffer, f"{name}_center": self.center.buffer}
+        return {f"{name}_queries": self.queries, f"{name}_keys": self.keys, **numbers}
 
 
 def tolerance(dtype: str) -> float:
@@ -66,20 +88,23 @@ def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generat
     how, t = shape["how"], accumulation(dtype)
     labels = labels_of(rng, n, c)
     order, offsets = class_order(labels, c)
-    image = StreamData(rng, b, n, width, dtype)
+    image = StreamData(rng, b, n, width, dtype, how)
+    beta_bits, text_bits, share_bits = image.scale.bits(), 0, 0
     buffers: dict[str, np.ndarray | None] = {"order": order, "offsets": offsets, **image.buffers("image")}
     affinity, per_class = image.affinity, "class" in how
     own = own_rows(rng, b, n) if "own" in how or "mask" in how else None
     kept = np.ones((b, n)) if own is None else (np.arange(n) != own[:, None]).astype(float)
     expected = {}
     if text_width:
-        text = StreamData(rng, b, c if per_class else n, text_width, dtype)
+        text = StreamData(rng, b, c if per_class else n, text_width, dtype, how)
         other = text.affinity[:, labels] if per_class else text.affinity
-        ratio = rng.uniform(0.1, 0.9, b).astype(t)
-        buffers |= {**text.buffers("text"), "ratio": ratio}
+        ratio = PerQuery(rng.uniform(0.1, 0.9, b).astype(t), how)
+        buffers |= {**text.buffers("text"), "ratio": ratio.buffer}
+        text_bits, share_bits = text.scale.bits(), ratio.bits()
         gap = (np.abs(affinity - other) * kept).sum(-1) / np.maximum(kept.sum(-1), 1)
-        expected["disagreement"] = gap
-        mix = ratio.astype(np.float64)[:, None]
+        if "silent" not in how:
+            expected["disagreement"] = gap
+        mix = ratio.values[:, None]
         affinity = mix * affinity + (1 - mix) * other
     else:
         buffers |= dict.fromkeys(["text_queries", "text_keys", "text_scale", "text_center", "ratio"])
@@ -87,8 +112,9 @@ def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generat
         affinity = affinity * kept
     expected["scores"] = class_sums(affinity, labels, c)
     buffers |= {"own": own, "scores": poison((b, c), t)}
-    buffers["disagreement"] = poison((b,), t) if text_width else None
+    buffers["disagreement"] = poison((b,), t) if "disagreement" in expected else None
     sizes = [*codes(dtype), b, n, c, width, text_width, int(per_class), int("mask" in how)]
+    sizes += [int("single" in how), beta_bits, text_bits, share_bits]
     return Problem(sizes, buffers, expected, tolerance(dtype), {"disagreement": 10 * tolerance(dtype)})
 
 
@@ -115,6 +141,10 @@ FORWARD = Kernel(
         forward_shape(70, 70, 6, 72, 8, "class mask"),
         forward_shape(2, 3, 3, 5, 5, "class own"),
         forward_shape(1, 1, 1, 4, 4, "own"),  # nothing left once the own entry is out
+        forward_shape(5, 66, 3, 24, how="number"),
+        forward_shape(5, 66, 3, 24, 8, "number silent"),  # no disagreement
+        forward_shape(5, 10, 3, 8, 8, "single own"),
+        forward_shape(3, 700, 5, 8),  # several tiles a part
     ],
     dtypes=DTYPES,
     problem=forward_problem,
@@ -126,25 +156,27 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
     b, n, c, width, how = (shape[k] for k in ("b", "n", "c", "d", "how"))
     t = accumulation(dtype)
     labels = labels_of(rng, n, c)
-    data = StreamData(rng, b, n, width, dtype)
+    data = StreamData(rng, b, n, width, dtype, how)
     upstream = rng.standard_normal((b, c)).astype(t)
     multiplicity = rng.integers(1, 4, n).astype(t) if "count" in how else None
     own = own_rows(rng, b, n) if "own" in how else None
-    weight = rng.uniform(0.1, 0.9, b).astype(t) if "weight" in how else None
+    weight = PerQuery(rng.uniform(0.1, 0.9, b).astype(t) if "weight" in how else np.ones(b, t), how)
+    if "weight" not in how:
+        weight.buffer = None
 
     count = np.ones((b, n)) if multiplicity is None else np.tile(multiplicity.astype(np.float64), (b, 1))
     if own is not None:
         count = count - (np.arange(n) == own[:, None])
     g = upstream.astype(np.float64)[:, labels] * count * data.affinity
-    w = np.ones(b) if weight is None else weight.astype(np.float64)
-    scale = data.scale.astype(np.float64)
+    w, scale = weight.values, data.scale.values
     h = (w * scale)[:, None] * g
     queries, keys = decode(data.queries, dtype), decode(data.keys, dtype)
-    expected = {
+    rows = {
         "grad_scale": w * (g * data.offset).sum(-1),
         "grad_center": -w * scale * g.sum(-1),
         "grad_weight": g.sum(-1),
     }
+    expected = {} if "matrices only" in how or "keys only" in how else rows
     # Signs differ, so sums cancel: the bound is on the sum of magnitudes. H is rounded to tf32 on tensor cores.
     step = tolerance(dtype) + (0 if dtype in ("f32", "f64") else EPSILON["tf32"])
     size, moment = np.abs(g).sum(-1), np.abs(g * data.offset).sum(-1)
@@ -159,17 +191,18 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
         "multiplicity": multiplicity,
         "own": own,
         **data.buffers("stream"),
-        "weight": weight,
+        "weight": weight.buffer,
         "grad_scores": upstream,
         "grad_queries": None if "keys only" in how or "rows only" in how else poison((b, width), t),
         "grad_keys": None if "queries only" in how or "rows only" in how else poison((n, width), t),
-        **{k: poison((b,), t) for k in ("grad_scale", "grad_center", "grad_weight")},
+        **{k: poison((b,), t) if k in expected else None for k in rows},
     }
     if buffers["grad_queries"] is not None:
         expected["grad_queries"], atol["grad_queries"] = h @ keys, step * (np.abs(h) @ np.abs(keys))
     if buffers["grad_keys"] is not None:
         expected["grad_keys"], atol["grad_keys"] = h.T @ queries, step * (np.abs(h).T @ np.abs(queries))
-    return Problem([*codes(dtype), b, n, c, width], buffers, expected, 0.0, atol)
+    sizes = [*codes(dtype), b, n, c, width, int("single" in how), data.scale.bits(), weight.bits()]
+    return Problem(sizes, buffers, expected, 0.0, atol)
 
 
 def backward_shape(b: int, n: int, c: int, d: int, how: str = "plain") -> dict[str, Any]:
@@ -194,6 +227,10 @@ BACKWARD = Kernel(
         backward_shape(6, 10, 4, 24, "queries only"),
         backward_shape(6, 10, 4, 24, "keys only"),
         backward_shape(6, 10, 4, 24, "rows only own"),
+        backward_shape(6, 140, 4, 24, "matrices only"),
+        backward_shape(6, 140, 4, 24, "rows only"),  # split, and nothing but sums of rows
+        backward_shape(6, 300, 4, 24, "number weight"),  # parts of several tiles
+        backward_shape(6, 10, 4, 24, "single weight"),
     ],
     dtypes=DTYPES,
     problem=backward_problem,
@@ -220,6 +257,8 @@ def grid_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator)
     for q in range(b):
         if q % 3:
             targets[q] = best[q % alphas_n, q % betas_n, q]
+    if shape["beyond"]:
+        targets[:] = [-1, c]
     if shape["nan"]:  # the largest of the other logits must not count as an answer
         base[0, -1] = np.nan
         targets[0] = totals[0, 0, 0, :-1].argmax()
@@ -236,7 +275,7 @@ def grid_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator)
 
 def grid_shape(b: int, n: int, c: int, d: int, betas: int, alphas: int, special: str = "") -> dict[str, Any]:
     sizes = {"b": b, "n": n, "c": c, "d": d, "betas": betas, "alphas": alphas}
-    return {**sizes, "ties": special == "ties", "nan": special == "nan"}
+    return {**sizes, **{name: special == name for name in ("ties", "nan", "beyond")}}
 
 
 GRID = Kernel(
@@ -251,6 +290,8 @@ GRID = Kernel(
         grid_shape(66, 20, 5, 16, 2, 3),
         grid_shape(6, 8, 33, 5, 1, 2, "ties"),
         grid_shape(3, 8, 34, 5, 1, 1, "nan"),
+        grid_shape(19, 30, 70, 5, 2, 35),  # more alphas than a pass takes, more queries than a block
+        grid_shape(2, 8, 3, 5, 1, 2, "beyond"),  # a target that no class has
     ],
     dtypes=["f32", "bf16", "f64"],
     problem=grid_problem,

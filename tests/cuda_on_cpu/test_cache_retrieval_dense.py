@@ -22,7 +22,7 @@ class Data:
 
     def __init__(self, shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> None:
         b, n, c, d = (shape[k] for k in ("b", "n", "c", "d"))
-        self.stream = StreamData(rng, b, n, d, dtype)
+        self.stream = StreamData(rng, b, n, d, dtype, shape["how"])
         self.values = encode(rng.standard_normal((n, c)), dtype)
         own = own_rows(rng, b, n) if "own" in shape["how"] else None
         self.kept = np.ones((b, n)) if own is None else (np.arange(n) != own[:, None]).astype(float)
@@ -33,7 +33,7 @@ class Data:
             "own": own,
         }
         self.exact_values = decode(self.values, dtype)
-        self.sizes = [*codes(dtype), b, n, c, d]
+        self.sizes = [*codes(dtype), b, n, c, d, int("single" in shape["how"]), self.stream.scale.bits()]
 
 
 def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
@@ -49,7 +49,7 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
     t = accumulation(dtype)
     data = Data(shape, dtype, rng)
     grad_scores = rng.standard_normal((b, c)).astype(t)
-    grad, scale = grad_scores.astype(np.float64), data.stream.scale.astype(np.float64)[:, None]
+    grad, scale = grad_scores.astype(np.float64), data.stream.scale.values[:, None]
     queries, keys = decode(data.stream.queries, dtype), decode(data.stream.keys, dtype)
     upstream = grad @ data.exact_values.T
     g, offset = upstream * data.affinity, data.stream.offset
@@ -63,7 +63,7 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
         "grad_values": (data.affinity.T @ grad, data.affinity.T @ np.abs(grad)),
     }
     for name, (matrix, bound) in matrices.items():
-        wanted = "only" not in how or f"{name.removeprefix('grad_')} only" in how
+        wanted = "only" not in how or "matrices only" in how or f"{name.removeprefix('grad_')} only" in how
         buffers[name] = poison(matrix.shape, t) if wanted else None
         if wanted:
             expected[name], atol[name] = matrix, 3 * step * bound
@@ -72,12 +72,12 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
         "grad_center": (-(scale * g).sum(-1), (scale * most).sum(-1)),
         "grad_weight": (g.sum(-1), most.sum(-1)),
     }
-    values_only = "values only" in how
+    rows_wanted = not any(f"{what} only" in how for what in ("keys", "values", "matrices"))
     for name, (vector, bound) in rows.items():
-        buffers[name] = poison((b,), t)
-        if not values_only:
+        buffers[name] = poison((b,), t) if rows_wanted else None
+        if rows_wanted:
             expected[name], atol[name] = vector, 3 * step * bound
-    return Problem([*data.sizes, int(values_only)], buffers, expected, 0.0, atol)
+    return Problem(data.sizes, buffers, expected, 0.0, atol)
 
 
 def sizes(b: int, n: int, c: int, d: int, how: str = "plain") -> dict[str, Any]:
@@ -99,7 +99,8 @@ FORWARD = Kernel(
         sizes(64, 64, 32, 32),  # one full tile, full steps
         sizes(65, 70, 40, 48, "own"),
         sizes(9, 200, 33, 17),  # keys split, and summed
-        sizes(65, 300, 3, 20, "own"),  # several tiles a part
+        sizes(9, 300, 3, 20, "number"),  # several tiles a part
+        sizes(9, 10, 3, 20, "single"),
     ],
     dtypes=DTYPES,
     problem=forward_problem,
@@ -120,7 +121,9 @@ BACKWARD = Kernel(
         sizes(65, 70, 40, 48, "own"),
         sizes(9, 200, 33, 17),  # the other side split, and summed
         sizes(130, 3, 20, 40),
-        sizes(65, 300, 3, 20, "own"),  # several tiles a part: results are added up
+        sizes(9, 300, 3, 20, "number own"),  # several tiles a part: results are added up
+        sizes(9, 10, 3, 20, "single"),
+        sizes(6, 70, 24, 24, "matrices only"),
         sizes(6, 10, 24, 24, "queries only"),
         sizes(6, 10, 24, 24, "keys only"),
         sizes(6, 70, 24, 24, "values only own"),

@@ -5,7 +5,7 @@ namespace {
 
 cache_retrieval::Side side_of(const py::array& queries, const py::array& keys, const py::array& scale,
                               const py::array& center) {
-  return {queries.data(), keys.data(), scale.data(), center.data(), queries.shape(1)};
+  return {queries.data(), keys.data(), {scale.data()}, {center.data()}, queries.shape(1)};
 }
 
 py::tuple forward(const std::string& isa, const std::string& half, const py::array& queries, const py::array& keys,
@@ -23,7 +23,7 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   p.image = side_of(queries, keys, scale, center);
   if (text_queries) p.text = side_of(*text_queries, *text_keys, scale, center);
   p.text_per_class = text_per_class;
-  p.ratio = pointer(ratio);
+  p.ratio = {pointer(ratio)};
   p.own_entry = pointer(own_entry);
   p.mask_own_scores = mask_own_scores;
   py::array scores = new_array(p.dtype, {queries.shape(0), p.num_classes});
@@ -53,7 +53,7 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   p.multiplicity = pointer(multiplicity);
   p.own_key = pointer(own_key);
   p.side = side_of(queries, keys, scale, center);
-  p.weight = pointer(weight);
+  p.weight = {pointer(weight)};
   p.grad_scores = grad_scores.data();
   p.similarities = pointer(similarities);
   py::array results[] = {new_array(p.dtype, {queries.shape(0), queries.shape(1)}),

@@ -211,9 +211,22 @@ CASES = {
     ),
     "cache_retrieval": retrieval(ops.cache_retrieval, a_key_an_entry),
     "cache_retrieval, a text key a class": retrieval(ops.cache_retrieval, a_key_a_class),
+    "cache_retrieval, numbers": retrieval(
+        ops.cache_retrieval, with_options(a_key_a_class, beta=2, text_beta=1.5, ratio=0.3)
+    ),
+    "cache_retrieval, one beta for all": retrieval(
+        ops.cache_retrieval, lambda d: a_key_an_entry(d) | {n: d.positive() for n in ("beta", "text_beta", "ratio")}
+    ),
+    "cache_retrieval, one stream, a number": retrieval(ops.cache_retrieval, with_options(one_stream, beta=2.5)),
     "cache_retrieval, raw labels": retrieval(ops.cache_retrieval, raw_labels),
     "cache_retrieval, not kept": retrieval(similarities_not_kept, a_key_an_entry, compiles=False),
     "cache_retrieval, values": retrieval(ops.cache_retrieval, values, empty=(*CACHE_EMPTY, "classes")),
+    "cache_retrieval, values, a number": retrieval(
+        ops.cache_retrieval, with_options(values, beta=2.5), empty=(*CACHE_EMPTY, "classes")
+    ),
+    "cache_retrieval, values, one beta for all": retrieval(
+        ops.cache_retrieval, lambda d: values(d) | {"beta": d.positive()}, empty=(*CACHE_EMPTY, "classes")
+    ),
     "cache_retrieval, values, standardised": retrieval(
         ops.cache_retrieval, with_options(values, standardize=True), blas=True
     ),

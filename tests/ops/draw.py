@@ -48,7 +48,7 @@ class Draw:
 
     def positive(self, *shape: int, low: float = 0.1, grad: bool = True) -> Tensor:
         """Uniform in [low, low + 0.9)."""
-        tensor = torch.rand(*shape, generator=self.source, dtype=torch.float64) * 0.9 + low
+        tensor = torch.rand(shape, generator=self.source, dtype=torch.float64) * 0.9 + low
         return tensor.to(self.dtype).requires_grad_(grad)
 
     def integers(self, count: int, below: int, low: int = 0) -> Tensor:

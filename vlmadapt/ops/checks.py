@@ -79,18 +79,21 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    """A number, a 0-d tensor or one value a row of ``like`` as a contiguous vector of the accumulation type;
-    :class:`InputError` for another shape or device."""
+def per_row(name: str, value: Tensor | float, like: Tensor) -> Tensor | float:
+    """A number as it is, a 0-d tensor or one value a row of ``like`` as a vector of the accumulation type: contiguous,
+    or one value expanded, which costs no kernel. :class:`InputError` for another shape or device."""
     dtype = accumulation_dtype(like.dtype)
     check_real(name, value)
-    tensor = value.to(dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=dtype, device=like.device)
-    if tensor.device != like.device or tensor.shape not in ((), (like.shape[0],)):
+    if not isinstance(value, Tensor):
+        if not torch.compiler.is_compiling() and abs(value) > torch.finfo(dtype).max:
+            raise InputError(f"{name} is {value}, more than {dtype} can hold: give a smaller number.")
+        return float(value)
+    if value.device != like.device or value.shape not in ((), (like.shape[0],)):
         raise InputError(
-            f"{name} is {shape_of(tensor)} on {tensor.device} but must be a number or one value for each of the "
+            f"{name} is {shape_of(value)} on {value.device} but must be a number or one value for each of the "
             f"{like.shape[0]} queries on {like.device}."
         )
-    return tensor.expand(like.shape[0]).contiguous()
+    return value.to(dtype).contiguous().expand(like.shape[0])
 
 
 def check_real(name: str, value: Tensor | float) -> None:

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "cache_retrieval_dense/cuda.cu"
+#include "drivers/per_query.h"
 #include "drivers/scratch_memory.h"
 
 namespace {
@@ -13,7 +14,7 @@ const int64_t* integers(void* p) { return static_cast<const int64_t*>(p); }
 
 extern "C" {
 
-// sizes: dtype, precision, queries, keys, classes, width
+// sizes: dtype, precision, queries, keys, classes, width, one scale and center for all, beta
 // pointers: queries, keys, scale, center, values, own key, scores
 int dense_forward(const int64_t* n, void* const* p) {
   DenseForwardParams f{};
@@ -21,7 +22,7 @@ int dense_forward(const int64_t* n, void* const* p) {
   f.num_queries = n[2];
   f.num_keys = n[3];
   f.num_classes = n[4];
-  f.side = {p[0], p[1], p[2], p[3], n[5]};
+  f.side = {p[0], p[1], per_query(p[2], n[7], n[6]), {p[3], !n[6]}, n[5]};
   f.values = p[4];
   f.own_key = integers(p[5]);
   f.scores = p[6];
@@ -29,7 +30,7 @@ int dense_forward(const int64_t* n, void* const* p) {
   return dense_forward_cuda(f, static_cast<Precision>(n[1]), workspace.bytes, nullptr);
 }
 
-// sizes: dtype, precision, queries, keys, classes, width, values only
+// sizes: as above
 // pointers: queries, keys, scale, center, values, own key, grad scores,
 //           grad queries, grad keys, grad values, grad scale, grad center, grad weight
 int dense_backward(const int64_t* n, void* const* p) {
@@ -39,8 +40,7 @@ int dense_backward(const int64_t* n, void* const* p) {
   b.num_keys = n[3];
   b.num_classes = n[4];
   b.dense = true;
-  b.values_only = n[6] != 0;
-  b.side = {p[0], p[1], p[2], p[3], n[5]};
+  b.side = {p[0], p[1], per_query(p[2], n[7], n[6]), {p[3], !n[6]}, n[5]};
   b.values = p[4];
   b.own_key = integers(p[5]);
   b.grad_scores = p[6];

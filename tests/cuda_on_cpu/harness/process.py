@@ -48,6 +48,7 @@ class Worker:
         """``under``: a command that the worker is started by, such as a sanitizer's."""
         self.library, self.asan, self.seconds, self.under = library, asan, seconds, under
         self.process: subprocess.Popen[bytes] | None = None
+        self.launches: list[str] = []  # kernels of the last call, in an emulation
         self.end = 0.0  # processor time of the process at which the call under way has failed
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker
 
@@ -111,6 +112,7 @@ class Worker:
                     out[name] = np.frombuffer(self._read(a.nbytes), dtype=a.dtype).reshape(a.shape)
         except (EOFError, BrokenPipeError):
             raise KernelFault(self._last_words()) from None
+        self.launches = [name for text in answer["launches"] for name in re.findall(r"[a-z_]+_kernel", text)]
         if answer["lost"]:
             self.stop()  # what a fault left of a GPU's context answers nothing any more
         if answer["code"] or answer["fault"]:

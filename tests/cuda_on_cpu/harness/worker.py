@@ -76,7 +76,7 @@ class Emulation:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library, self.exact = library, "libasan" in os.environ.get("LD_PRELOAD", "")
-        library.simt_fault.restype = ctypes.c_char_p
+        library.simt_fault.restype = library.simt_launches.restype = ctypes.c_char_p
         library.simt_configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
 
     def buffer(self, content: bytes) -> Buffer:
@@ -87,6 +87,10 @@ class Emulation:
 
     def fault(self, buffers: list[Any]) -> str:
         return self.library.simt_fault().decode(errors="replace")
+
+    def launches(self) -> list[str]:
+        """The kernels of the last call, as the launcher names them."""
+        return self.library.simt_launches().decode().splitlines()
 
 
 class Device:
@@ -109,6 +113,9 @@ class Device:
         if self.emulation:
             self.emulation.prepare(schedule)
         self.library.route_poison_shared()
+
+    def launches(self) -> list[str]:
+        return []  # a device keeps no list
 
     def fault(self, buffers: list[Any]) -> str:
         text = self.library.route_finish().decode(errors="replace")
@@ -138,6 +145,7 @@ def serve(path: str) -> None:
             "code": code,
             "fault": fault,
             "lost": on_device and bool(code or fault),
+            "launches": backend.launches(),
             "spilled": [i for i, b in enumerate(buffers) if b and not b.guards_intact()],
         }
         stdout.write(json.dumps(answer).encode() + b"\n")

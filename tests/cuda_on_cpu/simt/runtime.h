@@ -58,6 +58,7 @@ struct Machine {
   std::string fault;
   int reports = 0;
   const char* kernel_name = nullptr;
+  std::string launches;  // names since simt_configure, a line each
   void (*body)(void*) = nullptr;
   void* body_context = nullptr;
   // Epochs count block barriers; what happened in an earlier one is ordered before now.

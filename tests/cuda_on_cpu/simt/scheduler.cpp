@@ -254,6 +254,7 @@ void record_launch_error();                                                     
 void launch_raw(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context,
                 const char* name, size_t static_bytes) {
   machine.kernel_name = name;
+  machine.launches.append(name).append("\n");
   machine.failed = false;
   const int reports_before = machine.reports;
   if (const char* why = check_launch(grid, block, shared_bytes, kernel)) {
@@ -307,6 +308,8 @@ extern "C" void simt_configure(int order, uint64_t seed, int eager_copies) {
   simt::config.seed = seed;
   simt::config.eager_copies = eager_copies != 0;
   simt::machine.fault.clear();
+  simt::machine.launches.clear();
   simt::machine.reports = 0;
 }
 extern "C" const char* simt_fault() { return simt::machine.fault.c_str(); }
+extern "C" const char* simt_launches() { return simt::machine.launches.c_str(); }

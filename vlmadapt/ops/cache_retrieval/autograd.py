@@ -1,8 +1,9 @@
 """What torch must know of the compiled cache-retrieval operators: shapes of results, and gradients.
 
-The compiled operators take ``scale`` and ``center`` as [B] vectors; :func:`vlmadapt.ops.cache_retrieval` is what users
-call. With ``store_similarities`` the forward on the CPU also returns the similarities [S, n, B], transposed, of the S
-streams that have one key an entry; the backward then need not compute them again. Otherwise, and on CUDA, S is 0.
+The compiled operators take ``scale``, ``center`` and ``ratio`` as [B] vectors or, where those are None, ``beta``, 1 and
+``share``; :func:`vlmadapt.ops.cache_retrieval` is what users call. With ``store_similarities`` the forward on the CPU
+also returns the similarities [S, n, B], transposed, of the S streams that have one key an entry; the backward then need
+not compute them again. Otherwise, and on CUDA, S is 0.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from vlmadapt.ops.checks import accumulation_dtype
 
 ARGUMENTS = {
     "class_order": 2,
-    "cache_retrieval": 17,
-    "cache_retrieval_backward": 13,
+    "cache_retrieval": 21,
+    "cache_retrieval_backward": 16,
     "cache_retrieval_multi_beta": 6,
     "cache_retrieval_grid": 9,
 }
@@ -32,24 +33,21 @@ if library.provides(ARGUMENTS):
     @library.register_fake("cache_retrieval")
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
-        text_keys_per_class, _mask_own_scores, store_similarities, _allow_tf32 = rest[-4:]
+        text_keys_per_class, _mask_own_scores, want_disagreement, store_similarities, _allow_tf32 = rest[-5:]
         dtype = accumulation_dtype(queries.dtype)
         scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
         matrices = 0
         if store_similarities and queries.device.type == "cpu":
             matrices = 1 if text_queries is None or text_keys_per_class else 2
         similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
-        return scores, queries.new_empty(queries.shape[0], dtype=dtype), similarities
+        return scores, queries.new_empty(queries.shape[0] if want_disagreement else 0, dtype=dtype), similarities
 
     @library.register_fake("cache_retrieval_backward")
-    def _backward_fake(
-        grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        want_queries, want_keys, _allow_tf32 = rest[-3:]
+    def _backward_fake(grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        want_queries, want_keys, want_rows, _allow_tf32 = rest[-4:]
         rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
         matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
-        vectors = [grad_scores.new_empty(queries.shape[0]) for _ in range(3)]
-        return matrices[0], matrices[1], vectors[0], vectors[1], vectors[2]
+        return matrices[0], matrices[1], grad_scores.new_empty(3, queries.shape[0] if want_rows else 0)
 
     @library.register_fake("cache_retrieval_multi_beta")
     def _multi_beta_fake(
@@ -64,7 +62,8 @@ if library.provides(ARGUMENTS):
         return betas.new_empty(betas.shape[0], alphas.shape[0], dtype=torch.int64)
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        *tensors, ctx.text_keys_per_class, ctx.mask_own_scores, _store_similarities, ctx.allow_tf32 = inputs
+        *tensors, ctx.beta, ctx.text_beta, ctx.share, ctx.text_keys_per_class, ctx.mask_own_scores = inputs[:-3]
+        ctx.allow_tf32 = inputs[-1]
         _scores, disagreement, similarities = output
         ctx.mark_non_differentiable(disagreement, similarities)
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient
@@ -89,11 +88,14 @@ if library.provides(ARGUMENTS):
             None,
             own,
             similarities,
+            ctx.beta,
+            ctx.share,
             needs[0],
             needs[1],
+            needs[2] or needs[3] or needs[8],
             ctx.allow_tf32,
         )
-        grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[0], needs[1]), None, None, None, None, None]
+        grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[:4]), None, None, None, None, None]
         text_queries, text_keys, text_scale, text_center = text
         if text_queries is not None:
             text_labels, counts, text_own = labels, None, own
@@ -109,25 +111,28 @@ if library.provides(ARGUMENTS):
                 text_keys,
                 text_scale,
                 text_center,
-                1 - ratio,
+                None if ratio is None else 1 - ratio,
                 text_labels,
                 counts,
                 text_own,
                 text_similarities,
+                ctx.text_beta,
+                1 - ctx.share,
                 needs[4],
                 needs[5],
+                needs[6] or needs[7] or needs[8],
                 ctx.allow_tf32,
             )
-            grads[4:] = [*_as_inputs(result, text_queries, needs[4], needs[5]), image[4] - result[4]]
-        return (*grads, *(None,) * 8)
+            grads[4:8] = _as_inputs(result, text_queries, needs[4:8])
+            if needs[8]:
+                grads[8] = image[2][2] - result[2][2]
+        return (*grads, *(None,) * (len(needs) - len(grads)))
 
-    def _as_inputs(
-        result: tuple[Tensor, ...], like: Tensor, want_queries: bool, want_keys: bool
-    ) -> list[Tensor | None]:
-        """Gradients of queries, keys, scale and center, in the dtypes of those inputs."""
-        grad_queries = result[0].to(like.dtype) if want_queries else None
-        grad_keys = result[1].to(like.dtype) if want_keys else None
-        return [grad_queries, grad_keys, result[2], result[3]]
+    def _as_inputs(result: tuple[Tensor, Tensor, Tensor], like: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+        """Gradients of queries, keys, scale and center, those that are needed, in the dtypes of those inputs."""
+        grad_queries, grad_keys, rows = result
+        grads = [grad_queries.to(like.dtype), grad_keys.to(like.dtype), rows[0], rows[1]]
+        return [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
 
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")

@@ -15,7 +15,7 @@ from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
 
-ARGUMENTS = {"cache_retrieval_dense": 8, "cache_retrieval_dense_backward": 13}
+ARGUMENTS = {"cache_retrieval_dense": 9, "cache_retrieval_dense_backward": 14}
 
 
 def check_values(values: Tensor, keys: Tensor, num_classes: int | None) -> None:
@@ -44,10 +44,10 @@ if library.provides(ARGUMENTS):
     def _backward_fake(grad_scores: Tensor, queries: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         wanted = zip((queries, *rest[:2]), rest[-5:-2], strict=True)
         grads = [grad_scores.new_empty(x.shape[0] if wants else 0, x.shape[1]) for x, wants in wanted]
-        return (*grads, *(grad_scores.new_empty(queries.shape[0]) for _ in range(2)))
+        return (*grads, grad_scores.new_empty(3, queries.shape[0] if rest[-2] else 0))
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, _store_similarities, ctx.allow_tf32 = inputs
+        *tensors, ctx.beta, _store_similarities, ctx.allow_tf32 = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient
         ctx.save_for_backward(*tensors, output[1])
@@ -57,7 +57,7 @@ if library.provides(ARGUMENTS):
             return (None,) * len(ctx.needs_input_grad)
         queries, keys, values, scale, center, own_entry, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        *matrices, grad_scale, grad_center = torch.ops.vlmadapt.cache_retrieval_dense_backward(
+        *matrices, rows = torch.ops.vlmadapt.cache_retrieval_dense_backward(
             grad_scores.contiguous(),
             queries,
             keys,
@@ -66,12 +66,13 @@ if library.provides(ARGUMENTS):
             center,
             own_entry,
             kept[0] if len(kept) else None,
+            ctx.beta,
             *needs[:3],
             needs[3] or needs[4],
             ctx.allow_tf32,
         )
         grads = [grad.to(queries.dtype) if wanted else None for grad, wanted in zip(matrices, needs[:3], strict=True)]
-        return (*grads, grad_scale if needs[3] else None, grad_center if needs[4] else None, None, None, None)
+        return (*grads, rows[0] if needs[3] else None, rows[1] if needs[4] else None, None, None, None, None)
 
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")

@@ -47,6 +47,8 @@ from vlmadapt.ops.switch import reference_in_use
 # the fourth product, large ones are why [B, n] must not be stored.
 KEPT_BYTES = 16 << 20
 
+_Stream = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # queries, keys, scale, center
+
 
 @overload
 def cache_retrieval(
@@ -158,15 +160,16 @@ def cache_retrieval(
     elif return_disagreement:
         raise InputError("return_disagreement needs two streams: pass text_queries, text_keys, text_beta and ratio.")
     if reference_in_use():
+        dtype = accumulation_dtype(queries.dtype)
         with torch.autocast(queries.device.type, enabled=False):
             return cache_retrieval_reference(
-                queries.to(beta.dtype),
-                keys.to(beta.dtype),
+                queries.to(dtype),
+                keys.to(dtype),
                 cache,
                 beta,
-                values=None if values is None else values.to(beta.dtype),
-                text_queries=None if text_queries is None else text_queries.to(beta.dtype),
-                text_keys=None if text_keys is None else text_keys.to(beta.dtype),
+                values=None if values is None else values.to(dtype),
+                text_queries=None if text_queries is None else text_queries.to(dtype),
+                text_keys=None if text_keys is None else text_keys.to(dtype),
                 text_beta=text_beta,
                 text_keys_per_class=text_keys_per_class,
                 ratio=mix,
@@ -175,53 +178,68 @@ def cache_retrieval(
                 mask_own_scores=mask_own_scores,
                 return_disagreement=return_disagreement,
             )
-    image = _stream(beta, queries, keys, None, standardize)
+    image, number = _stream(beta, queries, keys, None, standardize)
     if cache is None:
         assert values is not None
-        return _dense(image, values, own_entry if mask_own_scores else None)
+        return _dense(image, number, values, own_entry if mask_own_scores else None)
     text: tuple[Tensor | None, ...] = (None, None, None, None)
-    if text_queries is not None and text_keys is not None and isinstance(text_beta, Tensor):
+    text_number = 1.0
+    if text_queries is not None and text_keys is not None and text_beta is not None:
         counts = cache.counts() if text_keys_per_class else None
-        text = _stream(text_beta, text_queries, text_keys, counts, standardize)
+        text, text_number = _stream(text_beta, text_queries, text_keys, counts, standardize)
+    ratios, share = _tensor_or_number(mix)
     matrices = 1 if text_keys_per_class or text[0] is None else 2
     scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
         *image,
         *text,
-        mix,
+        ratios,
         cache.order,
         cache.offsets,
         cache.labels,
         own_entry,
+        number,
+        text_number,
+        share,
         text_keys_per_class,
         mask_own_scores,
-        _stores_similarities(*image, *text, mix, matrices=matrices),
+        return_disagreement,
+        _stores_similarities(*image, *text, ratios, matrices=matrices),
         allow_tf32(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
 
 
-def _dense(stream: tuple[Tensor, Tensor, Tensor, Tensor], values: Tensor, own_entry: Tensor | None) -> Tensor:
-    queries, keys, scale, center = stream
+def _dense(stream: _Stream, number: float, values: Tensor, own_entry: Tensor | None) -> Tensor:
+    keys = stream[1]
     values = values.to(keys.dtype).contiguous()
-    stores = _stores_similarities(queries, keys, values, scale, center, matrices=1)
+    stores = _stores_similarities(*stream, values, matrices=1)
     scores, _similarities = torch.ops.vlmadapt.cache_retrieval_dense(
-        queries, keys, values, scale, center, own_entry, stores, allow_tf32(queries)
+        *stream[:2], values, *stream[2:], own_entry, number, stores, allow_tf32(keys)
     )
     return scores
 
 
 def _stream(
-    beta: Tensor, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys, ``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (q . k - center))``."""
+    beta: Tensor | float, queries: Tensor, keys: Tensor, counts: Tensor | None, standardize: bool
+) -> tuple[_Stream, float]:
+    """Queries, keys, ``scale`` and ``center`` [B] such that the affinity is ``exp(scale * (q . k - center))``, and a
+    number that stands for ``scale`` where that is None; so does 1 for ``center``. A GPU is spared their kernels."""
     if counts is not None:
         keys = with_entries(keys, counts)
     if not standardize:
-        return queries.contiguous(), keys.contiguous(), beta, torch.ones_like(beta)
+        scale, number = _tensor_or_number(beta)
+        return (queries.contiguous(), keys.contiguous(), scale, None), number
     # 16-bit types could not hold the keys less their mean.
-    queries = queries.to(beta.dtype).contiguous()
-    centered, deviation = standardized(queries, keys.to(beta.dtype).contiguous(), counts)
-    return queries, centered, beta / deviation, deviation
+    dtype = accumulation_dtype(queries.dtype)
+    queries = queries.to(dtype).contiguous()
+    centered, deviation = standardized(queries, keys.to(dtype).contiguous(), counts)
+    return (queries, centered, beta / deviation, deviation), 1.0
+
+
+def _tensor_or_number(value: Tensor | float | None) -> tuple[Tensor | None, float]:
+    if isinstance(value, Tensor):
+        return value, 1.0
+    return None, 1.0 if value is None else value
 
 
 def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, matrices: int) -> bool:

@@ -42,7 +42,7 @@ def cache_retrieval_reference(
         assert cache is not None and text_keys is not None and text_beta is not None and ratio is not None
         entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
         text = _reference_affinity(text_queries, entry_keys, text_beta, standardize)
-        mix = torch.as_tensor(ratio, dtype=image.dtype).reshape(-1, 1)
+        mix = torch.as_tensor(ratio, dtype=image.dtype, device=image.device).reshape(-1, 1)
         affinity = mix * image + (1 - mix) * text
         disagreement = ((image - text).abs() * keep).detach().sum(-1) / keep.sum(-1).clamp(min=1)
     if mask_own_scores:
@@ -61,7 +61,9 @@ def _reference_affinity(queries: Tensor, keys: Tensor, beta: Tensor | float, sta
         variance = similarity.square().mean(-1)
         varies = variance > largest_noise(queries, keys, keys.new_full((len(keys),), 1 / max(len(keys), 1)))
         similarity = similarity / torch.where(varies, variance, 1).sqrt().unsqueeze(-1)
-    return torch.exp(-torch.as_tensor(beta, dtype=similarity.dtype).reshape(-1, 1) * (1 - similarity))
+    return torch.exp(
+        -torch.as_tensor(beta, dtype=similarity.dtype, device=similarity.device).reshape(-1, 1) * (1 - similarity)
+    )
 
 
 @torch.no_grad()
