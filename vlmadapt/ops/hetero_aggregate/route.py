@@ -29,8 +29,9 @@ CPU_DENSITY_TRAINED = 0.65
 # Of 16-bit elements the kernel reads half the bytes.
 CUDA_DENSITY = {torch.float32: 0.15, torch.float64: 0.06}
 CUDA_DENSITY_TF32 = 0.02
-# Edges times width below which the sparse kernel's one call is the cheapest, whatever the density.
-LEAST_WORK = {"cpu": 1 << 20, "cuda": 1 << 24}
+# Edges times width below which the kernel is taken, whatever the density. On the CPU a product is no slower there, but
+# the 20 microseconds that it may save do not pay for results that depend on the number of threads.
+LEAST_WORK = {"cpu": 1 << 17, "cuda": 1 << 24}
 MOST_BYTES = 256 << 20  # of the matrices of one call
 
 
