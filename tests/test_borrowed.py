@@ -110,7 +110,7 @@ def test_every_prediction_is_of_something_that_is_measured() -> None:
     shapes |= {f"C={classes}" for classes in (100, 1000, 4000, 21000)}
     shapes |= {"1000x16000, 20 betas, 10 alphas", "1000x16000, 200 betas, 20 alphas"}
     assert {one.key["shape"] for one in PREDICTIONS if one.kind == "time"} <= shapes
-    assert all(one.low <= one.high for one in PREDICTIONS)
+    assert all(one.low < one.high or one.unit == "kernels" for one in PREDICTIONS)  # a count is exact
 
 
 def test_the_table_of_predictions_is_in_the_docs() -> None:

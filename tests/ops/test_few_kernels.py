@@ -18,6 +18,7 @@ from tests.ops.calls import flat
 from tests.ops.cases import CASES
 from tests.ops.draw import Arguments
 from tests.ops.test_no_waiting import _as_if_there_were_a_library, of_a_gpu, on_a_gpu  # noqa: F401  (a fixture)
+from vlmadapt.errors import InputError
 
 # Those of cases.py, and gradients that a fit of the cache's keys needs, or of the keys and the sharpness.
 ONE_STREAM = "cache_retrieval, one stream, a number"
@@ -117,3 +118,10 @@ def test_no_disagreement_unless_it_is_asked_for() -> None:
     with Results():
         CASES["cache_retrieval"].function(**arguments)
     assert returned[-1][1].shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["beta", "text_beta", "ratio"])
+def test_a_number_that_the_type_cannot_hold_is_refused(name: str) -> None:
+    arguments = drawn("cache_retrieval, numbers") | {name: 1e300}
+    with pytest.raises(InputError, match=f"{name} is 1e\\+300, more than torch.float32 can hold"):
+        CASES["cache_retrieval"].function(**arguments)

@@ -131,8 +131,12 @@ if library.provides(ARGUMENTS):
     def _as_inputs(result: tuple[Tensor, Tensor, Tensor], like: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
         """Gradients of queries, keys, scale and center, those that are needed, in the dtypes of those inputs."""
         grad_queries, grad_keys, rows = result
-        grads = [grad_queries.to(like.dtype), grad_keys.to(like.dtype), rows[0], rows[1]]
-        return [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
+        return [
+            grad_queries.to(like.dtype) if needs[0] else None,
+            grad_keys.to(like.dtype) if needs[1] else None,
+            rows[0] if needs[2] else None,
+            rows[1] if needs[3] else None,
+        ]
 
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
