@@ -13,7 +13,7 @@ cudaError_t launch_forward(const ForwardParams& f, cudaStream_t stream) {
   constexpr int shared = forward_shared_bytes<Accumulator<E>>();
   if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
   const Problem& p = f.problem;
-  const int64_t tiles = divide_up(p.num_queries, kTile);
+  const int64_t tiles = divide_up(p.num_queries, kQueries<Accumulator<E>>);
   CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(p.batch * p.heads * tiles), dim3(kThreads), shared, stream, f,
               tiles);
   return cudaGetLastError();
