@@ -24,11 +24,15 @@ struct TileBounds {
     return x < low ? low : x > high ? high : static_cast<int>(x);
   }
   __device__ TileBounds(int64_t queries_left, int64_t keys_left, int64_t own)
-      : queries(clamped(queries_left, 0, kKeys)), keys(clamped(keys_left, 0, kKeys)), self(clamped(own, -kKeys, kKeys)) {}
+      : queries(clamped(queries_left, 0, kKeys)),
+        keys(clamped(keys_left, 0, kKeys)),
+        self(clamped(own, -kKeys, kKeys)) {}
 };
 
+// Four blocks of floats share a multiprocessor where there are no scores; the others need the registers of two.
 template <class E, bool from_scores>
-__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParams params, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>) == 8 ? 1 : 4)
+    forward_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
   constexpr int each = kQueriesEach<T>;
   CUDA_DYN_SMEM(T, shared);
@@ -61,7 +65,14 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
     if (from_scores) {
       pair_products(score, b, queries, first, keys, at);
       if (!plain) __syncthreads();  // the arrays have been read
-    } else {
+    }
+    if (!plain) {
+      if (!from_scores && p.released)
+        pair_distances<true>(squared, shift, b, x_queries, first, x_values, at);
+      else
+        pair_distances<false>(squared, shift, b, x_queries, first, x_values, at);
+    }
+    if (!from_scores) {  // after the distances, whose registers these take
 #pragma unroll
       for (int i = 0; i < each; ++i) {
         const E* row = attention.data + (first + b.query(i)) * attention.width + at + b.lane;
@@ -69,12 +80,6 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
         for (int m = 0; m < kKeysEach; ++m)
           score[i][m] = b.query(i) < bounds.queries && b.key(m) < bounds.keys ? widen(row[kLanes * m]) : T(0);
       }
-    }
-    if (!plain) {
-      if (!from_scores && p.released)
-        pair_distances<true>(squared, shift, b, x_queries, first, x_values, at);
-      else
-        pair_distances<false>(squared, shift, b, x_queries, first, x_values, at);
     }
 
 #pragma unroll
@@ -85,10 +90,9 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
 #pragma unroll
         for (int m = 0; m < kKeysEach; ++m) {
           const int key = b.key(m);
-          const bool exists =
-              query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
-          score[i][m] = exists ? pairs.masked(score[i][m] * static_cast<T>(p.scale), first + query, at + key)
-                               : -infinity<T>();
+          const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
+          score[i][m] =
+              exists ? pairs.masked(score[i][m] * static_cast<T>(p.scale), first + query, at + key) : -infinity<T>();
           top = score[i][m] > top ? score[i][m] : top;
         }
         top = lanes_max(top);
@@ -166,11 +170,13 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParam
       factor = sum_p[i] == T(0) ? T(0) : exponential(-g * size) / sum_p[i];  // (sum P)^-h, exact at p = 2
     }
     const T total = sum_w[i] * factor + pull;
+#pragma unroll 1
     for (int64_t c = b.lane; c < p.features; c += kLanes) {
       const T home = p.residual ? widen(x_queries.data[(first + query) * p.features + c]) : T(0);
       const T moved = nothing ? T(0) : out[query * p.features + c] * factor;
       out[query * p.features + c] = total == T(0) ? home : (moved + pull * home) / total;
     }
+#pragma unroll 1
     for (int64_t c = b.lane; with_context && c < p.value_width; c += kLanes) {
       T* at = context + query * p.value_width + c;
       *at = nothing || sum_p[i] == T(0) ? T(0) : *at / sum_p[i];

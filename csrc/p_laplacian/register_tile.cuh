@@ -50,49 +50,58 @@ struct Chunk {
 
   __device__ Chunk(int64_t matrix_width, int64_t column)
       : width(matrix_width - column < kChunk ? static_cast<int>(matrix_width - column) : kChunk),
-        shift(width > 16 ? 3 : width > 8 ? 2 : width > 4 ? 1 : 0) {}
+        shift(width > 16  ? 3
+              : width > 8 ? 2
+              : width > 4 ? 1
+                          : 0) {}
 };
 
 // to[r, c] = matrix[first + r, column + c] for r < rows, zero outside, up to the chunk's width rounded up.
 template <int rows, class E, class T>
 __device__ __forceinline__ void load_rows(T* to, const Matrix<E>& matrix, int64_t first, int64_t column, Chunk chunk) {
-  const bool wide = by_four(matrix.data, matrix.width);
-  const E* from = matrix.data + first * matrix.width + column;
+  constexpr int loads = rows * (kChunk / 4) / kThreads;  // of a thread, at most
+  const int thread = static_cast<int>(threadIdx.x), row = thread >> chunk.shift, step = kThreads >> chunk.shift;
+  const int c = 4 * (thread - (row << chunk.shift));
   const int left = matrix.rows - first < rows ? static_cast<int>(matrix.rows - first) : rows;
-  for (int i = threadIdx.x; i < rows << chunk.shift; i += kThreads) {
-    const int r = i >> chunk.shift, c = 4 * (i - (r << chunk.shift));
-    const E* at = from + r * matrix.width + c;
-    Four<T> x{};
-    if (r < left && c < chunk.width) {
-      if (wide) {
-        const FourElements<E> loaded = *reinterpret_cast<const FourElements<E>*>(at);
+  const bool wide = by_four(matrix.data, matrix.width);
+  const E* from = matrix.data + (first + row) * matrix.width + column + c;
+  Four<T> x[loads] = {};
 #pragma unroll
-        for (int k = 0; k < 4; ++k) x.at[k] = widen(loaded.at[k]);
+  for (int n = 0; n < loads; ++n) {
+    if (row + n * step < left && c < chunk.width) {
+      if (wide) {
+        const FourElements<E> loaded = *reinterpret_cast<const FourElements<E>*>(from);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) x[n].at[k] = widen(loaded.at[k]);
       } else {
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-          if (c + k < chunk.width) x.at[k] = widen(at[k]);
+          if (c + k < chunk.width) x[n].at[k] = widen(from[k]);
       }
     }
-    four(to + r * kChunkStride + c) = x;
+    from += step * matrix.width;
   }
+#pragma unroll
+  for (int n = 0; n < loads; ++n)
+    if (row + n * step < rows) four(to + (row + n * step) * kChunkStride + c) = x[n];
 }
 
 // The shared arrays of a block and a thread's place.
 template <class T>
 struct Block {
-  T *queries, *keys;        // a chunk of either side
-  T *weights, *likely;      // of pairs: of a query, those of keys k, k + 16, k + 32, k + 48 are neighbours
-  T *keep_w, *keep_p;       // what scales the sums of a query so far
+  T *queries, *keys;   // a chunk of either side
+  T* weights;          // of pairs: of a query, those of keys k, k + 16, k + 32, k + 48 are neighbours
+  T *keep_w, *keep_p;  // what scales the sums of a query so far
+  T* likely;           // of pairs, where there is a context
   int group, lane;
 
   __device__ explicit Block(T* shared)
       : queries(shared),
         keys(queries + kQueries<T> * kChunkStride),
         weights(keys + kKeys * kChunkStride),
-        likely(weights + kQueries<T> * kPairStride),
-        keep_w(likely + kQueries<T> * kPairStride),
+        keep_w(weights + kQueries<T> * kPairStride),
         keep_p(keep_w + kQueries<T>),
+        likely(keep_p + kQueries<T>),
         group(static_cast<int>(threadIdx.x) / kLanes),
         lane(static_cast<int>(threadIdx.x) % kLanes) {}
 
@@ -101,9 +110,9 @@ struct Block {
 };
 
 template <class T>
-constexpr int forward_shared_bytes() {
-  return ((kQueries<T> + kKeys) * kChunkStride + 2 * kQueries<T> * kPairStride + 2 * kQueries<T>) *
-         static_cast<int>(sizeof(T));
+constexpr int forward_shared_bytes(bool with_context) {
+  return ((kQueries<T> + kKeys) * kChunkStride + (with_context ? 2 : 1) * kQueries<T> * kPairStride +
+          2 * kQueries<T>)*static_cast<int>(sizeof(T));
 }
 
 template <class T>
