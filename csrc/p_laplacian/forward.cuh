@@ -29,9 +29,9 @@ struct TileBounds {
         self(clamped(own, -kKeys, kKeys)) {}
 };
 
-// Four blocks of floats share a multiprocessor where there are no scores; the others need the registers of two.
+// Three blocks of floats share a multiprocessor where there are no scores; the others need the registers of two.
 template <class E, bool from_scores>
-__global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>) == 8 ? 1 : 4)
+__global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>) == 8 ? 1 : 3)
     forward_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
   constexpr int each = kQueriesEach<T>;
