@@ -42,6 +42,7 @@ SHAPES = [
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
     shape(1, 1, 5, 34, 64, 64, 64, "scores value causal"),  # a head's usual widths
     shape(1, 1, 4, 5, 128, 0, 128, "scores boolean lse"),
+    shape(1, 1, 5, 6, 12, 20, 12, "scores value"),  # no power of two of fours
     shape(1, 1, 5, 6, 0, 0, 128, "attention"),
     shape(1, 2, 33, 40, 0, 3, 2, "scores value"),  # no product of queries and keys brings barriers
     shape(1, 1, 1, 1, 0, 0, 1, "attention"),
