@@ -10,10 +10,10 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class E, bool from_scores>
 cudaError_t launch_forward(const ForwardParams& f, cudaStream_t stream) {
-  constexpr int shared = forward_shared_bytes<Accumulator<E>>();
-  if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
   const Problem& p = f.problem;
-  const int64_t tiles = divide_up(p.num_queries, kTile);
+  const int shared = forward_shared_bytes<Accumulator<E>>(from_scores && p.has_value);
+  if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
+  const int64_t tiles = divide_up(p.num_queries, kQueries<Accumulator<E>>);
   CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(p.batch * p.heads * tiles), dim3(kThreads), shared, stream, f,
               tiles);
   return cudaGetLastError();

@@ -1,146 +1,190 @@
-// p-Laplacian attention on a GPU: a block owns 32 queries of a head and walks once over its keys, 32 at a time.
+// p-Laplacian attention on a GPU: a block owns 64 queries of a head (32 of doubles) and walks once over its keys, 64 at
+// a time.
 //
 // The arithmetic is that of cpu_forward.h: with a running maximum m, P = exp(s - m) and
 // W = exp(h (s - m) + g log |x_i - x_j|^2) give lse = m + log(sum P) and M = W (sum P)^-h; what has been summed is
 // scaled when m rises. The sums over W x_value and P value live in the results themselves: each element has one thread
 // that scales and adds to it, so there are no atomics, the order of summation is fixed, and nothing else is stored.
 //
-// Ladder: (1) a thread a query: keys read 32 times as often. (2) this. Not tried for want of a GPU to measure on: the
-// scores on tensor cores, and a pipeline of asynchronous copies.
+// Ladder: (1) a thread a query: keys read 32 times as often. (2) 32 x 32 pairs a block, eight a thread: nine shared
+// loads for eight multiply-adds, and 32 columns whatever the width. (3) this. Not tried for want of a GPU to measure
+// on: the scores on tensor cores, and a pipeline of asynchronous copies.
 #pragma once
 
 #include "p_laplacian/cuda.h"
-#include "p_laplacian/tile.cuh"
+#include "p_laplacian/register_tile.cuh"
 
 namespace vlmadapt::p_laplacian {
 
-template <class T>
-constexpr int forward_shared_bytes() {
-  return 4 * kArray * static_cast<int>(sizeof(T));
-}
+// Which pairs of a tile there are, in the tile's own numbers.
+struct TileBounds {
+  int queries, keys, self;  // key query + self is the query's own node
 
+  __device__ static int clamped(int64_t x, int low, int high) {
+    return x < low ? low : x > high ? high : static_cast<int>(x);
+  }
+  __device__ TileBounds(int64_t queries_left, int64_t keys_left, int64_t own)
+      : queries(clamped(queries_left, 0, kKeys)),
+        keys(clamped(keys_left, 0, kKeys)),
+        self(clamped(own, -kKeys, kKeys)) {}
+};
+
+// Three blocks of floats share a multiprocessor where there are no scores; the others need the registers of two.
 template <class E, bool from_scores>
-__global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardParams params, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>) == 8 ? 1 : 3)
+    forward_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
+  constexpr int each = kQueriesEach<T>;
   CUDA_DYN_SMEM(T, shared);
   const Problem& p = params.problem;
-  T* likely = shared + 2 * kArray;
-  T* weights = shared + 3 * kArray;
-  const Work<T> w{shared, shared + kArray, static_cast<int>(threadIdx.x) / 4, static_cast<int>(threadIdx.x) % 4};
-  const int64_t head = blockIdx.x / tiles, first = blockIdx.x % tiles * kTile, query = first + w.row;
+  const Block<T> b(shared);
+  const int64_t head = blockIdx.x / tiles, first = blockIdx.x % tiles * kQueries<T>;
   const Pairs<T> pairs(p, head);
   const T exponent = static_cast<const T*>(p.p)[head % p.heads], pull = static_cast<const T*>(p.pull)[head % p.heads];
   const T h = exponent / 2, g = h - 1;
-  const bool plain = exponent == T(2);
+  const bool plain = exponent == T(2), with_context = from_scores && p.has_value;
   const Matrix<E> queries(p.query, head, p.num_queries, p.width), keys(p.key, head, p.num_keys, p.width);
   const Matrix<E> x_queries(p.x_query, head, p.num_queries, p.features);
   const Matrix<E> x_values(p.x_value, head, p.num_keys, p.features);
   const Matrix<E> values(p.value, head, p.num_keys, p.value_width);
   const Matrix<E> attention(p.attention, head, p.num_queries, p.num_keys);
-  T* out = static_cast<T*>(params.out) + head * p.num_queries * p.features;
-  T* context = static_cast<T*>(params.context) + head * p.num_queries * p.value_width;
+  T* out = static_cast<T*>(params.out) + (head * p.num_queries + first) * p.features;
+  T* context = static_cast<T*>(params.context) + (head * p.num_queries + first) * p.value_width;
+  const int64_t rows = p.num_queries - first;
 
-  T most = -infinity<T>(), sum_p = T(0), sum_w = T(0);
-  for (int64_t at = 0; at < pairs.key_end; at += kTile) {
-    T score[kShare], squared[kShare], shift[kShare];
-    if (from_scores) {
-      products(score, w, queries, first, keys, at);
-    } else {
-      load_chunk(w.left, attention, first, at);  // free since the barrier that ends the loop
-      __syncthreads();
+  T most[each], sum_p[each], sum_w[each];  // the sums are this thread's own
 #pragma unroll
-      for (int m = 0; m < kShare; ++m) score[m] = w.left[w.row * kStride + w.column(m)];
+  for (int i = 0; i < each; ++i) {
+    most[i] = -infinity<T>();
+    sum_p[i] = sum_w[i] = T(0);
+  }
+  if (!from_scores && threadIdx.x < kQueries<T>) b.keep_w[threadIdx.x] = T(1);
+  for (int64_t at = 0; at < pairs.key_end; at += kKeys) {
+    const TileBounds bounds(rows, pairs.key_end - at, first + pairs.offset - at);
+    PairSums<T> score, squared, shift;
+    if (from_scores) {
+      pair_products(score, b, queries, first, keys, at);
+      if (!plain) __syncthreads();  // the arrays have been read
     }
-    if (!plain) distances<!from_scores>(squared, shift, w, x_queries, first, x_values, at);
-
-    T keep_p = T(1), keep_w = T(1);
-    if (from_scores) {
-      T top = most;
+    if (!plain) {
+      if (!from_scores && p.released)
+        pair_distances<true>(squared, shift, b, x_queries, first, x_values, at);
+      else
+        pair_distances<false>(squared, shift, b, x_queries, first, x_values, at);
+    }
+    if (!from_scores) {  // after the distances, whose registers these take
 #pragma unroll
-      for (int m = 0; m < kShare; ++m) {
-        const int64_t key = at + w.column(m);
-        score[m] =
-            pairs.exists(query, key) ? pairs.masked(score[m] * static_cast<T>(p.scale), query, key) : -infinity<T>();
-        top = score[m] > top ? score[m] : top;
+      for (int i = 0; i < each; ++i) {
+        const E* row = attention.data + (first + b.query(i)) * attention.width + at + b.lane;
+#pragma unroll
+        for (int m = 0; m < kKeysEach; ++m)
+          score[i][m] = b.query(i) < bounds.queries && b.key(m) < bounds.keys ? widen(row[kLanes * m]) : T(0);
       }
-      top = row_max(top);
-      const T base = top == -infinity<T>() ? T(0) : top;  // nothing seen yet: any base does
-      keep_p = exponential(most - base);
-      keep_w = exponential(h * (most - base));
-      most = top;
-#pragma unroll
-      for (int m = 0; m < kShare; ++m) score[m] -= base;
     }
-    T tile_p = T(0), tile_w = T(0);
+
 #pragma unroll
-    for (int m = 0; m < kShare; ++m) {
-      const int64_t key = at + w.column(m);
-      bool dropped = p.drop_diagonal && pairs.is_self(query, key);
-      T a, weight;
+    for (int i = 0; i < each; ++i) {
+      const int query = b.query(i);
       if (from_scores) {
-        a = exponential(score[m]);
-        weight = a;
-        if (!plain) {
-          dropped = dropped || squared[m] < Limits<T>::coincidence;
-          weight = exponential(h * score[m] + g * logarithm(dropped ? T(1) : squared[m]));
+        T top = most[i];
+#pragma unroll
+        for (int m = 0; m < kKeysEach; ++m) {
+          const int key = b.key(m);
+          const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
+          score[i][m] =
+              exists ? pairs.masked(score[i][m] * static_cast<T>(p.scale), first + query, at + key) : -infinity<T>();
+          top = score[i][m] > top ? score[i][m] : top;
         }
-      } else {
-        a = score[m];
-        weight = a;
-        dropped = dropped || a == T(0);
-        if (!plain) {
-          T q = a * squared[m];
-          if (p.released) {
-            const T eps = static_cast<T>(p.eps), root = a > T(0) ? sqrt(a) : T(0);
-            q += T(2) * eps * root * shift[m] + static_cast<T>(p.features) * eps * eps;
-          } else {
-            dropped = dropped || squared[m] < Limits<T>::coincidence;
-          }
-          q = q < Limits<T>::smallest ? Limits<T>::smallest : q;
-          weight = a * exponential(g * logarithm(q));
-          if (a < T(0)) weight = static_cast<T>(NAN);
+        top = lanes_max(top);
+        const T base = top == -infinity<T>() ? T(0) : top;  // nothing seen yet: any base does
+        const T keep_p = exponential(most[i] - base), keep_w = exponential(h * (most[i] - base));
+        sum_p[i] *= keep_p;
+        sum_w[i] *= keep_w;
+        if (b.lane == 0) {
+          b.keep_p[query] = keep_p;
+          b.keep_w[query] = keep_w;
         }
+        most[i] = top;
+#pragma unroll
+        for (int m = 0; m < kKeysEach; ++m) score[i][m] -= base;
       }
-      weight = dropped ? T(0) : weight;
-      tile_p += a;
-      tile_w += weight;
-      likely[w.row * kStride + w.column(m)] = a;
-      weights[w.row * kStride + w.column(m)] = weight;
+      Four<T> likely, weights;
+#pragma unroll
+      for (int m = 0; m < kKeysEach; ++m) {
+        bool dropped = p.drop_diagonal && b.key(m) == query + bounds.self;
+        T a, weight;
+        if (from_scores) {
+          a = exponential(score[i][m]);
+          weight = a;
+          if (!plain) {
+            dropped = dropped || squared[i][m] < Limits<T>::coincidence;
+            weight = exponential(h * score[i][m] + g * logarithm(dropped ? T(1) : squared[i][m]));
+          }
+        } else {
+          a = score[i][m];
+          weight = a;
+          dropped = dropped || a == T(0);
+          if (!plain) {
+            T q = a * squared[i][m];
+            if (p.released) {
+              const T eps = static_cast<T>(p.eps), root = a > T(0) ? sqrt(a) : T(0);
+              q += T(2) * eps * root * shift[i][m] + static_cast<T>(p.features) * eps * eps;
+            } else {
+              dropped = dropped || squared[i][m] < Limits<T>::coincidence;
+            }
+            q = q < Limits<T>::smallest ? Limits<T>::smallest : q;
+            weight = a * exponential(g * logarithm(q));
+            if (a < T(0)) weight = static_cast<T>(NAN);
+          }
+        }
+        weight = dropped ? T(0) : weight;
+        sum_p[i] += a;
+        sum_w[i] += weight;
+        likely.at[m] = a;
+        weights.at[m] = weight;
+      }
+      four(b.weights + query * kPairStride + kKeysEach * b.lane) = weights;
+      if (with_context) four(b.likely + query * kPairStride + kKeysEach * b.lane) = likely;
     }
-    sum_p = sum_p * keep_p + row_sum(tile_p);
-    sum_w = sum_w * keep_w + row_sum(tile_w);
-    // The tiles are there after the barrier that add_weighted begins with, and read before the one below. The results
-    // hold nothing before the first tile.
-    add_weighted(out, first, p.num_queries, w, weights, x_values, at,
-                 [&](T& to, T sum) { to = at == 0 ? sum : to * keep_w + sum; });
-    if (p.has_value)
-      add_weighted(context, first, p.num_queries, w, likely, values, at,
-                   [&](T& to, T sum) { to = at == 0 ? sum : to * keep_p + sum; });
+    // The pairs are there after the barrier that add_pairs begins with, and read before the one below. The results hold
+    // nothing before the first tile. After the distances the last chunk of x_value is still in shared memory.
+    add_pairs(out, rows, b, b.weights, b.keep_w, at == 0, x_values, at, !plain);
+    if (with_context) add_pairs(context, rows, b, b.likely, b.keep_p, at == 0, values, at, false);
     __syncthreads();
   }
 
-  if (query >= p.num_queries) return;
   const bool nothing = pairs.key_end <= 0;  // then the results have not been written yet
-  T factor = T(1), lse = T(0);
-  if (from_scores) {
-    const T size = sum_p > T(0) || sum_p != sum_p ? logarithm(sum_p) : -infinity<T>();
-    lse = most + size;
-    factor = sum_p == T(0) ? T(0) : exponential(-g * size) / sum_p;  // (sum P)^-h, exact at p = 2
+#pragma unroll
+  for (int i = 0; i < each; ++i) {
+    sum_w[i] = lanes_sum(sum_w[i]);
+    sum_p[i] = lanes_sum(sum_p[i]);
   }
-  const T total = sum_w * factor + pull;
-  for (int64_t c = w.quad; c < p.features; c += 4) {
-    const T home = p.residual ? widen(x_queries.data[query * p.features + c]) : T(0);
-    const T moved = nothing ? T(0) : out[query * p.features + c] * factor;
-    out[query * p.features + c] = total == T(0) ? home : (moved + pull * home) / total;
-  }
-  if (from_scores && p.has_value)
-    for (int64_t c = w.quad; c < p.value_width; c += 4) {
-      T* at = context + query * p.value_width + c;
-      *at = nothing || sum_p == T(0) ? T(0) : *at / sum_p;
+#pragma unroll
+  for (int i = 0; i < each; ++i) {
+    const int query = b.query(i);
+    if (query >= rows) return;
+    T factor = T(1), lse = T(0);
+    if (from_scores) {
+      const T size = sum_p[i] > T(0) || sum_p[i] != sum_p[i] ? logarithm(sum_p[i]) : -infinity<T>();
+      lse = most[i] + size;
+      factor = sum_p[i] == T(0) ? T(0) : exponential(-g * size) / sum_p[i];  // (sum P)^-h, exact at p = 2
     }
-  if (w.quad != 0) return;
-  static_cast<T*>(params.row_sum)[head * p.num_queries + query] = sum_w * factor;
-  if (from_scores) static_cast<T*>(params.lse)[head * p.num_queries + query] = lse;
+    const T total = sum_w[i] * factor + pull;
+#pragma unroll 1
+    for (int64_t c = b.lane; c < p.features; c += kLanes) {
+      const T home = p.residual ? widen(x_queries.data[(first + query) * p.features + c]) : T(0);
+      const T moved = nothing ? T(0) : out[query * p.features + c] * factor;
+      out[query * p.features + c] = total == T(0) ? home : (moved + pull * home) / total;
+    }
+#pragma unroll 1
+    for (int64_t c = b.lane; with_context && c < p.value_width; c += kLanes) {
+      T* at = context + query * p.value_width + c;
+      *at = nothing || sum_p[i] == T(0) ? T(0) : *at / sum_p[i];
+    }
+    if (b.lane != 0) continue;
+    static_cast<T*>(params.row_sum)[head * p.num_queries + first + query] = sum_w[i] * factor;
+    if (from_scores) static_cast<T*>(params.lse)[head * p.num_queries + first + query] = lse;
+  }
 }
 
 }  // namespace vlmadapt::p_laplacian

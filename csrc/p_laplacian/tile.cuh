@@ -84,8 +84,8 @@ struct Work {
   __device__ int column(int m) const { return quad + 4 * m; }
 };
 
-// Calls term(m, own[row, c], other[column(m), c]) for all columns c. Ends with the arrays in use: a barrier must
-// follow.
+// Calls term(m, own[row, c], other[column(m), c]) for all columns c, and for zeros up to a multiple of four. Ends with
+// the arrays in use: a barrier must follow.
 template <class L, class R, class T, class Term>
 __device__ __forceinline__ void each_pair(const Work<T>& w, const Matrix<L>& own, int64_t first_own,
                                           const Matrix<R>& other, int64_t first_other, const Term& term) {
@@ -94,12 +94,15 @@ __device__ __forceinline__ void each_pair(const Work<T>& w, const Matrix<L>& own
     load_chunk(w.left, own, first_own, column);
     load_chunk(w.right, other, first_other, column);
     __syncthreads();
-#pragma unroll 4
-    for (int c = 0; c < kTile; ++c) {
-      const T x = w.left[w.row * kStride + c];
+    const int width = own.width - column < kTile ? static_cast<int>(own.width - column) : kTile;
+#pragma unroll 1
+    for (int first = 0; first < width; first += 4)
 #pragma unroll
-      for (int m = 0; m < kShare; ++m) term(m, x, w.right[w.column(m) * kStride + c]);
-    }
+      for (int c = first; c < first + 4; ++c) {
+        const T x = w.left[w.row * kStride + c];
+#pragma unroll
+        for (int m = 0; m < kShare; ++m) term(m, x, w.right[w.column(m) * kStride + c]);
+      }
   }
 }
 

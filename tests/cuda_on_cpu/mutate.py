@@ -282,7 +282,7 @@ def markdown(done: list[Mutant], total: int) -> str:
     builds = ", ".join(f"{by[b]} by {name}" for b, name in BUILDS.items())
     if earlier := sum(m.by == EARLIER for m in done):
         builds += f", {earlier} in {EARLIER}, and their lines are the same"
-    made = "all were made" if len(done) == total else f"{len(done)} of them, drawn at random, were made"
+    made = "all were made" if len(done) == total else f"{len(done)} of them were made"
     compiled = f"; {count['does not compile']} did not compile" if count["does not compile"] else ""
     share = count["killed"] / tried if tried else 0.0
     lines = [f"{count['killed']} of {tried} mutants killed ({share:.0%}): {builds}."]
@@ -318,6 +318,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn with --seed; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
+    parser.add_argument("--file", default="", help="only files whose name begins with this")
     parser.add_argument("--fresh", action="store_true", help="make all mutants again")
     parser.add_argument("--take-over", metavar="REVISION", help="begin with what the page of this commit says")
     parser.add_argument("--page", type=Path, help="write the results so far of all operations to this file")
@@ -328,6 +329,7 @@ def main() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     everything = list(mutants(options.operation))
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
+    chosen = [m for m in chosen if Path(m.file).name.startswith(options.file)]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
     known = {} if options.fresh else judged_before(options.operation)

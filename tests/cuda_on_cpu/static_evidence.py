@@ -16,6 +16,7 @@ import re
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .harness import toolchain
 from .harness.build import CACHE, HERE, REPOSITORY, Target, _key, _made_once, _run, dependencies
@@ -104,25 +105,82 @@ def ptxas_rows(report: str) -> dict[str, dict[str, int]]:
     return rows
 
 
-def sass_counts(path: Path) -> dict[str, collections.Counter[str]] | None:
+class Instruction(NamedTuple):
+    address: int
+    name: str  # with its modifiers
+    operands: str
+
+
+def machine_code(path: Path) -> dict[str, list[Instruction]] | None:
+    """By mangled kernel name; None without a disassembler."""
     tool = toolchain.disassembler("cuobjdump")
     if tool is None:
         return None
     text = subprocess.run([tool, "-sass", str(path)], capture_output=True, text=True, check=True).stdout
-    counts: dict[str, collections.Counter[str]] = {}
-    current: collections.Counter[str] = collections.Counter()
+    code: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
     for line in text.splitlines():
         if m := re.search(r"Function : (\S+)", line):
-            current = counts.setdefault(m[1], collections.Counter())
-        elif m := re.match(r"\s+/\*[0-9a-f]{4,6}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
-            current["wide"] += bool(re.match(r"LDG(STS)?\b.*\.128", m[1]))
-            current["tensor"] += bool(re.match(r"(HMMA|HGMMA)\b", m[1]))  # not HFMA2.MMA, which is no tensor core
-            if re.match(r"LDG\b.*\.128", m[1]):
-                current["waiting"] += 1
-                current["in flight"] = max(current["in flight"], current["waiting"])
-            elif re.match(r"[DFH]?(FMA|MUL|ADD)\b|HFMA2", m[1]):
-                current["waiting"] = 0
+            current = code.setdefault(m[1], [])
+        elif m := re.match(r"\s+/\*([0-9a-f]{4,6})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*);", line):
+            current.append(Instruction(int(m[1], 16), m[2], m[3]))
+    return code
+
+
+def sass_counts(path: Path) -> dict[str, collections.Counter[str]] | None:
+    code = machine_code(path)
+    if code is None:
+        return None
+    return {name: counts_of(kernel) for name, kernel in code.items()}
+
+
+def counts_of(kernel: list[Instruction]) -> collections.Counter[str]:
+    counts: collections.Counter[str] = collections.Counter()
+    for i in kernel:
+        counts["wide"] += bool(re.match(r"LDG(STS)?\b.*\.128", i.name))
+        counts["tensor"] += bool(re.match(r"(HMMA|HGMMA)\b", i.name))  # not HFMA2.MMA, which is no tensor core
+        if re.match(r"LDG\b.*\.128", i.name):
+            counts["waiting"] += 1
+            counts["in flight"] = max(counts["in flight"], counts["waiting"])
+        elif re.match(r"[DFH]?(FMA|MUL|ADD)\b|HFMA2", i.name):
+            counts["waiting"] = 0
     return counts
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One that holds no other: its instructions, loads from shared memory among them, and FP32 arithmetic."""
+
+    instructions: int
+    shared_loads: int
+    arithmetic: int
+
+
+def inner_loops(kernel: list[Instruction]) -> list[Loop]:
+    """Those that load from shared memory and calculate, in the order of the code."""
+    jumps = {
+        (int(target[1], 16), i.address)
+        for i in kernel
+        if i.name.startswith("BRA") and (target := re.search(r"0x([0-9a-f]+)\s*$", i.operands))
+    }
+    back = sorted((to, at) for to, at in jumps if to <= at)
+    found = []
+    for start, end in back:
+        if any(start <= a and b <= end and (a, b) != (start, end) for a, b in back):
+            continue
+        names = [i.name.split(".")[0] for i in kernel if start <= i.address <= end]
+        loads, arithmetic = names.count("LDS"), sum(n in ("FFMA", "FADD", "FMUL") for n in names)
+        if loads and arithmetic:
+            found.append(Loop(len(names), loads, arithmetic))
+    return found
+
+
+def loops_of(operation: str, arch: str) -> dict[str, list[Loop]] | None:
+    """By the name of the kernel; None without a disassembler."""
+    code = machine_code(cubin(REPOSITORY / "csrc" / operation / "cuda.cu", arch)[0])
+    if code is None:
+        return None
+    return dict(zip(demangle(list(code)), map(inner_loops, code.values()), strict=True))
 
 
 def dynamic_shared(name: str) -> int:

@@ -33,6 +33,7 @@ SHAPES = [
     shape(1, 2, 0, 5, 4, 3, 2, "scores value"),
     shape(1, 1, 32, 32, 32, 32, 32, "scores value causal diagonal"),
     shape(1, 2, 33, 65, 34, 5, 8, "scores value boolean lse"),
+    shape(1, 1, 66, 70, 5, 36, 36, "scores value causal lse"),
     shape(1, 2, 7, 9, 4, 3, 5, "scores value boolean causal"),  # fully masked rows
     shape(1, 2, 7, 4, 3, 2, 5, "scores value boolean causal alone"),
     shape(2, 2, 3, 6, 4, 0, 2, "scores boolean lse far steep"),
@@ -41,11 +42,13 @@ SHAPES = [
     shape(2, 2, 4, 6, 3, 2, 2, "scores value lengths coincident"),
     shape(1, 1, 5, 34, 64, 64, 64, "scores value causal"),  # a head's usual widths
     shape(1, 1, 4, 5, 128, 0, 128, "scores boolean lse"),
+    shape(1, 1, 5, 6, 12, 20, 12, "scores value"),  # no power of two of fours
     shape(1, 1, 5, 6, 0, 0, 128, "attention"),
     shape(1, 2, 33, 40, 0, 3, 2, "scores value"),  # no product of queries and keys brings barriers
     shape(1, 1, 1, 1, 0, 0, 1, "attention"),
     shape(2, 2, 33, 34, 0, 0, 9, "attention coincident"),
     shape(1, 2, 5, 40, 0, 0, 33, "attention keep none"),
+    shape(1, 2, 65, 130, 0, 0, 16, "attention diagonal"),
     shape(1, 2, 4, 6, 0, 0, 4, "attention diagonal steep"),
     shape(1, 2, 5, 6, 0, 0, 4, "attention alone"),
     shape(1, 1, 3, 6, 0, 0, 4, "attention negative"),

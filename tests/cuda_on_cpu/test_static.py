@@ -7,13 +7,24 @@ import re
 import pytest
 
 from .harness import toolchain
-from .static_evidence import ARCHITECTURES, evidence, floor_ms, markdown, retrieval_cost
-
-
-@pytest.mark.parametrize(
-    "arch",
-    [pytest.param(a, marks=[pytest.mark.cuda_full] + [pytest.mark.cuda_quick] * (a == "sm_80")) for a in ARCHITECTURES],
+from .static_evidence import (
+    ARCHITECTURES,
+    Instruction,
+    Loop,
+    evidence,
+    floor_ms,
+    inner_loops,
+    loops_of,
+    markdown,
+    retrieval_cost,
 )
+
+EVERY_ARCHITECTURE = [
+    pytest.param(a, marks=[pytest.mark.cuda_full] + [pytest.mark.cuda_quick] * (a == "sm_80")) for a in ARCHITECTURES
+]
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
 def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
     if toolchain.nvcc() is None:
         pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
@@ -32,6 +43,33 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
             rows_waited_for = 2 if "<double" in r.kernel and r.kernel.endswith("true>") else 4
             loads = rows_waited_for * (2 if re.search("<(float|double)", r.kernel) else 1)
             assert r.loads_in_flight is not None and r.loads_in_flight >= loads, f"{r.kernel} on {arch}: {r}"
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
+def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) -> None:
+    """In the forward's inner loops, four FP32 instructions or more a load from shared memory, or the loads bind."""
+    if toolchain.nvcc() is None:
+        pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
+    loops = loops_of("p_laplacian", arch)
+    if loops is None:
+        pytest.skip("no cuobjdump: the machine code is not read")
+    floats = {name: found for name, found in loops.items() if re.match(r"forward_kernel<(?!double)", name)}
+    assert len(floats) == 6
+    for name, found in floats.items():
+        # Distances, with and without sums of differences, and one product; or two products, distances, two products.
+        assert len(found) >= 3, name
+        tables.setdefault(f"inner loops {arch}", []).append(
+            f"{name}: " + ", ".join(f"{x.shared_loads} loads, {x.arithmetic} FP32 of {x.instructions}" for x in found)
+        )
+        for loop in found:
+            assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
+
+
+def test_inner_loops_are_those_that_hold_no_other() -> None:
+    names = ["MOV", "LDS.128", "FFMA", "FADD.FTZ", "BRA", "LDS", "BRA", "FMUL", "BRA", "BRA"]
+    targets = {4: "`(.L_x), 0x10", 6: "0x50", 8: "0x00", 9: "0x200"}
+    code = [Instruction(16 * i, name, targets.get(i, "R1, R2, 0x4")) for i, name in enumerate(names)]
+    assert inner_loops(code) == [Loop(instructions=4, shared_loads=1, arithmetic=2)]
 
 
 def test_floor_times() -> None:

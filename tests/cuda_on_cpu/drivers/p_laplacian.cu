@@ -131,8 +131,8 @@ int p_laplacian_backward(const int64_t* n, void* const* p) {
 
 // pointers: out [2, 2]: dynamic shared bytes of the forward and backward kernels in float and in double
 int p_laplacian_shared_bytes(const int64_t*, void* const* p) {
-  const int64_t bytes[] = {forward_shared_bytes<float>(), backward_shared_bytes<float>(),
-                           forward_shared_bytes<double>(), backward_shared_bytes<double>()};
+  const int64_t bytes[] = {forward_shared_bytes<float>(true), backward_shared_bytes<float>(),
+                           forward_shared_bytes<double>(true), backward_shared_bytes<double>()};
   memcpy(p[0], bytes, sizeof bytes);
   return cudaSuccess;
 }
