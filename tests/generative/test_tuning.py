@@ -234,7 +234,7 @@ def test_a_changed_setting_is_fitted_again(data, tmp_path):
 
 @pytest.mark.parametrize("methods, seeds, said", [
     ((), (0,), "methods is"), (("bitfit",), (0, 0), "seeds"), (("bitfit", "bitfit"), (0,), "name each once"),
-    (("prefix",), (0,), "method is 'prefix'"), (("bitfit:width=3",), (0,), "has no field 'width'"),
+    (("adapters",), (0,), "method is 'adapters'"), (("bitfit:width=3",), (0,), "has no field 'width'"),
 ])  # fmt: skip
 def test_a_bad_plan_is_refused_before_training(methods, seeds, said, data, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "fit_loop", None)

@@ -85,6 +85,7 @@ class LoRAConfig(AdapterConfig):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_size(self, "rank")
         if self.alpha is not None:
             check_range(self, "alpha", low=0.0, low_allowed=False)
