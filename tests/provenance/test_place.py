@@ -131,6 +131,24 @@ def test_processes_that_come_and_go_never_meet(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    """mkdir finds it there, then asks whether it is a folder: in between another run may have removed it."""
+    made, original = [], Path.mkdir
+
+    def mkdir(path: Path, *more, **options) -> None:
+        made.append(path)
+        if len(made) < 3:
+            raise FileExistsError(17, "File exists", str(path))
+        original(path, *more, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with hold(tmp_path / "run"):
+        assert len(made) == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="cannot be written"), hold(tmp_path / "file"):
+        pass
+
+
 def test_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(locks, "try_lock", lambda handle: None)
     with pytest.warns(UserWarning, match="file system without locks"), hold(tmp_path / "run"):

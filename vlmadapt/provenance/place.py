@@ -240,7 +240,7 @@ def _open(lock: Path, patience: int = 100) -> int:
         lock.parent.mkdir(parents=True, exist_ok=True)
         # A link that came with the folder is not followed: the lock's content would replace that of another file.
         return os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):  # the second from mkdir, where the folder went while it looked
         if not patience:
             raise
     return _open(lock, patience - 1)  # another run has just removed the folder, which it had made and left empty
