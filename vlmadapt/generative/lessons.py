@@ -41,7 +41,7 @@ class ScratchConfig:
     model: SmallBlipConfig = field(default_factory=SmallBlipConfig)
     tower_epochs: int = 16  # first the image tower alone, from attributes: it learns them sooner than from words
     tower_lr: float = 3e-3
-    epochs: int = 32  # then the words, the tower frozen; before the 20th it cannot check a colour it is asked about
+    epochs: int = 32  # then the words, the tower frozen: to check a colour it is asked about comes last
     batch_size: int = 32  # pictures
     asked: int = 4  # questions a picture and step, so that the image tower runs once for all of them
     lr: float = 1e-3

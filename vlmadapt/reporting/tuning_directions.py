@@ -81,7 +81,7 @@ def directions_table(root: Path, tested: Mapping[str, Sequence[Record]]) -> Tabl
         rows=rows,
         notes=[
             "[low, high]: bootstrap over test records and seeds, 95 %, of the very records both answered; in bold "
-            "where it leaves out 0. Of 33 such differences one or two would be bold by chance.",
+            f"where it leaves out 0, as it would by chance in one of 20 of these {len(QUESTIONS) * len(tested)}.",
             "paper: differences that arXiv 2312.10613 reports, of means over VQA2.0, SNLI-VE and COCO with BLIP; not "
             "ours, and on other models and data.",
         ],

@@ -136,7 +136,7 @@ def _of_task(task: TaskName, root: Path, part: str) -> tuple[Record, ...]:
 def _statements(part: str) -> list[Record]:
     """Statements that deny something, balanced: of each type as many are entailed, contradicted and neutral.
 
-    Those that affirm would tell nothing: the model from scratch judges them right."""
+    Those that affirm would tell no method from another: the model from scratch has learnt their questions."""
     made = []
     for record in questions(part, [kind for kind in HELD_OUT if kind.startswith("no ")]):
         statement = statement_of(record.prompt)
