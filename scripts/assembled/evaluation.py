@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from assembled.lessons import WHAT, Lessons, Named, Shapes, below, read_shapes
+from assembled.lessons import WHAT, Named, Shapes, below, read_shapes
 from assembled.pictures import features_of
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from vlmadapt.errors import VlmadaptError
 from vlmadapt.generative.lessons import evened, short_captions
 from vlmadapt.generative.models.assembled import AssembledView
 from vlmadapt.generative.tasks.answers import answer_accuracy
+from vlmadapt.generative.tasks.base import token_losses
 from vlmadapt.generative.tasks.caption_metrics import caption_scores
 from vlmadapt.provenance.bootstrap import drawn, interval_of
 
@@ -31,14 +32,14 @@ LONGEST = 12
 BATCH = 64
 
 
-def report(view: AssembledView, lessons: Lessons, work: Path) -> dict[str, Any]:
+def report(view: AssembledView, unseen: Named, work: Path) -> dict[str, Any]:
     """Every table; a data set that is not installed is left out, aloud."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         shapes = read_shapes("test", PICTURES, work)
         results: dict[str, Any] = {"questions": questions(view, shapes), "captions": captions(view, shapes)}
         print(results, flush=True)
-        results["unseen emoji"] = unseen_names(view, lessons.unseen)
+        results["unseen emoji"] = unseen_names(view, unseen)
         print(results["unseen emoji"], flush=True)
         for name in ("tuxphotos", "clipart"):
             try:
@@ -143,7 +144,7 @@ def _losses(view: AssembledView, features: Tensor, choices: Sequence[Sequence[st
         targets = view.targets(list(names))
         rows = torch.zeros(len(names), dtype=torch.int64)
         logits = view.candidate_logits(states, mask, rows, targets)
-        found.append(torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets.labels, reduction="none").sum(1))
+        found.append(token_losses(logits, targets).sum(1))
     return torch.stack(found)
 
 
@@ -160,7 +161,7 @@ def describe(view: AssembledView, features: Tensor) -> list[str]:
 
 
 def blind_features(view: AssembledView, number: int) -> Tensor:
-    return view.module.projector.mean.expand(number, len(view.module.projector.place), -1)
+    return view.module.projector.mean.expand(number, view.module.projector.places, -1)
 
 
 def table(picture: Tensor, blind: Tensor, prior: Tensor) -> dict[str, Any]:

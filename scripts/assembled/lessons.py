@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from assembled.packing import Example, Pictured
 from assembled.pictures import Drawings, emoji_features, features_of
 from embedded.emoji import install, read_pairs
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
@@ -17,19 +18,12 @@ from vlmadapt.generative.data import easy_vqa
 from vlmadapt.generative.data.records import Record
 from vlmadapt.generative.data.shapes import Facts
 from vlmadapt.generative.lessons import evened, short_captions
+from vlmadapt.generative.models.assembled import CAPTION
 
 UNSEEN_NAMES = 0.08  # of the emoji, kept back
-PICTURES = 1500  # of easy-VQA that train; the language model is asked about each twice or so
+PICTURES = 2600  # of easy-VQA
+HELD_BACK = 200  # of these, and of the drawings' names, on which settings are compared
 WHAT = "what is it?"
-
-
-@dataclass(frozen=True)
-class Example:
-    """``features`` [5, 1280]; the empty question asks for a caption."""
-
-    features: Tensor
-    question: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,25 @@ class Shapes:
     features: Tensor
     facts: list[Facts]
     records: list[list[Record]]
+
+    def __getitem__(self, part: slice) -> Shapes:
+        return Shapes(self.features[part], self.facts[part], self.records[part])
+
+    def pictured(self) -> Pictured:
+        """A short caption and three questions, each of its kinds as often, yes and no as often."""
+        row = below(len(self.facts))
+        texts = short_captions(self.facts[row])[:2]
+        examples = [Example(CAPTION, texts[below(len(texts))], "shape caption")]
+        asked = list(self.records[row])
+        for _ in range(min(3, len(asked))):
+            kinds = sorted({record.kind for record in asked})
+            kind = kinds[below(len(kinds))]
+            same = [record for record in asked if record.kind == kind]
+            record = same[below(len(same))]
+            asked.remove(record)
+            record = evened(record, self.facts[row])
+            examples.append(Example(record.prompt, record.answers[0][0], kind))
+        return Pictured(self.features[row].float(), examples)
 
 
 class Named:
@@ -56,33 +69,28 @@ class Named:
         rows = self.rows[place]
         return self.features[int(rows[below(len(rows))])].float(), self.names[int(self.present[place])]
 
-    def example(self) -> Example:
-        """A caption, a name, or whether it is a name: yes and no as often."""
+    def pictured(self) -> Pictured:
+        """A caption and the name."""
         picture, name = self.draw()
-        way = below(4)
-        if way < 2:
-            return Example(picture, "", f"a {self.kind} of {with_article(name)}")
-        if way == 2:
-            return Example(picture, WHAT, name)
-        asked = name if below(2) else self.names[int(self.present[below(len(self.rows))])]
-        return Example(picture, f"is it {with_article(asked)}?", "yes" if asked == name else "no")
+        examples = [
+            Example(CAPTION, f"a {self.kind} of {with_article(name)}", f"{self.kind} caption"),
+            Example(WHAT, name, f"{self.kind} name"),
+        ]
+        return Pictured(picture, examples)
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """``drawings``, ``unseen`` (those whose names are kept back), ``photos`` (rows of the tower's classifier in their
-    place) and ``shapes``; ``licences`` of the emoji sets."""
+    """``drawings``, ``photos`` (rows of the tower's classifier in their place) and ``shapes`` to learn from."""
 
     drawings: Named
-    unseen: Named
     photos: Named
     shapes: Shapes
-    licences: dict[str, dict[str, str]]
 
-    def example(self) -> Example:
+    def pictured(self) -> Pictured:
         """Half of them shapes, a third emoji, a sixth photos."""
         way = below(6)
-        return shape_example(self.shapes) if way < 3 else self.photos.example() if way == 3 else self.drawings.example()
+        return self.shapes.pictured() if way < 3 else self.photos.pictured() if way == 3 else self.drawings.pictured()
 
     def draw_named(self) -> tuple[Tensor, str]:
         """For the alignment of the projector with words."""
@@ -94,34 +102,36 @@ class Lessons:
         return self.photos.draw() if way < 3 else self.drawings.draw()
 
 
-def shape_example(shapes: Shapes) -> Example:
-    """A short caption or a question, each of its kinds as often, yes and no as often."""
-    row = below(len(shapes.facts))
-    picture, facts = shapes.features[row].float(), shapes.facts[row]
-    if below(3) == 0 or not shapes.records[row]:
-        texts = short_captions(facts)
-        return Example(picture, "", texts[below(len(texts))])
-    kinds = sorted({record.kind for record in shapes.records[row]})
-    kind = kinds[below(len(kinds))]
-    asked = [record for record in shapes.records[row] if record.kind == kind]
-    record = evened(asked[below(len(asked))], facts)
-    return Example(picture, record.prompt, record.answers[0][0])
+@dataclass(frozen=True)
+class Data:
+    """To learn from, to compare settings on, and drawings whose ``unseen`` names are kept for the report."""
+
+    train: Lessons
+    held_back: Lessons
+    unseen: Named
+    licences: dict[str, dict[str, str]]
 
 
-def read_lessons(work: Path, seed: int) -> Lessons:
+def read_data(work: Path, seed: int) -> Data:
     """Everything, fetched and computed once into ``work``."""
     install(work)
     pairs, licences = read_pairs(work)
     emoji = emoji_features(pairs, work)
-    kept_back = (torch.rand(len(emoji.names), generator=torch.Generator().manual_seed(seed)) < UNSEEN_NAMES)[
-        emoji.label
-    ]
-    seen, unseen = (_named(emoji, chosen) for chosen in (~kept_back, kept_back))
+    generator = torch.Generator().manual_seed(seed)
+    unseen = torch.rand(len(emoji.names), generator=generator) < UNSEEN_NAMES
+    held_back = ~unseen & (torch.rand(len(emoji.names), generator=generator) < HELD_BACK / len(emoji.names))
+    photos = prototypes(emoji.features)
     shapes = read_shapes("pretrain", PICTURES, work)
-    return Lessons(seen, unseen, prototypes(emoji.features), shapes, licences)
+    return Data(
+        Lessons(_named(emoji, ~unseen & ~held_back), photos, shapes[HELD_BACK:]),
+        Lessons(_named(emoji, held_back), photos, shapes[:HELD_BACK]),
+        _named(emoji, unseen),
+        licences,
+    )
 
 
-def _named(emoji: Drawings, chosen: Tensor) -> Named:
+def _named(emoji: Drawings, names: Tensor) -> Named:
+    chosen = names[emoji.label]
     return Named(emoji.features[chosen], emoji.label[chosen], emoji.names, "drawing")
 
 

@@ -49,7 +49,7 @@ def emoji_features(pairs: list[Pair], cache: Path) -> Drawings:
 
 def features_of(paths: Sequence[Path], title: str, cache: Path) -> Tensor:
     """float16 [n, 5, 1280] of pictures in files."""
-    content = hashlib.sha256("\n".join(map(str, paths)).encode())
+    content = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths))
     path = cache / f"{title}-{content.hexdigest()[:16]}.safetensors"
     if not path.is_file():
         write_tensors(path, {"features": _computed(map(read, paths), len(paths), title)})

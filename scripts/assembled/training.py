@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,33 +10,37 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from assembled.lessons import Example, Lessons, mean_and_spread
+from assembled.lessons import Data, Lessons, mean_and_spread
+from assembled.packing import Pictured, pack, packed_losses
 from torch import Tensor
 
 from vlmadapt.generative.models.assembled import PLACES, AssembledView
 from vlmadapt.generative.models.projector import Projector
 from vlmadapt.generative.models.smollm2 import ChatTokenizer
-from vlmadapt.generative.models.text import IGNORED
-from vlmadapt.generative.tasks.base import token_losses
 
-SAID_EVERY, KEPT_EVERY = 10, 40  # steps
+SAID_EVERY, KEPT_EVERY = 20, 100  # steps
+A_ROW = 4  # pictures: of longer rows attention costs more, of shorter ones the products
+COMPARED = 60  # pictures held back, of drawings and of shapes each
 
 
 @dataclass(frozen=True)
 class ProjectorConfig:
     """Settings; those of the alignment begin with ``align_``."""
 
-    hidden: int = 640
+    hidden: int = 384
+    summary: int = 48
     dropout: float = 0.1
     weight_decay: float = 0.05
-    align_steps: int = 400
+    align_steps: int = 300
     align_batch: int = 256
     align_lr: float = 1e-3
     align_tau: float = 20.0
-    steps: int = 200
-    batch: int = 24
+    steps: int = 1200
+    pictures: int = 8  # a step, of two to four examples each
     lr: float = 1e-3
-    warmup: int = 20
+    warmup: int = 50
+    decay: int = 300  # of the last steps
+    precision: str = "bfloat16"  # of the language model while it trains the projector
     seed: int = 0
 
 
@@ -43,7 +48,7 @@ def new_projector(lessons: Lessons, language: Any, config: ProjectorConfig) -> P
     """Untrained: its vectors lie as far from the middle of the language model's words as words do."""
     words = language.get_input_embeddings().weight.detach()
     centre = words.mean(0)
-    projector = Projector(*mean_and_spread(lessons.drawings.features), centre, PLACES, config.hidden)
+    projector = Projector(*mean_and_spread(lessons.drawings.features), centre, PLACES, config.hidden, config.summary)
     with torch.no_grad():
         projector.length.fill_(float((words - centre).norm(dim=-1).mean()))
         projector.place.normal_(std=0.02)
@@ -73,47 +78,58 @@ def align(
             print(f"alignment {step:4}  loss {float(loss.detach()):.3f}", flush=True)
 
 
-def train(view: AssembledView, lessons: Lessons, config: ProjectorConfig, keep: Callable[[], None]) -> None:
+def train(view: AssembledView, data: Data, config: ProjectorConfig, keep: Callable[[], None]) -> None:
     """Through the frozen language model: the mean loss of an answer's tokens. ``keep`` is called now and then."""
     projector = view.module.projector
+    language = copy.deepcopy(view.module.language).to(getattr(torch, config.precision))
+    language.set_attn_implementation("eager")  # the faster one on short rows
     optimizer = torch.optim.AdamW(_trained(projector), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1 / config.warmup, total_iters=config.warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps - config.warmup, 1)),
-        ],
-        [config.warmup],
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / config.warmup, (config.steps - step) / config.decay)
     )
+    compared = _compared(data.held_back)
     begun, recent = time.monotonic(), 0.0
     for step in range(config.steps):
-        examples = sorted((lessons.example() for _ in range(config.batch)), key=lambda each: len(each.question))
-        # Captions ask nothing: apart from the questions they need no padding.
-        parts = [
-            part for part in ([e for e in examples if not e.question], [e for e in examples if e.question]) if part
-        ]
-        for part in parts:
-            loss = losses(view, part, config).sum() / config.batch
+        pictured = [data.train.pictured() for _ in range(config.pictures)]
+        number = sum(len(each.examples) for each in pictured)
+        for part in rows_of(pictured):
+            features = _dropped(projector, torch.stack([each.features for each in part]), config)
+            loss = packed_losses(view, language, projector(features), pack(view, part))[0].sum() / number
             loss.backward()
             recent += float(loss.detach())
         _step(optimizer, schedule)
         if (step + 1) % SAID_EVERY == 0:
-            seconds = time.monotonic() - begun
-            print(f"step {step + 1:4}  loss {recent / SAID_EVERY:.3f}  {seconds:.0f} s", flush=True)
+            print(f"step {step + 1:4}  loss {recent / SAID_EVERY:.3f}  {time.monotonic() - begun:.0f} s", flush=True)
             recent = 0.0
-        if (step + 1) % KEPT_EVERY == 0:
+        if (step + 1) % KEPT_EVERY == 0 or step == config.steps - 1:
             keep()
+            print(f"held back: {examined(view, language, compared)}", flush=True)
 
 
-def losses(view: AssembledView, examples: Sequence[Example], config: ProjectorConfig | None = None) -> Tensor:
-    """[n], of each the mean over its answer's tokens; with ``config`` some of the features are dropped."""
-    features = torch.stack([example.features.float() for example in examples])
-    if config is not None:
-        features = _dropped(view.module.projector, features, config)
-    states, mask = view.read(features, [example.question for example in examples])
-    targets = view.targets([example.answer for example in examples])
-    found = token_losses(view.answer_logits(states, mask, targets), targets)
-    return found.sum(1) / (targets.labels != IGNORED).sum(1)
+@torch.no_grad()
+def examined(view: AssembledView, language: Any, compared: Sequence[Pictured]) -> dict[str, tuple[float, float]]:
+    """By kind of question, the mean loss and the share of answers whose every token is the likeliest."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for part in rows_of(compared):
+        vectors = view.module.projector(torch.stack([each.features for each in part]))
+        losses, right = packed_losses(view, language, vectors, pack(view, part))
+        examples = [example for each in part for example in each.examples]
+        for example, loss, hit in zip(examples, losses.tolist(), right.tolist(), strict=True):
+            found.setdefault(example.kind, []).append((loss, float(hit)))
+    means = {kind: torch.tensor(values).mean(0).tolist() for kind, values in sorted(found.items())}
+    return {kind: (round(loss, 3), round(right, 3)) for kind, (loss, right) in means.items()}
+
+
+def rows_of(pictured: Sequence[Pictured]) -> list[Sequence[Pictured]]:
+    """What is read at once."""
+    return [pictured[start : start + A_ROW] for start in range(0, len(pictured), A_ROW)]
+
+
+def _compared(held_back: Lessons) -> list[Pictured]:
+    """Always the same; the training's random choices do not depend on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [part.pictured() for part in (held_back.drawings, held_back.shapes) for _ in range(COMPARED)]
 
 
 def _dropped(projector: Projector, features: Tensor, config: ProjectorConfig) -> Tensor:

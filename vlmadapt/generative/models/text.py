@@ -33,7 +33,7 @@ class Targets:
 def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> tuple[Tensor, Tensor]:
     """``[CLS] text [SEP]`` padded: numbers and mask, int64 [B, L]; texts are cut to ``longest`` tokens."""
     rows = [[tokenizer.cls, *tokenizer.encode(text)[: longest - 2], tokenizer.sep] for text in texts]
-    return _padded(rows, tokenizer.pad), _padded([[1] * len(row) for row in rows], 0)
+    return padded(rows, tokenizer.pad), padded([[1] * len(row) for row in rows], 0)
 
 
 def encode_opening(tokenizer: Tokenizer, prompt: str, longest: int) -> list[int]:
@@ -63,10 +63,11 @@ def encode_targets(tokenizer: Tokenizer, texts: Sequence[str], longest: int, pro
         inputs.append([*start, *words])
         labels.append([IGNORED] * (len(start) - 1) + [*words, tokenizer.sep])
     return Targets(
-        _padded(inputs, tokenizer.pad), _padded(labels, IGNORED), _padded([[1] * len(row) for row in inputs], 0)
+        padded(inputs, tokenizer.pad), padded(labels, IGNORED), padded([[1] * len(row) for row in inputs], 0)
     )
 
 
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """int64 [n, length of the longest]: ``rows`` with ``filler`` behind the shorter ones."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], dtype=torch.int64)
