@@ -5,8 +5,9 @@
     python scripts/train_assembled.py --work ~/.cache/vlmadapt/emoji --evaluate
 
 The first run fetches eight npm packages, draws their icons and runs the image tower over all pictures (minutes);
-training wants a core that multiplies in bfloat16 (``--precision float32`` without). ``--evaluate`` reports the written
-projector on pictures that training has not seen; ``--only-evaluate`` does nothing else.
+training wants a core that multiplies in bfloat16 (``--precision float32`` without) and, interrupted, is taken up where
+it stopped. ``--evaluate`` reports the written projector on pictures that training has not seen; ``--only-evaluate``
+does nothing else.
 """
 
 from __future__ import annotations
@@ -52,9 +53,12 @@ def main() -> None:
     if not options.only_evaluate:
         described = {"config": json.dumps(asdict(config)), "emoji": json.dumps(data.licences)}
         sums = {"tower_sha256": IMAGE_SHA256, "language_sha256": smollm2.SHA256}
-        align(projector, data.train, language.get_input_embeddings().weight.detach(), tokenizer, config)
-        train(view, data, config, lambda: projector.save(options.output, {**sums, **described}))
+        checkpoint = options.work / "projector-training.safetensors"
+        if not checkpoint.exists():
+            align(projector, data.train, language.get_input_embeddings().weight.detach(), tokenizer, config)
+        train(view, data, config, checkpoint, lambda: projector.save(options.output, {**sums, **described}))
         projector.save(options.output, {**sums, **described})
+        checkpoint.unlink(missing_ok=True)
         print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     if options.evaluate or options.only_evaluate:
         model.projector, _ = load_projector(options.output)

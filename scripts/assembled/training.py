@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from vlmadapt.generative.models.assembled import PLACES, AssembledView
 from vlmadapt.generative.models.projector import Projector
 from vlmadapt.generative.models.smollm2 import ChatTokenizer
+from vlmadapt.training.checkpoint import Checkpoint, load_optimizer_tensors, optimizer_tensors
 
 SAID_EVERY, KEPT_EVERY = 20, 100  # steps
 A_ROW = 4  # pictures: of longer rows attention costs more, of shorter ones the products
@@ -73,23 +75,31 @@ def align(
         target = torch.arange(len(named))
         loss = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
         loss.backward()
-        _step(optimizer, schedule)
+        _step(optimizer)
+        schedule.step()
         if step % (10 * SAID_EVERY) == 0 or step == config.align_steps - 1:
             print(f"alignment {step:4}  loss {float(loss.detach()):.3f}", flush=True)
 
 
-def train(view: AssembledView, data: Data, config: ProjectorConfig, keep: Callable[[], None]) -> None:
-    """Through the frozen language model: the mean loss of an answer's tokens. ``keep`` is called now and then."""
+def train(view: AssembledView, data: Data, config: ProjectorConfig, checkpoint: Path, keep: Callable[[], None]) -> None:
+    """Through the frozen language model: the mean loss of an answer's tokens.
+
+    Now and then ``keep`` is called and ``checkpoint`` written, from which the same training goes on where it stopped.
+    """
     projector = view.module.projector
     language = copy.deepcopy(view.module.language).to(getattr(torch, config.precision))
     language.set_attn_implementation("eager")  # the faster one on short rows
     optimizer = torch.optim.AdamW(_trained(projector), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / config.warmup, (config.steps - step) / config.decay)
-    )
     compared = _compared(data.held_back)
-    begun, recent = time.monotonic(), 0.0
-    for step in range(config.steps):
+    begun, recent, done = time.monotonic(), 0.0, 0
+    if checkpoint.exists():
+        saved = Checkpoint.load(checkpoint, asdict(config))
+        projector.load_state_dict(saved.current)
+        load_optimizer_tensors(optimizer, saved.optimizer)
+        torch.set_rng_state(saved.generator)
+        done = saved.epoch
+        print(f"step {done:4}  taken up from {checkpoint}", flush=True)
+    for step in range(done, config.steps):
         pictured = [data.train.pictured() for _ in range(config.pictures)]
         number = sum(len(each.examples) for each in pictured)
         for part in rows_of(pictured):
@@ -97,12 +107,16 @@ def train(view: AssembledView, data: Data, config: ProjectorConfig, keep: Callab
             loss = packed_losses(view, language, projector(features), pack(view, part))[0].sum() / number
             loss.backward()
             recent += float(loss.detach())
-        _step(optimizer, schedule)
+        factor = min(1.0, (step + 1) / config.warmup, (config.steps - step) / config.decay)
+        optimizer.param_groups[0]["lr"] = config.lr * factor
+        _step(optimizer)
         if (step + 1) % SAID_EVERY == 0:
             print(f"step {step + 1:4}  loss {recent / SAID_EVERY:.3f}  {time.monotonic() - begun:.0f} s", flush=True)
             recent = 0.0
         if (step + 1) % KEPT_EVERY == 0 or step == config.steps - 1:
             keep()
+            state = projector.state_dict(), {}, optimizer_tensors(optimizer), torch.get_rng_state()
+            Checkpoint(step + 1, asdict(config), {}, *state).save(checkpoint)
             print(f"held back: {examined(view, language, compared)}", flush=True)
 
 
@@ -141,8 +155,7 @@ def _trained(projector: Projector) -> list[torch.nn.Parameter]:
     return list(projector.parameters())
 
 
-def _step(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+def _step(optimizer: torch.optim.Optimizer) -> None:
     torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    schedule.step()
