@@ -17,6 +17,7 @@ from vlmadapt.files import write_versioned
 from vlmadapt.generative import comparison
 from vlmadapt.generative.comparison import (
     APPNP,
+    ASSEMBLED_COMPARED,
     COMPARED,
     COURSES,
     RATES,
@@ -85,8 +86,7 @@ def test_the_rate_is_chosen_on_validation_and_no_test_record_is_asked(
     assert best_rate(world.model(), data, COURSE, "bitfit", tmp_path, say) == 0.003
 
 
-def test_results_fill_the_page(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COURSES, "vqa", COURSE)  # type: ignore[arg-type]
+def test_results_fill_the_page(data: Any, tmp_path: Path) -> None:
     methods = ["frozen", "bitfit", "bitfit:blind=yes"]
     write_versioned(tmp_path / "vqa" / "bitfit" / SEARCHED, {"0.003": 0.2, "0.01": 0.3}, 1)
     for method in methods:
@@ -95,7 +95,7 @@ def test_results_fill_the_page(data: Any, tmp_path: Path, monkeypatch: pytest.Mo
     page = tmp_path / "page.md"
     names = ["vqa", "vqa-rates", "vqa-kinds"]
     page.write_text("".join(f"before {name}\n<!-- {name} -->\nold\n<!-- end -->\n" for name in names))
-    fill_page(page, tmp_path, data, methods, methods[:2])
+    fill_page(page, "vqa", tmp_path / "vqa", data, COURSE, methods, methods[:2])
     text = page.read_text()
     assert "old" not in text and "Learning rates: bitfit 0.01." in text and "| method | long | short |" in text
     assert all(f"before {name}\n<!-- {name} -->\n" in text for name in names)
@@ -130,11 +130,17 @@ def test_sizes_are_labels_that_a_plan_takes(data: Any) -> None:
     assert resized("lora", 8) == "lora" and resized("prefix", 4) == "prefix:length=64"
     assert resized(APPNP, 32) == f"{APPNP}:reduction=32" and not set(sized()) & set(COMPARED)
     assert len(check_plan(TuningPlan((*COMPARED, *sized())), data)) == len(COMPARED) + len(sized())
+    assert set(ASSEMBLED_COMPARED) < set(COMPARED)
+    assert Course(1, (8, 8, 8), batch=5).plan("lora", 1, None).train.batch_size == 5
+
+
+@pytest.mark.parametrize("name", [*TASKS, "assembled"])
+def test_the_page_in_docs_has_a_place_for_every_table(name: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for where in [name, f"{name}-rates", "sizes", "directions"]:
+        assert "mark" in replaced(page, where, "mark", PAGE)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_page_in_docs_has_a_place_for_every_table(task: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for name in [task, f"{task}-rates", "sizes", "directions"]:
-        assert "mark" in replaced(page, name, "mark", PAGE)
-    assert task in COURSES and replace(COURSES[task], epochs=1).plan("full", 3, None).seeds == (0, 1, 2)
+def test_every_task_has_a_course(task: str) -> None:
+    assert replace(COURSES[task], epochs=1).plan("full", 3, None).seeds == (0, 1, 2)

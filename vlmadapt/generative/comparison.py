@@ -6,7 +6,7 @@ found for its method without any: of a control only what it controls is differen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,9 @@ REDUCTIONS = (32, 16, 8, 4)
 RESIZED = ("bottleneck", "prefix", "lora", "rslora", "p-adapter", "p-adapter-released", PAPER, APPNP)
 RIVALS = {"bottleneck": ("width", 128), "prefix": ("length", 256), "lora": ("rank", 128), "rslora": ("rank", 128)}
 SIZED = "vqa"  # the task whose second table they are in
+# What the table of the assembled model holds, one step of which takes as long as a hundred of the small one's.
+ASSEMBLED, ASSEMBLED_TASK = "assembled:smollm2", "vqa"
+ASSEMBLED_COMPARED = ("frozen", "bottleneck", "lora", "p-adapter", FROM_FROZEN, BLIND)
 RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
 SEARCHED, FORMAT = "learning_rates.json", 1
@@ -43,14 +46,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Course:
-    """How long one task trains, and on the most records of training, validation and test."""
+    """How long one task trains, in what batches, and on the most records of training, validation and test."""
 
     epochs: int
     limits: tuple[int, int, int]
+    batch: int = 32
+    rates: tuple[float, ...] = RATES
 
     def plan(self, method: str, seeds: int, lr: float | None) -> TuningPlan:
         """``method`` on ``seeds`` seeds; ``lr`` None: its own."""
-        train = TrainConfig(epochs=self.epochs, batch_size=32)
+        train = TrainConfig(epochs=self.epochs, batch_size=self.batch)
         return TuningPlan(methods=(method,), seeds=tuple(range(seeds)), train=train, lr=lr, limits=self.limits)
 
 
@@ -59,6 +64,7 @@ COURSES: Mapping[str, Course] = {
     "entailment": Course(4, (800, 300, 2000)),
     "caption": Course(6, (416, 150, 500)),
 }
+ASSEMBLED_COURSE = Course(2, (192, 64, 200), batch=16, rates=RATES[:2])
 
 
 def resized(label: str, reduction: int) -> str:
@@ -95,14 +101,14 @@ def place(root: Path, label: str) -> Path:
 def best_rate(
     loaded: GenerativeModel, records: RecordSet, course: Course, method: str, folder: Path, say: Say
 ) -> float:
-    """The rate of ``RATES`` (``FULL_RATES``) with the best validation score with seed 0; kept in ``folder``.
+    """The rate of ``course`` (``FULL_RATES``) with the best validation score with seed 0; kept in ``folder``.
 
     Tuning ends with a test: of a few training pictures, set aside, so that the test records stay unread.
     """
     if not (folder / SEARCHED).exists():
         unseen = without_test(records)
         found = {}
-        for rate in FULL_RATES if method == "full" else RATES:
+        for rate in FULL_RATES if method == "full" else course.rates:
             results = run_tuning(loaded, unseen, course.plan(method, 1, rate), folder / f"lr-{rate:g}", report=say)
             found[f"{rate:g}"] = results.cells[0].validation
         write_versioned(folder / SEARCHED, found, FORMAT)
@@ -122,7 +128,7 @@ def chosen_rate(folder: Path) -> str:
     return max(found, key=lambda rate: found[rate])
 
 
-def rates_line(folder: Path, methods: list[str]) -> str:
+def rates_line(folder: Path, methods: Sequence[str]) -> str:
     """The chosen learning rates of those of ``methods`` that were searched, in a sentence."""
     searched = [method for method in methods if (place(folder, method) / SEARCHED).exists()]
     return f"Learning rates: {', '.join(f'{method} {chosen_rate(place(folder, method))}' for method in searched)}."

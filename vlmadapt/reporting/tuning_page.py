@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlmadapt.errors import FileError
 from vlmadapt.files import read_text, write_text
-from vlmadapt.generative.comparison import COURSES, SIZED, place, rates_line
+from vlmadapt.generative.comparison import COURSES, SIZED, Course, place, rates_line
 from vlmadapt.generative.data.records import Record, RecordSet
 from vlmadapt.generative.results import TuningResults, merge_results
 from vlmadapt.generative.tuning import predictions_of
@@ -21,23 +21,24 @@ SHOWN = 8  # records in a picture
 SUBTITLE = "Test records, those on which the methods disagree first"
 
 
-def fill_page(path: Path, folder: Path, records: RecordSet, methods: list[str], shown: list[str]) -> None:
-    """Put the results of ``methods`` on the task of ``records``, run one by one below ``folder/TASK``, into the page
-    ``path``, and draw ``tuning_TASK.png`` of those ``shown`` beside it. Raises :class:`FileError` where the page has no
-    place for them."""
-    task, runs = records.task, folder / records.task
+def fill_page(
+    path: Path, name: str, runs: Path, records: RecordSet, course: Course, methods: Sequence[str], shown: Sequence[str]
+) -> None:
+    """Put the results of ``methods`` on ``records``, run one by one below ``runs``, into the places ``name`` of the
+    page ``path``, and draw ``tuning_NAME.png`` of those ``shown`` beside it. Raises :class:`FileError` where the page
+    has no place for them."""
     merged = merge_results([TuningResults.load(place(runs, method)) for method in methods])
     merged.save(runs)
-    filled = {task: to_markdown(tuning_table(merged)), f"{task}-rates": rates_line(runs, methods)}
+    filled = {name: to_markdown(tuning_table(merged)), f"{name}-rates": rates_line(runs, methods)}
     if merged.cells[0].by_kind:
-        filled[f"{task}-kinds"] = kinds_table(merged)
+        filled[f"{name}-kinds"] = kinds_table(merged)
     page = read_text(path)
-    for name, text in filled.items():
-        page = replaced(page, name, text, path)
+    for where, text in filled.items():
+        page = replaced(page, where, text, path)
     predictions = {method: predictions_of(place(runs, method), method, 0) for method in shown}
-    chosen = choose_records(records.limited(*COURSES[task].limits).test, predictions, SHOWN)
-    title = f"{records.name}, {task}: what each method says (seed 0)"
-    draw_said(describe_records(chosen, predictions), title, SUBTITLE, path.with_name(f"tuning_{task}.png"))
+    chosen = choose_records(records.limited(*course.limits).test, predictions, SHOWN)
+    title = f"{records.name}, {records.task}: what each method says (seed 0)"
+    draw_said(describe_records(chosen, predictions), title, SUBTITLE, path.with_name(f"tuning_{name}.png"))
     write_text(path, page)
 
 
