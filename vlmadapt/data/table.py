@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmadapt.data.listing import picture_path, require_files
-from vlmadapt.data.names import class_name_of, ordered, resolve_eval, split_named
+from vlmadapt.data.names import class_name_of, named, resolve_eval, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
@@ -38,13 +38,14 @@ def read_table(
     name: str | None = None,
     templates: Sequence[str] = DEFAULT,
     check_files: bool = True,
+    also: Sequence[str] = (),
 ) -> Dataset:
     """Read a ``.csv``, ``.tsv`` or ``.jsonl`` listing, in any encoding that :func:`vlmadapt.files.read_text` reads.
 
     Columns may be separated by commas, semicolons, tabs or bars. Paths are relative to the listing. Labels are class
     names, read as those of folders are; where all of them are whole numbers they are sorted as numbers. Without a
     ``split`` column each class is split by ``seed`` (see :func:`vlmadapt.data.splitting.split_by_seed`); without
-    validation rows a fifth of each training class becomes validation.
+    validation rows a fifth of each training class becomes validation. ``also`` names classes that may have no row.
     Raises :class:`FileError` or :class:`InputError` naming the file and line.
     """
     table = Path(table)
@@ -53,7 +54,7 @@ def read_table(
         raise InputError(f"{table} lists no pictures: add rows with a path and a label.")
     _refuse_repeats(table, rows)
     _refuse_two_spellings(table, rows)
-    class_names = ordered(class_name_of(row.label) for row in rows)
+    class_names = named((class_name_of(row.label) for row in rows), also)
     index = {class_name: label for label, class_name in enumerate(class_names)}
 
     parts: Parts

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.options import Options
 
 RESULTS = ("results.json", "results.csv")
-EVALUATED = (*RESULTS, "by_class.csv")
+BY_DOMAIN = "by_domain.csv"  # where there are domains
+EVALUATED = (*RESULTS, "by_class.csv", "measures.csv", "confusion.csv", "predictions.csv", "mistakes.csv")
 CALIBRATION = "reliability.png"  # which the command line draws of an evaluation, too
+CONFUSION = "confusion.png"
+DRAWN_OF_EVALUATION = (CALIBRATION, CONFUSION)
 DRAWN = ("table.md", "curve.png", CALIBRATION)  # what the command line adds to the results of a comparison
 
 

@@ -163,6 +163,9 @@ class EvaluateOptions(Options):
         default=None,
         metadata=says("Say none for pictures less certain than all but this share of the known ones.", type=float),
     )
+    skip_unknown: bool = field(
+        default=False, metadata=says("Leave out pictures of classes that the classifier does not know, and count them.")
+    )
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
     overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 

@@ -29,8 +29,8 @@ LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
 LARGEST_LOGARITHM = 7.0  # a scale below is probably one: CLIP keeps ln(100) = 4.6
 
 
-def open_dataset(data: Data, options: Options) -> Dataset:
-    """``data``, read with the ``options`` of the command.
+def open_dataset(data: Data, options: Options, also: Sequence[str] = ()) -> Dataset:
+    """``data``, read with the ``options`` of the command; ``also`` names classes that it may lack.
 
     Raises :class:`InputError` for options that pictures need and given features cannot follow, or the other way round.
     """
@@ -44,6 +44,7 @@ def open_dataset(data: Data, options: Options) -> Dataset:
             templates=options.templates or None,
             domain=options.domain,
             test_domain=options.test_domain,
+            also=also,
         )
     if options.templates and not has_text(dataset, options):
         raise InputError("templates is given, but the backbone has no text tower: leave it out (--template).")
