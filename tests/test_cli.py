@@ -173,6 +173,7 @@ def test_compare_ends_with_table_curve_and_results(world, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".vlmadapt.json",
         "curve.png",
+        "differences.csv",
         "reliability.png",
         "results.csv",
         "results.json",

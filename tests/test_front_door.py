@@ -18,6 +18,7 @@ import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from tests.modes import MODES
 from vlmadapt.cli import app
+from vlmadapt.experiments import folders
 from vlmadapt.experiments.options import (
     CheckOptions,
     CompareOptions,

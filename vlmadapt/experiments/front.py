@@ -12,6 +12,7 @@ from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, DataSource, read_run
 from vlmadapt.data import Dataset, Extraction
+from vlmadapt.errors import InputError
 from vlmadapt.experiments import evaluation, folders, single
 from vlmadapt.experiments.evaluation import Evaluation
 from vlmadapt.experiments.features import told_by_file
@@ -19,6 +20,7 @@ from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOpt
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.protocols import Protocol as ComparisonProtocol
 from vlmadapt.experiments.protocols import protocol_of
+from vlmadapt.experiments.results import AGAINST
 from vlmadapt.experiments.sources import (
     Data,
     asked_for,
@@ -131,7 +133,10 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
     dataset = _announced(data, options)
     protocol = open_protocol(dataset, options)
     extraction = extraction_of(options, dataset)
-    methods = list(check_plan(asked_for(dataset, options), options.shots, range(options.seeds)).values())
+    plan = check_plan(asked_for(dataset, options), options.shots, range(options.seeds))
+    methods = list(plan.values())
+    if options.against is not None and options.against not in plan:
+        raise InputError(f"against is {options.against!r}, which is not compared: use one of {', '.join(plan)}.")
     with _held(options.out) as place:
         if place is None:
             return _run(dataset, open_encoder(options, dataset), extraction, methods, protocol, options)
@@ -171,7 +176,7 @@ def _run(
     fits: FolderFits | None = None,
     ready: Callable[[], None] | None = None,
 ) -> ProtocolResults:
-    return run_protocol(
+    results = run_protocol(
         encoder,
         dataset,
         methods,
@@ -184,6 +189,9 @@ def _run(
         ready=ready,
         protocol=protocol,
     )
+    if options.against is None:
+        return results
+    return replace(results, protocol={**results.protocol, AGAINST: options.against})
 
 
 @_on_classifier(EvaluateOptions)

@@ -126,6 +126,12 @@ class CompareOptions(Options):
         default=None,
         metadata=says("Other data to test on, by commas: of cross or shift.", type=str, commas="names", shown="none"),
     )
+    against: str | None = field(
+        default=None,
+        metadata=says(
+            "Method that differences are taken to, as in --adapters.", type=str, shown="tip-adapter-f, else the first"
+        ),
+    )
     out: Path | None = field(
         default=None, metadata=says("Folder of the results.", type=Path, shown="runs/compare-DATA")
     )

@@ -57,6 +57,9 @@ def interval_of(means: Tensor) -> Interval:
 
 
 def basic_interval_of(found: float, drawn: Tensor, least: float, most: float) -> Interval:
-    """The basic interval of a figure in [least, most] that was ``found``, and found ``[n]`` times of what was drawn."""
+    """The basic interval of a figure in [least, most] that was ``found``, and found ``[n]`` times of what was drawn.
+
+    It holds what was found, which a figure at an end of what is possible can miss.
+    """
     low, high = interval_of(drawn)
-    return Interval(max(2 * found - high, least), min(2 * found - low, most))
+    return Interval(max(min(2 * found - high, found), least), min(max(2 * found - low, found), most))
