@@ -22,15 +22,13 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     Hyper-parameters and epochs are chosen on validation pictures, by auto on all labelled ones in turn; the test split
     is not read.
     """
-    from vlmadapt.classifier import DataSource
     from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
     dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
-    source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
-    options = replace(options, source=source, report=note, out=folder)
+    options = replace(options, source=sources.source_of(data, options), report=note, out=folder)
     refuse_inside(data, places_of(options))
     with hold(folder):
         classifier = front.fit.with_options(dataset, options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
-from vlmadapt.classifier import Classifier, DataSource, read_run
+from vlmadapt.classifier import Classifier, read_run
 from vlmadapt.data import Dataset, Extraction
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import evaluation, folders, single
@@ -28,6 +28,7 @@ from vlmadapt.experiments.sources import (
     open_dataset,
     open_encoder,
     open_protocol,
+    source_of,
     with_domains,
 )
 from vlmadapt.experiments.store import FolderFits
@@ -92,7 +93,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     dataset = open_dataset(data, options)
     source = options.source
     if source is None and not isinstance(data, Dataset):
-        source = DataSource.of(str(data), options.split_seed, options.root, options.domain, options.test_domain)
+        source = source_of(data, options)
     with _held(options.out) as place:
         if place is not None:
             single.claim_folder(place, options.resume, options.overwrite)
