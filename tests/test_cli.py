@@ -83,7 +83,8 @@ def test_eval_writes_results_and_names_the_hardest_classes(fitted, tmp_path):
     assert f"{100 * cell['test_accuracy']:.1f}" in result.output
     assert (tmp_path / "results.csv").is_file()
     rows = (tmp_path / "by_class.csv").read_text().splitlines()
-    assert rows[0] == "class,test_pictures,accuracy,accuracy_low,accuracy_high" and len(rows) == 5
+    header = "class,test_pictures,accuracy,accuracy_low,accuracy_high,predicted,precision,f1"
+    assert rows[0] == header and len(rows) == 5
     low, high = cell["accuracy_interval"]
     assert low < cell["test_accuracy"] <= high and f"[{100 * low:.1f}, {100 * high:.1f}]" in result.output
     assert "hardest classes" in result.output
@@ -172,6 +173,7 @@ def test_compare_ends_with_table_curve_and_results(world, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".vlmadapt.json",
         "curve.png",
+        "differences.csv",
         "reliability.png",
         "results.csv",
         "results.json",
@@ -288,7 +290,8 @@ def test_evaluating_other_classes_is_refused(fitted, tmp_path):
     other = make_world(tmp_path / "other")
     for split in ("train", "val", "test"):
         (other / split / "sun").rename(other / split / "moon")
-    assert "classes that the classifier does not know (moon)" in call("eval", fitted, other, code=2).stderr
+    message = sentence(call("eval", fitted, other, code=2))
+    assert "classes that the classifier does not know (moon; 4 of 16 pictures)" in message
 
 
 def test_some_of_the_classes_suffice_to_evaluate(fitted, tmp_path):

@@ -18,6 +18,7 @@ import vlmadapt
 from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
 from tests.modes import MODES
 from vlmadapt.cli import app
+from vlmadapt.experiments import folders
 from vlmadapt.experiments.options import (
     CheckOptions,
     CompareOptions,
@@ -84,7 +85,7 @@ def test_fit_saves_nothing_unless_told_and_predicts(world: Path, tmp_path: Path,
         assert torch.equal(value, saved.adapter.state_dict()[name])
     back = vlmadapt.Classifier.load(tmp_path / "run", ColourEncoder())
     assert vlmadapt.evaluate(back, dataset, out=tmp_path / "eval", no_cache=True).accuracy == found.accuracy
-    assert {path.name for path in (tmp_path / "eval").glob("[!.]*")} == {"results.json", "results.csv", "by_class.csv"}
+    assert {path.name for path in (tmp_path / "eval").glob("[!.]*")} == set(folders.EVALUATED)
     with pytest.raises(ValueError, match="data is missing"):
         vlmadapt.evaluate(back, no_cache=True)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.adapters import load_adapter
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder
-from vlmadapt.data import BUILTIN, Extraction, load_dataset
+from vlmadapt.data import BUILTIN, Columns, Extraction, load_dataset
+from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
 from vlmadapt.modes import usual
@@ -40,20 +41,32 @@ class DataSource:
     root: str | None = None
     domain: str | None = None
     test_domain: str | None = None
+    columns: Sequence[str] = NAMED
 
     @classmethod
     def of(
-        cls, spec: str, seed: int, root: Path | None, domain: str | None = None, test_domain: str | None = None
+        cls,
+        spec: str,
+        seed: int,
+        root: Path | None,
+        domain: str | None = None,
+        test_domain: str | None = None,
+        columns: Columns = NAMED,
     ) -> DataSource:
         is_path = spec not in BUILTIN and Path(spec).expanduser().exists()
         place = str(Path(spec).expanduser().resolve()) if is_path else spec
-        return cls(place, seed, None if root is None else str(root.resolve()), domain, test_domain)
+        return cls(place, seed, None if root is None else str(root.resolve()), domain, test_domain, tuple(columns))
 
     def load(self, domain: str | None = None, test_domain: str | None = None) -> Dataset:
         """The data set, or other domains of it; raises what :func:`load_dataset` raises."""
         own = None if domain else self.test_domain
         return load_dataset(
-            self.spec, self.seed, self.root, domain=domain or self.domain, test_domain=test_domain or own
+            self.spec,
+            self.seed,
+            self.root,
+            domain=domain or self.domain,
+            test_domain=test_domain or own,
+            columns=Columns(*self.columns),
         )
 
 

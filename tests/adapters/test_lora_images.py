@@ -27,8 +27,9 @@ from vlmadapt.data import Extraction, FeatureCache, load_dataset
 from vlmadapt.data.types import Row
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import seen_by
+from vlmadapt.experiments.front import evaluate
 from vlmadapt.experiments.protocol import run_protocol
-from vlmadapt.experiments.single import evaluate, fit_classifier
+from vlmadapt.experiments.single import fit_classifier
 from vlmadapt.provenance.settings import parse_method
 
 pytest.importorskip("peft", reason="pip install 'vlmadapt[lora]'")
@@ -251,7 +252,7 @@ def test_a_classifier_sees_pictures_with_the_adapted_tower(encoder, dataset, tmp
     expected = adapter.predict_proba(paths).max(-1).values
     found = torch.tensor([each.classes[0][1] for each in classifier.predict(paths, extraction=extraction)])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    tested = evaluate(classifier, dataset, extraction)
+    tested = evaluate(classifier, dataset, cache=tmp_path / "cache")
     labels = torch.tensor([sample.label for sample in dataset.test])
     assert tested.accuracy == pytest.approx(float((adapter.predict(paths) == labels).double().mean()))
     assert len(list((tmp_path / "cache").iterdir())) == 1

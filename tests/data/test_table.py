@@ -54,7 +54,7 @@ def test_jsonl(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "header", "words"),
     [
-        (["img/0.png,a"], "file,label", r"has columns \['file', 'label'\]: its first line must name path and label"),
+        (["img/0.png,a"], "file,label", r"has columns \['file', 'label'\], but none called path: name them so"),
         ([], "path,label", "lists no pictures"),
         (["img/0.png,"], "path,label", "line 2 has label ''"),
         (["img/0.png"], "path,label", "line 2 has label None"),

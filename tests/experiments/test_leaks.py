@@ -19,8 +19,9 @@ from vlmadapt.data import Dataset, Extraction, load_dataset
 from vlmadapt.data.names import class_name_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
+from vlmadapt.experiments.front import evaluate
 from vlmadapt.experiments.protocol import run_protocol
-from vlmadapt.experiments.single import evaluate, fit_classifier
+from vlmadapt.experiments.single import fit_classifier
 from vlmadapt.files import read_json, write_json
 from vlmadapt.pictures import identify
 from vlmadapt.provenance.settings import Method
@@ -85,7 +86,7 @@ def test_fitted_pictures_in_other_data_are_refused(tmp_path, how):
     with pytest.raises(
         InputError, match=r"^8 test pictures were used to fit this classifier, of 20 \(.*deep.*\): eval"
     ):
-        evaluate(classifier, swapped(other, tmp_path), QUIET)
+        evaluate(classifier, swapped(other, tmp_path), no_cache=True)
 
 
 def test_a_copy_of_the_data_is_evaluated_as_the_data(tmp_path):
@@ -94,7 +95,7 @@ def test_a_copy_of_the_data_is_evaluated_as_the_data(tmp_path):
     shutil.copytree(world, tmp_path / "copy")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert evaluate(classifier, load_dataset(tmp_path / "copy"), QUIET).results.dataset["test"] == 16
+        assert evaluate(classifier, load_dataset(tmp_path / "copy"), no_cache=True).results.dataset["test"] == 16
 
 
 def test_other_pixels_are_another_picture(tmp_path):
@@ -104,7 +105,7 @@ def test_other_pixels_are_another_picture(tmp_path):
         pixels = np.array(Image.open(path))
         pixels[0, 0] ^= 1
         Image.fromarray(pixels).save(path)
-    assert evaluate(classifier, swapped(world, tmp_path), QUIET).results.dataset["test"] == 20
+    assert evaluate(classifier, swapped(world, tmp_path), no_cache=True).results.dataset["test"] == 20
 
 
 def coop(world: Path, file: Path, twice: str) -> Dataset:
@@ -132,7 +133,7 @@ def test_a_picture_in_two_splits_of_the_data_is_warned_of(tmp_path, twice):
     dataset = coop(make_world(tmp_path / "world"), tmp_path / "split.json", twice)
     everything = fit_classifier(ColourEncoder(), dataset, None, Method("zero-shot", "zero-shot", {}), 3, 0, None, QUIET)
     with pytest.warns(UserWarning, match=r"^4 test pictures were used to fit: .*Run vlmadapt data check"):
-        evaluate(everything, dataset, QUIET)
+        evaluate(everything, dataset, no_cache=True)
     with pytest.warns(UserWarning, match=r"^4 test pictures were used to fit: "):
         run_protocol(ColourEncoder(), dataset, ["zero-shot"], [3], [0], extraction=QUIET)
 
@@ -160,7 +161,7 @@ def test_clean_data_are_not_warned_of(tmp_path):
     dataset = load_dataset(make_world(tmp_path / "world"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluate(fit(dataset), dataset, QUIET)
+        evaluate(fit(dataset), dataset, no_cache=True)
         run_protocol(ColourEncoder(), dataset, ["zero-shot"], [1, 2], [0, 1], extraction=QUIET)
 
 
@@ -183,9 +184,9 @@ def test_a_run_without_contents_is_compared_as_far_as_its_pictures_are_there(tmp
     other = swapped(tmp_path / "other", tmp_path)
     if there:
         with pytest.raises(InputError, match="8 test pictures"):
-            evaluate(old, other, QUIET)
+            evaluate(old, other, no_cache=True)
     else:
-        evaluate(old, other, QUIET)
+        evaluate(old, other, no_cache=True)
 
 
 # What else an evaluation says of its data.
@@ -205,7 +206,7 @@ def numbered(place: Path) -> tuple[Dataset, Dataset]:
 def test_classes_are_matched_by_name(tmp_path):
     dataset, other = numbered(tmp_path)
     classifier = fit(dataset)
-    found, wanted = (evaluate(classifier, each, QUIET) for each in (other, dataset))
+    found, wanted = (evaluate(classifier, each, no_cache=True) for each in (other, dataset))
     assert found.by_class == wanted.by_class and wanted.accuracy > 0.5
 
 
@@ -220,7 +221,7 @@ def test_without_test_pictures_nothing_is_compared_or_evaluated(tmp_path):
         run_protocol(encoder, dataset, ["zero-shot"], [2], [0], extraction=QUIET)
     assert encoder.pictures_encoded == 0
     with pytest.raises(InputError, match="has no test pictures"):
-        evaluate(classifier, dataset, QUIET)
+        evaluate(classifier, dataset, no_cache=True)
 
 
 def test_classes_without_test_pictures_are_named(tmp_path):
@@ -229,7 +230,7 @@ def test_classes_without_test_pictures_are_named(tmp_path):
     dataset = load_dataset(world)
     words = "^'sun' of 4 classes have no test pictures: the test accuracy is that of the others"
     with pytest.warns(UserWarning, match=words):
-        evaluate(fit(dataset), dataset, QUIET)
+        evaluate(fit(dataset), dataset, no_cache=True)
     with pytest.warns(UserWarning, match=words):
         run_protocol(ColourEncoder(), dataset, ["zero-shot"], [2], [0], extraction=QUIET)
 

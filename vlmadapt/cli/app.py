@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlmadapt.cli import compare, data, demo, doctor, features, fit, graph, listing, predict, tune
+from vlmadapt.cli import compare, data, demo, doctor, evaluate, features, fit, graph, listing, predict, tune
 from vlmadapt.cli.console import drop_output, fail, lost_output, prepare_streams, warn
 from vlmadapt.cli.interruption import ending_softly, exit_code, resume_hint
 from vlmadapt.version import __version__
@@ -86,7 +86,7 @@ def root(
 
 app.command()(demo.demo)
 app.command()(fit.fit)
-app.command("eval")(fit.evaluate)
+app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(graph.graph)
 app.command()(compare.compare)

@@ -36,7 +36,7 @@ def compare(data: DataArgument, options: CompareOptions) -> None:
 
 def report_comparison(results: ProtocolResults, folder: Path) -> None:
     """Write the curve and the tables beside the results that lie in ``folder``, and print the tables."""
-    from vlmadapt.experiments.folders import CALIBRATION
+    from vlmadapt.experiments.folders import CALIBRATION, COMPARED
     from vlmadapt.files import write_text
     from vlmadapt.reporting.curves import draw_curves
     from vlmadapt.reporting.reliability import draw_reliability
@@ -54,4 +54,4 @@ def report_comparison(results: ProtocolResults, folder: Path) -> None:
             say("")
         show(table, output())
     say(f"curve: {curve}" + (f", calibration: {reliability}" if reliability else ""))
-    say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")
+    say(f"results: {', '.join(str(folder / name) for name in COMPARED if (folder / name).exists())}")

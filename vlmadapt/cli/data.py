@@ -24,9 +24,15 @@ def check(data: DataArgument, options: CheckOptions) -> None:
     Exit code 0 when nothing is, 1 otherwise.
     """
     from vlmadapt.data import check_dataset
+    from vlmadapt.experiments.sources import columns_of
 
     report = check_dataset(
-        data, options.split_seed, options.root, domain=options.domain, test_domain=options.test_domain
+        data,
+        options.split_seed,
+        options.root,
+        domain=options.domain,
+        test_domain=options.test_domain,
+        columns=columns_of(options),
     )
     *findings, verdict = report.lines()
     for line in findings:

@@ -1,22 +1,18 @@
-"""``vlmadapt fit`` and ``vlmadapt eval``: one classifier, fitted and evaluated."""
+"""``vlmadapt fit``: one classifier."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from vlmadapt.cli.console import note, output, say
+from vlmadapt.cli.console import note, say
 from vlmadapt.cli.options import DataArgument, command
-from vlmadapt.experiments.options import EvaluateOptions, FitOptions
+from vlmadapt.experiments.options import FitOptions
 
 if TYPE_CHECKING:
     from vlmadapt.adapters import Auto
     from vlmadapt.classifier import Classifier
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
 
 
 @command(FitOptions)
@@ -26,15 +22,13 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     Hyper-parameters and epochs are chosen on validation pictures, by auto on all labelled ones in turn; the test split
     is not read.
     """
-    from vlmadapt.classifier import DataSource
     from vlmadapt.experiments import front, sources
     from vlmadapt.experiments.folders import places_of, refuse_inside
     from vlmadapt.provenance.place import hold
 
     dataset = sources.open_dataset(data, options)
     folder = options.out or Path("runs") / f"{dataset.name}-{options.adapter}-{options.shots}"
-    source = DataSource.of(data, options.split_seed, options.root, options.domain, options.test_domain)
-    options = replace(options, source=source, report=note, out=folder)
+    options = replace(options, source=sources.source_of(data, options), report=note, out=folder)
     refuse_inside(data, places_of(options))
     with hold(folder):
         classifier = front.fit.with_options(dataset, options)
@@ -94,34 +88,3 @@ def _say_mixture(adapter: Auto) -> None:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@command(EvaluateOptions)
-def evaluate(
-    run: RunArgument,
-    data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(
-            metavar="[DATA]", help="Other data with the same classes.", show_default="what it was fitted on"
-        ),
-    ] = None,
-    *,
-    options: EvaluateOptions,
-) -> None:
-    """Accuracy of a saved classifier on the test split, as a table, results.json, results.csv and by_class.csv."""
-    from vlmadapt.classifier import read_run
-    from vlmadapt.experiments import front
-    from vlmadapt.experiments.folders import CALIBRATION, EVALUATED
-    from vlmadapt.provenance.intervals import wilson
-    from vlmadapt.reporting.reliability import draw_reliability
-    from vlmadapt.reporting.table import protocol_table, show
-
-    dataset = front.test_data(read_run(run), data, options)
-    folder = options.out or run / f"eval-{dataset.name}"
-    found = front.evaluate.with_options(run, dataset, options=replace(options, report=note, out=folder))
-    show(protocol_table(found.results), output())
-    worst = sorted((line for line in found.by_class if line[2] is not None), key=lambda line: line[2] or 0.0)[:3]
-    said = [f"{name} {100 * (share or 0):.0f} % {wilson(share or 0, number)}" for name, number, share in worst]
-    say(f"hardest classes: {', '.join(said)}")
-    draw_reliability(found.results, folder / CALIBRATION)
-    say("written: " + ", ".join(str(folder / name) for name in (*EVALUATED, CALIBRATION)))

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import command
+from vlmadapt.cli.options import RunArgument, command
 from vlmadapt.experiments.options import GraphOptions
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import typer
 
 from vlmadapt.options import OptionSet, offered
 
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
 DataArgument = Annotated[
     str,
     typer.Argument(

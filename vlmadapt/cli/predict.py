@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmadapt.cli.console import JsonList, fail, note, output, say
-from vlmadapt.cli.fit import RunArgument
-from vlmadapt.cli.options import command, pick_device
+from vlmadapt.cli.options import RunArgument, command, pick_device
 from vlmadapt.experiments.options import PredictOptions
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from vlmadapt.data.folder import read_folder
 from vlmadapt.data.given import Given
 from vlmadapt.data.load import load_dataset
 from vlmadapt.data.sampling import FewShotSplit, sample_shots
-from vlmadapt.data.table import read_table
+from vlmadapt.data.table import Columns, read_table
 from vlmadapt.data.templates import TEMPLATES, templates_for
 from vlmadapt.data.types import Dataset, Row, Sample
 
@@ -22,6 +22,7 @@ __all__ = [
     "Benchmark",
     "BuiltinStatus",
     "CheckReport",
+    "Columns",
     "Dataset",
     "Extraction",
     "FeatureCache",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
 from vlmadapt.data.load import load_quietly
 from vlmadapt.data.same import Place, SamePictures
+from vlmadapt.data.table import NAMED, Columns
 from vlmadapt.data.types import SPLITS, Dataset, Row, Sample
 from vlmadapt.errors import FileError, VlmadaptError, shown
 from vlmadapt.pictures import Identity, decode
@@ -78,6 +79,7 @@ def check_dataset(
     progress: bool = True,
     domain: str | None = None,
     test_domain: str | None = None,
+    columns: Columns = NAMED,
 ) -> CheckReport:
     """Load a data set (as :func:`vlmadapt.data.load_dataset`), decode every picture and compare contents.
 
@@ -89,7 +91,7 @@ def check_dataset(
         if missing:
             return CheckReport(name=str(spec), missing=tuple(missing))
         try:
-            spec = load_quietly(spec, seed, root, check_files=False, domain=domain, test_domain=test_domain)
+            spec = load_quietly(spec, seed, root, False, domain, test_domain, columns=columns)
         except VlmadaptError as error:
             return CheckReport(name=shown(str(spec)), problems=(str(error),))
     return _check_loaded(spec, progress)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmadapt.data.layout import find_splits, unwrapped
-from vlmadapt.data.names import FILE_KINDS, class_name_of, ordered, split_named
+from vlmadapt.data.names import FILE_KINDS, class_name_of, named, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Sample
@@ -18,7 +18,11 @@ RUNS = "runs"  # where commands write by default
 
 
 def read_folder(
-    root: str | Path, seed: int = 0, name: str | None = None, templates: Sequence[str] = DEFAULT
+    root: str | Path,
+    seed: int = 0,
+    name: str | None = None,
+    templates: Sequence[str] = DEFAULT,
+    also: Sequence[str] = (),
 ) -> Dataset:
     """Read a folder of pictures.
 
@@ -26,7 +30,8 @@ def read_folder(
     (without a validation folder a fifth of each training class becomes one; with ``train`` alone it is split by
     ``seed``), or ``root/<class>/...``, split by ``seed`` as :func:`vlmadapt.data.splitting.split_by_seed` says. A
     folder that holds nothing but such a folder is read as that one. Class names are folder names with underscores as
-    spaces. What is left out is in the data set's ``notes``, what looks like another layout in its ``doubts``.
+    spaces, and ``also`` names more, which may have no folder. What is left out is in the data set's ``notes``, what
+    looks like another layout in its ``doubts``.
     Raises :class:`FileError` for a missing folder or one that may not be read, and :class:`InputError` for an empty
     class, fewer than two classes, two folders with one class name, or folders that are no classes.
     """
@@ -39,11 +44,11 @@ def read_folder(
     if not splits:
         files = class_files(place, left_out)
         _refuse_split_names(place, files)
-        class_names = ordered(files)
+        class_names = named(files, also)
         parts = split_by_seed(_label(files, class_names), place, seed)
     else:
         per_split = {split: class_files(path, left_out) for split, path in splits.items()}
-        class_names = ordered(class_name for files in per_split.values() for class_name in files)
+        class_names = named((class_name for files in per_split.values() for class_name in files), also)
         parts = {split: tuple(_label(per_split.get(split, {}), class_names)) for split in SPLITS}
         if len(splits) == 1:
             left_out.notes.append(f"{shown(splits['train'])} is the only split: it is split by seed")

@@ -14,10 +14,12 @@ from vlmadapt.data.domains import read_domain
 from vlmadapt.data.doubts import doubts_of, notes_of
 from vlmadapt.data.feature_file import ENDINGS, read_feature_file
 from vlmadapt.data.folder import read_folder
-from vlmadapt.data.table import read_table
+from vlmadapt.data.table import NAMED, Columns, read_table
 from vlmadapt.data.templates import DEFAULT, templates_for
 from vlmadapt.data.types import Dataset
 from vlmadapt.errors import FileError, InputError, shown
+
+TABLES = (".csv", ".tsv", ".jsonl")
 
 
 def load_dataset(
@@ -28,6 +30,8 @@ def load_dataset(
     check_files: bool = True,
     domain: str | None = None,
     test_domain: str | None = None,
+    also: Sequence[str] = (),
+    columns: Columns = NAMED,
 ) -> Dataset:
     """Load a data set.
 
@@ -39,10 +43,12 @@ def load_dataset(
     ``check_files=False`` skips the test that listed pictures exist.
     ``domain`` reads one of the folders in a folder whose folders hold the same classes; ``test_domain`` takes another
     one's pictures as the test split, ``others`` those of all others (:func:`vlmadapt.data.domains.read_domain`).
+    ``also`` names classes that a folder or listing may lack: those of a classifier to be tested on it. ``columns`` says
+    what the columns of path, label and split are called in a listing.
     Warns of each of the data set's doubts. Raises :class:`InputError`, :class:`FileError` or
     :class:`MissingDependency`.
     """
-    dataset = load_quietly(spec, seed, root, check_files, domain, test_domain)
+    dataset = load_quietly(spec, seed, root, check_files, domain, test_domain, also, columns)
     for doubt in dataset.doubts:
         warnings.warn(f"{doubt}.", stacklevel=2)
     if templates is not None and dataset.given is not None:
@@ -58,6 +64,8 @@ def load_quietly(
     check_files: bool = True,
     domain: str | None = None,
     test_domain: str | None = None,
+    also: Sequence[str] = (),
+    columns: Columns = NAMED,
 ) -> Dataset:
     """:func:`load_dataset` without warnings: the doubts are in the data set.
 
@@ -72,12 +80,24 @@ def load_quietly(
             raise InputError(f"test_domain is {test_domain!r} without a domain: say which one trains (--domain).")
         dataset = read_domain(spec, domain, test_domain, seed)
     else:
-        dataset = _load(spec, seed, root, check_files)
+        dataset = _load(spec, seed, root, check_files, also, columns)
+    if columns != NAMED and not is_table(spec):
+        raise InputError(
+            f"{shown(str(spec))} is no listing with columns: leave their names out (--path-column, --label-column, "
+            "--split-column)."
+        )
     notes, doubts = (*dataset.notes, *notes_of(dataset)), (*dataset.doubts, *doubts_of(dataset))
     return replace(dataset, notes=notes, doubts=doubts)
 
 
-def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
+def is_table(spec: str | Path) -> bool:
+    """Whether ``spec`` is a listing with columns."""
+    return Path(spec).suffix.lower() in TABLES and Path(spec).is_file()
+
+
+def _load(
+    spec: str | Path, seed: int, root: str | Path | None, check_files: bool, also: Sequence[str], columns: Columns
+) -> Dataset:
     if isinstance(spec, str) and spec in BUILTIN:
         return BUILTIN[spec]()
     benchmark = find_benchmark(spec) if isinstance(spec, str) else None
@@ -85,9 +105,9 @@ def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: boo
         return load_benchmark(benchmark, root, seed, check_files)
     path = Path(spec)
     if path.is_dir():
-        return read_folder(path, seed)
+        return read_folder(path, seed, also=also)
     if path.is_file():
-        return _load_file(path, seed, root, check_files)
+        return _load_file(path, seed, root, check_files, also, columns)
     if benchmark is not None:
         raise InputError(f"{spec} needs root: give the folder that holds {BENCHMARKS[benchmark].folder}/.")
     if path.suffix or len(path.parts) > 1:
@@ -100,10 +120,12 @@ def _load(spec: str | Path, seed: int, root: str | Path | None, check_files: boo
     )
 
 
-def _load_file(path: Path, seed: int, root: str | Path | None, check_files: bool) -> Dataset:
+def _load_file(
+    path: Path, seed: int, root: str | Path | None, check_files: bool, also: Sequence[str], columns: Columns
+) -> Dataset:
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".jsonl"):
-        return read_table(path, seed, check_files=check_files)
+    if suffix in TABLES:
+        return read_table(path, seed, check_files=check_files, also=also, columns=columns)
     if suffix in ENDINGS:
         return read_feature_file(path, seed)
     if suffix != ".json":

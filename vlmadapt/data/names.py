@@ -79,6 +79,11 @@ def ordered(class_names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
+def named(found: Iterable[str], also: Iterable[str]) -> list[str]:
+    """Class names in the order of their labels: those ``found`` in the data, and ``also`` others, written alike."""
+    return ordered({*found, *map(class_name_of, also)})
+
+
 def alike(class_names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ in case only, as ``Cat`` and ``cat``, or are one number, as ``01`` and ``1.0``."""
     groups: dict[object, list[str]] = {}

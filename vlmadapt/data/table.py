@@ -1,4 +1,4 @@
-"""CSV and JSONL files that list pictures: ``path``, ``label`` and optionally ``split``."""
+"""CSV and JSONL files that list pictures: ``path``, ``label`` and optionally ``split``, or columns of other names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlmadapt.data.listing import picture_path, require_files
-from vlmadapt.data.names import class_name_of, ordered, resolve_eval, split_named
+from vlmadapt.data.names import class_name_of, named, resolve_eval, split_named
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
@@ -20,8 +20,29 @@ from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import parse_json, read_text
 
 DELIMITERS = ",;\t|"
-COLUMNS = ("path", "label", "split")
 WRITE_SPLIT = "write train, val or test"
+
+
+class Columns(NamedTuple):
+    """The columns of a listing that are read, in any case; ``split`` need not be there."""
+
+    path: str = "path"
+    label: str = "label"
+    split: str = "split"
+
+    def plain(self) -> Columns:
+        """As they are compared. Raises :class:`InputError` for a name that is empty or given twice."""
+        found = Columns(*(_plain(name) for name in self))
+        for option, name in zip(self._fields, found, strict=True):
+            if not name or found.count(name) > 1:
+                value = getattr(self, option)
+                raise InputError(
+                    f"{option}_column is {value!r}: name a column that no other one is (--{option}-column)."
+                )
+        return found
+
+
+NAMED = Columns()
 
 
 @dataclass(frozen=True)
@@ -38,26 +59,31 @@ def read_table(
     name: str | None = None,
     templates: Sequence[str] = DEFAULT,
     check_files: bool = True,
+    also: Sequence[str] = (),
+    columns: Columns = NAMED,
 ) -> Dataset:
     """Read a ``.csv``, ``.tsv`` or ``.jsonl`` listing, in any encoding that :func:`vlmadapt.files.read_text` reads.
 
     Columns may be separated by commas, semicolons, tabs or bars. Paths are relative to the listing. Labels are class
     names, read as those of folders are; where all of them are whole numbers they are sorted as numbers. Without a
     ``split`` column each class is split by ``seed`` (see :func:`vlmadapt.data.splitting.split_by_seed`); without
-    validation rows a fifth of each training class becomes validation.
+    validation rows a fifth of each training class becomes validation. ``also`` names classes that may have no row.
+    ``columns`` says what those of path, label and split are called.
     Raises :class:`FileError` or :class:`InputError` naming the file and line.
     """
     table = Path(table)
-    rows = list(_read_rows(table))
+    rows = list(_read_rows(table, columns.plain()))
     if not rows:
         raise InputError(f"{table} lists no pictures: add rows with a path and a label.")
     _refuse_repeats(table, rows)
     _refuse_two_spellings(table, rows)
-    class_names = ordered(class_name_of(row.label) for row in rows)
+    class_names = named((class_name_of(row.label) for row in rows), also)
     index = {class_name: label for label, class_name in enumerate(class_names)}
 
     parts: Parts
     seeded = all(row.split is None for row in rows)
+    if seeded and columns.split != NAMED.split:
+        raise InputError(f"{table} has no column {columns.split!r} with splits: leave it out (--split-column).")
     if seeded:
         parts = split_by_seed([_sample(row, index) for row in rows], table.parent, seed)
     else:
@@ -95,26 +121,32 @@ def _by_split(table: Path, rows: list[Row], index: dict[str, int]) -> Parts:
     return {split: tuple(_sample(row, index) for row in groups.get(split, ())) for split in SPLITS}
 
 
-def _read_rows(table: Path) -> Iterator[Row]:
-    for line, record in _jsonl(table) if table.suffix.lower() == ".jsonl" else _csv(table):
-        path, label, split = (record.get(key) for key in COLUMNS)
+def _plain(name: object) -> str:
+    return unicodedata.normalize("NFC", str(name)).strip().lower()
+
+
+def _read_rows(table: Path, columns: Columns) -> Iterator[Row]:
+    for line, record in _jsonl(table, columns) if table.suffix.lower() == ".jsonl" else _csv(table, columns):
+        path, label, split = (record.get(key) for key in columns)
         if not isinstance(path, str) or not path.strip():
-            raise InputError(f"{table} line {line} has no path: write the path of a picture relative to the file.")
+            raise InputError(
+                f"{table} line {line} has no {columns.path}: write the path of a picture relative to the file."
+            )
         text = "" if isinstance(label, bool) or not isinstance(label, (str, int)) else str(label).strip()
         if not text or text.lower() == "nan":  # how programs write a missing value
-            raise InputError(f"{table} line {line} has label {label!r}: write a class name.")
+            raise InputError(f"{table} line {line} has {columns.label} {label!r}: write a class name.")
         if split is not None and not isinstance(split, str):
-            raise InputError(f"{table} line {line} has split {split!r}: {WRITE_SPLIT}.")
+            raise InputError(f"{table} line {line} has {columns.split} {split!r}: {WRITE_SPLIT}.")
         wanted = split_named(split) if split and split.strip() else None
         if split and split.strip() and wanted is None:
-            raise InputError(f"{table} line {line} has split {split!r}: {WRITE_SPLIT}.")
+            raise InputError(f"{table} line {line} has {columns.split} {split!r}: {WRITE_SPLIT}.")
         yield Row(line, picture_path(table, table.parent, path.strip()), text, wanted)
 
 
-def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv(table: Path, wanted: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     text = read_text(table)
     try:
-        columns, delimiter = _header(table, text)
+        columns, delimiter = _header(table, text, wanted)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         next(reader)
         for fields in reader:
@@ -130,29 +162,39 @@ def _csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise FileError(f"{table} is not valid CSV: {error}.") from error
 
 
-def _header(table: Path, text: str) -> tuple[list[str], str]:
+def _header(table: Path, text: str, wanted: Columns) -> tuple[list[str], str]:
     """The columns in lower case, and what separates them."""
     columns: list[str] = []
     for delimiter in DELIMITERS:
         first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True), [])
-        found = [column.strip().lower() for column in first]
-        if "path" in found and "label" in found:
-            repeated = next((column for column in COLUMNS if found.count(column) > 1), None)
+        found = [_plain(column) for column in first]
+        if wanted.path in found and wanted.label in found:
+            repeated = next((column for column in wanted if found.count(column) > 1), None)
             if repeated is not None:
                 raise InputError(f"{table} names the column {repeated} twice in its first line: keep one of them.")
             return found, delimiter
         columns = columns or found
-    raise InputError(f"{table} has columns {columns}: its first line must name path and label (and split, if wanted).")
+    raise InputError(
+        f"{table} has columns {columns}, but none called {' and '.join(_missing(columns, wanted))}: name them so "
+        "in its first line, or say which they are (--path-column, --label-column)."
+    )
 
 
-def _jsonl(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _missing(columns: Sequence[str], wanted: Columns) -> list[str]:
+    return [name for name in (wanted.path, wanted.label) if name not in columns] or [wanted.path, wanted.label]
+
+
+def _jsonl(table: Path, wanted: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, text in enumerate(io.StringIO(read_text(table)), start=1):
         if not text.strip():
             continue
         record = parse_json(text, table, line)
         if not isinstance(record, dict):
-            raise InputError(f'{table} line {line} is not a JSON object: write {{"path": ..., "label": ...}}.')
-        yield line, record
+            raise InputError(
+                f'{table} line {line} is not a JSON object: write {{"{wanted.path}": ..., "{wanted.label}": ...}}.'
+            )
+        # A key is read in any case, as a column is; of two that differ in case alone, the one that is written so.
+        yield line, {**{_plain(key): value for key, value in record.items()}, **record}
 
 
 def _refuse_repeats(table: Path, rows: list[Row]) -> None:

@@ -164,18 +164,23 @@ class Dataset:
         )
         return "\n".join([counts, *(f"  {note}" for note in self.notes)])
 
-    def with_classes(self, class_names: Sequence[str]) -> Dataset | None:
-        """The same pictures with labels that index ``class_names``, matched by name; None where one is not among them.
+    def with_classes(self, class_names: Sequence[str], leave_out: bool = False) -> Dataset | None:
+        """The same pictures with labels that index ``class_names``, matched by name; None where one is not among them,
+        unless pictures of other classes are to be left out.
 
         Names are compared as :func:`vlmadapt.data.names.class_name_of` writes them: 0.1.0 left those of tables as they
         were.
         """
         place = {class_name_of(name): label for label, name in enumerate(class_names)}
         mine = [class_name_of(name) for name in self.class_names]
-        if not place.keys() >= set(mine) or len(place) < len(class_names) or len(set(mine)) < len(mine):
+        if not (leave_out or place.keys() >= set(mine)) or len(place) < len(class_names) or len(set(mine)) < len(mine):
             return None
         parts: Parts = {
-            split: tuple(replace(sample, label=place[mine[sample.label]]) for sample in self.split(split))
+            split: tuple(
+                replace(sample, label=place[mine[sample.label]])
+                for sample in self.split(split)
+                if mine[sample.label] in place
+            )
             for split in SPLITS
         }
         return replace(self, class_names=tuple(class_names), **parts)

@@ -14,7 +14,7 @@ from vlmadapt.data import BUILTIN
 from vlmadapt.errors import InputError
 from vlmadapt.experiments.features import pictures_hash
 from vlmadapt.experiments.fit import FROM_DATA
-from vlmadapt.experiments.results import ProtocolResults
+from vlmadapt.experiments.results import DIFFERENCES, ProtocolResults
 from vlmadapt.provenance.about import About
 from vlmadapt.provenance.place import Place
 from vlmadapt.provenance.settings import Method, plain
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.options import Options
 
 RESULTS = ("results.json", "results.csv")
-EVALUATED = (*RESULTS, "by_class.csv")
+BY_DOMAIN = "by_domain.csv"  # where there are domains
+EVALUATED = (*RESULTS, "by_class.csv", "measures.csv", "confusion.csv", "predictions.csv", "mistakes.csv")
 CALIBRATION = "reliability.png"  # which the command line draws of an evaluation, too
+CONFUSION = "confusion.png"
+DRAWN_OF_EVALUATION = (CALIBRATION, CONFUSION)
+COMPARED = (*RESULTS, DIFFERENCES)
 DRAWN = ("table.md", "curve.png", CALIBRATION)  # what the command line adds to the results of a comparison
 
 
@@ -84,7 +88,7 @@ def claim_results(
     def lost() -> list[str]:
         return _lost(ProtocolResults.load(place.folder), methods, shots, seeds)
 
-    return place.claim_results(about, overwrite, (*RESULTS, *DRAWN), lost)
+    return place.claim_results(about, overwrite, (*COMPARED, *DRAWN), lost)
 
 
 def _lost(old: ProtocolResults, methods: Sequence[Method], shots: Sequence[int], seeds: Sequence[int]) -> list[str]:

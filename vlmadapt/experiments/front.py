@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
-from vlmadapt.classifier import Classifier, DataSource, Run, read_run
+from vlmadapt.classifier import Classifier, read_run
 from vlmadapt.data import Dataset, Extraction
 from vlmadapt.errors import InputError
-from vlmadapt.experiments import folders, leaks, single
+from vlmadapt.experiments import evaluation, folders, single
+from vlmadapt.experiments.evaluation import Evaluation
 from vlmadapt.experiments.features import told_by_file
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.protocols import Protocol as ComparisonProtocol
 from vlmadapt.experiments.protocols import protocol_of
+from vlmadapt.experiments.results import AGAINST
 from vlmadapt.experiments.sources import (
     Data,
     asked_for,
@@ -26,9 +28,11 @@ from vlmadapt.experiments.sources import (
     open_dataset,
     open_encoder,
     open_protocol,
+    source_of,
     with_domains,
 )
 from vlmadapt.experiments.store import FolderFits
+from vlmadapt.experiments.tested import TestData, test_data
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
 from vlmadapt.provenance.place import Place, hold
@@ -58,7 +62,7 @@ class OnClassifier(Protocol[Given, Result]):
     def __call__(
         self,
         classifier: str | Path | Classifier,
-        data: Data | None = None,
+        data: Data | TestData | None = None,
         *args: Given.args,
         **options: Given.kwargs,
     ) -> Result: ...
@@ -89,7 +93,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     dataset = open_dataset(data, options)
     source = options.source
     if source is None and not isinstance(data, Dataset):
-        source = DataSource.of(str(data), options.split_seed, options.root, options.domain, options.test_domain)
+        source = source_of(data, options)
     with _held(options.out) as place:
         if place is not None:
             single.claim_folder(place, options.resume, options.overwrite)
@@ -130,7 +134,10 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
     dataset = _announced(data, options)
     protocol = open_protocol(dataset, options)
     extraction = extraction_of(options, dataset)
-    methods = list(check_plan(asked_for(dataset, options), options.shots, range(options.seeds)).values())
+    plan = check_plan(asked_for(dataset, options), options.shots, range(options.seeds))
+    methods = list(plan.values())
+    if options.against is not None and options.against not in plan:
+        raise InputError(f"against is {options.against!r}, which is not compared: use one of {', '.join(plan)}.")
     with _held(options.out) as place:
         if place is None:
             return _run(dataset, open_encoder(options, dataset), extraction, methods, protocol, options)
@@ -170,7 +177,7 @@ def _run(
     fits: FolderFits | None = None,
     ready: Callable[[], None] | None = None,
 ) -> ProtocolResults:
-    return run_protocol(
+    results = run_protocol(
         encoder,
         dataset,
         methods,
@@ -183,63 +190,45 @@ def _run(
         ready=ready,
         protocol=protocol,
     )
+    if options.against is None:
+        return results
+    return replace(results, protocol={**results.protocol, AGAINST: options.against})
 
 
 @_on_classifier(EvaluateOptions)
 @usual(grad=True)
 def evaluate(
-    classifier: str | Path | Classifier, data: Data | None = None, *, options: EvaluateOptions
-) -> single.Evaluation:
-    """Test accuracy of a classifier, or of the one saved in a folder; with ``out``, written there.
+    classifier: str | Path | Classifier, data: Data | TestData | None = None, *, options: EvaluateOptions
+) -> Evaluation:
+    """Every measure of a classifier, or of the one saved in a folder, on labelled pictures; with ``out``, written.
 
-    data: other data with the same classes; by default what it was fitted on. Of data without splits, none of whose
-        pictures was fitted on, all pictures are evaluated, else the test split.
-    Raises :class:`InputError` when the classes differ or a test picture was used in fitting.
+    data: other pictures of its classes, or of some of them; by default what it was fitted on. Of data without splits,
+        none of whose pictures was fitted on, all pictures are evaluated, else the test split; in a tree with domains
+        above the classes each domain is such data.
+    Raises :class:`InputError` for pictures of classes that the classifier does not know, unless ``skip_unknown``, and
+    when a test picture was used in fitting.
     """
     folder = None if isinstance(classifier, Classifier) else Path(classifier)
     run = classifier.run if isinstance(classifier, Classifier) else read_run(classifier)
-    dataset = test_data(run, data, options)
-    every = leaks.unseen(run, dataset)
-    said = dataset.describe()
-    if every is not None:
-        dataset = replace(dataset, test=every)
-        counts = (
-            f"{dataset.name}: {len(dataset.class_names)} classes, {len(every)} pictures without splits, all evaluated"
-        )
-        said = "\n".join([counts, *said.splitlines()[1:]])
+    tested = data if isinstance(data, TestData) else test_data(run, data, options)
     if options.report is not None:
-        options.report(said)
+        options.report(tested.said)
     with _held(options.out) as place:
         if place is not None:
             own = folder is not None and folder.resolve() == place.folder.resolve().parent
-            about = folders.describe_evaluation(dataset, run, own)
-            place.claim(about, options.overwrite, (*folders.EVALUATED, folders.CALIBRATION))
+            about = folders.describe_evaluation(tested.dataset, run, own)
+            place.claim(about, options.overwrite, (*folders.EVALUATED, *folders.DRAWN_OF_EVALUATION))
         if not isinstance(classifier, Classifier):
-            classifier = Classifier.load(
-                classifier, device=backbones.pick_device(options.device), only_features=dataset.given is not None
-            )
+            only_features = tested.dataset.given is not None
+            device = backbones.pick_device(options.device)
+            classifier = Classifier.load(classifier, device=device, only_features=only_features)
         # Test pictures are taken as they are, in the precision the classifier was fitted in.
         extraction = replace(extraction_of(options), precision=run.precision)
-        found = single.evaluate(classifier, dataset, extraction, options.abstain)
+        found = evaluation.evaluate(classifier, tested, extraction, options.abstain)
         if place is not None:
             place.begin(about)
             found.save(place.folder)
     return found
-
-
-def test_data(run: Run, data: Data | None, options: EvaluateOptions) -> Dataset:
-    """``data``, by default what a classifier was fitted on.
-
-    Raises :class:`InputError` when that is not known, and when the results would be written into it.
-    """
-    if data is not None:
-        folders.refuse_inside(data, folders.places_of(options))
-        return open_dataset(data, options)
-    source = run.data.source
-    if source is None:
-        raise InputError("data is missing: the classifier was fitted on a data set without a source, so name it.")
-    folders.refuse_inside(source.spec, folders.places_of(options))
-    return source.load(options.domain, options.test_domain)
 
 
 def _held(out: Path | None) -> AbstractContextManager[Place | None]:

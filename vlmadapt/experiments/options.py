@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "xmadapter")
 
 
+COLUMNS = ("path_column", "label_column", "split_column")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(OptionSet):
     """What several commands take."""
@@ -47,6 +50,9 @@ class Options(OptionSet):
     test_domain: str | None = field(
         default=None, metadata=says("Another domain to test on, or others for all the others.", type=str)
     )
+    path_column: str = field(default="path", metadata=says("Column of a list that holds the paths, in any case."))
+    label_column: str = field(default="label", metadata=says("Column of a list that holds the class names."))
+    split_column: str = field(default="split", metadata=says("Column of a list that holds train, val or test."))
     allow_short: bool = field(default=False, metadata=says("Let a class have fewer pictures than shots."))
     views: int = field(
         default=1,
@@ -126,6 +132,12 @@ class CompareOptions(Options):
         default=None,
         metadata=says("Other data to test on, by commas: of cross or shift.", type=str, commas="names", shown="none"),
     )
+    against: str | None = field(
+        default=None,
+        metadata=says(
+            "Method that differences are taken to, as in --adapters.", type=str, shown="tip-adapter-f, else the first"
+        ),
+    )
     out: Path | None = field(
         default=None, metadata=says("Folder of the results.", type=Path, shown="runs/compare-DATA")
     )
@@ -163,6 +175,9 @@ class EvaluateOptions(Options):
         default=None,
         metadata=says("Say none for pictures less certain than all but this share of the known ones.", type=float),
     )
+    skip_unknown: bool = field(
+        default=False, metadata=says("Leave out pictures of classes that the classifier does not know, and count them.")
+    )
     out: Path | None = field(default=None, metadata=says("Folder of the results.", type=Path, shown="RUN/eval-DATA"))
     overwrite: bool = field(default=False, metadata=says("Replace the results of another run in the folder."))
 
@@ -186,7 +201,7 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    without: ClassVar = all_but("root", "split_seed", "domain", "test_domain")
+    without: ClassVar = all_but("root", "split_seed", "domain", "test_domain", *COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from vlmadapt.experiments.measures import ANSWERED, MAIN
 from vlmadapt.experiments.paired import Gain
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
 from vlmadapt.experiments.rights import unpack
+from vlmadapt.files import write_csv
 from vlmadapt.provenance import means
 from vlmadapt.provenance.bootstrap import drawn, interval_of
 from vlmadapt.provenance.intervals import Interval, wilson
 
 REFERENCE = "tip-adapter-f"
+AGAINST = "against"  # in ``protocol``: the method that differences were asked for to
+DIFFERENCES = "differences.csv"
 INTERVAL = "accuracy_interval"  # of a fit in files: follows from the others
 ON_ALL = " Methods that weigh others by held-out images ({}) train on the validation images too."
 
@@ -108,7 +111,11 @@ class ProtocolResults:
 
     @property
     def reference(self) -> str:
-        """The method that differences are taken to: ``REFERENCE`` where it takes part, else the first."""
+        """The method that differences are taken to: the one asked for, else ``REFERENCE`` where it takes part, else the
+        first."""
+        asked = self.protocol.get(AGAINST)
+        if asked is not None:
+            return str(asked)
         return REFERENCE if REFERENCE in self.methods else next(iter(self.methods))
 
     @property
@@ -178,6 +185,17 @@ class ProtocolResults:
         others = [name for name in self.methods if name != base]
         return [self._gain(method, base, shots, place) for shots in self.shots for method in others]
 
+    def pairs(self) -> list[Gain]:
+        """:meth:`gains` of every method to every one before it, on every test set, at every number of shots."""
+        names = list(self.methods)
+        return [
+            self._gain(method, reference, shots, place)
+            for place in self.test_sets
+            for shots in self.shots
+            for number, method in enumerate(names)
+            for reference in names[:number]
+        ]
+
     def _gain(self, method: str, reference: str, shots: int, place: str | None) -> Gain:
         mine, base = (self.of(name, shots, tested_on=place) for name in (method, reference))
         draws = self.draws(shots, place)
@@ -214,7 +232,8 @@ class ProtocolResults:
         ]
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write ``results.json`` and ``results.csv`` into ``folder``; returns their paths."""
+        """Write ``results.json``, ``results.csv`` and, of several methods, ``differences.csv`` into ``folder``; returns
+        the first two paths."""
         value = {
             **asdict(self),
             "cells": [{**cell.as_json(), INTERVAL: self.interval(cell)} for cell in self.cells],
@@ -222,6 +241,10 @@ class ProtocolResults:
             "summary": [asdict(line) for line in self.summary()],
             "differences": [asdict(gain) for place in self.test_sets for gain in self.gains(tested_on=place)],
         }
+        if len(self.methods) > 1:
+            header = ["method", "reference", "shots", "tested_on", "seeds", "difference", "low", "high"]
+            differences = [[*astuple(gain)[:-1], *(gain.interval or ("", ""))] for gain in self.pairs()]
+            write_csv(Path(folder) / DIFFERENCES, header, differences)
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
 

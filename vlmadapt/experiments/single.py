@@ -1,4 +1,4 @@
-"""Fit one classifier into a folder, resumably, and evaluate a saved one on a test split."""
+"""Fit one classifier into a folder, resumably."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vlmadapt.atomic import remove_file
 from vlmadapt.classifier import DESCRIPTION, Classifier, DataSource, FittedOn, FittedWith, Run, read_run
@@ -25,18 +22,12 @@ from vlmadapt.experiments.features import (
     identity_of,
     pictures_hash,
     refuse_views,
-    seen_by,
 )
 from vlmadapt.experiments.fit import Measures, create, fit
-from vlmadapt.experiments.measures import measure
-from vlmadapt.experiments.protocol import describe_dataset, describe_encoder
 from vlmadapt.experiments.protocols import FewVal, Protocol
-from vlmadapt.experiments.results import Cell, ProtocolResults, selection
-from vlmadapt.experiments.rights import pack
-from vlmadapt.experiments.sources import refuse_other_space
-from vlmadapt.files import read_versioned, write_csv, write_versioned
+from vlmadapt.experiments.results import selection
+from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.provenance.about import About
-from vlmadapt.provenance.intervals import Interval, wilson
 from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import Method, plain
 from vlmadapt.provenance.versions import versions
@@ -189,96 +180,3 @@ def describe_run(
         contents=leaks.contents_of(split),
         **asdict(measures),
     )
-
-
-class Evaluation(NamedTuple):
-    """``results`` of one classifier; ``by_class`` holds (class name, test pictures, accuracy or None) of each class."""
-
-    results: ProtocolResults
-    by_class: list[tuple[str, int, float | None]]
-
-    @property
-    def accuracy(self) -> float:
-        """The share of test pictures that are classified rightly."""
-        return self.results.cells[0].accuracy
-
-    @property
-    def interval(self) -> Interval:
-        """Of ``accuracy``, by the number of test pictures (:func:`vlmadapt.provenance.intervals.wilson`)."""
-        return self.results.interval(self.results.cells[0])
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write ``results.json``, ``results.csv`` and ``by_class.csv``; returns their paths."""
-        paths = [*self.results.save(folder), folder / "by_class.csv"]
-        header = ["class", "test_pictures", "accuracy", "accuracy_low", "accuracy_high"]
-        rows = [
-            (name, number, share, *(("", "") if share is None else wilson(share, number)))
-            for name, number, share in self.by_class
-        ]
-        write_csv(paths[-1], header, rows)
-        return paths
-
-
-def evaluate(
-    classifier: Classifier, dataset: Dataset, extraction: Extraction, abstain: float | None = None
-) -> Evaluation:
-    """Test accuracy of a classifier, whole and by class; with ``abstain``, the share of pictures that it takes for none
-    of the classes, and the accuracy on the others (:meth:`Adapter.least_certainty`).
-
-    Raises :class:`InputError` when the classes differ or a test picture was used in fitting, and when ``abstain`` is
-    asked of a classifier that was fitted without held-out pictures.
-    """
-    least = None if abstain is None else classifier.adapter.least_certainty(abstain)
-    run = classifier.run
-    refuse_other_space(run, dataset)
-    given, aligned = dataset, dataset.with_classes(classifier.class_names)
-    if aligned is None:
-        others = sorted(set(dataset.class_names) - set(classifier.class_names))
-        raise InputError(
-            f"data set {dataset.name!r} has classes that the classifier does not know ({', '.join(others[:5])}): "
-            "evaluate on pictures of the classes it was fitted on."
-        )
-    dataset = aligned
-    test = dataset.test
-    leaks.require_test(dataset)
-    leaks.refuse(run, given)
-    samples = seen_by(classifier.adapter, classifier.encoder, test, extraction)
-    logits = classifier.adapter.logits(samples.features)
-    tested = measure(logits, samples.labels, classifier.adapter.temperature_, least)
-    cell = Cell(
-        method=run.method,
-        adapter=run.adapter,
-        shots=run.shots,
-        seed=run.seed,
-        split_hash=run.few_shot_split_hash,
-        val_accuracy=run.val_accuracy,
-        values=tested.values,
-        right=pack(tested.right),
-        reliability=tested.bins,
-        trainable_parameters=run.trainable_parameters,
-        fit_seconds=run.fit_seconds,
-        peak_memory_mib=run.peak_memory_mib,
-        selected=run.selected,
-    )
-    results = ProtocolResults(
-        dataset={**describe_dataset(dataset), "test": len(test)},
-        encoder=describe_encoder(classifier.encoder),
-        protocol={
-            "shots": [cell.shots],
-            "seeds": [cell.seed],
-            "views": run.views,
-            "precision": run.precision,
-            "protocol": run.protocol,
-            "selection": run.selection,
-        },
-        versions=versions(),
-        methods={cell.method: dict(run.config)},
-        cells=(cell,),
-    )
-    return Evaluation(results, _by_class(tested.right, samples.labels, classifier.class_names))
-
-
-def _by_class(right: Tensor, labels: Tensor, names: tuple[str, ...]) -> list[tuple[str, int, float | None]]:
-    counts = torch.bincount(labels, minlength=len(names)).tolist()
-    rights = torch.bincount(labels[right], minlength=len(names)).tolist()
-    return [(name, n, r / n if n else None) for name, n, r in zip(names, counts, rights, strict=True)]

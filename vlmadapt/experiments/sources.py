@@ -6,15 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmadapt import backbones
 from vlmadapt.adapters import adapters_without_text
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
-from vlmadapt.data import BENCHMARKS, Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.classifier import DataSource
+from vlmadapt.data import BENCHMARKS, Columns, Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.data.domains import read_domains
+from vlmadapt.data.load import is_table
+from vlmadapt.data.table import NAMED
 from vlmadapt.errors import InputError, shown
-from vlmadapt.experiments.options import METHODS
+from vlmadapt.experiments.options import COLUMNS, METHODS
 from vlmadapt.experiments.protocols import Protocol, Shift, protocol_of
 
 if TYPE_CHECKING:
@@ -29,8 +32,8 @@ LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
 LARGEST_LOGARITHM = 7.0  # a scale below is probably one: CLIP keeps ln(100) = 4.6
 
 
-def open_dataset(data: Data, options: Options) -> Dataset:
-    """``data``, read with the ``options`` of the command.
+def open_dataset(data: Data, options: Options, also: Sequence[str] = ()) -> Dataset:
+    """``data``, read with the ``options`` of the command; ``also`` names classes that it may lack.
 
     Raises :class:`InputError` for options that pictures need and given features cannot follow, or the other way round.
     """
@@ -44,6 +47,8 @@ def open_dataset(data: Data, options: Options) -> Dataset:
             templates=options.templates or None,
             domain=options.domain,
             test_domain=options.test_domain,
+            also=also,
+            columns=columns_of(options),
         )
     if options.templates and not has_text(dataset, options):
         raise InputError("templates is given, but the backbone has no text tower: leave it out (--template).")
@@ -55,6 +60,17 @@ def open_dataset(data: Data, options: Options) -> Dataset:
             "leave it out."
         )
     return dataset
+
+
+def columns_of(options: Options) -> Columns:
+    """What the columns of a listing are called."""
+    return Columns(options.path_column, options.label_column, options.split_column)
+
+
+def source_of(data: str | Path, options: Options) -> DataSource:
+    """Where ``data`` is found again, read as with ``options``."""
+    where = options.split_seed, options.root, options.domain, options.test_domain
+    return DataSource.of(str(data), *where, columns_of(options))
 
 
 def _refuse_options(dataset: Dataset, given: Given, options: Options) -> None:
@@ -131,7 +147,9 @@ def open_protocol(dataset: Dataset, options: CompareOptions) -> Protocol:
 
 def _open_other(other: Data, options: CompareOptions) -> Dataset:
     root = options.root if str(other) in BENCHMARKS else None
-    return open_dataset(other, replace(options, root=root, domain=None, test_domain=None))
+    listed = not isinstance(other, Dataset) and is_table(other)
+    columns: dict[str, Any] = {} if listed else dict(zip(COLUMNS, NAMED, strict=True))
+    return open_dataset(other, replace(options, root=root, domain=None, test_domain=None, **columns))
 
 
 def with_domains(data: Data, options: CompareOptions) -> CompareOptions:

@@ -1,0 +1,69 @@
+"""``vlmadapt eval``: a saved classifier on labelled pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vlmadapt.cli.console import note, output, say
+from vlmadapt.cli.options import RunArgument, command
+from vlmadapt.experiments.options import EvaluateOptions
+
+if TYPE_CHECKING:
+    from vlmadapt.experiments.evaluation import Evaluation
+
+HARDEST, MISTAKES = 3, 3  # of each so many are printed; the files have all
+
+
+@command(EvaluateOptions)
+def evaluate(
+    run: RunArgument,
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="[DATA]",
+            help="Other pictures of its classes or of some of them, in class folders, below folders of domains, or in "
+            "a list.",
+            show_default="what it was fitted on",
+        ),
+    ] = None,
+    *,
+    options: EvaluateOptions,
+) -> None:
+    """Measure a saved classifier on labelled pictures: accuracy, macro-F1, calibration, every prediction and mistake.
+
+    Data without splits are evaluated whole, unless the classifier was fitted on some of them; else the test split is.
+    """
+    from vlmadapt.classifier import read_run
+    from vlmadapt.experiments import front
+    from vlmadapt.experiments.tested import test_data
+
+    tested = test_data(read_run(run), data, options)
+    folder = options.out or run / f"eval-{tested.dataset.name}"
+    found = front.evaluate.with_options(run, tested, options=replace(options, report=note, out=folder))
+    report_evaluation(found, folder)
+
+
+def report_evaluation(found: Evaluation, folder: Path) -> None:
+    """Draw into ``folder``, where the files of ``found`` lie, and print the tables."""
+    from vlmadapt.experiments.folders import BY_DOMAIN, CALIBRATION, CONFUSION, EVALUATED
+    from vlmadapt.reporting.confusion import draw_confusion
+    from vlmadapt.reporting.evaluation import domain_table, hardest, measures_table, worst_mistakes
+    from vlmadapt.reporting.reliability import draw_reliability
+    from vlmadapt.reporting.table import protocol_table, show
+
+    show(protocol_table(found.results), output())
+    say("")
+    show(measures_table(found), output())
+    if found.by_domain:
+        say("")
+        show(domain_table(found), output())
+    for line in (hardest(found, HARDEST), *worst_mistakes(found, MISTAKES)):
+        say(line)
+    draw_reliability(found.results, folder / CALIBRATION)
+    draw_confusion(found, folder / CONFUSION)
+    tables = (*EVALUATED, *[BY_DOMAIN] * bool(found.by_domain))
+    say(f"written in {folder}: {', '.join((*tables, CALIBRATION, CONFUSION))}")
