@@ -139,7 +139,10 @@ def _alike(same: SamePictures) -> Iterator[str]:
     yield from (f"these pictures in two classes look alike: {_pair(pair)}" for pair in others[:MOST])
     if len(others) > MOST:
         yield f"{len(others) - MOST} more pictures look like one of another class"
-    for pairs, one, more in ((same.twice, "is", "are"), (found[TOGETHER], "looks like", "look like")):
+    for pairs, one, more in (
+        (same.twice, "is a copy of", "are copies of"),
+        (found[TOGETHER], "looks like", "look like"),
+    ):
         if pairs:
             number = f"{len(pairs)} pictures {more}" if len(pairs) > 1 else f"1 picture {one}"
             yield f"{number} another of the same class, which teaches little (first {_pair(pairs[0])})"
