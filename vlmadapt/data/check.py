@@ -158,7 +158,7 @@ def _small_classes(dataset: Dataset, counts: dict[str, list[int]]) -> Iterator[s
         named = zip(counts[split], dataset.class_names, strict=True)
         small = [(count, name) for count, name in named if 0 < count < FEW]
         if small:
-            some = ", ".join(f"{name} {count}" for count, name in sorted(small)[:MOST])
+            some = ", ".join(f"{name!r} {count}" for count, name in sorted(small)[:MOST])
             more = f" and {len(small) - MOST} more" if len(small) > MOST else ""
             classes = f"{len(small)} class{'es have' if len(small) > 1 else ' has'}"
             yield f"{classes} fewer than {FEW} pictures in {split} ({some}{more}): {consequence}"

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlmadapt.data import CheckReport, check_dataset
+from vlmadapt.data.load import load_quietly
 from vlmadapt.data.types import SPLITS
 from vlmadapt.errors import shown
 from vlmadapt.experiments.features import FeatureTable
-from vlmadapt.experiments.sources import columns_of, extraction_of, open_dataset, open_encoder
+from vlmadapt.experiments.sources import columns_of, extraction_of, open_encoder
 
 if TYPE_CHECKING:
     from vlmadapt.experiments.options import CheckOptions
@@ -77,7 +78,15 @@ def check(data: str, options: CheckOptions) -> CheckReport:
     if not report.class_names or report.missing or report.unreadable:
         hint = "pictures far from their class are looked for once all can be read"
         return replace(report, hints=(*report.hints, hint))
-    dataset = open_dataset(data, options)
+    # The report has the doubts of which other ways of loading warn.
+    dataset = load_quietly(
+        data,
+        options.split_seed,
+        options.root,
+        domain=options.domain,
+        test_domain=options.test_domain,
+        columns=columns_of(options),
+    )
     samples = [sample for split in SPLITS for sample in dataset.split(split)]
     seen = FeatureTable(open_encoder(options, dataset), samples, extraction_of(options, dataset)).of(samples)
     features = normalize(seen.features.cpu().float(), dim=-1)
