@@ -130,15 +130,14 @@ def _check_loaded(dataset: Dataset, progress: bool) -> CheckReport:
 
 
 def _alike(same: SamePictures) -> Iterator[str]:
-    """Pictures that look alike in two splits, each; of two classes some; within a class how many."""
+    """Pictures that look alike: some pairs in two splits or classes, and how many there are."""
     found: dict[str, list[tuple[Path, Path]]] = {SPLITS_APART: [], CLASSES_APART: [], TOGETHER: []}
     for apart, *pair in same.alike():
         found[apart].append((pair[0], pair[1]))
-    yield from (f"these pictures in two splits look alike: {_pair(pair)}" for pair in found[SPLITS_APART])
-    others = found[CLASSES_APART]
-    yield from (f"these pictures in two classes look alike: {_pair(pair)}" for pair in others[:MOST])
-    if len(others) > MOST:
-        yield f"{len(others) - MOST} more pictures look like one of another class"
+    for apart in (SPLITS_APART, CLASSES_APART):
+        yield from (f"these pictures in {apart} look alike: {_pair(pair)}" for pair in found[apart][:MOST])
+        if len(found[apart]) > MOST:
+            yield f"{len(found[apart]) - MOST} more pairs in {apart} look alike"
     for pairs, one, more in (
         (same.twice, "is a copy of", "are copies of"),
         (found[TOGETHER], "looks like", "look like"),

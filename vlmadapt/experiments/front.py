@@ -12,6 +12,7 @@ from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, read_run
 from vlmadapt.data import Dataset, Extraction
+from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import evaluation, folders, single
 from vlmadapt.experiments.evaluation import Evaluation
@@ -143,7 +144,7 @@ def compare(data: Data, options: CompareOptions) -> ProtocolResults:
 
 @usual(grad=True)
 def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> ProtocolResults:
-    """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
+    """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises :class:`InputError` as that does."""
     folders.refuse_inside(data, folders.places_of(options))
     options = with_domains(data, options)
     dataset = _announced(data, options)
@@ -160,6 +161,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
             "views": extraction.views,
             "precision": extraction.precision,
             "templates": dataset.templates,
+            "descriptions": digest_of(dataset.descriptions),
             **protocol.about(dataset),
         }
         asked = methods, options.shots, range(options.seeds), options.overwrite

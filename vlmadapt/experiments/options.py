@@ -43,6 +43,12 @@ class Options(OptionSet):
             type=list[str],
         ),
     )
+    descriptions: Path | None = field(
+        default=None,
+        metadata=says(
+            "A .json, .csv or .jsonl file of classes and descriptions, prompts in place of the templates.", type=Path
+        ),
+    )
     domain: str | None = field(
         default=None,
         metadata=says("The one folder to take, where folders of domains hold the same classes.", type=str),
@@ -169,7 +175,7 @@ class FeaturesOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
     without: ClassVar = (
-        *("encoder", "templates", "allow_short", "views", "precision", "download"),
+        *("encoder", "templates", "descriptions", "allow_short", "views", "precision", "download"),
         "logit_scale",  # is the classifier's
     )
 

@@ -164,6 +164,7 @@ def describe_run(
         data=FittedOn(dataset.name, str(dataset.root.resolve()), dataset.split_hash, source),
         class_names=dataset.class_names,
         templates=dataset.templates,
+        descriptions={name: list(texts) for name, texts in dataset.descriptions.items()},
         encoder=FittedWith(encoder.name, encoder.fingerprint),
         method=method.label,
         adapter=method.adapter,
