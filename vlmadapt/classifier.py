@@ -43,6 +43,9 @@ class DataSource:
     test_domain: str | None = None
     columns: Sequence[str] = NAMED
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", Columns(*self.columns))  # JSON gives a list
+
     @classmethod
     def of(
         cls,

@@ -75,7 +75,7 @@ def test_a_class_takes_its_descriptions_and_the_others_the_templates(world: Path
         ["a photo of a leaf."],
         ["the sun at noon"],
     ]
-    assert dataset.notes[-1] == "2 classes without a description, which take the templates (fish, leaf)"
+    assert dataset.notes[-1] == "no description, but the templates, for fish, leaf"
     encoder = ColourEncoder()
     features = ClassTexts(encoder, dataset).features
     assert isinstance(features, torch.Tensor)
@@ -83,7 +83,8 @@ def test_a_class_takes_its_descriptions_and_the_others_the_templates(world: Path
     plain = class_text_features(encoder, ["fish"], dataset.templates)
     torch.testing.assert_close(features[1:2], plain)
     (tmp_path / "more.json").write_text('{"plum": "a plum", "sun": "x sun"}')
-    assert "1 described classes" not in described(dataset, tmp_path / "more.json").notes[-1]
+    note = described(dataset, tmp_path / "more.json").notes[-1]
+    assert note == "descriptions left out, of classes that the data do not have: plum"
 
 
 def test_a_fit_notes_them_and_is_another_one(world: Path, tmp_path: Path) -> None:

@@ -72,16 +72,13 @@ def described(dataset: Dataset, path: str | Path, needed: bool = True) -> Datase
             f"{shown(Path(path))} describes {_some(list(found))}, but no class of {dataset.name!r} "
             f"({_some(dataset.class_names)}): name the classes as the data do."
         )
+    without = [name for name in dataset.class_names if name not in own]
+    others = [name for name in found if name not in names]
     notes = []
-    for what, group in (
-        (
-            "classes without a description, which take the templates",
-            [name for name in dataset.class_names if name not in own],
-        ),
-        ("described classes that the data do not have", [name for name in found if name not in names]),
-    ):
-        if group:
-            notes.append(f"{len(group)} {what} ({_some(group)})")
+    if without:
+        notes.append(f"no description, but the templates, for {_some(without)}")
+    if others:
+        notes.append(f"descriptions left out, of classes that the data do not have: {_some(others)}")
     return replace(dataset, descriptions=own, notes=(*dataset.notes, *notes))
 
 
