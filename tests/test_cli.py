@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.experiments.world import TIP, TIP_F, ColourEncoder, make_world
+from tests.experiments.world import COLOURS, TIP, TIP_F, ColourEncoder, make_world
 from vlmadapt import backbones
 from vlmadapt.cli import app
 from vlmadapt.files import read_tensors
@@ -361,3 +361,44 @@ def test_negative_prompts_are_among_the_features(world, tmp_path):
     call("features", world, "--out", tmp_path / "f.safetensors")
     tensors, _ = read_tensors(tmp_path / "f.safetensors")
     assert tensors["negative_text"].shape == tensors["text"].shape
+
+
+def test_pictures_far_from_their_class_are_hints(tmp_path):
+    bad = make_world(tmp_path / "bad", train=8)
+    for number, path in enumerate(sorted(bad.rglob("*.png"))):
+        noise = np.random.default_rng(number).normal(0, 12, (4, 4, 3))
+        Image.fromarray((np.array(COLOURS[path.parent.name]) + noise).astype(np.uint8)).save(path)
+    (bad / "train" / "fish" / "7.png").rename(bad / "train" / "sun" / "wrong.png")
+    result = call("data", "check", bad, "--outliers")
+    assert "nothing wrong found" in result.output
+    [line] = [line for line in result.output.splitlines() if "is far from the others of 'sun'" in line]
+    assert line.startswith("hint: ") and "wrong.png" in line and line.endswith("more like 'fish': look at its label")
+    (bad / "train" / "fish" / "0.png").write_bytes(b"not a picture")
+    assert "are looked for once all can be read" in call("data", "check", bad, "--outliers", code=1).output
+
+
+def test_all_shots_are_every_training_picture(world, tmp_path):
+    (tmp_path / "list.csv").write_text(
+        "image,kind,split\n"
+        + "".join(f"{path},{path.parent.name},train\n" for path in sorted(world.glob("train/*/*.png"))[:-2])
+        + "".join(f"{path},{path.parent.name},test\n" for path in sorted(world.glob("test/*/*.png")))
+    )
+    own = "--path-column", "image", "--label-column", "Kind"
+    result = call("fit", tmp_path / "list.csv", *own, "--adapter", "ncm", "--shots", "all", "--out", tmp_path / "run")
+    assert "taking all there are" not in result.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert len(run["support"]) + len(run["validation"]) == 18 and run["shots"] == 4
+    call("eval", tmp_path / "run")
+    for shots in ("some", "4.5", ""):
+        message = sentence(call("fit", world, "--shots", shots, "--out", tmp_path / "other", code=2))
+        assert f"--shots is '{shots}': give a whole number, or all." in message
+
+
+def test_compare_takes_differences_to_the_method_named(world, tmp_path):
+    what = "compare", world, "--adapters", f"zero-shot,{TIP},ncm", "--shots", 1, "--seeds", 1
+    result = call(*what, "--against", "ncm", "--out", tmp_path / "out")
+    assert "| over ncm" in result.output
+    rows = (tmp_path / "out" / "differences.csv").read_text().splitlines()
+    assert len(rows) == 4 and rows[0] == "method,reference,shots,tested_on,seeds,difference,low,high"
+    message = call(*what, "--against", "gda", "--out", tmp_path / "none", code=2).stderr.splitlines()[-1]
+    assert "against is 'gda', which is not compared: use one of zero-shot, tip-adapter" in message

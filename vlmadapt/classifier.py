@@ -7,7 +7,7 @@ templates, encoder, the pictures it was fitted on and how it was selected.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +42,9 @@ class DataSource:
     domain: str | None = None
     test_domain: str | None = None
     columns: Sequence[str] = NAMED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", Columns(*self.columns))  # JSON gives a list
 
     @classmethod
     def of(
@@ -95,7 +98,8 @@ class Run:
     ``support`` and ``validation`` hold (path from the data's root, label) of each picture. ``val_accuracy`` is a
     fraction, None without validation pictures. ``contents`` holds the sha256 of the bytes and of the pixels of each
     picture (:class:`vlmadapt.pictures.Identity`), in the same order; 0.1.0 wrote none. ``identity`` is by what ``fit
-    --resume`` knows the fit again. ``protocol``: what chose, by name; 0.1.0 knew few-val alone.
+    --resume`` knows the fit again. ``protocol``: what chose, by name; 0.1.0 knew few-val alone. ``descriptions``:
+    prompts of classes that took them in place of the templates.
     """
 
     data: FittedOn
@@ -122,12 +126,14 @@ class Run:
     identity: Mapping[str, Any] | None = None
     contents: tuple[tuple[str, str], ...] = ()
     protocol: str = "few-val"
+    descriptions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``run.json``, apart from the adapter's hash."""
         value = {"format": FORMAT, **asdict(self)}
-        if self.identity is None:
-            del value["identity"]
+        for name in ("identity", "descriptions"):
+            if not value[name]:
+                del value[name]
         return value
 
     @classmethod

@@ -2,9 +2,9 @@
 
 A field's name is the Python argument, its default the default of both, its metadata what the command line needs:
 ``help``; ``least``, the smallest value; ``flag``, the option's name where it is not the field's; ``commas``, where
-several values are given as one text; ``type``, where the default does not tell it; ``shown``, a default in words;
-``command``, a default of the command line alone; ``python``, whether it is no option at all. A field without
-a default must be given.
+several values are given as one text; ``whole``, where it is a whole number or ``all``; ``type``, where the default does
+not tell it; ``shown``, a default in words; ``command``, a default of the command line alone; ``python``, whether it is
+no option at all. A field without a default must be given.
 """
 
 from __future__ import annotations

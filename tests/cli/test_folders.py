@@ -280,7 +280,7 @@ def test_replacing_keeps_the_old_results_until_the_new_are_there(world, tmp_path
 def test_results_of_python_do_not_stand_beside_a_table_of_an_older_run(world, tmp_path):
     call("compare", world, *COMPARE, "--out", tmp_path)
     vlmadapt.compare(world, adapters=["zero-shot", TIP, TIP_F], shots=(1, 2), seeds=2, out=tmp_path, no_cache=True)
-    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["results.csv", "results.json"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["differences.csv", "results.csv", "results.json"]
 
 
 def test_a_wrong_argument_costs_no_checkpoints(world, tmp_path):

@@ -1,5 +1,8 @@
 import shutil
 
+import numpy as np
+from PIL import Image
+
 from tests.data.pictures import make_classes
 from vlmadapt.data import check_dataset, load_dataset
 
@@ -64,3 +67,33 @@ def test_what_cannot_be_loaded_is_reported(tmp_path):
 
 def test_loaded_sets_are_taken_too(tmp_path):
     assert check(load_dataset(make_set(tmp_path))).ok
+
+
+def test_copies_within_a_class_and_small_classes_are_hints(tmp_path):
+    make_set(tmp_path)
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / "train" / "cat" / "again.png")
+    report = check(tmp_path)
+    hints = "\n".join(report.hints)
+    assert report.ok and "1 picture is a copy of another of the same class" in hints and "again.png" in hints
+    assert "2 classes have fewer than 5 pictures in test ('cat' 2, 'fish' 3)" in hints
+
+
+def test_look_alikes_are_told_by_where_they_are(tmp_path):
+    make_set(tmp_path)
+    speckled = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    picture = Image.fromarray(speckled).resize((256, 256), Image.Resampling.BICUBIC)
+    places = ["train/cat/a.jpg", "train/cat/b.jpg", "train/fish/c.jpg", "test/cat/d.jpg"]
+    for quality, place in zip((95, 90, 85, 80), places, strict=True):
+        picture.save(tmp_path / place, quality=quality)
+    hints = check(tmp_path).hints
+    assert any("in two splits look alike" in hint and "d.jpg" in hint for hint in hints)
+    assert any("in two classes look alike" in hint and "c.jpg" in hint for hint in hints)
+    assert any("1 picture looks like another of the same class" in hint and "b.jpg" in hint for hint in hints)
+
+
+def test_domains_with_a_folder_between_them_and_the_classes_are_noticed(tmp_path):
+    for domain in ("amazon", "dslr"):
+        make_classes(tmp_path / domain / "images", {"bike": 3, "mug": 3})
+    (problem,) = check(tmp_path).problems
+    assert "(amazon, dslr) all hold the same folders (bike, mug)" in problem and "--domain" in problem
+    assert check(tmp_path, domain="dslr").class_names == ("bike", "mug")

@@ -274,7 +274,7 @@ def test_pictures_that_look_alike_are_a_hint_only(tmp_path):
     from PIL import Image
 
     for split in ("train", "val", "test"):
-        make_classes(tmp_path / split, {"cat": 3, "dog": 3})
+        make_classes(tmp_path / split, {"cat": 5, "dog": 5})
     smooth = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     picture = Image.fromarray(smooth).resize((256, 192), Image.Resampling.BICUBIC)
     picture.save(tmp_path / "train" / "cat" / "a.png")
@@ -287,7 +287,7 @@ def test_pictures_that_look_alike_are_a_hint_only(tmp_path):
 
 def test_long_pictures_are_named(tmp_path):
     for split in ("train", "val", "test"):
-        make_classes(tmp_path / split, {"cat": 3, "dog": 3})
+        make_classes(tmp_path / split, {"cat": 5, "dog": 5})
     make_picture(tmp_path / "test" / "cat" / "long.png", size=(30_000, 20))
     make_picture(tmp_path / "test" / "cat" / "high.png", size=(1, 40))
     hints = check_dataset(tmp_path, progress=False).hints

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -88,3 +89,27 @@ def test_nothing_names_the_folder_of_a_checkpoint():
     assert public_name("open_clip:ViT-B-32@/home/someone/w.safetensors") == "open_clip:ViT-B-32@w.safetensors"
     assert public_name("open_clip:ViT-B-32/laion2b") == "open_clip:ViT-B-32/laion2b"
     assert public_name("embedded") == "embedded"
+
+
+def test_differences_of_every_pair_are_written_once(tmp_path):
+    three = {(name, 1): [0.3 + 0.1 * number, 0.4] for number, name in enumerate(("ncm", "gda", "proker"))}
+    several = results(three)
+    assert [(gain.method, gain.reference) for gain in several.pairs()] == [
+        ("gda", "ncm"),
+        ("proker", "ncm"),
+        ("proker", "gda"),
+    ]
+    several.save(tmp_path)
+    with open(tmp_path / "differences.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["difference"]) for row in rows] == pytest.approx([0.05, 0.1, 0.05])
+    assert rows[0]["low"] == ""  # which pictures were right was not kept
+    results({("ncm", 1): [0.3]}).save(tmp_path)
+    assert not (tmp_path / "differences.csv").exists()
+
+
+def test_the_method_that_differences_are_taken_to_can_be_named():
+    found = results()
+    assert found.reference == "zero-shot"
+    asked = replace(found, protocol={**found.protocol, "against": "tip-adapter"})
+    assert asked.reference == "tip-adapter" and [gain.method for gain in asked.gains()] == ["zero-shot"]

@@ -154,6 +154,19 @@ def class_text_features(encoder: Encoder, class_names: Sequence[str], templates:
     return F.normalize(features.mean(dim=1), dim=-1)
 
 
+@usual()
+def prompt_features(encoder: Encoder, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """The same of ``C`` classes with prompts of their own, one or more each: float32 [C, D].
+
+    Raises :class:`InputError` for a class without a prompt.
+    """
+    counts = [len(texts) for texts in prompts]
+    if 0 in counts:
+        raise InputError(f"prompts of class {counts.index(0)} are empty: give at least one text.")
+    features = encoder.encode_texts([text for texts in prompts for text in texts]).split(counts)
+    return F.normalize(torch.stack([each.mean(dim=0) for each in features]), dim=-1)
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """``torch.device``, after a trial allocation; raises :class:`InputError` when torch cannot use it."""
     try:

@@ -23,17 +23,11 @@ def check(data: DataArgument, options: CheckOptions) -> None:
 
     Exit code 0 when nothing is, 1 otherwise.
     """
-    from vlmadapt.data import check_dataset
-    from vlmadapt.experiments.sources import columns_of
+    from vlmadapt.experiments.folders import refuse_inside
+    from vlmadapt.experiments.outliers import check as checked
 
-    report = check_dataset(
-        data,
-        options.split_seed,
-        options.root,
-        domain=options.domain,
-        test_domain=options.test_domain,
-        columns=columns_of(options),
-    )
+    refuse_inside(data, {"--cache": options.cache})
+    report = checked(data, options)
     *findings, verdict = report.lines()
     for line in findings:
         say(line)

@@ -26,6 +26,7 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     negative_text (a normalised row a class, where the backbone has a text tower); names, paths and the encoder are in
     its metadata. fit, compare and eval take it as data.
     """
+    from vlmadapt.data.descriptions import digest_of
     from vlmadapt.errors import InputError
     from vlmadapt.experiments import sources
     from vlmadapt.experiments.folders import describe, refuse_inside
@@ -37,7 +38,12 @@ def features(data: DataArgument, options: FeaturesOptions) -> None:
     path = options.out or Path(f"features-{dataset.name}.safetensors")
     refuse_inside(data, {"--out": path}, files=True)
     refuse_inside(data, {"--cache": options.cache})
-    settings = {"views": options.views, "precision": options.precision, "templates": dataset.templates}
+    settings = {
+        "views": options.views,
+        "precision": options.precision,
+        "templates": dataset.templates,
+        "descriptions": digest_of(dataset.descriptions),
+    }
     with hold_file(path):
         if not options.overwrite:
             _refuse_other(path, describe("features", dataset, settings))
@@ -96,7 +102,8 @@ def _refuse_other(path: Path, about: About) -> None:
     try:
         found = {name: parse_json(value, path) for name, value in read_metadata(path).items()}
         data, encoder = found["dataset"], found["encoder"]["fingerprint"]
-        settings = {"templates": data["templates"], **{name: found[name] for name in ("views", "precision")}}
+        texts = {"templates": data["templates"], "descriptions": data.get("descriptions")}
+        settings = {**texts, **{name: found[name] for name in ("views", "precision")}}
         known = About("features", data["name"], data["split_hash"], found.get("pictures"), encoder, settings)
     except (FileError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a file of vlmadapt features: {way_out}.") from error

@@ -16,6 +16,7 @@ import typer
 from vlmadapt.options import OptionSet, offered
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
+ALL = "all"  # in place of a number
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -75,6 +76,8 @@ def _parameter(of: Field[Any]) -> inspect.Parameter:
         default = ",".join(map(str, default))
     if default is MISSING:
         kind, default = of.metadata["type"], inspect.Parameter.empty
+    elif "whole" in of.metadata:
+        kind, default = str, str(default)
     else:
         kind = type(default) if default is not None else of.metadata["type"] | None
     if isinstance(default, Path):
@@ -89,6 +92,8 @@ def _value(of: Field[Any], given: Any) -> Any:
 
     Raises :class:`InputError` for a whole number beyond 64 bits: nothing counts so far, and messages could not show it.
     """
+    if of.metadata.get("whole") and given != ALL:
+        given = whole(flag_of(of), given)
     if isinstance(given, int) and abs(given) > sys.maxsize:
         from vlmadapt.errors import InputError
 
@@ -110,6 +115,16 @@ def pick_device(device: str) -> str:
     from vlmadapt import backbones
 
     return backbones.pick_device(device)
+
+
+def whole(name: str, text: str) -> int:
+    """``"16"`` to a number. Raises :class:`InputError` naming the option."""
+    from vlmadapt.errors import InputError
+
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(f"{name} is {text!r}: give a whole number, or {ALL}.") from error
 
 
 def numbers(name: str, text: str) -> list[int]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vlmadapt.data.benchmarks import find_benchmark, missing_files
 from vlmadapt.data.load import load_quietly
-from vlmadapt.data.same import Place, SamePictures
+from vlmadapt.data.same import CLASSES_APART, SPLITS_APART, TOGETHER, Place, SamePictures
 from vlmadapt.data.table import NAMED, Columns
 from vlmadapt.data.types import SPLITS, Dataset, Row, Sample
 from vlmadapt.errors import FileError, VlmadaptError, shown
@@ -21,6 +21,8 @@ from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
 from vlmadapt.pictures.read import contents
 from vlmadapt.progress import track
 
+FEW = 5  # pictures of a class that are few
+MOST = 10  # pairs or classes named of a kind
 LONG = 32  # a picture so many times longer than wide is named: little of it is seen
 
 
@@ -123,8 +125,42 @@ def _check_loaded(dataset: Dataset, progress: bool) -> CheckReport:
         unreadable=tuple(unreadable),
         duplicates=tuple(same.in_two_splits),
         two_labels=tuple(same.in_two_classes),
-        hints=(*hints, *(f"these pictures in two splits look alike: {_pair(pair)}" for pair in same.alike())),
+        hints=(*hints, *_alike(same), *_small_classes(dataset, counts)),
     )
+
+
+def _alike(same: SamePictures) -> Iterator[str]:
+    """Pictures that look alike: some pairs in two splits or classes, and how many there are."""
+    found: dict[str, list[tuple[Path, Path]]] = {SPLITS_APART: [], CLASSES_APART: [], TOGETHER: []}
+    for apart, *pair in same.alike():
+        found[apart].append((pair[0], pair[1]))
+    for apart in (SPLITS_APART, CLASSES_APART):
+        yield from (f"these pictures in {apart} look alike: {_pair(pair)}" for pair in found[apart][:MOST])
+        if len(found[apart]) > MOST:
+            yield f"{len(found[apart]) - MOST} more pairs in {apart} look alike"
+    for pairs, one, more in (
+        (same.twice, "is a copy of", "are copies of"),
+        (found[TOGETHER], "looks like", "look like"),
+    ):
+        if pairs:
+            number = f"{len(pairs)} pictures {more}" if len(pairs) > 1 else f"1 picture {one}"
+            yield f"{number} another of the same class, which teaches little (first {_pair(pairs[0])})"
+
+
+def _small_classes(dataset: Dataset, counts: dict[str, list[int]]) -> Iterator[str]:
+    """Classes of which so few pictures are there that little is learned or known."""
+    says = {
+        "train": "more shots than that need --shots all or --allow-short",
+        "test": "the interval of their accuracy is 49 points wide or wider",
+    }
+    for split, consequence in says.items():
+        named = zip(counts[split], dataset.class_names, strict=True)
+        small = [(count, name) for count, name in named if 0 < count < FEW]
+        if small:
+            some = ", ".join(f"{name!r} {count}" for count, name in sorted(small)[:MOST])
+            more = f" and {len(small) - MOST} more" if len(small) > MOST else ""
+            classes = f"{len(small)} class{'es have' if len(small) > 1 else ' has'}"
+            yield f"{classes} fewer than {FEW} pictures in {split} ({some}{more}): {consequence}"
 
 
 def _thin_classes(dataset: Dataset, counts: dict[str, list[int]]) -> Iterator[str]:

@@ -135,13 +135,13 @@ def _refuse_file_kinds(place: Path, class_names: Sequence[str]) -> None:
 
 def _doubt_equal_insides(place: Path, files: Mapping[str, list[Path]], left_out: LeftOut) -> None:
     """Domains or splits below which the classes lie look like classes that all hold the same folders."""
-    depth = len(place.parts) + 1
-    insides = []
-    for pictures in files.values():
-        deeper = [picture.parts[depth] for picture in pictures if len(picture.parts) > depth + 1]
-        if len(deeper) < MOSTLY * len(pictures):
-            return
-        insides.append(set(deeper))
+    insides: list[set[str]] = []
+    for depth in (1, 2):  # amazon/images/bike, dslr/images/bike: one folder more between domains and classes
+        insides = [_folders_at(place, pictures, depth) for pictures in files.values()]
+        if not all(len(inside) == 1 and next(iter(inside)).casefold() in FILE_KINDS for inside in insides):
+            break
+    if not all(insides):
+        return
     names = [name for inside in insides for name in inside]
     shared = {name for name in names if names.count(name) > 1}
     if len(insides) > 1 and len(shared) > 1 and all(inside & shared for inside in insides):
@@ -150,6 +150,13 @@ def _doubt_equal_insides(place: Path, files: Mapping[str, list[Path]], left_out:
             f"the classes of {shown(place)} ({classes}) all hold the same folders ({some}): if those are the classes, "
             "choose a domain (--domain) or name the folders above them train, val and test"
         )
+
+
+def _folders_at(place: Path, pictures: list[Path], depth: int) -> set[str]:
+    """Names of the folders so far below the folder of a class, none where its pictures do not mostly lie in such."""
+    level = len(place.parts) + depth
+    deeper = [picture.parts[level] for picture in pictures if len(picture.parts) > level + 1]
+    return set(deeper) if len(deeper) >= MOSTLY * len(pictures) else set()
 
 
 def _label(files: Mapping[str, list[Path]], class_names: Sequence[str]) -> list[Sample]:

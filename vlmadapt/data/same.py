@@ -13,6 +13,7 @@ from vlmadapt.pictures import Identity
 from vlmadapt.pictures.identity import Known, Sketch
 
 Value = TypeVar("Value")
+SPLITS_APART, CLASSES_APART, TOGETHER = "two splits", "two classes", "one class"
 MOST_IN_A_BAND = 64  # sketches that share 16 bits with so many others are compared with those only
 
 
@@ -27,12 +28,14 @@ class Place(NamedTuple):
 class SamePictures:
     """Gathers pictures in the order of their splits and tells which were there before.
 
-    ``in_two_splits`` and ``in_two_classes`` hold (earlier path, later path); a picture in both is in the first.
+    ``in_two_splits``, ``in_two_classes`` and ``twice`` hold (earlier path, later path); a picture in two splits and two
+    classes is in the first, one that is twice in a class of a split in the last.
     """
 
     def __init__(self) -> None:
         self.in_two_splits: list[tuple[Path, Path]] = []
         self.in_two_classes: list[tuple[Path, Path]] = []
+        self.twice: list[tuple[Path, Path]] = []
         self._first: dict[str, Place] = {}
         self._sketches: list[tuple[Place, Sketch]] = []
 
@@ -49,19 +52,30 @@ class SamePictures:
             self.in_two_splits.append((earlier.path, place.path))
         elif earlier.label != place.label:
             self.in_two_classes.append((earlier.path, place.path))
+        else:
+            self.twice.append((earlier.path, place.path))
 
-    def alike(self) -> Iterator[tuple[Path, Path]]:
-        """(earlier, later) paths of pictures in two splits that are not the same but look so."""
+    def alike(self) -> Iterator[tuple[str, Path, Path]]:
+        """(what they are in, earlier path, later path) of pictures that are not the same but look so: in two splits,
+        else in two classes, else in one."""
         bands: dict[tuple[int, int], list[tuple[Place, Sketch]]] = {}
         for place, sketch in self._sketches:
             near = [other for band in sketch.bands() for other in bands.get(band, ())]
-            found = next((p for p, s in near if p.split != place.split and s.resembles(sketch)), None)
-            if found is not None:
-                yield found.path, place.path
+            found = {_apart(other, place): other for other, seen in reversed(near) if seen.resembles(sketch)}
+            for apart in (SPLITS_APART, CLASSES_APART, TOGETHER):
+                if apart in found:
+                    yield apart, found[apart].path, place.path
+                    break
             for band in sketch.bands():
                 group = bands.setdefault(band, [])
                 if len(group) < MOST_IN_A_BAND:
                     group.append((place, sketch))
+
+
+def _apart(one: Place, other: Place) -> str:
+    if one.split != other.split:
+        return SPLITS_APART
+    return CLASSES_APART if one.label != other.label else TOGETHER
 
 
 def identities(samples: Sequence[Sample]) -> list[Identity]:

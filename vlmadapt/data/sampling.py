@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from vlmadapt.data.splitting import by_label, ranked
 from vlmadapt.data.types import Dataset, Sample, hash_splits
@@ -28,7 +28,10 @@ class FewShotSplit:
     seed: int
 
 
-def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: Literal["error", "all"] = "error") -> FewShotSplit:
+OnShort = Literal["error", "all", "every"]
+
+
+def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: OnShort = "error") -> FewShotSplit:
     """Draw ``shots`` training pictures of each class, and ``min(shots, 4)`` validation pictures.
 
     Each class's pictures are ordered by sha256 of (split, seed, relative path) and the first ones are taken. So the
@@ -36,15 +39,16 @@ def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: Literal["err
     those of 8. Validation pictures come from the validation split only; a class with fewer there gives all it has.
 
     ``on_short`` says what happens to a class with fewer than ``shots`` training pictures: ``"error"`` raises
-    :class:`InputError` naming it, ``"all"`` takes all there are and warns once. A class without any training
-    picture is an error in both cases. ``split_hash`` is sha256 over split, label and relative path of the draw.
+    :class:`InputError` naming it, ``"all"`` takes all there are and warns once, ``"every"`` takes them without a
+    word. A class without any training picture is an error in all cases. ``split_hash`` is sha256 over split, label and
+    relative path of the draw.
     """
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 1:
         raise InputError(f"shots is {shots!r}: give a whole number of training pictures a class, at least 1.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"seed is {seed!r}: give a whole number.")
-    if on_short not in ("error", "all"):
-        raise InputError(f"on_short is {on_short!r}: it must be 'error' or 'all'.")
+    if on_short not in get_args(OnShort):
+        raise InputError(f"on_short is {on_short!r}: it must be 'error', 'all' or 'every'.")
 
     counts = dataset.counts("train")
     empty = next((label for label, count in enumerate(counts) if count == 0), None)
@@ -60,8 +64,9 @@ def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: Literal["err
                 f"shots is {shots}, but {shown}: ask for at most {min(counts)} shots, or pass on_short='all' "
                 "(--allow-short) to take all there are."
             )
-        others = f" ({len(short) - 1} more classes are short too)" if len(short) > 1 else ""
-        warnings.warn(f"shots is {shots}, but {shown}{others}: taking all there are.", stacklevel=2)
+        if on_short == "all":
+            others = f" ({len(short) - 1} more classes are short too)" if len(short) > 1 else ""
+            warnings.warn(f"shots is {shots}, but {shown}{others}: taking all there are.", stacklevel=2)
 
     train = _draw(dataset, "train", shots, seed)
     val = _draw(dataset, "val", min(shots, MOST_VAL_SHOTS), seed)

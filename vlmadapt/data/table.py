@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vlmadapt.data.listing import picture_path, require_files
 from vlmadapt.data.names import class_name_of, named, resolve_eval, split_named
+from vlmadapt.data.rows import plain, rows_of
 from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
-from vlmadapt.errors import FileError, InputError
-from vlmadapt.files import parse_json, read_text
+from vlmadapt.errors import InputError
 
-DELIMITERS = ",;\t|"
+FIX = "or say which they are (--path-column, --label-column)"
 WRITE_SPLIT = "write train, val or test"
 
 
@@ -32,7 +30,7 @@ class Columns(NamedTuple):
 
     def plain(self) -> Columns:
         """As they are compared. Raises :class:`InputError` for a name that is empty or given twice."""
-        found = Columns(*(_plain(name) for name in self))
+        found = Columns(*(plain(name) for name in self))
         for option, name in zip(self._fields, found, strict=True):
             if not name or found.count(name) > 1:
                 value = getattr(self, option)
@@ -121,12 +119,8 @@ def _by_split(table: Path, rows: list[Row], index: dict[str, int]) -> Parts:
     return {split: tuple(_sample(row, index) for row in groups.get(split, ())) for split in SPLITS}
 
 
-def _plain(name: object) -> str:
-    return unicodedata.normalize("NFC", str(name)).strip().lower()
-
-
 def _read_rows(table: Path, columns: Columns) -> Iterator[Row]:
-    for line, record in _jsonl(table, columns) if table.suffix.lower() == ".jsonl" else _csv(table, columns):
+    for line, record in rows_of(table, (columns.path, columns.label), (columns.split,), FIX):
         path, label, split = (record.get(key) for key in columns)
         if not isinstance(path, str) or not path.strip():
             raise InputError(
@@ -141,60 +135,6 @@ def _read_rows(table: Path, columns: Columns) -> Iterator[Row]:
         if split and split.strip() and wanted is None:
             raise InputError(f"{table} line {line} has {columns.split} {split!r}: {WRITE_SPLIT}.")
         yield Row(line, picture_path(table, table.parent, path.strip()), text, wanted)
-
-
-def _csv(table: Path, wanted: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = read_text(table)
-    try:
-        columns, delimiter = _header(table, text, wanted)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        next(reader)
-        for fields in reader:
-            if not any(field.strip() for field in fields):
-                continue
-            if len(fields) > len(columns) and any(field.strip() for field in fields[len(columns) :]):
-                raise InputError(
-                    f"{table} line {reader.line_num} has {len(fields)} fields, its first line {len(columns)}: put "
-                    "text that holds the separator in double quotes."
-                )
-            yield reader.line_num, dict(zip(columns, fields, strict=False))
-    except csv.Error as error:
-        raise FileError(f"{table} is not valid CSV: {error}.") from error
-
-
-def _header(table: Path, text: str, wanted: Columns) -> tuple[list[str], str]:
-    """The columns in lower case, and what separates them."""
-    columns: list[str] = []
-    for delimiter in DELIMITERS:
-        first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True), [])
-        found = [_plain(column) for column in first]
-        if wanted.path in found and wanted.label in found:
-            repeated = next((column for column in wanted if found.count(column) > 1), None)
-            if repeated is not None:
-                raise InputError(f"{table} names the column {repeated} twice in its first line: keep one of them.")
-            return found, delimiter
-        columns = columns or found
-    raise InputError(
-        f"{table} has columns {columns}, but none called {' and '.join(_missing(columns, wanted))}: name them so "
-        "in its first line, or say which they are (--path-column, --label-column)."
-    )
-
-
-def _missing(columns: Sequence[str], wanted: Columns) -> list[str]:
-    return [name for name in (wanted.path, wanted.label) if name not in columns] or [wanted.path, wanted.label]
-
-
-def _jsonl(table: Path, wanted: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in enumerate(io.StringIO(read_text(table)), start=1):
-        if not text.strip():
-            continue
-        record = parse_json(text, table, line)
-        if not isinstance(record, dict):
-            raise InputError(
-                f'{table} line {line} is not a JSON object: write {{"{wanted.path}": ..., "{wanted.label}": ...}}.'
-            )
-        # A key is read in any case, as a column is; of two that differ in case alone, the one that is written so.
-        yield line, {**{_plain(key): value for key, value in record.items()}, **record}
 
 
 def _refuse_repeats(table: Path, rows: list[Row]) -> None:

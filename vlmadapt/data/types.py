@@ -6,7 +6,7 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ class Dataset:
     ``templates`` are prompts with one ``{}``. ``root`` is the folder that relative paths count from. ``notes`` and
     ``doubts`` are sentences of the reader: what it left out, and what is probably not meant so. ``seeded`` says that
     the data come without splits: these three are ours, drawn by a seed. ``given``: of features in place of pictures,
-    whose samples are :class:`Row`; ``root`` is their file then.
+    whose samples are :class:`Row`; ``root`` is their file then. ``descriptions`` are prompts of classes, by name, in
+    place of the templates; a class without any keeps these.
     Raises :class:`InputError` for fewer than two classes, two of one name, a label out of range, a template without
     ``{}``, neither training nor test pictures, or a name or path that is not UTF-8.
     """
@@ -98,6 +99,7 @@ class Dataset:
     doubts: tuple[str, ...] = ()
     seeded: bool = False
     given: Given | None = None
+    descriptions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
@@ -199,6 +201,13 @@ class Dataset:
         }
         given = None if self.given is None else self.given.only(class_names)
         return replace(self, class_names=tuple(class_names), given=given, notes=(), doubts=(), **parts)
+
+    def prompts(self) -> list[list[str]]:
+        """What is written of each class: its descriptions, else the templates, with its name where they hold ``{}``."""
+        return [
+            [text.replace("{}", name) for text in self.descriptions.get(name, self.templates)]
+            for name in self.class_names
+        ]
 
     def key(self, sample: Sample) -> str:
         """The path of ``sample`` from ``root``: the same on every machine."""

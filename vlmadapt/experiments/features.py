@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters import NoText, negative_templates
-from vlmadapt.backbones import class_text_features
+from vlmadapt.backbones import class_text_features, prompt_features
+from vlmadapt.data.descriptions import digest_of
 from vlmadapt.data.types import Row
 from vlmadapt.errors import InputError, shown
 from vlmadapt.experiments.protocols import DEFAULT
@@ -52,6 +53,7 @@ def identity_of(
         CONTENT: pictures,
         "class_names": list(dataset.class_names),
         "templates": list(dataset.templates),
+        **({"descriptions": digest_of(dataset.descriptions)} if dataset.descriptions else {}),
         "encoder": encoder.fingerprint,
         "views": extraction.views,
         "precision": extraction.precision,
@@ -189,6 +191,7 @@ class ClassTexts:
         self.class_names = dataset.class_names
         self.templates = dataset.templates
         self._given = dataset.given
+        self._prompts = dataset.prompts() if dataset.descriptions else None
 
     @cached_property
     def features(self) -> Tensor | NoText:
@@ -198,6 +201,8 @@ class ClassTexts:
         if self._given is not None or not self.encoder.has_text:
             width = self.encoder.width if self._given is None else self._given.width
             return NoText(len(self.class_names), width, device=self.encoder.device)
+        if self._prompts is not None:
+            return prompt_features(self.encoder, self._prompts)
         return class_text_features(self.encoder, self.class_names, self.templates)
 
     @cached_property

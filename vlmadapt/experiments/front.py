@@ -12,6 +12,7 @@ from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
 from vlmadapt.classifier import Classifier, read_run
 from vlmadapt.data import Dataset, Extraction
+from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import evaluation, folders, single
 from vlmadapt.experiments.evaluation import Evaluation
@@ -20,6 +21,7 @@ from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOpt
 from vlmadapt.experiments.protocol import check_plan, run_protocol
 from vlmadapt.experiments.protocols import Protocol as ComparisonProtocol
 from vlmadapt.experiments.protocols import protocol_of
+from vlmadapt.experiments.protocols.base import OnShort
 from vlmadapt.experiments.results import AGAINST
 from vlmadapt.experiments.sources import (
     Data,
@@ -94,6 +96,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     source = options.source
     if source is None and not isinstance(data, Dataset):
         source = source_of(data, options)
+    shots, on_short = _shots_of(dataset, options)
     with _held(options.out) as place:
         if place is not None:
             single.claim_folder(place, options.resume, options.overwrite)
@@ -104,14 +107,27 @@ def fit(data: Data, options: FitOptions) -> Classifier:
             dataset,
             source,
             method,
-            options.shots,
+            shots,
             options.seed,
             options.out,
             extraction_of(options, dataset),
             resume=options.resume,
-            allow_short=options.allow_short,
+            on_short=on_short,
             protocol=protocol,
         )
+
+
+def _shots_of(dataset: Dataset, options: FitOptions) -> tuple[int, OnShort]:
+    """How many pictures of a class are trained on, and what becomes of a class with fewer.
+
+    Raises :class:`InputError` for another word than ``all``.
+    """
+    shots = options.shots
+    if shots == "all":
+        return max(1, *dataset.counts("train")), "every"
+    if isinstance(shots, str):
+        raise InputError(f"shots is {shots!r}: give a whole number of training pictures a class, or 'all'.")
+    return shots, "all" if options.allow_short else "error"
 
 
 @_on_data(CompareOptions)
@@ -128,7 +144,7 @@ def compare(data: Data, options: CompareOptions) -> ProtocolResults:
 
 @usual(grad=True)
 def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> ProtocolResults:
-    """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises what it raises."""
+    """:func:`compare`, as a run of ``kind``, which tells folders apart. Raises :class:`InputError` as that does."""
     folders.refuse_inside(data, folders.places_of(options))
     options = with_domains(data, options)
     dataset = _announced(data, options)
@@ -145,6 +161,7 @@ def comparison(data: Data, options: CompareOptions, kind: str = "compare") -> Pr
             "views": extraction.views,
             "precision": extraction.precision,
             "templates": dataset.templates,
+            "descriptions": digest_of(dataset.descriptions),
             **protocol.about(dataset),
         }
         asked = methods, options.shots, range(options.seeds), options.overwrite

@@ -43,6 +43,12 @@ class Options(OptionSet):
             type=list[str],
         ),
     )
+    descriptions: Path | None = field(
+        default=None,
+        metadata=says(
+            "A .json, .csv or .jsonl file of classes and descriptions, prompts in place of the templates.", type=Path
+        ),
+    )
     domain: str | None = field(
         default=None,
         metadata=says("The one folder to take, where folders of domains hold the same classes.", type=str),
@@ -86,7 +92,9 @@ def all_but(*names: str) -> tuple[str, ...]:
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
     adapter: str = field(default="auto", metadata=says("The method: see vlmadapt adapters."))
-    shots: int = field(default=16, metadata=says("Training pictures a class."))
+    shots: int | Literal["all"] = field(
+        default=16, metadata=says("Training pictures a class, or all there are.", type=str, whole=True)
+    )
     seed: int = field(default=0, metadata=says("Seed of the few-shot sample and of training."))
     protocol: str = field(
         default="k-fold", metadata=says("What chooses hyper-parameters: k-fold, few-val, no-val or held-out-shot.")
@@ -167,7 +175,7 @@ class FeaturesOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(Options):
     without: ClassVar = (
-        *("encoder", "templates", "allow_short", "views", "precision", "download"),
+        *("encoder", "templates", "descriptions", "allow_short", "views", "precision", "download"),
         "logit_scale",  # is the classifier's
     )
 
@@ -201,7 +209,15 @@ class PredictOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
-    without: ClassVar = all_but("root", "split_seed", "domain", "test_domain", *COLUMNS)
+    without: ClassVar = all_but(
+        *("root", "split_seed", "domain", "test_domain", *COLUMNS),
+        *("encoder", "device", "batch_size", "download", "cache", "no_cache"),  # of outliers
+    )
+
+    outliers: bool = field(
+        default=False,
+        metadata=says("Name pictures that the backbone finds far from their class and near another: wrong labels?"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

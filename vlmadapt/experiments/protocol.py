@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.adapters import ADAPTERS, NoText
 from vlmadapt.data import Extraction
+from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
 from vlmadapt.experiments.features import (
@@ -242,6 +243,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "classes": len(dataset.class_names),
         "templates": list(dataset.templates),
         "split_hash": dataset.split_hash,
+        **({"descriptions": digest_of(dataset.descriptions)} if dataset.descriptions else {}),
     }
 
 

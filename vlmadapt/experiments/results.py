@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
+from vlmadapt.atomic import remove_file
 from vlmadapt.experiments.measures import ANSWERED, MAIN
 from vlmadapt.experiments.paired import Gain
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
@@ -245,6 +246,8 @@ class ProtocolResults:
             header = ["method", "reference", "shots", "tested_on", "seeds", "difference", "low", "high"]
             differences = [[*astuple(gain)[:-1], *(gain.interval or ("", ""))] for gain in self.pairs()]
             write_csv(Path(folder) / DIFFERENCES, header, differences)
+        else:
+            remove_file(Path(folder) / DIFFERENCES)  # of results that these replace
         rows = [self._csv_row(cell) for cell in self.cells]
         return means.save_results(folder, value, list(rows[0]), [list(row.values()) for row in rows])
 

@@ -25,6 +25,7 @@ from vlmadapt.experiments.features import (
 )
 from vlmadapt.experiments.fit import Measures, create, fit
 from vlmadapt.experiments.protocols import FewVal, Protocol
+from vlmadapt.experiments.protocols.base import OnShort
 from vlmadapt.experiments.results import selection
 from vlmadapt.files import read_versioned, write_versioned
 from vlmadapt.provenance.about import About
@@ -70,7 +71,7 @@ def fit_classifier(
     folder: Path | None,
     extraction: Extraction,
     resume: bool = False,
-    allow_short: bool = False,
+    on_short: OnShort = "error",
     protocol: Protocol | None = None,
 ) -> Classifier:
     """Fit ``method`` on ``shots`` pictures a class and save the classifier in ``folder``, if one is given.
@@ -80,7 +81,7 @@ def fit_classifier(
     it. Raises :class:`InputError` when ``resume`` meets a fit of other settings.
     """
     protocol = protocol or FewVal()
-    split = protocol.draw(dataset, shots, seed, "all" if allow_short else "error")
+    split = protocol.draw(dataset, shots, seed, on_short)
     adapter = create(method, ClassTexts(encoder, dataset), with_encoder=True)
     config = plain(adapter.config.as_dict())
     refuse_views(config, dataset, extraction)
@@ -163,6 +164,7 @@ def describe_run(
         data=FittedOn(dataset.name, str(dataset.root.resolve()), dataset.split_hash, source),
         class_names=dataset.class_names,
         templates=dataset.templates,
+        descriptions={name: list(texts) for name, texts in dataset.descriptions.items()},
         encoder=FittedWith(encoder.name, encoder.fingerprint),
         method=method.label,
         adapter=method.adapter,

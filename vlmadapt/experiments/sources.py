@@ -13,6 +13,7 @@ from vlmadapt.adapters import adapters_without_text
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
 from vlmadapt.classifier import DataSource
 from vlmadapt.data import BENCHMARKS, Columns, Dataset, Extraction, FeatureCache, load_dataset
+from vlmadapt.data.descriptions import described
 from vlmadapt.data.domains import read_domains
 from vlmadapt.data.load import is_table
 from vlmadapt.data.table import NAMED
@@ -32,8 +33,9 @@ LOGIT_SCALE = 100.0  # of all of OpenAI's encoders
 LARGEST_LOGARITHM = 7.0  # a scale below is probably one: CLIP keeps ln(100) = 4.6
 
 
-def open_dataset(data: Data, options: Options, also: Sequence[str] = ()) -> Dataset:
-    """``data``, read with the ``options`` of the command; ``also`` names classes that it may lack.
+def open_dataset(data: Data, options: Options, also: Sequence[str] = (), needed: bool = True) -> Dataset:
+    """``data``, read with the ``options`` of the command; ``also`` names classes that it may lack, ``needed`` says that
+    descriptions which are given must be of some of its classes.
 
     Raises :class:`InputError` for options that pictures need and given features cannot follow, or the other way round.
     """
@@ -50,8 +52,16 @@ def open_dataset(data: Data, options: Options, also: Sequence[str] = ()) -> Data
             also=also,
             columns=columns_of(options),
         )
-    if options.templates and not has_text(dataset, options):
-        raise InputError("templates is given, but the backbone has no text tower: leave it out (--template).")
+    for name, flag in (("templates", "--template"), ("descriptions", "--descriptions")):
+        if getattr(options, name) and not has_text(dataset, options):
+            raise InputError(f"{name} is given, but the backbone has no text tower: leave it out ({flag}).")
+    if options.descriptions is not None:
+        if dataset.given is not None:
+            raise InputError(
+                f"descriptions is given, but {shown(dataset.root)} holds its class texts already: leave it out "
+                "(--descriptions)."
+            )
+        dataset = described(dataset, options.descriptions, needed)
     if dataset.given is not None:
         _refuse_options(dataset, dataset.given, options)
     elif options.logit_scale is not None:
@@ -149,7 +159,7 @@ def _open_other(other: Data, options: CompareOptions) -> Dataset:
     root = options.root if str(other) in BENCHMARKS else None
     listed = not isinstance(other, Dataset) and is_table(other)
     columns: dict[str, Any] = {} if listed else dict(zip(COLUMNS, NAMED, strict=True))
-    return open_dataset(other, replace(options, root=root, domain=None, test_domain=None, **columns))
+    return open_dataset(other, replace(options, root=root, domain=None, test_domain=None, **columns), needed=False)
 
 
 def with_domains(data: Data, options: CompareOptions) -> CompareOptions:
@@ -169,6 +179,8 @@ def with_domains(data: Data, options: CompareOptions) -> CompareOptions:
     others = read_domains(Path(data).expanduser(), options.domain, options.split_seed)[1:]
     if options.templates:
         others = tuple(replace(other, templates=tuple(options.templates)) for other in others)
+    if options.descriptions is not None:
+        others = tuple(described(other, options.descriptions, needed=False) for other in others)
     return replace(options, test_on=others)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from vlmadapt.data import Dataset, FewShotSplit, sample_shots
+from vlmadapt.data.sampling import OnShort
 from vlmadapt.errors import InputError
-
-OnShort = Literal["error", "all"]
 
 
 @dataclass(frozen=True)
