@@ -1,0 +1,62 @@
+// How the chunked route cuts its work: so many queries and so many keys at a time that the products of a chunk, written
+// by one kernel and read by the next, never leave the L2 cache.
+#pragma once
+
+#include "cache_retrieval/kernel.h"
+#include "cache_retrieval/launch.h"
+
+namespace vlmadapt::cache_retrieval {
+
+constexpr int64_t kKeysOfABlock = 128;  // of the kernel that makes gradients; a chunk has whole blocks
+
+// Bytes of the products of a chunk. An A100 has 40 MB of L2 cache and an H200 50, in two halves that may both keep a
+// line: 16 MB leave a third of what is then left to the keys that stream through and to the results. Of a smaller cache
+// a part goes to memory and back.
+constexpr int64_t kChunkBytes = int64_t{16} << 20;
+// With 1,024 queries and 4,096 keys a chunk of float fills it: enough tiles of 128 x 256 for 132 multiprocessors.
+constexpr int64_t kQueriesAtOnce = 1024;
+
+// Smaller ones only where tests want several chunks of a small problem.
+struct Limits {
+  int64_t bytes = kChunkBytes;
+  int64_t queries = kQueriesAtOnce;
+};
+
+struct Chunks {
+  int64_t queries, keys;  // at once
+};
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// A pair of a query and a key takes `pair_bytes`, and each query besides them `query_bytes`, in a matrix of its own.
+inline Chunks chunks_of(int64_t num_queries, int64_t num_keys, int64_t pair_bytes, int64_t query_bytes,
+                        const Limits& limits) {
+  constexpr int64_t warp = 32;
+  int64_t queries = limits.queries;
+  if (query_bytes > 0) queries = smaller(queries, limits.bytes / query_bytes / warp * warp);
+  queries = smaller(queries < warp ? warp : queries, num_queries < 1 ? 1 : num_queries);
+  int64_t most = limits.bytes / (queries * pair_bytes) / kKeysOfABlock * kKeysOfABlock;
+  if (most < kKeysOfABlock) most = kKeysOfABlock;
+  const int64_t even = divide_up(num_keys, divide_up(num_keys < 1 ? 1 : num_keys, most));
+  return {queries, smaller(divide_up(even, kKeysOfABlock) * kKeysOfABlock, num_keys)};
+}
+
+// Matrices one behind the other in scratch memory, each on a boundary that any load may use.
+class Layout {
+ public:
+  // Where a matrix of so many bytes begins.
+  int64_t add(int64_t bytes) {
+    const int64_t start = bytes_;
+    bytes_ += divide_up(bytes, 256) * 256;
+    return start;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_ = 0;
+};
+
+inline void* moved(void* data, int64_t bytes) { return static_cast<char*>(data) + bytes; }
+inline const void* moved(const void* data, int64_t bytes) { return static_cast<const char*>(data) + bytes; }
+
+}  // namespace vlmadapt::cache_retrieval
