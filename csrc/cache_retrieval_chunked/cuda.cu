@@ -34,7 +34,7 @@ cudaError_t similarities(const Side& s, Dtype dtype, int64_t first_key, int64_t 
 
 struct ForwardPlan {
   Chunks chunks;
-  int warps_a_class;
+  bool shared_class;
   int64_t class_tiles;
   int64_t image, text, gaps;  // where they begin in the workspace
   int64_t bytes;
@@ -46,8 +46,8 @@ ForwardPlan plan_of(const ForwardParams& p, const Limits& limits) {
   const int64_t text_bytes = two_streams && p.text_per_class ? p.num_classes * bytes : 0;
   ForwardPlan plan{};
   plan.chunks = chunks_of(p.num_queries, p.num_entries, text_per_entry ? 2 * bytes : bytes, text_bytes, limits);
-  plan.warps_a_class = p.num_entries < kEntriesToShare * p.num_classes ? 1 : kWarps;
-  plan.class_tiles = divide_up(p.num_classes * plan.warps_a_class, kWarps);
+  plan.shared_class = p.num_entries >= kEntriesToShare * p.num_classes;
+  plan.class_tiles = plan.shared_class ? p.num_classes : divide_up(p.num_classes, kWarps);
   const int64_t products = plan.chunks.keys * plan.chunks.queries * bytes;
   Layout layout;
   plan.image = layout.add(products);
@@ -80,7 +80,9 @@ cudaError_t forward(const ForwardParams& p, void* workspace, Products& products,
       if (cudaError_t e = similarities(p.image, p.dtype, key, keys, query, queries, image, products)) return e;
       if (two_streams && !p.text_per_class)
         if (cudaError_t e = similarities(p.text, p.dtype, key, keys, query, queries, text, products)) return e;
-      const SumsJob job{p, image, text, gaps, query, queries, key, key + keys, plan.warps_a_class};
+      const SumsJob job{p,   image, text,       gaps,
+                        query, key,   key + keys, static_cast<int>(queries),
+                        plan.shared_class};
       if (cudaError_t e = launch_sums<T, two_streams>(job, plan.class_tiles, stream)) return e;
       key += keys;
     } while (key < p.num_entries);
@@ -146,7 +148,8 @@ cudaError_t backward(const BackwardParams& p, void* workspace, Products& product
     for (int64_t key = 0; key < p.num_keys; key += plan.chunks.keys) {
       const int64_t keys = smaller(plan.chunks.keys, p.num_keys - key);
       if (cudaError_t e = similarities(p.side, p.dtype, key, keys, query, queries, similar, products)) return e;
-      const WeightsJob job{p, similar, high, low, class_grads, row_sums, query, queries, key, key + keys};
+      const WeightsJob job{p,        similar, high, low,        class_grads,
+                           row_sums, query,   key,  key + keys, static_cast<int>(queries)};
       CUDA_LAUNCH((weights_kernel<T, split>), grid_of(divide_up(keys, kKeysOfABlock), query_tiles), threads, 0, stream,
                   job);
       if (cudaError_t e = cudaGetLastError()) return e;

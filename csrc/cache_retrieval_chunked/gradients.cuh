@@ -21,13 +21,13 @@ struct WeightsJob {
   void* low;                  // bfloat16: what high left of H
   const void* class_grads;    // accum [num_classes, queries]
   void* row_sums;             // accum [blocks of all keys, 2, num_queries]; nullptr: not wanted
-  int64_t first_query, queries;
-  int64_t first_key, end_key;
+  int64_t first_query, first_key, end_key;
+  int queries;
 };
 
 // to [num_classes, queries] = rows of from [num_queries, num_classes], transposed.
 template <class T>
-__global__ void __launch_bounds__(kLanes* kWarps) transpose_kernel(const T* from, T* to, int64_t queries,
+__global__ void __launch_bounds__(kLanes* kWarps, 1) transpose_kernel(const T* from, T* to, int64_t queries,
                                                                     int64_t num_classes) {
   __shared__ T tile[kLanes][kLanes + 1];
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kLanes* kWarps) transpose_kernel(const T* from
 
 // `split`: high and low in place of the products.
 template <class T, bool split>
-__global__ void __launch_bounds__(kLanes* kWarps) weights_kernel(const WeightsJob job) {
+__global__ void __launch_bounds__(kLanes* kWarps, 1) weights_kernel(const WeightsJob job) {
   __shared__ T sums[kWarps][kLanes + 1], moments[kWarps][kLanes + 1];
   const BackwardParams& p = job.params;
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
@@ -55,25 +55,44 @@ __global__ void __launch_bounds__(kLanes* kWarps) weights_kernel(const WeightsJo
   if (q < job.queries) {
     const T scale = value_of<T>(p.side.scale, b), center = value_of<T>(p.side.center, b);
     const T factor = value_of<T>(p.weight, b) * scale;
-    const int64_t own_key = p.own_key ? p.own_key[b] : -1;
+    const int own_key = key_within(p.own_key ? p.own_key[b] : -1, begin, end);
+    const int64_t skipped = (begin - job.first_key) * job.queries + q;  // of the chunk, before this block's keys
+    const int count = static_cast<int>(end - begin);
+    const int64_t* labels = p.labels + begin;
     const T* class_grads = static_cast<const T*>(job.class_grads) + q;
-    T* products = static_cast<T*>(job.products) + q;
-#pragma unroll 4
-    for (int64_t key = begin + warp; key < end; key += kWarps) {
-      const int64_t at = (key - job.first_key) * job.queries;
-      const T multiplicity = p.multiplicity ? static_cast<const T*>(p.multiplicity)[key] : T(1);
-      const T count = multiplicity - (key == own_key ? T(1) : T(0));
-      const T offset = products[at] - center;
-      const T g = class_grads[p.labels[key] * job.queries] * count * exponential(scale * offset);
-      sum += g;
-      moment += g * offset;
-      const T h = factor * g;
-      if constexpr (split) {
-        const __nv_bfloat16 high = __float2bfloat16(h);
-        static_cast<__nv_bfloat16*>(job.high)[at + q] = high;
-        static_cast<__nv_bfloat16*>(job.low)[at + q] = __float2bfloat16(h - __bfloat162float(high));
-      } else {
-        products[at] = h;
+    T* products = static_cast<T*>(job.products) + skipped;
+    for (int first = warp; first < count; first += kInFlight * kWarps) {
+      int64_t label[kInFlight];
+      T product[kInFlight], upstream[kInFlight], multiplicity[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const int key = first + i * kWarps < count ? first + i * kWarps : first;
+        label[i] = labels[key];
+        product[i] = products[key * job.queries];
+        multiplicity[i] = p.multiplicity ? static_cast<const T*>(p.multiplicity)[begin + key] : T(1);
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) upstream[i] = class_grads[label[i] * job.queries];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        // Calculated past the end too: behind a branch the compiler would put the loads.
+        const int key = first + i * kWarps;
+        const bool inside = key < count;
+        const T entries = multiplicity[i] - (key == own_key ? T(1) : T(0));
+        const T offset = product[i] - center;
+        const T g = upstream[i] * entries * exponential(scale * offset);
+        sum += inside ? g : T(0);
+        moment += inside ? g * offset : T(0);
+        if (!inside) continue;
+        const T h = factor * g;
+        if constexpr (split) {
+          const int64_t at = skipped + key * job.queries;
+          const __nv_bfloat16 high = __float2bfloat16(h);
+          static_cast<__nv_bfloat16*>(job.high)[at] = high;
+          static_cast<__nv_bfloat16*>(job.low)[at] = __float2bfloat16(h - __bfloat162float(high));
+        } else {
+          products[key * job.queries] = h;
+        }
       }
     }
   }
@@ -91,7 +110,7 @@ __global__ void __launch_bounds__(kLanes* kWarps) weights_kernel(const WeightsJo
 
 // out += part, both of `count` numbers.
 template <class T>
-__global__ void __launch_bounds__(kLanes* kWarps) add_kernel(const T* part, T* out, int64_t count) {
+__global__ void __launch_bounds__(kLanes* kWarps, 1) add_kernel(const T* part, T* out, int64_t count) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride)
     out[i] += part[i];

@@ -24,7 +24,14 @@ from .harness.case import worker
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
+OPERATIONS = (
+    "cache_retrieval",
+    "cache_retrieval_chunked",
+    "cache_retrieval_dense",
+    "hetero_aggregate",
+    "p_laplacian",
+    "attention_column_sums",
+)
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
     "segment_kernel": 128,

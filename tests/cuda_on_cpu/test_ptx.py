@@ -187,7 +187,7 @@ INSTRUCTIONS = """
 abs.f32 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.f32.f64
 cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64 cvt.u64.u32
 div.rn.f32 div.rn.f64 div.s64 div.u32 div.u64 ex2.approx.ftz.f32 fma.rm.f32 fma.rn.f32 fma.rn.f64 mad.lo.s32 max.s64
-min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32
+min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32
 neg.s64 not.b32 not.b64 not.pred or.b32 or.b64 or.pred selp.b32 selp.b64 selp.f32 selp.f64 selp.u32 selp.u64
 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64 setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.geu.f64
 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32 setp.gtu.f32 setp.gtu.f64 setp.le.s32 setp.le.s64
@@ -307,7 +307,9 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
 
 @pytest.mark.cuda_full
 @pytest.mark.cuda_quick
-@pytest.mark.parametrize("driver", ["cache_retrieval.cu", "cache_retrieval_dense.cu", "hetero_aggregate.cu"])
+@pytest.mark.parametrize(
+    "driver", ["cache_retrieval.cu", "cache_retrieval_chunked.cu", "cache_retrieval_dense.cu", "hetero_aggregate.cu"]
+)
 def test_every_instruction_is_here(driver: str, tmp_path: Path) -> None:
     if reason := toolchain.missing("ptx"):
         pytest.skip(reason)
