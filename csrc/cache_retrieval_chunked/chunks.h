@@ -2,25 +2,12 @@
 // by one kernel and read by the next, never leave the L2 cache.
 #pragma once
 
-#include "cache_retrieval/kernel.h"
 #include "cache_retrieval/launch.h"
+#include "cache_retrieval_chunked/cuda.h"
 
 namespace vlmadapt::cache_retrieval {
 
 constexpr int64_t kKeysOfABlock = 128;  // of the kernel that makes gradients; a chunk has whole blocks
-
-// Bytes of the products of a chunk. An A100 has 40 MB of L2 cache and an H200 50, in two halves that may both keep a
-// line: 16 MB leave a third of what is then left to the keys that stream through and to the results. Of a smaller cache
-// a part goes to memory and back.
-constexpr int64_t kChunkBytes = int64_t{16} << 20;
-// With 1,024 queries and 4,096 keys a chunk of float fills it: enough tiles of 128 x 256 for 132 multiprocessors.
-constexpr int64_t kQueriesAtOnce = 1024;
-
-// Smaller ones only where tests want several chunks of a small problem.
-struct Limits {
-  int64_t bytes = kChunkBytes;
-  int64_t queries = kQueriesAtOnce;
-};
 
 struct Chunks {
   int64_t queries, keys;  // at once

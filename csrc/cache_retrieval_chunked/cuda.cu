@@ -1,7 +1,7 @@
 // Walks over chunks: asks for products, launches what follows. See chunks.h for their size.
-#include "cache_retrieval_chunked/cuda.h"
-
 #include "cache_retrieval/launch.h"
+#include "cache_retrieval_chunked/chunks.h"
+#include "cache_retrieval_chunked/cuda.h"
 #include "cache_retrieval_chunked/gradients.cuh"
 #include "cache_retrieval_chunked/sums.cuh"
 
@@ -80,9 +80,7 @@ cudaError_t forward(const ForwardParams& p, void* workspace, Products& products,
       if (cudaError_t e = similarities(p.image, p.dtype, key, keys, query, queries, image, products)) return e;
       if (two_streams && !p.text_per_class)
         if (cudaError_t e = similarities(p.text, p.dtype, key, keys, query, queries, text, products)) return e;
-      const SumsJob job{p,   image, text,       gaps,
-                        query, key,   key + keys, static_cast<int>(queries),
-                        plan.shared_class};
+      const SumsJob job{p, image, text, gaps, query, key, key + keys, static_cast<int>(queries), plan.shared_class};
       if (cudaError_t e = launch_sums<T, two_streams>(job, plan.class_tiles, stream)) return e;
       key += keys;
     } while (key < p.num_entries);
@@ -158,9 +156,9 @@ cudaError_t backward(const BackwardParams& p, void* workspace, Products& product
       for (int i = 0; i < (split ? 2 : 1); ++i) {
         const Matrix h{weights[i], p.dtype, keys, queries};
         if (p.grad_keys)
-          if (cudaError_t e = accumulate<T>(h, queries_of(p.side, p.dtype, query, queries),
-                                            moved(p.grad_keys, key * width * bytes), part, query == 0 && i == 0,
-                                            products, stream))
+          if (cudaError_t e =
+                  accumulate<T>(h, queries_of(p.side, p.dtype, query, queries), moved(p.grad_keys, key * width * bytes),
+                                part, query == 0 && i == 0, products, stream))
             return e;
         if (p.grad_queries)
           if (cudaError_t e = accumulate<T>(transposed(h), keys_of(p.side, p.dtype, key, keys),

@@ -1,12 +1,24 @@
-// The route of cache retrieval through a library's matrix products, a chunk of keys at a time: products into memory that
-// the L2 cache holds, then one kernel for all that follows. As cache_retrieval/cuda.h otherwise.
+// The route of cache retrieval through a library's matrix products, a chunk of keys at a time: products into memory
+// that the L2 cache holds, then one kernel for all that follows. As cache_retrieval/cuda.h otherwise.
 #pragma once
 
 #include "cache_retrieval/cuda.h"
-#include "cache_retrieval_chunked/chunks.h"
 #include "cache_retrieval_chunked/products.h"
 
 namespace vlmadapt::cache_retrieval {
+
+// Bytes of the products of a chunk. An A100 has 40 MB of L2 cache and an H200 50, in two halves that may both keep a
+// line: of the 20 MB that are sure, 16 for products leave 4 to the keys that stream through. With a smaller cache a
+// part goes to memory and back.
+constexpr int64_t kChunkBytes = int64_t{16} << 20;
+// With 1,024 queries and 4,096 keys a chunk of float fills it: enough tiles of 128 x 256 for 132 multiprocessors.
+constexpr int64_t kQueriesAtOnce = 1024;
+
+// Smaller ones only where tests want several chunks of a small problem.
+struct Limits {
+  int64_t bytes = kChunkBytes;
+  int64_t queries = kQueriesAtOnce;
+};
 
 int64_t forward_chunked_workspace(const ForwardParams& params, const Limits& limits = {});
 int64_t backward_chunked_workspace(const BackwardParams& params, const Limits& limits = {});

@@ -16,19 +16,19 @@ namespace vlmadapt::cache_retrieval {
 
 struct WeightsJob {
   BackwardParams params;
-  void* products;             // accum [keys of the chunk, queries]; H takes their place where high is nullptr
-  void* high;                 // bfloat16, the same shape
-  void* low;                  // bfloat16: what high left of H
-  const void* class_grads;    // accum [num_classes, queries]
-  void* row_sums;             // accum [blocks of all keys, 2, num_queries]; nullptr: not wanted
+  void* products;           // accum [keys of the chunk, queries]; H takes their place where high is nullptr
+  void* high;               // bfloat16, the same shape
+  void* low;                // bfloat16: what high left of H
+  const void* class_grads;  // accum [num_classes, queries]
+  void* row_sums;           // accum [blocks of all keys, 2, num_queries]; nullptr: not wanted
   int64_t first_query, first_key, end_key;
   int queries;
 };
 
 // to [num_classes, queries] = rows of from [num_queries, num_classes], transposed.
 template <class T>
-__global__ void __launch_bounds__(kLanes* kWarps, 1) transpose_kernel(const T* from, T* to, int64_t queries,
-                                                                    int64_t num_classes) {
+__global__ void __launch_bounds__(kLanes* kWarps, 1)
+    transpose_kernel(const T* from, T* to, int64_t queries, int64_t num_classes) {
   __shared__ T tile[kLanes][kLanes + 1];
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   const int64_t first_class = static_cast<int64_t>(blockIdx.x) * kLanes;

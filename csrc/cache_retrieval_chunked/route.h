@@ -13,7 +13,8 @@ namespace vlmadapt::cache_retrieval {
 
 enum class Route : int { automatic = 0, fused = 1, chunked = 2 };
 
-// In 16 bits, where the gap is least, 2 D / 150 - 2 D / 650 exceeds 1.5 from a width of 146 on; a margin for both rates.
+// In 16 bits, where the gap is least, 2 D / 150 - 2 D / 650 exceeds 1.5 from a width of 146 on; a margin for both
+// rates.
 constexpr int64_t kLeastChunkedWidth = 256;
 // Fewer queries leave the library tiles of few rows.
 constexpr int64_t kLeastChunkedQueries = 48;
@@ -28,8 +29,8 @@ inline bool large_enough(int64_t num_queries, int64_t num_keys, int64_t width) {
 // In float without TF32 both forms do the same work on the same units.
 inline bool forward_is_chunked(const ForwardParams& p, Route route, Precision precision) {
   if (route != Route::automatic) return route == Route::chunked;
-  const bool tensor_cores = p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 ||
-                            (p.dtype == Dtype::f32 && precision == Precision::tf32);
+  const bool tensor_cores =
+      p.dtype == Dtype::bf16 || p.dtype == Dtype::f16 || (p.dtype == Dtype::f32 && precision == Precision::tf32);
   return tensor_cores && large_enough(p.num_queries, p.num_entries, p.image.width);
 }
 

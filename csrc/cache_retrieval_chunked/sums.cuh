@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const Sum
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   const int classes = job.shared_class ? 1 : kWarps, group = job.shared_class ? kWarps : 1;
   const int64_t q = static_cast<int64_t>(blockIdx.y) * kLanes + lane, b = job.first_query + q;
-  const int64_t first_class = static_cast<int64_t>(blockIdx.x) * classes, c = first_class + (job.shared_class ? 0 : warp);
+  const int64_t first_class = static_cast<int64_t>(blockIdx.x) * classes,
+                c = first_class + (job.shared_class ? 0 : warp);
   T sum = T(0), gap = T(0);
   bool any = false;
   if (c < p.num_classes) {
@@ -111,7 +112,8 @@ __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const Sum
     T total = T(0);
     for (int i = 0; i < group; ++i) total += sums[one + i][query];
     T* score = static_cast<T*>(p.scores) +
-               (job.first_query + static_cast<int64_t>(blockIdx.y) * kLanes + query) * p.num_classes + first_class + one;
+               (job.first_query + static_cast<int64_t>(blockIdx.y) * kLanes + query) * p.num_classes + first_class +
+               one;
     *score = job.first_key == 0 ? total : *score + total;
   }
   if (two_streams && job.gaps && threadIdx.x < kLanes && q < job.queries) {

@@ -106,3 +106,82 @@ def test_forward(case: Case) -> None:
 @kernel_cases(BACKWARD)
 def test_backward(case: Case) -> None:
     case.check()
+
+
+def answer(function: str, *sizes: int) -> list[int]:
+    target = Target(HERE / "drivers" / DRIVER)
+    if reason := toolchain.missing(target.route, target.build):
+        pytest.skip(reason)
+    out = worker(target).call(function, sizes, {"out": np.zeros(2, np.int64)}, Schedule())["out"]
+    return [int(value) for value in out]
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "pair_bytes", "query_bytes", "expected"),
+    [
+        (1000, 16000, 4, 0, [1000, 4096]),  # four chunks
+        (4096, 64000, 4, 0, [1024, 4096]),
+        (1000, 16000, 8, 4000, [1000, 2048]),  # two streams, or weights beside products
+        (1000, 16000, 4, 84000, [192, 16000]),  # 21,000 classes: few queries at a time
+        (1, 10**6, 4, 0, [1, 10**6]),
+        (1, 10**7, 4, 0, [1, 3333376]),  # even chunks, of whole blocks
+        (64, 100, 4, 0, [64, 100]),
+        (0, 0, 4, 0, [1, 0]),
+        (100, 10, 4, 10**9, [32, 10]),  # no less than a warp of queries
+    ],
+)
+def test_sizes_of_chunks(queries: int, keys: int, pair_bytes: int, query_bytes: int, expected: list[int]) -> None:
+    assert answer("chunked_sizes", queries, keys, pair_bytes, query_bytes) == expected
+
+
+AUTO, FUSED, CHUNKED = range(3)
+
+
+def routes(dtype: str, route: int, queries: int, keys: int, width: int) -> list[int]:
+    """Whether forward and backward are chunked."""
+    stored = "f32" if dtype == "tf32" else dtype
+    return answer("chunked_route", DTYPE_CODE[stored], int(dtype == "tf32"), route, queries, keys, width)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("f32", [0, 1]), ("tf32", [1, 1]), ("bf16", [1, 1]), ("f16", [1, 0]), ("f64", [0, 0])]
+)
+def test_large_problems_are_chunked_where_it_pays(dtype: str, expected: list[int]) -> None:
+    assert routes(dtype, AUTO, 1000, 16000, 512) == expected
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "width"),
+    [(47, 10**6, 1024), (1000, 10**6, 255), (256, 1600, 512), (64, 16000, 1024), (0, 16000, 512), (1000, 16000, 0)],
+)
+def test_small_problems_are_fused(queries: int, keys: int, width: int) -> None:
+    assert routes("bf16", AUTO, queries, keys, width) == [0, 0]
+
+
+def test_the_least_work_that_is_chunked() -> None:
+    assert routes("bf16", AUTO, 64, 2**15, 512) == [1, 1]
+    assert routes("bf16", AUTO, 64, 2**15 - 1, 512) == [0, 0]
+    assert routes("bf16", AUTO, 48, 2**20, 256) == [1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "tf32", "bf16", "f16", "f64"])
+def test_a_route_that_is_asked_for_is_taken(dtype: str) -> None:
+    assert routes(dtype, FUSED, 1000, 16000, 512) == [0, 0]
+    assert routes(dtype, CHUNKED, 1, 1, 1) == [1, int(dtype != "f16")]
+
+
+def test_kernels_that_are_launched() -> None:
+    def launched(kernel: Kernel, shape: dict[str, Any], dtype: str = "f32") -> list[str]:
+        problem = kernel.problem(shape, dtype, np.random.default_rng(0))
+        process = worker(Target(HERE / "drivers" / DRIVER))
+        process.call(kernel.function, problem.sizes, problem.buffers, Schedule())
+        return [name for name in process.launches if name != "product_kernel"]
+
+    answer("chunked_sizes", 1, 1, 1, 0)  # skips without a compiler
+    assert launched(FORWARD, forward_shape(5, 300, 9, 6, limits=SMALL)) == ["class_sums_kernel"] * 3
+    two = launched(FORWARD, forward_shape(5, 10, 9, 6, 3))
+    assert two == ["class_sums_kernel", "disagreement_kernel"]
+    keys_only = launched(BACKWARD, backward_shape(5, 300, 9, 6, how="keys only", limits=SMALL))
+    assert keys_only == ["transpose_kernel", *["weights_kernel"] * 3]  # a chunk's keys have one product
+    both = launched(BACKWARD, backward_shape(5, 140, 9, 6), "bf16")
+    assert both == ["transpose_kernel", "weights_kernel", "add_kernel", "add_kernel", "row_gradients_kernel"]

@@ -1,8 +1,8 @@
 // The chunked route of cache_retrieval for Python, with plain products and the exact workspace, poisoned.
-#include "cache_retrieval_chunked/cuda.cu"
-
 #include <cstring>
 
+#include "cache_retrieval_chunked/chunks.h"
+#include "cache_retrieval_chunked/cuda.cu"
 #include "cache_retrieval_chunked/route.h"
 #include "drivers/cache_retrieval_params.h"
 #include "drivers/plain_products.h"
