@@ -1,0 +1,31 @@
+// The kernel of cache_retrieval for few queries, for Python. The workspace is poisoned and of the exact size.
+#include "cache_retrieval_few/cuda.cu"
+
+#include <cstring>
+
+#include "drivers/cache_retrieval_params.h"
+#include "drivers/scratch_memory.h"
+
+using namespace vlmadapt;
+using namespace vlmadapt::cache_retrieval;
+
+// sizes, pointers: as forward_params
+extern "C" int few_queries(const int64_t* n, void* const* p) {
+  const ForwardParams f = forward_params(n, p);
+  if (!takes_few(f)) return cudaErrorInvalidValue;
+  const ScratchMemory workspace(few_workspace(f));
+  return few_forward(f, workspace.bytes, nullptr);
+}
+
+// sizes: dtype, queries, width, two streams, bytes that the rows are moved by; pointers: out [1]: whether it takes them
+extern "C" int few_takes(const int64_t* n, void* const* p) {
+  ForwardParams f{};
+  f.dtype = static_cast<Dtype>(n[0]);
+  f.num_queries = n[1];
+  f.image.width = n[2];
+  f.text.queries = n[3] ? p[0] : nullptr;
+  f.image.queries = reinterpret_cast<const void*>(n[4]);
+  const int64_t found = takes_few(f);
+  memcpy(p[0], &found, sizeof found);
+  return cudaSuccess;
+}
