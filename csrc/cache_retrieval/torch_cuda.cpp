@@ -9,6 +9,7 @@
 #include "cache_retrieval_chunked/route.h"
 #include "cache_retrieval_chunked/torch_products.h"
 #include "cache_retrieval_dense/cuda.h"
+#include "cache_retrieval_few/cuda.h"
 
 namespace vlmadapt::cache_retrieval {
 
@@ -28,6 +29,9 @@ struct Cuda {
       TorchProducts products(like);
       void* workspace = call.workspace(forward_chunked_workspace(p));
       CudaCall::check(forward_chunked(p, workspace, products, call.stream()), "cache_retrieval");
+    } else if (static_cast<Route>(route) == Route::automatic && takes_few(p)) {
+      void* workspace = call.workspace(few_workspace(p));
+      CudaCall::check(few_forward(p, workspace, call.stream()), "cache_retrieval");
     } else {
       void* workspace = call.workspace(forward_workspace(p));
       CudaCall::check(forward_cuda(p, precision, workspace, call.stream()), "cache_retrieval");

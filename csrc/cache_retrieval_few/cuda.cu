@@ -1,7 +1,6 @@
 // Chooses shares and instantiations for the kernels of few.cuh, and launches them.
-#include "cache_retrieval_few/cuda.h"
-
 #include "cache_retrieval/launch.h"
+#include "cache_retrieval_few/cuda.h"
 #include "cache_retrieval_few/few.cuh"
 
 namespace vlmadapt::cache_retrieval {
@@ -54,17 +53,17 @@ cudaError_t launch(const FewJob& job, cudaStream_t stream) {
                                        : launch_few<E, kMostFewQueries>(job, stream))
       return e;
   }
-  CUDA_LAUNCH(finish_kernel<AccumulatorOf<E>>, grid_of(divide_up(job.params.num_queries * job.params.num_classes,
-                                                                 kFewThreads)),
-              dim3(kFewThreads), 0, stream, job);
+  CUDA_LAUNCH(finish_kernel<AccumulatorOf<E>>,
+              grid_of(divide_up(job.params.num_queries * job.params.num_classes, kFewThreads)), dim3(kFewThreads), 0,
+              stream, job);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 bool takes_few(const ForwardParams& p) {
-  return p.num_queries >= 1 && p.num_queries <= kMostFewQueries && !p.text.queries && aligned(p.image, p.dtype) &&
-         shared_bytes_of(p) <= kMostShared;
+  return p.num_queries >= 1 && p.num_queries <= kMostFewQueries && !p.text.queries && !p.disagreement &&
+         aligned(p.image, p.dtype) && shared_bytes_of(p) <= kMostShared;
 }
 
 int64_t few_workspace(const ForwardParams& p) {

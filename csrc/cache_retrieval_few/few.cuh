@@ -36,10 +36,10 @@ __device__ __forceinline__ float widened(__half x) { return __half2float(x); }
 template <class E>
 struct Cut {
   using T = AccumulatorOf<E>;
-  static constexpr int kPiece = 16 / static_cast<int>(sizeof(E));       // numbers of a key
-  static constexpr int kQuarter = 16 / static_cast<int>(sizeof(T));     // numbers of a query, of one load
-  static constexpr int kQuarters = kPiece / kQuarter;                   // loads
-  static constexpr int kStep = 32 * kPiece;                             // columns of a warp
+  static constexpr int kPiece = 16 / static_cast<int>(sizeof(E));    // numbers of a key
+  static constexpr int kQuarter = 16 / static_cast<int>(sizeof(T));  // numbers of a query, of one load
+  static constexpr int kQuarters = kPiece / kQuarter;                // loads
+  static constexpr int kStep = 32 * kPiece;                          // columns of a warp
   struct alignas(16) Quarter {
     T at[kQuarter];
   };
@@ -97,7 +97,7 @@ __device__ __forceinline__ void multiply_keys(AccumulatorOf<E> (&sums)[kKeysAtOn
                                               const AccumulatorOf<E>* shared_queries, int64_t width, int lane) {
   using C = Cut<E>;
   const int64_t steps = C::steps(width);
-#pragma unroll 2
+#pragma unroll(sizeof(sums) > 128 ? 1 : 2)  // loads of two steps in flight, where registers are left for them
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t column = step * C::kStep + lane * C::kPiece;
     uint4 bytes[kKeysAtOnce];

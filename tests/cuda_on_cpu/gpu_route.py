@@ -36,6 +36,7 @@ OPERATORS = (
     "cache_retrieval",
     "cache_retrieval_chunked",
     "cache_retrieval_dense",
+    "cache_retrieval_few",
     "hetero_aggregate",
     "p_laplacian",
 )

@@ -7,6 +7,7 @@ from . import (
     test_cache_retrieval,
     test_cache_retrieval_chunked,
     test_cache_retrieval_dense,
+    test_cache_retrieval_few,
     test_hetero_aggregate,
     test_p_laplacian,
 )
@@ -20,6 +21,7 @@ KERNELS: tuple[Kernel, ...] = (
     test_cache_retrieval_chunked.BACKWARD,
     test_cache_retrieval_dense.FORWARD,
     test_cache_retrieval_dense.BACKWARD,
+    test_cache_retrieval_few.FEW,
     test_hetero_aggregate.FORWARD,
     test_hetero_aggregate.BACKWARD,
     test_p_laplacian.FORWARD,

@@ -28,6 +28,7 @@ OPERATIONS = (
     "cache_retrieval",
     "cache_retrieval_chunked",
     "cache_retrieval_dense",
+    "cache_retrieval_few",
     "hetero_aggregate",
     "p_laplacian",
     "attention_column_sums",

@@ -1,8 +1,7 @@
 // The kernel of cache_retrieval for few queries, for Python. The workspace is poisoned and of the exact size.
-#include "cache_retrieval_few/cuda.cu"
-
 #include <cstring>
 
+#include "cache_retrieval_few/cuda.cu"
 #include "drivers/cache_retrieval_params.h"
 #include "drivers/scratch_memory.h"
 
