@@ -35,7 +35,7 @@ cudaError_t similarities(const Side& s, Dtype dtype, int64_t first_key, int64_t 
 struct ForwardPlan {
   Chunks chunks;
   bool shared_class;
-  int64_t class_tiles;
+  int64_t class_blocks;       // each of which goes through classes that far apart
   int64_t image, text, gaps;  // where they begin in the workspace
   int64_t bytes;
 };
@@ -47,19 +47,20 @@ ForwardPlan plan_of(const ForwardParams& p, const Limits& limits) {
   ForwardPlan plan{};
   plan.chunks = chunks_of(p.num_queries, p.num_entries, text_per_entry ? 2 * bytes : bytes, text_bytes, limits);
   plan.shared_class = p.num_entries >= kEntriesToShare * p.num_classes;
-  plan.class_tiles = plan.shared_class ? p.num_classes : divide_up(p.num_classes, kWarps);
+  plan.class_blocks = smaller(plan.shared_class ? p.num_classes : divide_up(p.num_classes, kWarps),
+                              divide_up(limits.blocks, divide_up(plan.chunks.queries, kLanes)));
   const int64_t products = plan.chunks.keys * plan.chunks.queries * bytes;
   Layout layout;
   plan.image = layout.add(products);
   plan.text = layout.add(text_per_entry ? products : text_bytes * plan.chunks.queries);
-  plan.gaps = layout.add(two_streams && p.disagreement ? plan.class_tiles * p.num_queries * bytes : 0);
+  plan.gaps = layout.add(two_streams && p.disagreement ? plan.class_blocks * p.num_queries * bytes : 0);
   plan.bytes = layout.bytes();
   return plan;
 }
 
 template <class T, bool two_streams>
-cudaError_t launch_sums(const SumsJob& job, int64_t class_tiles, cudaStream_t stream) {
-  CUDA_LAUNCH((class_sums_kernel<T, two_streams>), grid_of(class_tiles, divide_up(job.queries, kLanes)),
+cudaError_t launch_sums(const SumsJob& job, int64_t class_blocks, cudaStream_t stream) {
+  CUDA_LAUNCH((class_sums_kernel<T, two_streams>), grid_of(class_blocks, divide_up(job.queries, kLanes)),
               dim3(kLanes * kWarps), 0, stream, job);
   return cudaGetLastError();
 }
@@ -81,11 +82,11 @@ cudaError_t forward(const ForwardParams& p, void* workspace, Products& products,
       if (two_streams && !p.text_per_class)
         if (cudaError_t e = similarities(p.text, p.dtype, key, keys, query, queries, text, products)) return e;
       const SumsJob job{p, image, text, gaps, query, key, key + keys, static_cast<int>(queries), plan.shared_class};
-      if (cudaError_t e = launch_sums<T, two_streams>(job, plan.class_tiles, stream)) return e;
+      if (cudaError_t e = launch_sums<T, two_streams>(job, plan.class_blocks, stream)) return e;
       key += keys;
     } while (key < p.num_entries);
   }
-  return finish_disagreement<T>(p, gaps, plan.class_tiles, stream);
+  return finish_disagreement<T>(p, gaps, plan.class_blocks, stream);
 }
 
 struct BackwardPlan {

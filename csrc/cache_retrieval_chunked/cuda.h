@@ -13,11 +13,15 @@ namespace vlmadapt::cache_retrieval {
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
 // With 1,024 queries and 4,096 keys a chunk of float fills it: enough tiles of 128 x 256 for 132 multiprocessors.
 constexpr int64_t kQueriesAtOnce = 1024;
+// Of a chunk's class sums: a few times what 132 multiprocessors hold at once. With a block for every eight classes most
+// would begin for nothing, since a chunk has a part of the classes.
+constexpr int64_t kSumBlocks = 2048;
 
 // Smaller ones only where tests want several chunks of a small problem.
 struct Limits {
   int64_t bytes = kChunkBytes;
   int64_t queries = kQueriesAtOnce;
+  int64_t blocks = kSumBlocks;
 };
 
 int64_t forward_chunked_workspace(const ForwardParams& params, const Limits& limits = {});

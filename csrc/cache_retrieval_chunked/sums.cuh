@@ -19,7 +19,7 @@ struct SumsJob {
   ForwardParams params;
   const void* image;  // accum [end_key - first_key, queries]
   const void* text;   // accum, the same, or [num_classes, queries] with text_per_class
-  void* gaps;         // accum [class tiles, num_queries]: sums of |A_image - A_text|, added to; nullptr: not wanted
+  void* gaps;         // accum [class blocks, num_queries]: sums of |A_image - A_text|, added to; nullptr: not wanted
   int64_t first_query, first_key, end_key;
   int queries;
   bool shared_class;  // a block has one class, else one a warp
@@ -37,6 +37,19 @@ __device__ __forceinline__ int64_t position_from(const int64_t* order, int64_t l
   return low;
 }
 
+struct Entries {
+  const int64_t* first;
+  int count;
+};
+
+// Those of a class in a chunk of keys: where it has none at all, known from its first and its last.
+__device__ __forceinline__ Entries entries_of(const ForwardParams& p, int64_t c, int64_t first_key, int64_t end_key) {
+  const int64_t low = p.offsets[c], high = p.offsets[c + 1];
+  if (low == high || p.order[low] >= end_key || p.order[high - 1] < first_key) return {nullptr, 0};
+  const int64_t begin = position_from(p.order, low, high, first_key);
+  return {p.order + begin, static_cast<int>(position_from(p.order, begin, high, end_key) - begin)};
+}
+
 // The place in a chunk of what is in it, else -1, where no key is.
 __device__ __forceinline__ int key_within(int64_t key, int64_t first, int64_t end) {
   return key >= first && key < end ? static_cast<int>(key - first) : -1;
@@ -44,39 +57,50 @@ __device__ __forceinline__ int key_within(int64_t key, int64_t first, int64_t en
 
 template <class T, bool two_streams>
 __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const SumsJob job) {
-  __shared__ T sums[kWarps][kLanes + 1], gaps[kWarps][kLanes + 1];
+  __shared__ T sums[kWarps][kLanes + 1];
   __shared__ int met[kWarps];
   const ForwardParams& p = job.params;
   const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
   const int classes = job.shared_class ? 1 : kWarps, group = job.shared_class ? kWarps : 1;
-  const int64_t q = static_cast<int64_t>(blockIdx.y) * kLanes + lane, b = job.first_query + q;
-  const int64_t first_class = static_cast<int64_t>(blockIdx.x) * classes,
-                c = first_class + (job.shared_class ? 0 : warp);
-  T sum = T(0), gap = T(0);
-  bool any = false;
-  if (c < p.num_classes) {
-    const int64_t begin = position_from(p.order, p.offsets[c], p.offsets[c + 1], job.first_key);
-    const int64_t end = position_from(p.order, begin, p.offsets[c + 1], job.end_key);
-    any = begin < end;
+  const int64_t first_query = static_cast<int64_t>(blockIdx.y) * kLanes;  // of the chunk
+  const int64_t q = first_query + lane, b = job.first_query + q;
+  const bool first_chunk = job.first_key == 0;
+  T scale = T(0), center = T(0), text_scale = T(0), text_center = T(0), ratio = T(0);
+  int own_key = -1;
+  if (q < job.queries) {
+    scale = value_of<T>(p.image.scale, b);
+    center = value_of<T>(p.image.center, b);
+    if (two_streams) {
+      text_scale = value_of<T>(p.text.scale, b);
+      text_center = value_of<T>(p.text.center, b);
+      ratio = value_of<T>(p.ratio, b);
+    }
+    if (p.own_entry) own_key = key_within(p.own_entry[b], job.first_key, job.end_key);
+  }
+  const T* image = static_cast<const T*>(job.image) + q;
+  const T* text = static_cast<const T*>(job.text) + q;
+  // Where a thread writes: neighbours in memory are classes.
+  const int query = job.shared_class ? threadIdx.x : threadIdx.x / kWarps;
+  const int one = job.shared_class ? 0 : threadIdx.x % kWarps;
+  const bool writes = query < kLanes && first_query + query < job.queries;
+  T* scores = static_cast<T*>(p.scores) + (job.first_query + first_query + query) * p.num_classes + one;
+
+  T gap = T(0);
+  for (int64_t first_class = static_cast<int64_t>(blockIdx.x) * classes; first_class < p.num_classes;
+       first_class += static_cast<int64_t>(gridDim.x) * classes) {
+    const int64_t c = first_class + (job.shared_class ? 0 : warp);
+    const Entries found = c < p.num_classes ? entries_of(p, c, job.first_key, job.end_key) : Entries{nullptr, 0};
+    // Most classes have nothing in this chunk: their block is over with two loads. The barrier is also for the sums of
+    // the classes before, which have been read.
+    if (!__syncthreads_or(first_chunk || found.count > 0)) continue;
+    T sum = T(0);
     if (q < job.queries) {
-      const T* image = static_cast<const T*>(job.image) + q;
-      const T* text = static_cast<const T*>(job.text) + q;
-      const T scale = value_of<T>(p.image.scale, b), center = value_of<T>(p.image.center, b);
-      T text_scale = T(0), text_center = T(0), ratio = T(0);
-      if (two_streams) {
-        text_scale = value_of<T>(p.text.scale, b);
-        text_center = value_of<T>(p.text.center, b);
-        ratio = value_of<T>(p.ratio, b);
-      }
-      const int own_key = key_within(p.own_entry ? p.own_entry[b] : -1, job.first_key, job.end_key);
-      const int64_t* entries = p.order + begin;
-      const int count = static_cast<int>(end - begin);
-      for (int at = job.shared_class ? warp : 0; at < count; at += kInFlight * group) {
+      for (int at = job.shared_class ? warp : 0; at < found.count; at += kInFlight * group) {
         int key[kInFlight];  // within the chunk
         T product[kInFlight], text_product[kInFlight];
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i)
-          key[i] = static_cast<int>(entries[at + i * group < count ? at + i * group : at] - job.first_key);
+          key[i] = static_cast<int>(found.first[at + i * group < found.count ? at + i * group : at] - job.first_key);
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           const int64_t row = static_cast<int64_t>(key[i]) * job.queries;
@@ -86,7 +110,7 @@ __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const Sum
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           // Calculated past the end too: behind a branch the compiler would put the loads.
-          const bool inside = at + i * group < count, own = key[i] == own_key;
+          const bool inside = at + i * group < found.count, own = key[i] == own_key;
           T affinity = exponential(scale * (product[i] - center));
           if (two_streams) {
             const T other = exponential(text_scale * (text_product[i] - text_center));
@@ -98,29 +122,25 @@ __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const Sum
         }
       }
     }
+    sums[warp][lane] = sum;
+    if (lane == 0) met[warp] = found.count > 0;
+    __syncthreads();
+    if (writes && first_class + one < p.num_classes && (met[one] || first_chunk)) {
+      T total = T(0);
+      for (int i = 0; i < group; ++i) total += sums[one + i][query];
+      scores[first_class] = first_chunk ? total : scores[first_class] + total;
+    }
   }
-  sums[warp][lane] = sum;
-  gaps[warp][lane] = gap;
-  if (lane == 0) met[warp] = any;
-  __syncthreads();
-
-  // Neighbours in memory are classes.
-  const int query = job.shared_class ? threadIdx.x : threadIdx.x / kWarps;
-  const int one = job.shared_class ? 0 : threadIdx.x % kWarps;
-  if (query < kLanes && static_cast<int64_t>(blockIdx.y) * kLanes + query < job.queries &&
-      first_class + one < p.num_classes && (met[one] || job.first_key == 0)) {
-    T total = T(0);
-    for (int i = 0; i < group; ++i) total += sums[one + i][query];
-    T* score = static_cast<T*>(p.scores) +
-               (job.first_query + static_cast<int64_t>(blockIdx.y) * kLanes + query) * p.num_classes + first_class +
-               one;
-    *score = job.first_key == 0 ? total : *score + total;
-  }
-  if (two_streams && job.gaps && threadIdx.x < kLanes && q < job.queries) {
-    T total = T(0);
-    for (int i = 0; i < kWarps; ++i) total += gaps[i][lane];
-    T* to = static_cast<T*>(job.gaps) + static_cast<int64_t>(blockIdx.x) * p.num_queries + b;
-    *to = job.first_key == 0 ? total : *to + total;
+  if (two_streams && job.gaps) {
+    __syncthreads();  // the last sums have been read
+    sums[warp][lane] = gap;
+    __syncthreads();
+    if (threadIdx.x < kLanes && q < job.queries) {
+      T total = T(0);
+      for (int i = 0; i < kWarps; ++i) total += sums[i][lane];
+      T* to = static_cast<T*>(job.gaps) + static_cast<int64_t>(blockIdx.x) * p.num_queries + b;
+      *to = first_chunk ? total : *to + total;
+    }
   }
 }
 

@@ -19,11 +19,11 @@ from .harness.process import Schedule
 # The products are those of the driver: float stands for tf32 too.
 DTYPES = ["f32", "bf16", "f16", "f64"]
 DRIVER = "cache_retrieval_chunked.cu"
-SMALL = (4 * 128 * 5, 5)  # bytes and queries at once: 128 keys of float
+LARGE, SMALL = (1 << 24, 1024, 2048), (4 * 128 * 5, 5, 2)  # bytes, queries at once, blocks: of float 128 keys
 
 
 def limited(problem: Problem, shape: Mapping[str, Any]) -> Problem:
-    return replace(problem, sizes=[*problem.sizes, *shape["limits"]])
+    return replace(problem, sizes=[*problem.sizes, *shape["limits"]])  # the backward counts no blocks
 
 
 def forward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Generator) -> Problem:
@@ -34,11 +34,11 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
     return limited(fused.backward_problem(shape, dtype, rng), shape)
 
 
-def forward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int] = (1 << 24, 1024)) -> dict[str, Any]:
+def forward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int, int] = LARGE) -> dict[str, Any]:
     return {**fused.forward_shape(*sizes, how=how), "limits": limits}
 
 
-def backward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int] = (1 << 24, 1024)) -> dict[str, Any]:
+def backward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int, int] = LARGE) -> dict[str, Any]:
     return {**fused.backward_shape(*sizes, how=how), "limits": limits}
 
 
@@ -58,7 +58,7 @@ FORWARD = Kernel(
         forward_shape(5, 300, 2, 6, limits=SMALL),  # classes that eight warps share
         forward_shape(12, 300, 9, 6, limits=SMALL),  # three parts of the queries, the last smaller
         forward_shape(5, 300, 4, 6, 3, how="mask", limits=SMALL),  # two streams: half as many keys
-        forward_shape(12, 140, 20, 6, 3, how="own", limits=(1, 5)),
+        forward_shape(12, 140, 20, 6, 3, how="own", limits=(1, 5, 3)),
         forward_shape(7, 300, 20, 6, 3, how="class mask", limits=SMALL),
         forward_shape(40, 300, 3, 6, 3, how="class own", limits=SMALL),
         forward_shape(1, 1, 1, 4, 4, how="own"),  # nothing left once the own entry is out

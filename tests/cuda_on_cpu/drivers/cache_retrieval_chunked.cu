@@ -13,10 +13,10 @@ using namespace vlmadapt::cache_retrieval;
 
 extern "C" {
 
-// sizes, pointers: as forward_params, and then the limits of a chunk: bytes, queries
+// sizes, pointers: as forward_params, and then the limits of a chunk: bytes, queries, blocks
 int chunked_forward(const int64_t* n, void* const* p) {
   const ForwardParams f = forward_params(n, p);
-  const Limits limits{n[13], n[14]};
+  const Limits limits{n[13], n[14], n[15]};
   const ScratchMemory workspace(forward_chunked_workspace(f, limits));
   PlainProducts products;
   return forward_chunked(f, workspace.bytes, products, nullptr, limits);
