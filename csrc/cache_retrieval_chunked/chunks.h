@@ -1,5 +1,5 @@
 // How the chunked route cuts its work: so many queries and so many keys at a time that the products of a chunk, written
-// by one kernel and read by the next, never leave the L2 cache.
+// by one kernel and read by the next, take so many bytes. See cuda.h for their number.
 #pragma once
 
 #include "cache_retrieval/launch.h"

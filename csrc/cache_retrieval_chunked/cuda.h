@@ -11,6 +11,9 @@ namespace vlmadapt::cache_retrieval {
 // line: of the 20 MB that are sure, 16 for products leave 4 to the keys that stream through. With a smaller cache a
 // part goes to memory and back.
 constexpr int64_t kChunkBytes = int64_t{16} << 20;
+// Of those of the backward's chunks: what binds there is not the memory but products of too few tiles. 64 MB hold 8,192
+// keys and 1,024 queries in bfloat16: 64 x 2 tiles for the keys' gradient of width 512, where 16 MB would leave 16 x 2.
+constexpr int64_t kGradientBytes = int64_t{64} << 20;
 // With 1,024 queries and 4,096 keys a chunk of float fills it: enough tiles of 128 x 256 for 132 multiprocessors.
 constexpr int64_t kQueriesAtOnce = 1024;
 // Of a chunk's class sums: a few times what 132 multiprocessors hold at once. With a block for every eight classes most
@@ -25,12 +28,12 @@ struct Limits {
 };
 
 int64_t forward_chunked_workspace(const ForwardParams& params, const Limits& limits = {});
-int64_t backward_chunked_workspace(const BackwardParams& params, const Limits& limits = {});
+int64_t backward_chunked_workspace(const BackwardParams& params, const Limits& limits = {kGradientBytes});
 
 cudaError_t forward_chunked(const ForwardParams& params, void* workspace, Products& products, cudaStream_t stream,
                             const Limits& limits = {});
 // Of params with labels, in any type but f16, whose range the weights may leave.
 cudaError_t backward_chunked(const BackwardParams& params, void* workspace, Products& products, cudaStream_t stream,
-                             const Limits& limits = {});
+                             const Limits& limits = {kGradientBytes});
 
 }  // namespace vlmadapt::cache_retrieval

@@ -4,7 +4,8 @@
 //   fused     2 D operations a pair of a query and a key at the rate that 64 x 64 tiles leave: 150 TFLOP/s in 16 bits,
 //             75 in TF32 (bytes of the L2 cache bind), 50 in float (multiply-adds bind)
 //   chunked   2 D operations at the library's rate, 650, 350 or 50 TFLOP/s, and 8 bytes written and read in the L2
-//             cache at 5.5 TB/s, 1.5 ps a pair
+//             cache at 5.5 TB/s, 1.5 ps a pair; the backward three products, five of bfloat16, where the fused one has
+//             four at half of the rates above
 #pragma once
 
 #include "cache_retrieval/cuda.h"
@@ -34,8 +35,7 @@ inline bool forward_is_chunked(const ForwardParams& p, Route route, Precision pr
   return tensor_cores && large_enough(p.num_queries, p.num_entries, p.image.width);
 }
 
-// Three products for the fused kernels' four, at a better rate in every type. Those of f16 stay fused: the range of the
-// weights may leave it.
+// At a better rate in every type. Gradients of f16 stay fused: the range of the weights may leave it.
 inline bool backward_is_chunked(const BackwardParams& p, Route route) {
   if (p.dense || p.dtype == Dtype::f16) return false;
   if (route != Route::automatic) return route == Route::chunked;

@@ -38,7 +38,7 @@ __device__ __forceinline__ int64_t position_from(const int64_t* order, int64_t l
 }
 
 struct Entries {
-  const int64_t* first;
+  const int64_t* first;  // read by __ldg: of what may be nullptr the compiler does not know that it is global
   int count;
 };
 
@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(kLanes* kWarps, 1) class_sums_kernel(const Sum
         T product[kInFlight], text_product[kInFlight];
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i)
-          key[i] = static_cast<int>(found.first[at + i * group < found.count ? at + i * group : at] - job.first_key);
+          key[i] = static_cast<int>(__ldg(found.first + (at + i * group < found.count ? at + i * group : at)) -
+                                    job.first_key);
 #pragma unroll
         for (int i = 0; i < kInFlight; ++i) {
           const int64_t row = static_cast<int64_t>(key[i]) * job.queries;

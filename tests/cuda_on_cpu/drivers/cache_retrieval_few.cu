@@ -16,6 +16,17 @@ extern "C" int few_queries(const int64_t* n, void* const* p) {
   return few_forward(f, workspace.bytes, nullptr);
 }
 
+// sizes: dtype, queries that the kernel is made for, width; pointers: out [1]: its dynamic shared bytes
+extern "C" int few_shared_bytes(const int64_t* n, void* const* p) {
+  const auto dtype = static_cast<Dtype>(n[0]);
+  const int queries = static_cast<int>(n[1]);
+  const int64_t bytes = dtype == Dtype::f64   ? Cut<double>::shared_bytes(n[2], queries)
+                        : dtype == Dtype::f32 ? Cut<float>::shared_bytes(n[2], queries)
+                                              : Cut<__half>::shared_bytes(n[2], queries);
+  memcpy(p[0], &bytes, sizeof bytes);
+  return cudaSuccess;
+}
+
 // sizes: dtype, queries, width, two streams, bytes that the rows are moved by; pointers: out [1]: whether it takes them
 extern "C" int few_takes(const int64_t* n, void* const* p) {
   ForwardParams f{};

@@ -12,7 +12,6 @@ from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
 from vlmadapt.ops.switch import reference_in_use
 
-
 # How a GPU computes it, and the number that the compiled operators know it by: csrc/cache_retrieval_chunked/route.h.
 Route = Literal["auto", "fused", "chunked"]
 ROUTES: dict[Route, int] = {"auto": 0, "fused": 1, "chunked": 2}
@@ -126,7 +125,7 @@ def route_number(route: Route, values: Tensor | None) -> int:
     if route not in ROUTES:
         raise InputError(f"route is {route!r}: choose 'auto', 'fused' or 'chunked'.")
     if route == "chunked" and values is not None:
-        raise InputError("route is 'chunked' but values are given, which have one route: choose 'auto', or pass labels.")
+        raise InputError("route is 'chunked' but values are given, which have one route: leave it out.")
     return ROUTES[route]
 
 
