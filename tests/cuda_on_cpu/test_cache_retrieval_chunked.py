@@ -56,6 +56,7 @@ FORWARD = Kernel(
         forward_shape(33, 70, 41, 6),  # more queries than a warp; many classes of one or no entry
         forward_shape(5, 300, 90, 6, how="own", limits=SMALL),  # three chunks, which most classes lie across
         forward_shape(5, 300, 2, 6, limits=SMALL),  # classes that eight warps share
+        forward_shape(40, 140, 2, 6),  # and more queries than a warp has
         forward_shape(12, 300, 9, 6, limits=SMALL),  # three parts of the queries, the last smaller
         forward_shape(5, 300, 4, 6, 3, how="mask", limits=SMALL),  # two streams: half as many keys
         forward_shape(12, 140, 20, 6, 3, how="own", limits=(1, 5, 3)),

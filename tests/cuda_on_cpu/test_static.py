@@ -68,7 +68,7 @@ def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) ->
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
 def test_loads_of_chunks_are_on_their_way_together(arch: str, tables: dict[str, list[str]]) -> None:
-    """All that is read of four keys, before the first exponential: a warp waits twice for the cache, not eight times."""
+    """All that is read of four keys, before the first exponential: a warp waits twice, not eight times."""
     if toolchain.nvcc() is None:
         pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
     loops = loops_of("cache_retrieval_chunked", arch)
