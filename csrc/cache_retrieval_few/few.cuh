@@ -183,8 +183,7 @@ __global__ void __launch_bounds__(kFewThreads, 1) few_kernel(const FewJob job) {
       const int64_t c = first_class + item / num_queries, low = p.offsets[c], high = p.offsets[c + 1];
       const int from = low > at ? static_cast<int>(low - at) : 0;
       const int to = high - at < count ? static_cast<int>(high - at) : count;
-      if (from >= to) continue;  // an empty class between others
-      T sum = T(0);
+      T sum = T(0);  // of an empty class between others the score
       for (int k = from; k < to; ++k) sum += tile[k * queries + b];
       const bool whole = low >= begin && high <= end;
       T* part = static_cast<T*>(job.parts) + (2 * blockIdx.x + (low < begin ? 0 : 1)) * num_queries + b;
