@@ -14,7 +14,7 @@ SAFE = ["gpu__time_duration.sum", *(f"{unit}__throughput.avg.{BUSY}" for unit in
 PIPES = ("l1tex__data_pipe_lsu_wavefronts", "sm__inst_executed_pipe_tensor", "sm__pipe_fma_cycles_active")
 MORE = [f"{pipe}.avg.{BUSY}" for pipe in PIPES]
 # The kernel that the first race of ours of that kind launches.
-KERNELS = {"cache": "forward_kernel", "p_laplacian": "forward_kernel", "hetero": "aggregate_kernel"}
+KERNELS = {"cache": "class_sums_kernel", "p_laplacian": "forward_kernel", "hetero": "aggregate_kernel"}
 
 
 def one(child: Child, name: str) -> None:

@@ -52,6 +52,8 @@ def product_alone(queries: Tensor, keys: Tensor) -> Tensor:
 def rivals(case: Case, shape: str, dry: bool) -> dict[str, Callable[[], Function]]:
     found: dict[str, Callable[[], Function]] = {
         "ours": lambda: case.ours,
+        "ours_fused": lambda: case.ours_by("fused"),
+        "ours_chunked": lambda: case.ours_by("chunked"),
         "eager": lambda: case.eager,
         "product alone": lambda: product_alone,
         "triton": lambda: twin(case.shots, case.classes, BETA),
@@ -81,7 +83,7 @@ def races(dry: bool, backward: bool, combinations: list[tuple[str, str]]) -> Ite
         made = rivals(case, shape, dry)
         if backward:
             inputs = [x.requires_grad_() for x in inputs]
-            made = differentiated(made, ("ours", "eager", "compiled"))
+            made = differentiated(made, ("ours", "ours_fused", "ours_chunked", "eager", "compiled"))
 
         def exact(case: Case = case) -> Tensor:
             return case.eager(case.queries.double(), case.keys.double())

@@ -37,13 +37,6 @@ cudaError_t launch_forward(const ForwardJob& job, Precision precision, int64_t s
 }
 
 template <class T>
-cudaError_t launch_disagreement(const ForwardParams& p, const void* partial, int64_t splits, cudaStream_t stream) {
-  CUDA_LAUNCH(disagreement_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
-              static_cast<const T*>(partial), static_cast<int>(splits));
-  return cudaGetLastError();
-}
-
-template <class T>
 cudaError_t launch_accuracy(const GridParams& p, cudaStream_t stream) {
   const int64_t blocks = divide_up(p.num_queries, kAccuracyQueries);
   CUDA_LAUNCH(accuracy_kernel<T>, grid_of(p.num_betas * blocks), dim3(kThreads), 0, stream, p, blocks);
@@ -80,7 +73,7 @@ cudaError_t backward(const BackwardParams& p, void* workspace, cudaStream_t stre
   void *row_sums = p.grad_scale ? workspace : nullptr, *parts = static_cast<char*>(workspace) + row_sum_bytes(p);
   if (p.grad_queries || p.grad_scale) {
     if (cudaError_t e = gradient_of<Product, true>(p, p.grad_queries, row_sums, parts, stream)) return e;
-    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, stream)) return e;
+    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, query_splits(p), stream)) return e;
   }
   return p.grad_keys ? gradient_of<Product, false>(p, p.grad_keys, nullptr, parts, stream) : cudaSuccess;
 }
@@ -114,12 +107,8 @@ cudaError_t forward_cuda(const ForwardParams& p, Precision precision, void* work
   if (cudaError_t e = two_streams ? launch_forward<true>(job, precision, splits, stream)
                                   : launch_forward<false>(job, precision, splits, stream))
     return e;
-  if (gaps)
-    return p.dtype == Dtype::f64 ? launch_disagreement<double>(p, workspace, splits, stream)
-                                 : launch_disagreement<float>(p, workspace, splits, stream);
-  if (p.disagreement)  // one stream agrees with itself
-    return cudaMemsetAsync(p.disagreement, 0, p.num_queries * accumulator_bytes(p.dtype), stream);
-  return cudaSuccess;
+  return p.dtype == Dtype::f64 ? finish_disagreement<double>(p, job.partial, splits, stream)
+                               : finish_disagreement<float>(p, job.partial, splits, stream);
 }
 
 cudaError_t backward_cuda(const BackwardParams& p, Precision precision, void* workspace, cudaStream_t stream) {

@@ -41,7 +41,7 @@ struct ForwardParams {
   int64_t num_queries;
   int64_t num_entries;
   int64_t num_classes;
-  const int64_t* order;    // [num_entries]: entry indices sorted by class
+  const int64_t* order;    // [num_entries]: entry indices sorted by class, rising within a class
   const int64_t* offsets;  // [num_classes + 1]: class c owns order[offsets[c] .. offsets[c + 1])
   Side image;
   Side text;                 // queries == nullptr: one stream only

@@ -1,7 +1,8 @@
-// What the launchers of both forms share: how work is split, and how the parts are added up.
+// What the launchers of all forms share: how work is split, and how the parts are added up.
 #pragma once
 
 #include "cache_retrieval/backward.cuh"
+#include "cache_retrieval/forward.cuh"
 #include "cache_retrieval/kernel.h"
 
 namespace vlmadapt::cache_retrieval {
@@ -80,11 +81,22 @@ inline int64_t row_sum_bytes(const BackwardParams& p) {
   return p.grad_scale ? query_splits(p) * 2 * p.num_queries * accumulator_bytes(p.dtype) : 0;
 }
 
+// row_sums [splits, 2, num_queries], or nullptr: not wanted.
 template <class T>
-cudaError_t launch_row_gradients(const BackwardParams& p, const void* row_sums, cudaStream_t stream) {
+cudaError_t launch_row_gradients(const BackwardParams& p, const void* row_sums, int64_t splits, cudaStream_t stream) {
   if (!row_sums || p.num_queries == 0) return cudaSuccess;
   CUDA_LAUNCH(row_gradients_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
-              static_cast<const T*>(row_sums), static_cast<int>(query_splits(p)));
+              static_cast<const T*>(row_sums), static_cast<int>(splits));
+  return cudaGetLastError();
+}
+
+// The disagreement, if wanted, from partial [splits, num_queries]; nullptr: one stream, which agrees with itself.
+template <class T>
+cudaError_t finish_disagreement(const ForwardParams& p, const void* partial, int64_t splits, cudaStream_t stream) {
+  if (!p.disagreement || p.num_queries == 0) return cudaSuccess;
+  if (!partial) return cudaMemsetAsync(p.disagreement, 0, p.num_queries * sizeof(T), stream);
+  CUDA_LAUNCH(disagreement_kernel<T>, grid_of(divide_up(p.num_queries, 256)), dim3(256), 0, stream, p,
+              static_cast<const T*>(partial), static_cast<int>(splits));
   return cudaGetLastError();
 }
 

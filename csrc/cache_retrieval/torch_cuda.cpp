@@ -5,7 +5,11 @@
 
 #include "cache_retrieval/cuda.h"
 #include "cache_retrieval/torch_operators.h"
+#include "cache_retrieval_chunked/cuda.h"
+#include "cache_retrieval_chunked/route.h"
+#include "cache_retrieval_chunked/torch_products.h"
 #include "cache_retrieval_dense/cuda.h"
+#include "cache_retrieval_few/cuda.h"
 
 namespace vlmadapt::cache_retrieval {
 
@@ -18,10 +22,20 @@ Precision precision_of(bool allow_tf32) { return allow_tf32 ? Precision::tf32 : 
 struct Cuda {
   static constexpr bool keeps_similarities = false;
 
-  static void forward(const ForwardParams& p, const Tensor& like, bool allow_tf32) {
+  static void forward(const ForwardParams& p, const Tensor& like, int64_t route, bool allow_tf32) {
     CudaCall call(like);
-    void* workspace = call.workspace(forward_workspace(p));
-    CudaCall::check(forward_cuda(p, precision_of(allow_tf32), workspace, call.stream()), "cache_retrieval");
+    const Precision precision = precision_of(allow_tf32);
+    if (forward_is_chunked(p, static_cast<Route>(route), precision)) {
+      TorchProducts products(like);
+      void* workspace = call.workspace(forward_chunked_workspace(p));
+      CudaCall::check(forward_chunked(p, workspace, products, call.stream()), "cache_retrieval");
+    } else if (static_cast<Route>(route) == Route::automatic && takes_few(p)) {
+      void* workspace = call.workspace(few_workspace(p));
+      CudaCall::check(few_forward(p, workspace, call.stream()), "cache_retrieval");
+    } else {
+      void* workspace = call.workspace(forward_workspace(p));
+      CudaCall::check(forward_cuda(p, precision, workspace, call.stream()), "cache_retrieval");
+    }
   }
 
   static void dense_forward(const DenseForwardParams& p, const Tensor& like, bool allow_tf32) {
@@ -30,8 +44,14 @@ struct Cuda {
     CudaCall::check(dense_forward_cuda(p, precision_of(allow_tf32), workspace, call.stream()), "cache_retrieval_dense");
   }
 
-  static void backward(const BackwardParams& p, const Tensor& like, bool allow_tf32) {
+  static void backward(const BackwardParams& p, const Tensor& like, int64_t route, bool allow_tf32) {
     CudaCall call(like);
+    if (backward_is_chunked(p, static_cast<Route>(route))) {
+      TorchProducts products(like);
+      void* workspace = call.workspace(backward_chunked_workspace(p));
+      CudaCall::check(backward_chunked(p, workspace, products, call.stream()), "cache_retrieval_backward");
+      return;
+    }
     void* workspace = call.workspace(p.dense ? dense_backward_workspace(p) : backward_workspace(p));
     const auto launch = p.dense ? dense_backward_cuda : backward_cuda;
     CudaCall::check(launch(p, precision_of(allow_tf32), workspace, call.stream()),

@@ -1,6 +1,7 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
 // A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device,
-// allow_tf32), and keeps_similarities: whether its forward can write them and its backward read them.
+// allow_tf32), forward and backward a route before the last, which is a GPU's; and keeps_similarities: whether its
+// forward can write them and its backward read them.
 #pragma once
 
 #include <tuple>
@@ -44,14 +45,12 @@ inline Tensor row_gradients(BackwardParams& p, bool want, const Tensor& like, Sc
 
 template <class Backend>
 struct Operators {
-  static std::tuple<Tensor, Tensor, Tensor> forward(Tensor queries, Tensor keys, OptionalTensor scale,
-                                                    OptionalTensor center, OptionalTensor text_queries,
-                                                    OptionalTensor text_keys, OptionalTensor text_scale,
-                                                    OptionalTensor text_center, OptionalTensor ratio, Tensor order,
-                                                    Tensor offsets, Tensor labels, OptionalTensor own_entry,
-                                                    double beta, double text_beta, double share,
-                                                    bool text_keys_per_class, bool mask_own_scores,
-                                                    bool want_disagreement, bool store_similarities, bool allow_tf32) {
+  static std::tuple<Tensor, Tensor, Tensor> forward(
+      Tensor queries, Tensor keys, OptionalTensor scale, OptionalTensor center, OptionalTensor text_queries,
+      OptionalTensor text_keys, OptionalTensor text_scale, OptionalTensor text_center, OptionalTensor ratio,
+      Tensor order, Tensor offsets, Tensor labels, OptionalTensor own_entry, double beta, double text_beta,
+      double share, bool text_keys_per_class, bool mask_own_scores, bool want_disagreement, bool store_similarities,
+      int64_t route, bool allow_tf32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -77,7 +76,7 @@ struct Operators {
     Tensor similarities = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, accum);
     if (store_image) p.similarities = similarities.mutable_data_ptr();
     if (store_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
-    Backend::forward(p, queries, allow_tf32);
+    Backend::forward(p, queries, route, allow_tf32);
     return {scores, disagreement, similarities};
   }
 
@@ -85,7 +84,7 @@ struct Operators {
                                                      OptionalTensor scale, OptionalTensor center, OptionalTensor weight,
                                                      Tensor labels, OptionalTensor multiplicity, OptionalTensor own_key,
                                                      OptionalTensor similarities, double beta, double share,
-                                                     bool want_queries, bool want_keys, bool want_rows,
+                                                     bool want_queries, bool want_keys, bool want_rows, int64_t route,
                                                      bool allow_tf32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
@@ -105,7 +104,7 @@ struct Operators {
     Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
-    Backend::backward(p, queries, allow_tf32);
+    Backend::backward(p, queries, route, allow_tf32);
     return {grad_queries, grad_keys, grad_rows};
   }
 
@@ -155,7 +154,7 @@ struct Operators {
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
     p.grad_values = want_values ? grad_values.mutable_data_ptr() : nullptr;
-    Backend::backward(p, queries, allow_tf32);
+    Backend::backward(p, queries, 0, allow_tf32);
     return {grad_queries, grad_keys, grad_values, grad_rows};
   }
 

@@ -43,7 +43,7 @@ cudaError_t dense_backward(const BackwardParams& p, void* workspace, cudaStream_
   if (p.grad_queries || p.grad_scale) {
     if (cudaError_t e = launch_dense<Product, true, true>(p, p.grad_queries, p.side.width, row_sums, parts, stream))
       return e;
-    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, stream)) return e;
+    if (cudaError_t e = launch_row_gradients<T>(p, row_sums, query_splits(p), stream)) return e;
   }
   if (p.grad_keys)
     if (cudaError_t e = launch_dense<Product, false, true>(p, p.grad_keys, p.side.width, nullptr, parts, stream))

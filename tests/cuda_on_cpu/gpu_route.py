@@ -31,7 +31,15 @@ from .harness.build import (
 )
 
 SHIM = HERE / "gpu" / "route.cu"
-OPERATORS = ("attention_column_sums", "cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian")
+OPERATORS = (
+    "attention_column_sums",
+    "cache_retrieval",
+    "cache_retrieval_chunked",
+    "cache_retrieval_dense",
+    "cache_retrieval_few",
+    "hetero_aggregate",
+    "p_laplacian",
+)
 DRIVERS = tuple(HERE / "drivers" / f"{name}.cu" for name in OPERATORS)
 DEFAULT = REPOSITORY / "build" / "gpu_route.so"
 EMULATED = REPOSITORY / "build" / "gpu_route_emulated.so"

@@ -37,7 +37,9 @@ from vlmadapt.files import write_json
 from . import (
     test_attention_column_sums,
     test_cache_retrieval,
+    test_cache_retrieval_chunked,
     test_cache_retrieval_dense,
+    test_cache_retrieval_few,
     test_hetero_aggregate,
     test_p_laplacian,
 )
@@ -48,7 +50,9 @@ from .harness.process import KernelFault, Schedule, Worker
 
 SUITES = {
     "cache_retrieval": [test_cache_retrieval.FORWARD, test_cache_retrieval.BACKWARD, test_cache_retrieval.GRID],
+    "cache_retrieval_chunked": [test_cache_retrieval_chunked.FORWARD, test_cache_retrieval_chunked.BACKWARD],
     "cache_retrieval_dense": [test_cache_retrieval_dense.FORWARD, test_cache_retrieval_dense.BACKWARD],
+    "cache_retrieval_few": [test_cache_retrieval_few.FEW],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
     "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
     "attention_column_sums": [test_attention_column_sums.FORWARD, test_attention_column_sums.BACKWARD],

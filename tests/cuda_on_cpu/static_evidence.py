@@ -21,16 +21,27 @@ from typing import NamedTuple
 from .harness import toolchain
 from .harness.build import CACHE, HERE, REPOSITORY, Target, _key, _made_once, _run, dependencies
 from .harness.case import worker
+from .harness.numbers import DTYPE_CODE
 from .harness.process import Schedule
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
-OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
+OPERATIONS = (
+    "cache_retrieval",
+    "cache_retrieval_chunked",
+    "cache_retrieval_dense",
+    "cache_retrieval_few",
+    "hetero_aggregate",
+    "p_laplacian",
+    "attention_column_sums",
+)
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
     "segment_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
     "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
+
+FEW_WIDTH = 512  # of the rows that few_kernel's shared memory is counted for
 
 # Dense peaks from the data sheets of the SXM parts: TFLOP/s by the way products are done, and TB/s of memory.
 DEVICES = {
@@ -149,15 +160,20 @@ def counts_of(kernel: list[Instruction]) -> collections.Counter[str]:
 
 @dataclass(frozen=True)
 class Loop:
-    """One that holds no other: its instructions, loads from shared memory among them, and FP32 arithmetic."""
+    """One that holds no other: its instructions, loads from shared memory among them, and FP32 arithmetic.
+
+    Loads from global memory, and those of them that come before the first exponential.
+    """
 
     instructions: int
     shared_loads: int
     arithmetic: int
+    global_loads: int = 0
+    early_loads: int = 0
 
 
 def inner_loops(kernel: list[Instruction]) -> list[Loop]:
-    """Those that load from shared memory and calculate, in the order of the code."""
+    """Those that load and calculate, in the order of the code."""
     jumps = {
         (int(target[1], 16), i.address)
         for i in kernel
@@ -170,8 +186,9 @@ def inner_loops(kernel: list[Instruction]) -> list[Loop]:
             continue
         names = [i.name.split(".")[0] for i in kernel if start <= i.address <= end]
         loads, arithmetic = names.count("LDS"), sum(n in ("FFMA", "FADD", "FMUL") for n in names)
-        if loads and arithmetic:
-            found.append(Loop(len(names), loads, arithmetic))
+        before = names[: names.index("MUFU")] if "MUFU" in names else []
+        if arithmetic and (loads or names.count("LDG")):
+            found.append(Loop(len(names), loads, arithmetic, names.count("LDG"), before.count("LDG")))
     return found
 
 
@@ -190,6 +207,13 @@ def dynamic_shared(name: str) -> int:
     products = ["FmaProduct<float>", "FmaProduct<double>", "TensorProduct<float>", "TensorProduct<__nv_bfloat16>",
                 "TensorProduct<__half>"]  # fmt: skip
     index = next((i for i, p in enumerate(products) if p in name), None)
+    if few := re.match(r"few_kernel<(\w+), (\d+)>", name):
+        target = Target(HERE / "drivers" / "cache_retrieval_few.cu")
+        dtype = {"float": "f32", "double": "f64"}.get(few[1], "f16")
+        sizes = worker(target).call(
+            "few_shared_bytes", [DTYPE_CODE[dtype], int(few[2]), FEW_WIDTH], {"out": np.zeros(1, np.int64)}, Schedule()
+        )
+        return int(sizes["out"][0])
     if name.startswith("dense_kernel"):
         target = Target(HERE / "drivers" / "cache_retrieval_dense.cu")
         sizes = worker(target).call("dense_shared_bytes_of", [], {"out": np.zeros(5, np.int64)}, Schedule())

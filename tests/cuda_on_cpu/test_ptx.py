@@ -114,7 +114,7 @@ class Form:
         types = [m for m in mods if m in WIDTH]
         type_ = types[-1] if types else "pred"
         self.result = type_
-        count = 1 if op in ("neg", "not", "abs", "cvt", "ex2") else 3 if op in ("fma", "mad") else 2
+        count = 1 if op in ("neg", "not", "abs", "cvt", "ex2", "popc") else 3 if op in ("fma", "mad", "prmt") else 2
         self.operands = [type_] * count
         integer = type_ not in FLOAT
         if op == "setp":
@@ -129,6 +129,11 @@ class Form:
         elif op == "bfi":
             self.operands = [type_, type_, "u32", "u32"]
             self.meaning = insert_bits
+        elif op == "popc":
+            self.result = "u32"
+            self.meaning = lambda a: (a & ((1 << WIDTH[type_]) - 1)).bit_count()
+        elif op == "prmt":
+            self.meaning = permute_bytes
         elif op == "div" and integer:
             self.meaning = lambda a, b: divide(a, b) if b else None  # PTX leaves division by zero open
         elif op == "div":
@@ -182,21 +187,31 @@ def insert_bits(a: int, b: int, position: int, length: int) -> int:
     return (b & ~mask) | ((a << position) & mask)
 
 
+def permute_bytes(a: int, b: int, selector: int) -> int:
+    """Of the eight bytes of b and a, those that four nibbles choose, or the sign of them."""
+    both, result = (b & 0xFFFFFFFF) << 32 | a & 0xFFFFFFFF, 0
+    for i in range(4):
+        nibble = selector >> 4 * i & 15
+        byte = both >> 8 * (nibble & 7) & 255
+        result |= (byte if nibble < 8 else 255 * (byte >> 7)) << 8 * i
+    return result
+
+
 # Used by our kernels; test_every_instruction_is_here keeps this list honest.
 INSTRUCTIONS = """
 abs.f32 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.f32.f64
 cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64 cvt.u64.u32
 div.rn.f32 div.rn.f64 div.s64 div.u32 div.u64 ex2.approx.ftz.f32 fma.rm.f32 fma.rn.f32 fma.rn.f64 mad.lo.s32 max.s64
-min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32
-neg.s64 not.b32 not.b64 not.pred or.b32 or.b64 or.pred selp.b32 selp.b64 selp.f32 selp.f64 selp.u32 selp.u64
-setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64 setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.geu.f64
-setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32 setp.gtu.f32 setp.gtu.f64 setp.le.s32 setp.le.s64
-setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64 setp.ne.s16
-setp.ne.s32 setp.ne.s64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64
-xor.b64
+min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32
+neg.f64 neg.s32 neg.s64 not.b32 not.b64 not.pred or.b32 or.b64 or.pred popc.b32 prmt.b32 selp.b32 selp.b64 selp.f32
+selp.f64 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64 setp.ge.s32
+setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32 setp.gtu.f32
+setp.gtu.f64 setp.le.s32 setp.le.s64 setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64
+setp.nan.f32 setp.nan.f64 setp.ne.s16 setp.ne.s32 setp.ne.s64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sub.f32
+sub.f64 sub.s16 sub.s32 sub.s64 xor.b64
 """.split()  # noqa: SIM905
 # Tested through whole kernels, as the head of this file says.
-ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|cp|mma|ldmatrix|atom)\b")
+ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|vote|cp|mma|ldmatrix|atom)\b")
 COUNT = 256
 
 
@@ -307,7 +322,16 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
 
 @pytest.mark.cuda_full
 @pytest.mark.cuda_quick
-@pytest.mark.parametrize("driver", ["cache_retrieval.cu", "cache_retrieval_dense.cu", "hetero_aggregate.cu"])
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "cache_retrieval.cu",
+        "cache_retrieval_chunked.cu",
+        "cache_retrieval_dense.cu",
+        "cache_retrieval_few.cu",
+        "hetero_aggregate.cu",
+    ],
+)
 def test_every_instruction_is_here(driver: str, tmp_path: Path) -> None:
     if reason := toolchain.missing("ptx"):
         pytest.skip(reason)

@@ -55,7 +55,8 @@ def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) ->
         pytest.skip("no cuobjdump: the machine code is not read")
     floats = {name: found for name, found in loops.items() if re.match(r"forward_kernel<(?!double)", name)}
     assert len(floats) == 6
-    for name, found in floats.items():
+    for name, all_loops in floats.items():
+        found = [loop for loop in all_loops if loop.shared_loads]
         # Distances, with and without sums of differences, and one product; or two products, distances, two products.
         assert len(found) >= 3, name
         tables.setdefault(f"inner loops {arch}", []).append(
@@ -63,6 +64,43 @@ def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) ->
         )
         for loop in found:
             assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
+def test_loads_of_chunks_are_on_their_way_together(arch: str, tables: dict[str, list[str]]) -> None:
+    """All that is read of four keys, before the first exponential: a warp waits twice, not eight times."""
+    if toolchain.nvcc() is None:
+        pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
+    loops = loops_of("cache_retrieval_chunked", arch)
+    if loops is None:
+        pytest.skip("no cuobjdump: the machine code is not read")
+    # Places in the order, or labels; products; of two streams both; of weights, grad_scores and multiplicities.
+    wanted = {"class_sums_kernel<float, false>": 8, "class_sums_kernel<float, true>": 12}
+    wanted |= {"weights_kernel<float, false>": 16, "weights_kernel<float, true>": 16}
+    for name, loads in wanted.items():
+        [loop] = [found for found in loops[name] if found.early_loads]
+        tables.setdefault(f"loops of chunks {arch}", []).append(
+            f"{name}: {loop.global_loads} loads, {loop.instructions} instructions for four keys"
+        )
+        assert loop.early_loads == loop.global_loads >= loads, f"{name} on {arch}: {loop}"
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
+def test_loads_of_few_queries(arch: str, tables: dict[str, list[str]]) -> None:
+    """Four keys at once: 16 multiplications or more for each load of a query, and each load of a key is of 16 bytes."""
+    if toolchain.nvcc() is None:
+        pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
+    loops = loops_of("cache_retrieval_few", arch)
+    if loops is None:
+        pytest.skip("no cuobjdump: the machine code is not read")
+    products = {name: found for name, found in loops.items() if re.match(r"few_kernel<(?!double)", name)}
+    assert len(products) == 9
+    for name, found in products.items():
+        largest = max(found, key=lambda loop: loop.arithmetic)
+        tables.setdefault(f"loops of few queries {arch}", []).append(f"{name}: {largest}")
+        steps = 1 if name.endswith(", 16>") else 2
+        assert largest.global_loads == 4 * steps, f"{name} on {arch}: {largest}"
+        assert 16 * largest.shared_loads <= largest.arithmetic, f"{name} on {arch}: {largest}"
 
 
 def test_inner_loops_are_those_that_hold_no_other() -> None:

@@ -13,6 +13,7 @@ from tests.ops.draw import Arguments, Case, Draw
 from vlmadapt import ops
 
 CACHE = {"queries": 6, "entries": 9, "classes": 4, "width": 5, "text_width": 3}
+FEW_WIDE = {"queries": 3, "width": 8}  # what a GPU has a kernel of its own for
 LARGE_CACHE = {"queries": 300, "entries": 1700, "classes": 40, "width": 70, "text_width": 33}
 CACHE_EMPTY = ("queries", "entries", "width")
 TEXT_EMPTY = (*CACHE_EMPTY, "text_width")
@@ -79,7 +80,8 @@ def grid(d: Draw) -> Arguments:
 
 def retrieval(function: Callable[..., Any], arguments: Callable[[Draw], Arguments], **rest: Any) -> Case:
     empty = TEXT_EMPTY if "text" in str(arguments) else CACHE_EMPTY
-    return Case(function, arguments, CACHE, LARGE_CACHE, rest.pop("empty", empty), **rest)
+    sizes, large = CACHE | rest.pop("sizes", {}), LARGE_CACHE | rest.pop("large", {})
+    return Case(function, arguments, sizes, large, rest.pop("empty", empty), **rest)
 
 
 NODES = {"batch": 2, "heads": 2, "queries": 3, "more": 2, "width": 3, "value_width": 2, "features": 3}
@@ -219,6 +221,18 @@ CASES = {
     ),
     "cache_retrieval, one stream, a number": retrieval(ops.cache_retrieval, with_options(one_stream, beta=2.5)),
     "cache_retrieval, raw labels": retrieval(ops.cache_retrieval, raw_labels),
+    "cache_retrieval, few queries": retrieval(
+        ops.cache_retrieval,
+        with_options(one_stream, beta=2.5),
+        sizes=FEW_WIDE,
+        large=FEW_WIDE | {"queries": 16, "width": 64},
+    ),
+    "cache_retrieval, chunked": retrieval(
+        ops.cache_retrieval, with_options(a_key_a_class, route="chunked"), blas=True, compiles=False
+    ),
+    "cache_retrieval, chunked, one stream": retrieval(
+        ops.cache_retrieval, with_options(one_stream, beta=2.5, route="chunked"), blas=True, compiles=False
+    ),
     "cache_retrieval, not kept": retrieval(similarities_not_kept, a_key_an_entry, compiles=False),
     "cache_retrieval, values": retrieval(ops.cache_retrieval, values, empty=(*CACHE_EMPTY, "classes")),
     "cache_retrieval, values, a number": retrieval(

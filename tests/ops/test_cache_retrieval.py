@@ -208,6 +208,8 @@ BAD_CALLS = [
     ),
     ({"text_queries": torch.zeros(3, 2), "text_keys": torch.zeros(5, 2), "text_beta": 1.0}, "ratio must be given"),
     ({"return_disagreement": True}, "return_disagreement needs two streams"),
+    ({"route": "dense"}, "route is 'dense': choose 'auto', 'fused' or 'chunked'"),
+    ({"route": "chunked", "labels": None, "values": torch.zeros(5, 4)}, "values are given, which have one route"),
 ]
 
 

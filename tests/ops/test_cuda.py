@@ -146,3 +146,19 @@ def test_compiled_with_graphs_by_torch() -> None:
         torch.compiler.cudagraph_mark_step_begin()
         found = torch.autograd.grad(compiled(*inputs), inputs)
         torch.testing.assert_close(list(found), list(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["cache_retrieval", "cache_retrieval, a text key a class", "cache_retrieval, numbers"])
+def test_routes_agree(name: str, dtype: torch.dtype) -> None:
+    """With several chunks of queries and of keys."""
+    found = {}
+    for route in ("fused", "chunked"):
+        with torch.device("cuda"):
+            sizes = CASES[name].large | {"queries": 1500, "entries": 9000}
+            arguments = CASES[name].draw(dtype, **sizes) | {"route": route}
+        found[route] = step(name, arguments)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-3}.get(dtype, 3e-2)
+    for chunked, fused in zip(found["chunked"], found["fused"], strict=True):
+        largest = fused.abs().max().clamp(min=1e-30)
+        assert ((chunked - fused).abs().max() / largest).item() < tolerance

@@ -12,6 +12,10 @@ from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
 from vlmadapt.ops.switch import reference_in_use
 
+# How a GPU computes it, and the number that the compiled operators know it by: csrc/cache_retrieval_chunked/route.h.
+Route = Literal["auto", "fused", "chunked"]
+ROUTES: dict[Route, int] = {"auto": 0, "fused": 1, "chunked": 2}
+
 
 class Keywords(TypedDict, total=False):
     """The keyword arguments of ``cache_retrieval`` that do not decide the type of its result."""
@@ -25,6 +29,7 @@ class Keywords(TypedDict, total=False):
     standardize: bool
     own_entry: Tensor | None
     mask_own_scores: bool
+    route: Route
 
 
 class ScoresOnly(Keywords, total=False):
@@ -113,6 +118,15 @@ def checked_own_entry(own_entry: Tensor, queries: int, keys: int) -> Tensor:
             "give each query its entry's index, or -1."
         )
     return own_entry
+
+
+def route_number(route: Route, values: Tensor | None) -> int:
+    """As the compiled operators know it; :class:`InputError` for one that does not exist."""
+    if route not in ROUTES:
+        raise InputError(f"route is {route!r}: choose 'auto', 'fused' or 'chunked'.")
+    if route == "chunked" and values is not None:
+        raise InputError("route is 'chunked' but values are given, which have one route: leave it out.")
+    return ROUTES[route]
 
 
 def given_beta(beta: Tensor | float | None) -> Tensor | float:

@@ -24,11 +24,13 @@ from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers grad
 from vlmadapt.ops.cache_retrieval.checks import (
     Both,
     PreparedCache,
+    Route,
     ScoresOnly,
     checked_own_entry,
     checked_text,
     given_beta,
     prepared,
+    route_number,
 )
 from vlmadapt.ops.cache_retrieval.dense import check_values
 from vlmadapt.ops.cache_retrieval.moments import standardized, with_entries
@@ -92,6 +94,7 @@ def cache_retrieval(
     own_entry: Tensor | None = None,
     mask_own_scores: bool = False,
     return_disagreement: bool = False,
+    route: Route = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Class scores of queries against a cache: products, exponential and class sum in one pass.
 
@@ -116,6 +119,9 @@ def cache_retrieval(
             they are not looked at and mean nothing.
         mask_own_scores: leave the own entry out of the scores too.
         return_disagreement: also return the disagreement of the two streams.
+        route: of labels on a GPU: ``"fused"``, one kernel for all; ``"chunked"``, products of a chunk of keys at a time
+            by torch's library, into memory that the L2 cache holds, and one kernel for the rest; ``"auto"``, the one
+            expected to be the faster, by shapes, dtype and TF32. The gradients of float16 are always fused.
 
     Returns:
         Scores ``[B, C]`` in float32 (float64 for float64 inputs); a class without entries scores 0. With
@@ -127,8 +133,9 @@ def cache_retrieval(
 
     Raises:
         InputError: shapes, dtypes or devices disagree, a label is out of range, a stream is incomplete, or not exactly
-            one of ``labels`` and ``values`` is given.
+            one of ``labels`` and ``values`` is given, or the route is unknown.
     """
+    number_of_route = route_number(route, values)
     library.require(queries.device)
     if torch.is_autocast_enabled(queries.device.type):
         queries, keys = queries.float(), keys.float()
@@ -204,6 +211,7 @@ def cache_retrieval(
         mask_own_scores,
         return_disagreement,
         _stores_similarities(*image, *text, ratios, matrices=matrices),
+        number_of_route,
         allow_tf32(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
