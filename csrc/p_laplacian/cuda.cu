@@ -13,7 +13,7 @@ cudaError_t launch_forward(const ForwardParams& f, cudaStream_t stream) {
   const Problem& p = f.problem;
   const int shared = forward_shared_bytes<Accumulator<E>>(from_scores && p.has_value);
   if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
-  const int64_t tiles = divide_up(p.num_queries, kQueries<Accumulator<E>>);
+  const int64_t tiles = divide_up(p.num_queries, kOwned<Accumulator<E>>);
   CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(p.batch * p.heads * tiles), dim3(kThreads), shared, stream, f,
               tiles);
   return cudaGetLastError();
@@ -24,7 +24,7 @@ cudaError_t launch_backward(const BackwardParams& b, void* workspace, cudaStream
   constexpr int shared = backward_shared_bytes<Accumulator<E>>();
   if (cudaError_t e = allow_shared_memory(backward_kernel<E, from_scores, queries_own>, shared)) return e;
   const Problem& p = b.problem;
-  const int64_t tiles = divide_up(queries_own ? p.num_queries : p.num_keys, kTile);
+  const int64_t tiles = divide_up(queries_own ? p.num_queries : p.num_keys, kOwned<Accumulator<E>>);
   if (tiles == 0) return cudaSuccess;
   CUDA_LAUNCH((backward_kernel<E, from_scores, queries_own>), grid_of(p.batch * p.heads * tiles), dim3(kThreads),
               shared, stream, b, workspace, tiles);
@@ -45,7 +45,7 @@ cudaError_t backward(const BackwardParams& b, void* workspace, cudaStream_t stre
     if (cudaError_t e = launch_backward<E, from_scores, false>(b, workspace, stream)) return e;
   if (p.heads == 0) return cudaSuccess;
   CUDA_LAUNCH(reduce_kernel<T>, grid_of(p.heads), dim3(kThreads), kThreads * static_cast<int>(sizeof(T)), stream, b,
-              workspace, divide_up(p.num_queries, kTile));
+              workspace, divide_up(p.num_queries, kOwned<T>));
   return cudaGetLastError();
 }
 
@@ -84,7 +84,8 @@ cudaError_t backward_of(const BackwardParams& b, void* workspace, cudaStream_t s
 int64_t backward_workspace(const BackwardParams& b) {
   const Problem& p = b.problem;
   const int64_t heads = p.batch * p.heads, accumulator = p.dtype == Dtype::f64 ? 8 : 4;
-  return (heads * p.num_queries * 5 + heads * divide_up(p.num_queries, kTile)) * accumulator;
+  const int64_t tiles = divide_up(p.num_queries, p.dtype == Dtype::f64 ? kOwned<double> : kOwned<float>);
+  return heads * (p.num_queries * 5 + tiles) * accumulator;
 }
 
 cudaError_t forward_cuda(const ForwardParams& f, cudaStream_t stream) {

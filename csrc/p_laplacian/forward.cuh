@@ -16,29 +16,16 @@
 
 namespace vlmadapt::p_laplacian {
 
-// Which pairs of a tile there are, in the tile's own numbers.
-struct TileBounds {
-  int queries, keys, self;  // key query + self is the query's own node
-
-  __device__ static int clamped(int64_t x, int low, int high) {
-    return x < low ? low : x > high ? high : static_cast<int>(x);
-  }
-  __device__ TileBounds(int64_t queries_left, int64_t keys_left, int64_t own)
-      : queries(clamped(queries_left, 0, kKeys)),
-        keys(clamped(keys_left, 0, kKeys)),
-        self(clamped(own, -kKeys, kKeys)) {}
-};
-
 // Three blocks of floats share a multiprocessor where there are no scores; the others need the registers of two.
 template <class E, bool from_scores>
 __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>) == 8 ? 1 : 3)
     forward_kernel(const ForwardParams params, int64_t tiles) {
   using T = Accumulator<E>;
-  constexpr int each = kQueriesEach<T>;
+  constexpr int each = kOwnedEach<T>;
   CUDA_DYN_SMEM(T, shared);
   const Problem& p = params.problem;
   const Block<T> b(shared);
-  const int64_t head = blockIdx.x / tiles, first = blockIdx.x % tiles * kQueries<T>;
+  const int64_t head = blockIdx.x / tiles, first = blockIdx.x % tiles * kOwned<T>;
   const Pairs<T> pairs(p, head);
   const T exponent = static_cast<const T*>(p.p)[head % p.heads], pull = static_cast<const T*>(p.pull)[head % p.heads];
   const T h = exponent / 2, g = h - 1;
@@ -58,8 +45,8 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     most[i] = -infinity<T>();
     sum_p[i] = sum_w[i] = T(0);
   }
-  if (!from_scores && threadIdx.x < kQueries<T>) b.keep_w[threadIdx.x] = T(1);
-  for (int64_t at = 0; at < pairs.key_end; at += kKeys) {
+  if (!from_scores && threadIdx.x < kOwned<T>) b.keep_w[threadIdx.x] = T(1);
+  for (int64_t at = 0; at < pairs.key_end; at += kOthers) {
     const TileBounds bounds(rows, pairs.key_end - at, first + pairs.offset - at);
     PairSums<T> score, squared, shift;
     if (from_scores) {
@@ -75,21 +62,21 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     if (!from_scores) {  // after the distances, whose registers these take
 #pragma unroll
       for (int i = 0; i < each; ++i) {
-        const E* row = attention.data + (first + b.query(i)) * attention.width + at + b.lane;
+        const E* row = attention.data + (first + b.own_row(i)) * attention.width + at + b.lane;
 #pragma unroll
-        for (int m = 0; m < kKeysEach; ++m)
-          score[i][m] = b.query(i) < bounds.queries && b.key(m) < bounds.keys ? widen(row[kLanes * m]) : T(0);
+        for (int m = 0; m < kOthersEach; ++m)
+          score[i][m] = b.own_row(i) < bounds.queries && b.other_row(m) < bounds.keys ? widen(row[kLanes * m]) : T(0);
       }
     }
 
 #pragma unroll
     for (int i = 0; i < each; ++i) {
-      const int query = b.query(i);
+      const int query = b.own_row(i);
       if (from_scores) {
         T top = most[i];
 #pragma unroll
-        for (int m = 0; m < kKeysEach; ++m) {
-          const int key = b.key(m);
+        for (int m = 0; m < kOthersEach; ++m) {
+          const int key = b.other_row(m);
           const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
           score[i][m] =
               exists ? pairs.masked(score[i][m] * static_cast<T>(p.scale), first + query, at + key) : -infinity<T>();
@@ -106,12 +93,12 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
         }
         most[i] = top;
 #pragma unroll
-        for (int m = 0; m < kKeysEach; ++m) score[i][m] -= base;
+        for (int m = 0; m < kOthersEach; ++m) score[i][m] -= base;
       }
       Four<T> likely, weights;
 #pragma unroll
-      for (int m = 0; m < kKeysEach; ++m) {
-        bool dropped = p.drop_diagonal && b.key(m) == query + bounds.self;
+      for (int m = 0; m < kOthersEach; ++m) {
+        bool dropped = p.drop_diagonal && b.other_row(m) == query + bounds.self;
         T a, weight;
         if (from_scores) {
           a = exponential(score[i][m]);
@@ -143,13 +130,16 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
         likely.at[m] = a;
         weights.at[m] = weight;
       }
-      four(b.weights + query * kPairStride + kKeysEach * b.lane) = weights;
-      if (with_context) four(b.likely + query * kPairStride + kKeysEach * b.lane) = likely;
+      four(b.pairs + query * kPairStride + kOthersEach * b.lane) = weights;
+      if (with_context) four(b.likely + query * kPairStride + kOthersEach * b.lane) = likely;
     }
     // The pairs are there after the barrier that add_pairs begins with, and read before the one below. The results hold
     // nothing before the first tile. After the distances the last chunk of x_value is still in shared memory.
-    add_pairs(out, rows, b, b.weights, b.keep_w, at == 0, x_values, at, !plain);
-    if (with_context) add_pairs(context, rows, b, b.likely, b.keep_p, at == 0, values, at, false);
+    add_pairs(out, rows, b, b.pairs, at == 0, x_values, at, !plain,
+              [&](int row, T old, T sum) { return old * b.keep_w[row] + sum; });
+    if (with_context)
+      add_pairs(context, rows, b, b.likely, at == 0, values, at, false,
+                [&](int row, T old, T sum) { return old * b.keep_p[row] + sum; });
     __syncthreads();
   }
 
@@ -161,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
   }
 #pragma unroll
   for (int i = 0; i < each; ++i) {
-    const int query = b.query(i);
+    const int query = b.own_row(i);
     if (query >= rows) return;
     T factor = T(1), lse = T(0);
     if (from_scores) {

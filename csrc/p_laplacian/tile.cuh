@@ -115,20 +115,6 @@ __device__ __forceinline__ void products(T (&sums)[kShare], const Work<T>& w, co
   each_pair(w, own, first_own, other, first_other, [&](int m, T x, T y) { sums[m] += x * y; });
 }
 
-// Squared distances, and where `signed_sums` the sums of the signed differences own - other.
-template <bool signed_sums, class E, class T>
-__device__ __forceinline__ void distances(T (&squares)[kShare], T (&differences)[kShare], const Work<T>& w,
-                                          const Matrix<E>& own, int64_t first_own, const Matrix<E>& other,
-                                          int64_t first_other) {
-#pragma unroll
-  for (int m = 0; m < kShare; ++m) squares[m] = differences[m] = T(0);
-  each_pair(w, own, first_own, other, first_other, [&](int m, T x, T y) {
-    const T difference = x - y;
-    squares[m] += difference * difference;
-    if (signed_sums) differences[m] += difference;
-  });
-}
-
 // sums[m] = sum over the other rows j of weights[row, j] right[j, column(m)], the right array holding a chunk.
 template <class T>
 __device__ __forceinline__ void gather(T (&sums)[kShare], const Work<T>& w, const T* weights) {
