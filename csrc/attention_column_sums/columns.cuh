@@ -1,6 +1,5 @@
 // Column sums of attention on a GPU. A block owns 32 queries or 32 keys of a head and walks over the other side, 32 at
-// a time, with the tiles of p_laplacian: scores are computed anew for each of the two owners, and nothing but one
-// number a query is stored in between.
+// a time: scores are computed anew for each of the two owners, and nothing but one number a query is stored in between.
 //
 //   lse_kernel      owns queries: a running maximum and sum give lse
 //   sums_kernel     owns keys: sums[j] = sum_i exp(s - lse)
@@ -11,26 +10,15 @@
 #pragma once
 
 #include "attention_column_sums/cuda.h"
-#include "p_laplacian/tile.cuh"
+#include "attention_column_sums/tile.cuh"
 
 namespace vlmadapt::attention_column_sums {
 
 using p_laplacian::Accumulator;
-using p_laplacian::add_weighted;
 using p_laplacian::exponential;
 using p_laplacian::infinity;
-using p_laplacian::kArray;
-using p_laplacian::kShare;
-using p_laplacian::kStride;
-using p_laplacian::kThreads;
-using p_laplacian::kTile;
 using p_laplacian::logarithm;
-using p_laplacian::Matrix;
 using p_laplacian::Pairs;
-using p_laplacian::products;
-using p_laplacian::row_max;
-using p_laplacian::row_sum;
-using p_laplacian::Work;
 
 template <class T, int arrays>
 constexpr int shared_bytes() {

@@ -1,7 +1,7 @@
 // The gradients of one pair of a query and a key, from what the tiles of backward.cuh hold (formulas in kernel.h).
 #pragma once
 
-#include "p_laplacian/tile.cuh"
+#include "p_laplacian/device.cuh"
 
 namespace vlmadapt::p_laplacian {
 

@@ -5,7 +5,7 @@
 // come from shared memory: of the 12 loads of 16 bytes a step, 128 multiply-adds are made.
 #pragma once
 
-#include "p_laplacian/tile.cuh"
+#include "p_laplacian/device.cuh"
 
 namespace vlmadapt::p_laplacian {
 
@@ -134,8 +134,8 @@ using PairSums = T[kOwnedEach<T>][kOthersEach];
 // Calls term(i, m, own[own_row(i), c], other[other_row(m), c]) for all columns c, and for zeros up to a multiple of
 // four. The arrays must be free; it ends with them in use, the last chunk in them.
 template <class L, class R, class T, class Term>
-__device__ __forceinline__ void each_register_pair(const Block<T>& b, const Matrix<L>& own, int64_t first_own,
-                                                   const Matrix<R>& other, int64_t first_other, const Term& term) {
+__device__ __forceinline__ void each_pair(const Block<T>& b, const Matrix<L>& own, int64_t first_own,
+                                          const Matrix<R>& other, int64_t first_other, const Term& term) {
   for (int64_t column = 0; column < own.width; column += kChunk) {
     const Chunk chunk(own.width, column);
     if (column > 0) __syncthreads();
@@ -172,7 +172,7 @@ template <class L, class R, class T>
 __device__ __forceinline__ void pair_products(PairSums<T>& sums, const Block<T>& b, const Matrix<L>& own,
                                               int64_t first_own, const Matrix<R>& other, int64_t first_other) {
   set_zero<T>(sums);
-  each_register_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) { sums[i][m] += x * y; });
+  each_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) { sums[i][m] += x * y; });
 }
 
 // Squared distances, and where `signed_sums` the sums of the signed differences own - other.
@@ -182,7 +182,7 @@ __device__ __forceinline__ void pair_distances(PairSums<T>& squares, PairSums<T>
                                                int64_t first_other) {
   set_zero<T>(squares);
   set_zero<T>(differences);
-  each_register_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) {
+  each_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) {
     const T difference = x - y;
     squares[i][m] += difference * difference;
     if (signed_sums) differences[i][m] += difference;
