@@ -54,8 +54,12 @@ struct Owner {
 #pragma unroll
     for (int m = 0; m < kShare; ++m) {
       const int64_t other = at + w.column(m), query = queries_own ? row() : other, key = queries_own ? other : row();
-      score[m] = pairs.exists(query, key) ? pairs.masked(score[m] * scale, query, key) : -infinity<T>();
+      score[m] = exists(query, key) ? pairs.masked(score[m] * scale, query, key, T(1)) : -infinity<T>();
     }
+  }
+
+  __device__ bool exists(int64_t query, int64_t key) const {
+    return query < queries.rows && key < pairs.key_end && !(pairs.p.causal && key > query + pairs.offset);
   }
 };
 

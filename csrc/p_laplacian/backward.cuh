@@ -78,7 +78,9 @@ __device__ __forceinline__ void load_terms(const QueryTerms<T>& to, const Backwa
   const int64_t row = head * p.num_queries + first + threadIdx.x;
   const bool inside = first + threadIdx.x < p.num_queries;
   const T lse = inside && p.from_scores ? static_cast<const T*>(params.lse)[row] : T(0);
-  to.lse[threadIdx.x] = lse == -infinity<T>() ? infinity<T>() : lse;  // fully masked: every exponential is zero
+  to.lse[threadIdx.x] = lse == -infinity<T>()
+                            ? infinity<T>()
+                            : static_cast<T>(kLog2OfE) * lse;  // fully masked: every exponential is zero
   to.a[threadIdx.x] = inside ? scratch.a[row] : T(0);
   to.own[threadIdx.x] = inside ? scratch.own[row] : T(0);
   to.delta[threadIdx.x] = inside ? scratch.delta[row] : T(0);
@@ -139,6 +141,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Pairs<T> pairs(p, head);
   const T exponent = static_cast<const T*>(p.p)[head % p.heads];
   const bool plain = exponent == T(2);  // then the distances only matter to grad_p
+  const T score_unit = static_cast<T>(p.scale * kLog2OfE);
   const Matrix<E> queries(p.query, head, p.num_queries, p.width), keys(p.key, head, p.num_keys, p.width);
   const Matrix<E> x_queries(p.x_query, head, p.num_queries, p.features);
   const Matrix<E> x_values(p.x_value, head, p.num_keys, p.features);
@@ -210,7 +213,8 @@ __global__ void __launch_bounds__(kThreads, 2)
                   key = queries_own ? b.other_row(m) : b.own_row(i);
         const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
         T s = score[i][m];
-        if (from_scores && exists) s = pairs.masked(s * static_cast<T>(p.scale), first_query + query, first_key + key);
+        if (from_scores && exists)
+          s = pairs.masked(s * score_unit, first_query + query, first_key + key, static_cast<T>(kLog2OfE));
         const Pair<T, from_scores> pair(p, exponent, exists, p.drop_diagonal && key == query + bounds.self, s,
                                         squared[i][m], queries_own ? shift[i][m] : -shift[i][m], pushed[i][m],
                                         context[i][m], terms.lse[query], terms.a[query], terms.own[query],
@@ -267,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   if (!queries_own) return;
-  grad_p = block_sum(shared, grad_p);
+  grad_p = block_sum(shared, grad_p) * static_cast<T>(kLogOf2 / 2);
   if (threadIdx.x == 0) scratch.grad_p[blockIdx.x] = grad_p;
 }
 

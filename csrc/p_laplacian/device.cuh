@@ -32,6 +32,16 @@ __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 
+// What is done for every pair, in powers of two and, of floats, in the approximations of the special function units:
+// two units in the last place, and of a logarithm 2^-22 at most where it is near zero.
+constexpr double kLog2OfE = 1.4426950408889634, kLogOf2 = 0.69314718055994531;
+__device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
+__device__ __forceinline__ double power_of_two(double x) { return exp2(x); }
+__device__ __forceinline__ float log_to_two(float x) { return __log2f(x); }
+__device__ __forceinline__ double log_to_two(double x) { return log2(x); }
+__device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
+__device__ __forceinline__ double quotient(double a, double b) { return a / b; }
+
 // Constants of the accumulation type; literals, since device code may not call numeric_limits everywhere.
 template <class T>
 struct Limits;
@@ -85,17 +95,11 @@ struct Pairs {
     mask_start = batch * p.mask_strides[0] + head % p.heads * p.mask_strides[1];
   }
 
-  __device__ bool exists(int64_t query, int64_t key) const {
-    return query < p.num_queries && key < key_end && !(p.causal && key > query + offset);
-  }
-  // Whether the pair joins a node with itself, where the queries are the last of the keys.
-  __device__ bool is_self(int64_t query, int64_t key) const { return key == query + offset; }
-
-  // The masked score of an existing pair.
-  __device__ T masked(T score, int64_t query, int64_t key) const {
+  // The masked score of an existing pair; scores are in units of 1 / `unit`.
+  __device__ T masked(T score, int64_t query, int64_t key, T unit) const {
     if (p.mask_kind == MaskKind::none) return score;
     const int64_t at = mask_start + query * p.mask_strides[2] + key * p.mask_strides[3];
-    if (p.mask_kind == MaskKind::additive) return score + static_cast<const T*>(p.mask)[at];
+    if (p.mask_kind == MaskKind::additive) return score + unit * static_cast<const T*>(p.mask)[at];
     return static_cast<const uint8_t*>(p.mask)[at] ? score : -infinity<T>();
   }
 };

@@ -3,8 +3,10 @@
 //
 // The arithmetic is that of cpu_forward.h: with a running maximum m, P = exp(s - m) and
 // W = exp(h (s - m) + g log |x_i - x_j|^2) give lse = m + log(sum P) and M = W (sum P)^-h; what has been summed is
-// scaled when m rises. The sums over W x_value and P value live in the results themselves: each element has one thread
-// that scales and adds to it, so there are no atomics, the order of summation is fixed, and nothing else is stored.
+// scaled when m rises. Scores are kept in units of log 2: a pair takes one logarithm and two powers, each one
+// instruction of the special function units. The sums over W x_value and P value live in the results themselves: each
+// element has one thread that scales and adds to it, so there are no atomics, the order of summation is fixed, and
+// nothing else is stored.
 //
 // Ladder: (1) a thread a query: keys read 32 times as often. (2) 32 x 32 pairs a block, eight a thread: nine shared
 // loads for eight multiply-adds, and 32 columns whatever the width. (3) this. Not tried for want of a GPU to measure
@@ -29,6 +31,7 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
   const Pairs<T> pairs(p, head);
   const T exponent = static_cast<const T*>(p.p)[head % p.heads], pull = static_cast<const T*>(p.pull)[head % p.heads];
   const T h = exponent / 2, g = h - 1;
+  const T unit = static_cast<T>(kLog2OfE), score_unit = static_cast<T>(p.scale * kLog2OfE);
   const bool plain = exponent == T(2), with_context = from_scores && p.has_value;
   const Matrix<E> queries(p.query, head, p.num_queries, p.width), keys(p.key, head, p.num_keys, p.width);
   const Matrix<E> x_queries(p.x_query, head, p.num_queries, p.features);
@@ -78,13 +81,12 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
         for (int m = 0; m < kOthersEach; ++m) {
           const int key = b.other_row(m);
           const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
-          score[i][m] =
-              exists ? pairs.masked(score[i][m] * static_cast<T>(p.scale), first + query, at + key) : -infinity<T>();
+          score[i][m] = exists ? pairs.masked(score[i][m] * score_unit, first + query, at + key, unit) : -infinity<T>();
           top = score[i][m] > top ? score[i][m] : top;
         }
         top = lanes_max(top);
         const T base = top == -infinity<T>() ? T(0) : top;  // nothing seen yet: any base does
-        const T keep_p = exponential(most[i] - base), keep_w = exponential(h * (most[i] - base));
+        const T keep_p = power_of_two(most[i] - base), keep_w = power_of_two(h * (most[i] - base));
         sum_p[i] *= keep_p;
         sum_w[i] *= keep_w;
         if (b.lane == 0) {
@@ -101,11 +103,11 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
         bool dropped = p.drop_diagonal && b.other_row(m) == query + bounds.self;
         T a, weight;
         if (from_scores) {
-          a = exponential(score[i][m]);
+          a = power_of_two(score[i][m]);
           weight = a;
           if (!plain) {
             dropped = dropped || squared[i][m] < Limits<T>::coincidence;
-            weight = exponential(h * score[i][m] + g * logarithm(dropped ? T(1) : squared[i][m]));
+            weight = power_of_two(h * score[i][m] + g * log_to_two(dropped ? T(1) : squared[i][m]));
           }
         } else {
           a = score[i][m];
@@ -120,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
               dropped = dropped || squared[i][m] < Limits<T>::coincidence;
             }
             q = q < Limits<T>::smallest ? Limits<T>::smallest : q;
-            weight = a * exponential(g * logarithm(q));
+            weight = a * power_of_two(g * log_to_two(q));
             if (a < T(0)) weight = static_cast<T>(NAN);
           }
         }
@@ -156,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     T factor = T(1), lse = T(0);
     if (from_scores) {
       const T size = sum_p[i] > T(0) || sum_p[i] != sum_p[i] ? logarithm(sum_p[i]) : -infinity<T>();
-      lse = most[i] + size;
+      lse = most[i] * static_cast<T>(kLogOf2) + size;
       factor = sum_p[i] == T(0) ? T(0) : exponential(-g * size) / sum_p[i];  // (sum P)^-h, exact at p = 2
     }
     const T total = sum_w[i] * factor + pull;
