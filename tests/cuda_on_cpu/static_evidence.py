@@ -168,6 +168,8 @@ def inner_loops(kernel: list[Instruction]) -> list[Loop]:
     for start, end in back:
         if any(start <= a and b <= end and (a, b) != (start, end) for a, b in back):
             continue
+        if any(a < start <= b < end for a, b in back):  # code apart from a loop's that jumps back into it
+            continue
         names = [i.name.split(".")[0] for i in kernel if start <= i.address <= end]
         loads, arithmetic = names.count("LDS"), sum(n in ("FFMA", "FADD", "FMUL") for n in names)
         if loads and arithmetic:
