@@ -4,7 +4,8 @@
 // queries (or 64 keys; 32 of doubles) of a head and walks over the other side, 64 at a time; it forms the tiles of M a,
 // of E and of grad s in registers, and multiplies them by the other side's rows, one tile after another by way of one
 // shared array. The same thread adds to the same element every time: no atomics, a fixed order of summation.
-// reduce_kernel adds the parts of grad_p and grad_pull in a fixed order.
+// reduce_kernel adds the parts of grad_p and grad_pull in a fixed order. Few owners: the other side is cut into parts,
+// a block each, the results are [parts, ..] and sum_kernel adds them up.
 //
 // Ladder: (1) 32 x 32 pairs a block, eight a thread, four shared tiles: nine shared loads for eight multiply-adds, and
 // 32 columns whatever the width. (2) this.
@@ -16,7 +17,8 @@
 
 namespace vlmadapt::p_laplacian {
 
-// What belongs to a query, one array each [batch * heads * num_queries], and grad_p of each block that owns queries.
+// What belongs to a query, one array each [batch * heads * num_queries], and grad_p of each block that owns queries:
+// [batch * heads, tiles, parts].
 template <class T>
 struct Scratch {
   T *a, *own, *delta, *share, *away, *grad_p;
@@ -129,7 +131,7 @@ __device__ __forceinline__ void load_attention(PairSums<T>& to, const Block<T>& 
 
 template <class E, bool from_scores, bool queries_own>
 __global__ void __launch_bounds__(kThreads, 2)
-    backward_kernel(const BackwardParams params, void* workspace, int64_t tiles) {
+    backward_kernel(const BackwardParams params, void* workspace, int64_t tiles, int64_t share) {
   using T = Accumulator<E>;
   constexpr int each = kOwnedEach<T>;
   CUDA_DYN_SMEM(T, shared);
@@ -151,7 +153,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Matrix<T> context_upstream(params.grad_context, head, p.num_queries, p.value_width);
   const int64_t num_own = queries_own ? p.num_queries : p.num_keys, rows = num_own - first;
   const int64_t num_other = queries_own ? pairs.key_end : p.num_queries;
-  const int64_t own_offset = head * num_own + first;
+  const int64_t begin = blockIdx.y * share, end = begin + share < num_other ? begin + share : num_other;
+  const int64_t own_offset = (blockIdx.y * (p.batch * p.heads) + head) * num_own + first;
   T* grad_x = static_cast<T*>(queries_own ? params.grad_x_query : params.grad_x_value) + own_offset * p.features;
   T* grad_own = static_cast<T*>(queries_own ? params.grad_query : params.grad_key);
   T* grad_value = static_cast<T*>(params.grad_value);
@@ -163,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t owned = rows < kOwned<T> ? rows : kOwned<T>;
   for (int64_t i = threadIdx.x; i < owned * p.features; i += kThreads) {
     T start = T(0);
-    if (queries_own && p.residual)
+    if (queries_own && p.residual && blockIdx.y == 0)
       start = scratch.share[own_offset + i / p.features] * upstream.data[first * p.features + i];
     grad_x[i] = start;
   }
@@ -172,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   if (queries_own) load_terms(terms, params, scratch, head, first);
   T grad_p = T(0);
-  for (int64_t at = 0; at < num_other; at += kOthers) {
+  for (int64_t at = begin; at < end; at += kOthers) {
     __syncthreads();  // the previous tile has been read
     if (!queries_own) load_terms(terms, params, scratch, head, at);
     const int64_t first_query = queries_own ? first : at, first_key = queries_own ? at : first;
@@ -233,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 
     if (queries_own && !from_scores && params.grad_attention) {
-      T* to = static_cast<T*>(params.grad_attention) + (own_offset * p.num_keys + at);
+      T* to = static_cast<T*>(params.grad_attention) + ((head * p.num_queries + first) * p.num_keys + at);
 #pragma unroll
       for (int i = 0; i < each; ++i)
 #pragma unroll
@@ -272,7 +275,28 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   if (!queries_own) return;
   grad_p = block_sum(shared, grad_p) * static_cast<T>(kLogOf2 / 2);
-  if (threadIdx.x == 0) scratch.grad_p[blockIdx.x] = grad_p;
+  if (threadIdx.x == 0) scratch.grad_p[blockIdx.x * gridDim.y + blockIdx.y] = grad_p;
+}
+
+// Of one or several results: to = sum over the parts of from [parts, count].
+struct PartialResult {
+  const void* from;
+  void* to;
+  int64_t count;
+};
+
+template <class T>
+__global__ void sum_kernel(PartialResult first, PartialResult second, PartialResult third, int64_t parts) {
+  const PartialResult& result = blockIdx.y == 0 ? first : blockIdx.y == 1 ? second : third;
+  const T* from = static_cast<const T*>(result.from);
+  T* to = static_cast<T*>(result.to);
+  const int64_t count = result.count, step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    T sum = T(0);
+#pragma unroll 4
+    for (int64_t part = 0; part < parts; ++part) sum += from[part * count + i];
+    to[i] = sum;
+  }
 }
 
 // A block a head number: grad_p and grad_pull over the batch.

@@ -98,7 +98,8 @@ int p_laplacian_forward(const int64_t* n, void* const* p) {
   f.row_sum = p[11];
   f.lse = p[12];
   f.context = p[13];
-  return forward_cuda(f, nullptr);
+  const ScratchMemory workspace(forward_workspace(f));
+  return forward_cuda(f, workspace.bytes, nullptr);
 }
 
 // further sizes: want p, with context
