@@ -17,9 +17,10 @@ struct Cut {
 
   // Two blocks a multiprocessor, of which one computes while the other waits, or fewer where the owners alone are as
   // many, or the tiles of the other side too few. Depends on the device, not on its load.
-  Cut(const Problem& p, int64_t owners, int64_t others) : tiles(divide_up(owners, owned_rows(p.dtype))) {
+  Cut(const Problem& p, int64_t owners, int64_t others, int64_t processors = multiprocessors())
+      : tiles(divide_up(owners, owned_rows(p.dtype))) {
     const int64_t blocks = p.batch * p.heads * tiles, most = divide_up(others, kOthers);
-    const int64_t wanted = blocks > 0 ? 2 * multiprocessors() / blocks : 1;
+    const int64_t wanted = blocks > 0 ? 2 * processors / blocks : 1;
     parts = wanted < most ? wanted : most;
     parts = parts > 1 ? parts : 1;
     share = divide_up(most, parts) * kOthers;

@@ -99,9 +99,9 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
   const Matrix<E> x_values(p.x_value, head, p.num_keys, p.features);
   const Matrix<E> values(p.value, head, p.num_keys, p.value_width);
   const Matrix<E> attention(p.attention, head, p.num_queries, p.num_keys);
-  const int64_t rows = p.num_queries - first;
-  const PartOfRows<T> part(params, workspace, head * p.num_queries + first);
-  T *out = part.out, *context = part.context;
+  const int rows = p.num_queries - first < kOwned<T> ? static_cast<int>(p.num_queries - first) : kOwned<T>;
+  T* out = PartOfRows<T>(params, workspace, head * p.num_queries + first).out;
+  T* context = PartOfRows<T>(params, workspace, head * p.num_queries + first).context;
   const int64_t end = (blockIdx.y + 1) * share < pairs.key_end ? (blockIdx.y + 1) * share : pairs.key_end;
 
   T most[each], sum_p[each], sum_w[each];  // the sums are this thread's own
@@ -218,10 +218,10 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     sums_w[b.own_row(i)] = sum_w[i];
   }
   __syncthreads();
-  const int queries_here = rows < kOwned<T> ? static_cast<int>(rows) : kOwned<T>;
+  const PartOfRows<T> part(params, workspace, head * p.num_queries + first);  // anew, for want of registers until here
   const bool nothing = end <= blockIdx.y * share;  // then the results have not been written yet
 #pragma unroll 1
-  for (int i = b.group; i < queries_here; i += kGroups) {
+  for (int i = b.group; i < rows; i += kGroups) {
     if (!workspace) {
       finish_query<E, from_scores>(
           params, head * p.num_queries + first + i, b.lane, tops[i], sums_p[i], sums_w[i],

@@ -130,6 +130,18 @@ int p_laplacian_backward(const int64_t* n, void* const* p) {
   return backward_cuda(b, workspace.bytes, nullptr);
 }
 
+// sizes: dtype, batch * heads, owners, other rows, multiprocessors; pointers: out [3]: tiles, parts, rows of a part
+int p_laplacian_cut(const int64_t* n, void* const* p) {
+  Problem problem{};
+  problem.dtype = static_cast<Dtype>(n[0]);
+  problem.batch = 1;
+  problem.heads = n[1];
+  const Cut cut(problem, n[2], n[3], n[4]);
+  const int64_t out[] = {cut.tiles, cut.parts, cut.share};
+  memcpy(p[0], out, sizeof out);
+  return cudaSuccess;
+}
+
 // pointers: out [2, 2]: dynamic shared bytes of the forward and backward kernels in float and in double
 int p_laplacian_shared_bytes(const int64_t*, void* const* p) {
   const int64_t bytes[] = {forward_shared_bytes<float>(true), backward_shared_bytes<float>(),
