@@ -64,9 +64,10 @@ def time(
 
 
 LARGE, FEW = "1000x16000x512", "64x16000x1024"
-IMAGES = "32x12x577x577, d=8"
+IMAGES, SHORT = "32x12x577x577, d=8", "2x12x40x577, d=8"
 L2, FMA = "L2 bytes of 64 x 64 tiles", "multiply-adds"
 SLOTS = "instruction slots, a third of them of the choice between pairs"
+PARTS, TWO_PASSES = "latency: 240 blocks of a tile, then their sums", "instruction slots of two passes"
 
 PREDICTIONS = (
     ceiling("copy", "copy, bytes read and written", 4.2, 4.4, "TB/s"),
@@ -116,9 +117,10 @@ PREDICTIONS = (
     time("p_laplacian_attention forward", IMAGES, "bf16", 1.75, 2.45, FMA, "0.3 ms", rival="ours_with_context"),
     time("p_laplacian_attention forward", IMAGES, "bf16", 0.08, 0.12, "", rival="sdpa"),
     time("p_laplacian_attention forward", IMAGES, "fp32", 1.2, 1.6, "", rival="compiled"),
-    time("p_laplacian forward", "2x12x40x577, d=8", "fp32", 0.04, 0.07, "24 blocks, keys not split", "0.002 ms"),
-    time("p_laplacian_attention forward", "2x12x40x577, d=8", "fp32", 0.07, 0.12, "24 blocks, keys not split"),
-    time("p_laplacian_attention forward and backward", IMAGES, "fp32", 6, 8.5, "instruction slots of two passes", "1.3 ms"),
+    time("p_laplacian forward", SHORT, "fp32", 0.008, 0.014, PARTS, "0.002 ms"),
+    time("p_laplacian_attention forward", SHORT, "fp32", 0.014, 0.024, PARTS),
+    time("p_laplacian_attention forward and backward", SHORT, "fp32", 0.05, 0.09, PARTS),
+    time("p_laplacian_attention forward and backward", IMAGES, "fp32", 6, 8.5, TWO_PASSES, "1.3 ms"),
 )
 
 
