@@ -35,14 +35,6 @@ inline dim3 grid_of(int64_t x, int64_t y = 1) {
   return dim3(static_cast<unsigned>(x < largest ? x : largest), static_cast<unsigned>(y < largest ? y : largest));
 }
 
-inline int64_t multiprocessors() {
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    return 1;
-  return count;
-}
-
 // Beyond 48 KiB of dynamic shared memory a kernel has to ask; call before the launch.
 template <class Kernel>
 cudaError_t allow_shared_memory(Kernel kernel, int bytes) {

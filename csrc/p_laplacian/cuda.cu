@@ -1,4 +1,5 @@
 // Chooses instantiations for the kernels of forward.cuh and backward.cuh, and launches them.
+#include "common/multiprocessors.h"
 #include "p_laplacian/backward.cuh"
 #include "p_laplacian/cuda.h"
 #include "p_laplacian/forward.cuh"
@@ -101,7 +102,7 @@ void* scratch_of(const BackwardParams& b, void* workspace) {
 }
 
 template <class E, bool from_scores, bool queries_own>
-cudaError_t launch_backward(const BackwardParams& b, void* workspace, cudaStream_t stream) {
+cudaError_t launch_backward(const BackwardParams& b, void* parts, void* scratch, cudaStream_t stream) {
   using T = Accumulator<E>;
   constexpr int shared = backward_shared_bytes<T>();
   if (cudaError_t e = allow_shared_memory(backward_kernel<E, from_scores, queries_own>, shared)) return e;
@@ -110,7 +111,7 @@ cudaError_t launch_backward(const BackwardParams& b, void* workspace, cudaStream
   if (cut.tiles == 0) return cudaSuccess;
   const int64_t heads = p.batch * p.heads, rows = heads * (queries_own ? p.num_queries : p.num_keys);
   BackwardParams part = b;
-  Partial partial(b, cut, workspace);
+  Partial partial(b, cut, parts);
   if (queries_own) {
     part.grad_x_query = partial.of(b.grad_x_query, rows * p.features);
     part.grad_query = partial.of(b.grad_query, rows * p.width);
@@ -120,7 +121,7 @@ cudaError_t launch_backward(const BackwardParams& b, void* workspace, cudaStream
     part.grad_value = partial.of(b.grad_value, rows * p.value_width);
   }
   CUDA_LAUNCH((backward_kernel<E, from_scores, queries_own>), grid_of(heads * cut.tiles, cut.parts), dim3(kThreads),
-              shared, stream, part, scratch_of(b, workspace), cut.tiles, cut.share);
+              shared, stream, part, scratch, cut.tiles, cut.share);
   if (cudaError_t e = cudaGetLastError()) return e;
   return partial.sum<T>(stream);
 }
@@ -129,18 +130,19 @@ template <class E, bool from_scores>
 cudaError_t backward(const BackwardParams& b, void* workspace, cudaStream_t stream) {
   using T = Accumulator<E>;
   const Problem& p = b.problem;
+  void* scratch = scratch_of(b, workspace);
   const int64_t rows = p.batch * p.heads * p.num_queries;
   if (rows > 0) {
-    CUDA_LAUNCH(prepare_kernel<E>, grid_of(divide_up(rows, 256)), dim3(256), 0, stream, b, scratch_of(b, workspace));
+    CUDA_LAUNCH(prepare_kernel<E>, grid_of(divide_up(rows, 256)), dim3(256), 0, stream, b, scratch);
     if (cudaError_t e = cudaGetLastError()) return e;
-    if (cudaError_t e = launch_backward<E, from_scores, true>(b, workspace, stream)) return e;
+    if (cudaError_t e = launch_backward<E, from_scores, true>(b, workspace, scratch, stream)) return e;
   }
   if (p.batch * p.heads > 0)
-    if (cudaError_t e = launch_backward<E, from_scores, false>(b, workspace, stream)) return e;
+    if (cudaError_t e = launch_backward<E, from_scores, false>(b, workspace, scratch, stream)) return e;
   if (p.heads == 0) return cudaSuccess;
   const Cut cut = Cut::of_queries(p);
   CUDA_LAUNCH(reduce_kernel<T>, grid_of(p.heads), dim3(kThreads), kThreads * static_cast<int>(sizeof(T)), stream, b,
-              scratch_of(b, workspace), cut.tiles * cut.parts);
+              scratch, cut.tiles * cut.parts);
   return cudaGetLastError();
 }
 
