@@ -13,7 +13,7 @@
 
 #include "p_laplacian/cuda.h"
 #include "p_laplacian/pair.cuh"
-#include "p_laplacian/register_tile.cuh"
+#include "p_laplacian/tensor_tile.cuh"
 
 namespace vlmadapt::p_laplacian {
 
@@ -185,21 +185,21 @@ __global__ void __launch_bounds__(kThreads, 2)
     if constexpr (!from_scores)
       load_attention<queries_own>(score, b, attention, first_query, first_key, bounds);
     else if constexpr (queries_own)
-      pair_products(score, b, queries, first, keys, at);
+      products(score, b, queries, first, keys, at);
     else
-      pair_products(score, b, keys, first, queries, at);
+      products(score, b, keys, first, queries, at);
     __syncthreads();
     if constexpr (queries_own)
-      pair_products(pushed, b, upstream, first, x_values, at);
+      products(pushed, b, upstream, first, x_values, at);
     else
-      pair_products(pushed, b, x_values, first, upstream, at);
+      products(pushed, b, x_values, first, upstream, at);
     __syncthreads();
     set_zero<T>(context);
     if (params.with_context) {
       if constexpr (queries_own)
-        pair_products(context, b, context_upstream, first, values, at);
+        products(context, b, context_upstream, first, values, at);
       else
-        pair_products(context, b, values, first, context_upstream, at);
+        products(context, b, values, first, context_upstream, at);
       __syncthreads();
     }
     if constexpr (queries_own)
@@ -260,17 +260,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     if constexpr (!queries_own) {
       store_pairs(b.pairs, b, pushed);
-      add_pairs(grad_x, rows, b, b.pairs, false, upstream, at, false, add);
+      add_rows(grad_x, rows, b, b.pairs, false, upstream, at, false, add);
     }
     if (want_value) {
       __syncthreads();
       store_pairs(b.pairs, b, context);
-      add_pairs(grad_value, rows, b, b.pairs, false, context_upstream, at, false, add);
+      add_rows(grad_value, rows, b, b.pairs, false, context_upstream, at, false, add);
     }
     if (want_own) {
       __syncthreads();
       store_pairs(b.pairs, b, score);
-      add_pairs(grad_own, rows, b, b.pairs, false, queries_own ? keys : queries, at, false, add_scaled);
+      add_rows(grad_own, rows, b, b.pairs, false, queries_own ? keys : queries, at, false, add_scaled);
     }
   }
   if (!queries_own) return;

@@ -17,7 +17,7 @@
 #pragma once
 
 #include "p_laplacian/cuda.h"
-#include "p_laplacian/register_tile.cuh"
+#include "p_laplacian/tensor_tile.cuh"
 
 namespace vlmadapt::p_laplacian {
 
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     const TileBounds bounds(rows, end - at, first + pairs.offset - at);
     PairSums<T> score, squared, shift;
     if (from_scores) {
-      pair_products(score, b, queries, first, keys, at);
+      products(score, b, queries, first, keys, at);
       if (!plain) __syncthreads();  // the arrays have been read
     }
     if (!plain) {
@@ -199,11 +199,11 @@ __global__ void __launch_bounds__(kThreads, from_scores || sizeof(Accumulator<E>
     }
     // The pairs are there after the barrier that add_pairs begins with, and read before the one below. The results hold
     // nothing before the first tile. After the distances the last chunk of x_value is still in shared memory.
-    add_pairs(out, rows, b, b.pairs, at == blockIdx.y * share, x_values, at, !plain,
-              [&](int row, T old, T sum) { return old * b.keep_w[row] + sum; });
+    add_rows(out, rows, b, b.pairs, at == blockIdx.y * share, x_values, at, !plain,
+             [&](int row, T old, T sum) { return old * b.keep_w[row] + sum; });
     if (with_context)
-      add_pairs(context, rows, b, b.likely, at == blockIdx.y * share, values, at, false,
-                [&](int row, T old, T sum) { return old * b.keep_p[row] + sum; });
+      add_rows(context, rows, b, b.likely, at == blockIdx.y * share, values, at, false,
+               [&](int row, T old, T sum) { return old * b.keep_p[row] + sum; });
     __syncthreads();
   }
 
