@@ -27,7 +27,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 OPERATIONS = ("cache_retrieval", "cache_retrieval_dense", "hetero_aggregate", "p_laplacian", "attention_column_sums")
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
-    "segment_kernel": 128,
+    "segment_kernel": 128, "merge_kernel": 128, "reduce_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
     "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
@@ -149,11 +149,12 @@ def counts_of(kernel: list[Instruction]) -> collections.Counter[str]:
 
 @dataclass(frozen=True)
 class Loop:
-    """One that holds no other: its instructions, loads from shared memory among them, and FP32 arithmetic."""
+    """One that holds no other: its instructions, loads from shared memory among them, FP32 and tensor arithmetic."""
 
     instructions: int
     shared_loads: int
     arithmetic: int
+    tensor: int = 0
 
 
 def inner_loops(kernel: list[Instruction]) -> list[Loop]:
@@ -171,9 +172,10 @@ def inner_loops(kernel: list[Instruction]) -> list[Loop]:
         if any(a < start <= b < end for a, b in back):  # code apart from a loop's that jumps back into it
             continue
         names = [i.name.split(".")[0] for i in kernel if start <= i.address <= end]
-        loads, arithmetic = names.count("LDS"), sum(n in ("FFMA", "FADD", "FMUL") for n in names)
-        if loads and arithmetic:
-            found.append(Loop(len(names), loads, arithmetic))
+        loads = names.count("LDS") + names.count("LDSM")
+        arithmetic, tensor = sum(n in ("FFMA", "FADD", "FMUL") for n in names), names.count("HMMA")
+        if loads and (arithmetic or tensor):
+            found.append(Loop(len(names), loads, arithmetic, tensor))
     return found
 
 

@@ -47,7 +47,11 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
 def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) -> None:
-    """In the inner loops, four FP32 instructions or more a load from shared memory, or the loads bind."""
+    """In the inner loops, four FP32 instructions or more a load from shared memory, or the loads bind.
+
+    On tensor cores, few instructions for each of theirs: of products, and of sums of rows a chunk's with the chunk's
+    loads and stores, and weights in two parts each.
+    """
     if toolchain.nvcc() is None:
         pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
     loops = loops_of("p_laplacian", arch)
@@ -59,11 +63,20 @@ def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) ->
         # Forward: distances, with and without sums of differences, and one product; or two products, distances, two
         # products. Backward: of pairs and of rows two products or more, one of each of differences.
         assert len(found) >= 3, name
+        # Of 16-bit types the scores, and sums of rows that are no gradients.
+        on_tensor_cores = "<float" not in name and (name.startswith("forward") or ", true, " in name)
+        assert any(x.tensor for x in found) == on_tensor_cores, name
         tables.setdefault(f"inner loops {arch}", []).append(
-            f"{name}: " + ", ".join(f"{x.shared_loads} loads, {x.arithmetic} FP32 of {x.instructions}" for x in found)
+            f"{name}: "
+            + ", ".join(
+                f"{x.shared_loads} loads, {x.arithmetic} FP32, {x.tensor} tensor of {x.instructions}" for x in found
+            )
         )
         for loop in found:
-            assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
+            if loop.tensor:
+                assert loop.instructions <= (20 if loop.arithmetic else 4) * loop.tensor, f"{name} on {arch}: {loop}"
+            else:
+                assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
 
 
 def test_inner_loops_are_those_that_hold_no_other() -> None:
