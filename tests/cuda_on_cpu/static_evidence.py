@@ -201,9 +201,9 @@ def dynamic_shared(name: str) -> int:
     if name.startswith(("lse_kernel", "sums_kernel", "mean_kernel", "gradient_kernel")):
         target = Target(HERE / "drivers" / "attention_column_sums.cu")
         sizes = worker(target).call(
-            "attention_column_sums_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule()
+            "attention_column_sums_shared_bytes", [], {"out": np.zeros(2, np.int64)}, Schedule()
         )
-        return int(sizes["out"][int("<double" in name), int(name.startswith("gradient"))])
+        return int(sizes["out"][int("<double" in name)])
     if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
     if index is None:  # p_laplacian's: by the accumulation type
