@@ -64,10 +64,11 @@ def time(
 
 
 LARGE, FEW = "1000x16000x512", "64x16000x1024"
-IMAGES = "32x12x577x577, d=8"
+IMAGES, SHORT = "32x12x577x577, d=8", "2x12x40x577, d=8"
 GRADIENTS = "gradients read and written in the L2 cache"
 L2, FMA, SHARED = "L2 bytes of 64 x 64 tiles", "multiply-adds", "shared loads"
-SLOTS = "instruction slots, half of them of logarithms and exponentials"
+SLOTS = "instruction slots, about half of them for the weights of pairs"
+PARTS, TWO_PASSES = "latency: 240 blocks of a tile, then their sums", "instruction slots of two passes"
 
 PREDICTIONS = (
     ceiling("copy", "copy, bytes read and written", 4.2, 4.4, "TB/s"),
@@ -116,17 +117,18 @@ PREDICTIONS = (
     time("hetero forward", "C=1000", "fp32", 0.12, 0.2, "products of few tiles", "0.064 ms", "ours_dense"),
     time("hetero forward", "C=1000", "tf32", 0.015, 0.025, "", rival="dense"),
     time("hetero forward", "C=1000", "fp32", 0.2, 0.3, "", rival="torch.sparse"),
-    time("p_laplacian forward", IMAGES, "fp32", 0.6, 0.95, SLOTS, "0.14 ms"),
+    time("p_laplacian forward", IMAGES, "fp32", 0.45, 0.8, SLOTS, "0.14 ms"),
     time("p_laplacian forward", IMAGES, "fp32", 0.65, 0.9, "", rival="compiled"),
-    time("p_laplacian forward", "32x12x577x577, d=64", "fp32", 2, 2.7, FMA, "0.1 ms"),
-    time("p_laplacian_attention forward", IMAGES, "fp32", 1.2, 1.8, FMA + " and exponentials", "0.3 ms"),
-    time("p_laplacian_attention forward", IMAGES, "fp32", 1.9, 2.6, FMA, "0.3 ms", rival="ours_with_context"),
-    time("p_laplacian_attention forward", IMAGES, "bf16", 1.9, 2.6, FMA, "0.3 ms", rival="ours_with_context"),
+    time("p_laplacian forward", "32x12x577x577, d=64", "fp32", 1.85, 2.55, FMA, "0.1 ms"),
+    time("p_laplacian_attention forward", IMAGES, "fp32", 1.05, 1.65, FMA, "0.3 ms"),
+    time("p_laplacian_attention forward", IMAGES, "fp32", 1.75, 2.45, FMA, "0.3 ms", rival="ours_with_context"),
+    time("p_laplacian_attention forward", IMAGES, "bf16", 0.95, 1.5, SLOTS, "0.3 ms", rival="ours_with_context"),
     time("p_laplacian_attention forward", IMAGES, "bf16", 0.08, 0.12, "", rival="sdpa"),
     time("p_laplacian_attention forward", IMAGES, "fp32", 1.2, 1.6, "", rival="compiled"),
-    time("p_laplacian forward", "2x12x40x577, d=8", "fp32", 0.04, 0.07, "24 blocks, keys not split", "0.002 ms"),
-    time("p_laplacian_attention forward", "2x12x40x577, d=8", "fp32", 0.07, 0.12, "24 blocks, keys not split"),
-    time("p_laplacian_attention forward and backward", IMAGES, "fp32", 12, 16, SHARED, "1.3 ms"),
+    time("p_laplacian forward", SHORT, "fp32", 0.008, 0.014, PARTS, "0.002 ms"),
+    time("p_laplacian_attention forward", SHORT, "fp32", 0.014, 0.024, PARTS),
+    time("p_laplacian_attention forward and backward", SHORT, "fp32", 0.05, 0.09, PARTS),
+    time("p_laplacian_attention forward and backward", IMAGES, "fp32", 6, 8.5, TWO_PASSES, "1.3 ms"),
 )
 
 

@@ -7,11 +7,11 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A block for each tile of `rows` of every head, with `arrays` tiles in shared memory.
-template <class T, int arrays, class Kernel, class... Arguments>
+// A block for each tile of `rows` of every head.
+template <class T, class Kernel, class... Arguments>
 cudaError_t launch(Kernel kernel, const AttentionScores& p, int64_t rows, cudaStream_t stream, Arguments... arguments) {
-  constexpr int shared = shared_bytes<T, arrays>();
-  const int64_t tiles = divide_up(rows, kTile), blocks = p.batch * p.heads * tiles;
+  constexpr int shared = shared_bytes<T>();
+  const int64_t tiles = divide_up(rows, kOwned<T>), blocks = p.batch * p.heads * tiles;
   if (blocks == 0) return cudaSuccess;
   if (cudaError_t e = allow_shared_memory(kernel, shared)) return e;
   CUDA_LAUNCH(kernel, grid_of(blocks), dim3(kThreads), shared, stream, arguments..., tiles);
@@ -22,19 +22,19 @@ template <class E>
 cudaError_t forward(const ForwardParams& f, cudaStream_t stream) {
   using T = Accumulator<E>;
   const AttentionScores& p = f.scores;
-  if (cudaError_t e = launch<T, 2>(lse_kernel<E>, p, p.num_queries, stream, f)) return e;
-  return launch<T, 2>(sums_kernel<E>, p, p.num_keys, stream, f);
+  if (cudaError_t e = launch<T>(lse_kernel<E>, p, p.num_queries, stream, f)) return e;
+  return launch<T>(sums_kernel<E>, p, p.num_keys, stream, f);
 }
 
 template <class E>
 cudaError_t backward(const BackwardParams& b, void* mean, cudaStream_t stream) {
   using T = Accumulator<E>;
   const AttentionScores& p = b.scores;
-  if (cudaError_t e = launch<T, 2>(mean_kernel<E>, p, p.num_queries, stream, b, mean)) return e;
+  if (cudaError_t e = launch<T>(mean_kernel<E>, p, p.num_queries, stream, b, mean)) return e;
   const void* means = mean;
   if (b.grad_query)
-    if (cudaError_t e = launch<T, 3>(gradient_kernel<E, true>, p, p.num_queries, stream, b, means)) return e;
-  return b.grad_key ? launch<T, 3>(gradient_kernel<E, false>, p, p.num_keys, stream, b, means) : cudaSuccess;
+    if (cudaError_t e = launch<T>(gradient_kernel<E, true>, p, p.num_queries, stream, b, means)) return e;
+  return b.grad_key ? launch<T>(gradient_kernel<E, false>, p, p.num_keys, stream, b, means) : cudaSuccess;
 }
 
 }  // namespace

@@ -8,10 +8,11 @@
 
 namespace vlmadapt::p_laplacian {
 
-// Bytes of scratch memory that a backward call needs; it needs no initial value.
+// Bytes of scratch memory that a call needs; it needs no initial value.
+int64_t forward_workspace(const ForwardParams& params);
 int64_t backward_workspace(const BackwardParams& params);
 
-cudaError_t forward_cuda(const ForwardParams& params, cudaStream_t stream);
+cudaError_t forward_cuda(const ForwardParams& params, void* workspace, cudaStream_t stream);
 cudaError_t backward_cuda(const BackwardParams& params, void* workspace, cudaStream_t stream);
 
 }  // namespace vlmadapt::p_laplacian

@@ -1,12 +1,12 @@
 // The gradients of one pair of a query and a key, from what the tiles of backward.cuh hold (formulas in kernel.h).
 #pragma once
 
-#include "p_laplacian/tile.cuh"
+#include "p_laplacian/device.cuh"
 
 namespace vlmadapt::p_laplacian {
 
 // One pair, from its score or attention, squared distance, sum of differences (released), grad_out . x_value and
-// grad_context . value.
+// grad_context . value. Scores and lse are in units of log 2; so is what grad_p holds, which is twice too large.
 template <class T, bool from_scores>
 struct Pair {
   T attention, weight, e, constant, grad, grad_p;
@@ -23,9 +23,9 @@ struct Pair {
     if (from_scores) {
       T x = score - lse;
       x = x < T(-1e4) ? T(-1e4) : x;  // zero all the same, but finite
-      attention = exponential(x);
-      const T log_squared = logarithm(safe);
-      weight = plain ? attention : exponential(h * x + g * log_squared);
+      attention = power_of_two(x);
+      const T log_squared = log_to_two(safe);
+      weight = plain ? attention : power_of_two(h * x + g * log_squared);
       length = x + log_squared;
     } else {
       attention = score;
@@ -37,25 +37,25 @@ struct Pair {
         q += T(2) * eps * root * shift + static_cast<T>(p.features) * eps * eps;
       }
       q = q < Limits<T>::smallest ? Limits<T>::smallest : q;
-      length = logarithm(q);
-      weight = plain ? score : score * exponential(g * length);
+      length = log_to_two(q);
+      weight = plain ? score : score * power_of_two(g * length);
     }
     weight = dropped ? T(0) : weight;
     const T u = weight * (a * upstream - own);
-    grad_p = near ? T(0) : u * length / 2;
+    grad_p = near ? T(0) : u * length;
     if (from_scores) {
       grad = h * u + attention * (context - delta);
-      e = 2 * g * u / safe;
+      e = quotient(2 * g * u, safe);
     } else if (dropped) {
       return;
     } else if (p.released) {
-      const T through = g * u / q, eps = static_cast<T>(p.eps);
-      grad = u / score + through * (squared + eps * shift / root);
+      const T through = quotient(g * u, q), eps = static_cast<T>(p.eps);
+      grad = quotient(u, score) + through * (squared + quotient(eps * shift, root));
       e = 2 * through * score;
       constant = 2 * through * eps * root;
     } else {
-      grad = h * u / score;
-      e = 2 * g * u / safe;
+      grad = quotient(h * u, score);
+      e = quotient(2 * g * u, safe);
     }
   }
 };

@@ -1,24 +1,24 @@
-// The forward's tiles: 64 keys by 64 queries (32 where sums are doubles) a block of 128 threads. Half a warp shares its
-// queries; of the tile a thread has every eighth query from its `group` on and every sixteenth key from its `lane` on,
-// 8 x 4 pairs (4 x 4 of doubles) in registers. Matrices of any width go by in chunks of 32 columns, and no more columns
-// are multiplied than there are, rounded up to four. Four columns at once come from shared memory: of the 12 loads of
-// 16 bytes a step, 128 multiply-adds are made.
+// Tiles in registers: 64 owned rows (32 where sums are doubles) by 64 rows of the other side, a block of 128 threads.
+// Half a warp shares its owned rows; of the tile a thread has every eighth owned row from its `group` on and every
+// sixteenth other row from its `lane` on, 8 x 4 pairs (4 x 4 of doubles) in registers. Matrices of any width go by in
+// chunks of 32 columns, and no more columns are multiplied than there are, rounded up to four. Four columns at once
+// come from shared memory: of the 12 loads of 16 bytes a step, 128 multiply-adds are made.
 #pragma once
 
-#include "p_laplacian/tile.cuh"
+#include "p_laplacian/device.cuh"
 
 namespace vlmadapt::p_laplacian {
 
 constexpr int kGroups = 8, kLanes = kThreads / kGroups;
-constexpr int kKeysEach = 4, kKeys = kLanes * kKeysEach;
+constexpr int kOthersEach = 4, kOthers = kLanes * kOthersEach;
 constexpr int kChunk = 32;
 constexpr int kChunkStride = kChunk + 4;  // eight rows fall into different banks, 16 bytes each
-constexpr int kPairStride = kKeys + 4;
+constexpr int kPairStride = kOthers + 4;
 
 template <class T>
-constexpr int kQueriesEach = sizeof(T) == 8 ? 4 : 8;
+constexpr int kOwnedEach = sizeof(T) == 8 ? 4 : 8;
 template <class T>
-constexpr int kQueries = kGroups * kQueriesEach<T>;
+constexpr int kOwned = kGroups * kOwnedEach<T>;
 
 // Four neighbours, loaded and stored at once.
 template <class T>
@@ -86,59 +86,72 @@ __device__ __forceinline__ void load_rows(T* to, const Matrix<E>& matrix, int64_
     if (row + n * step < rows) four(to + (row + n * step) * kChunkStride + c) = x[n];
 }
 
+// Which pairs of a tile there are, in the tile's own numbers.
+struct TileBounds {
+  int queries, keys, self;  // key query + self is the query's own node
+
+  __device__ static int clamped(int64_t x, int low, int high) {
+    return x < low ? low : x > high ? high : static_cast<int>(x);
+  }
+  __device__ TileBounds(int64_t queries_left, int64_t keys_left, int64_t own)
+      : queries(clamped(queries_left, 0, kOthers)),
+        keys(clamped(keys_left, 0, kOthers)),
+        self(clamped(own, -kOthers, kOthers)) {}
+};
+
 // The shared arrays of a block and a thread's place.
 template <class T>
 struct Block {
-  T *queries, *keys;   // a chunk of either side
-  T* weights;          // of pairs: of a query, those of keys k, k + 16, k + 32, k + 48 are neighbours
-  T *keep_w, *keep_p;  // what scales the sums of a query so far
-  T* likely;           // of pairs, where there is a context
+  T *own, *other;      // a chunk of either side
+  T* pairs;            // of an owned row, those of other rows k, k + 16, k + 32, k + 48 are neighbours
+  T *keep_w, *keep_p;  // of owned rows: what scales the sums so far
+  T* likely;           // more pairs, where there is a context
   int group, lane;
 
   __device__ explicit Block(T* shared)
-      : queries(shared),
-        keys(queries + kQueries<T> * kChunkStride),
-        weights(keys + kKeys * kChunkStride),
-        keep_w(weights + kQueries<T> * kPairStride),
-        keep_p(keep_w + kQueries<T>),
-        likely(keep_p + kQueries<T>),
+      : own(shared),
+        other(own + kOwned<T> * kChunkStride),
+        pairs(other + kOthers * kChunkStride),
+        keep_w(pairs + kOwned<T> * kPairStride),
+        keep_p(keep_w + kOwned<T>),
+        likely(keep_p + kOwned<T>),
         group(static_cast<int>(threadIdx.x) / kLanes),
         lane(static_cast<int>(threadIdx.x) % kLanes) {}
 
-  __device__ int query(int i) const { return group + kGroups * i; }
-  __device__ int key(int m) const { return lane + kLanes * m; }
+  __device__ int own_row(int i) const { return group + kGroups * i; }
+  __device__ int other_row(int m) const { return lane + kLanes * m; }
 };
 
 template <class T>
 constexpr int forward_shared_bytes(bool with_context) {
-  return ((kQueries<T> + kKeys) * kChunkStride + (with_context ? 2 : 1) * kQueries<T> * kPairStride +
-          2 * kQueries<T>)*static_cast<int>(sizeof(T));
+  return ((kOwned<T> + kOthers) * kChunkStride + (with_context ? 2 : 1) * kOwned<T> * kPairStride +
+          2 * kOwned<T>)*static_cast<int>(sizeof(T));
 }
 
 template <class T>
-using PairSums = T[kQueriesEach<T>][kKeysEach];
+using PairSums = T[kOwnedEach<T>][kOthersEach];
 
-// Calls term(i, m, own[query(i), c], other[key(m), c]) for all columns c, and for zeros up to a multiple of four. The
-// arrays must be free; it ends with them in use, the last chunk in them.
-template <class E, class T, class Term>
-__device__ __forceinline__ void each_register_pair(const Block<T>& b, const Matrix<E>& own, int64_t first_own,
-                                                   const Matrix<E>& other, int64_t first_other, const Term& term) {
+// Calls term(i, m, own[own_row(i), c], other[other_row(m), c]) for all columns c, and for zeros up to a multiple of
+// four. The arrays must be free; it ends with them in use, the last chunk in them.
+template <class L, class R, class T, class Term>
+__device__ __forceinline__ void each_pair(const Block<T>& b, const Matrix<L>& own, int64_t first_own,
+                                          const Matrix<R>& other, int64_t first_other, const Term& term) {
   for (int64_t column = 0; column < own.width; column += kChunk) {
     const Chunk chunk(own.width, column);
     if (column > 0) __syncthreads();
-    load_rows<kQueries<T>>(b.queries, own, first_own, column, chunk);
-    load_rows<kKeys>(b.keys, other, first_other, column, chunk);
+    load_rows<kOwned<T>>(b.own, own, first_own, column, chunk);
+    load_rows<kOthers>(b.other, other, first_other, column, chunk);
     __syncthreads();
 #pragma unroll 1
     for (int c = 0; c < chunk.width; c += 4) {
-      Four<T> y[kKeysEach];
+      Four<T> y[kOthersEach];
 #pragma unroll
-      for (int m = 0; m < kKeysEach; ++m) y[m] = four(b.keys + b.key(m) * kChunkStride + c);
+      for (int m = 0; m < kOthersEach; ++m) y[m] = four(b.other + b.other_row(m) * kChunkStride + c);
 #pragma unroll
-      for (int i = 0; i < kQueriesEach<T>; ++i) {
-        const Four<T> x = four(b.queries + b.query(i) * kChunkStride + c);
+      for (int i = 0; i < kOwnedEach<T>; ++i) {
+        const Four<T> x = four(b.own + b.own_row(i) * kChunkStride + c);
 #pragma unroll
-        for (int m = 0; m < kKeysEach; ++m)
+        for (int m = 0; m < kOthersEach; ++m)
 #pragma unroll
           for (int k = 0; k < 4; ++k) term(i, m, x.at[k], y[m].at[k]);
       }
@@ -149,17 +162,17 @@ __device__ __forceinline__ void each_register_pair(const Block<T>& b, const Matr
 template <class T>
 __device__ __forceinline__ void set_zero(PairSums<T>& sums) {
 #pragma unroll
-  for (int i = 0; i < kQueriesEach<T>; ++i)
+  for (int i = 0; i < kOwnedEach<T>; ++i)
 #pragma unroll
-    for (int m = 0; m < kKeysEach; ++m) sums[i][m] = T(0);
+    for (int m = 0; m < kOthersEach; ++m) sums[i][m] = T(0);
 }
 
-// sums[i][m] = own[query(i)] . other[key(m)] over the whole width.
-template <class E, class T>
-__device__ __forceinline__ void pair_products(PairSums<T>& sums, const Block<T>& b, const Matrix<E>& own,
-                                              int64_t first_own, const Matrix<E>& other, int64_t first_other) {
+// sums[i][m] = own[own_row(i)] . other[other_row(m)] over the whole width.
+template <class L, class R, class T>
+__device__ __forceinline__ void pair_products(PairSums<T>& sums, const Block<T>& b, const Matrix<L>& own,
+                                              int64_t first_own, const Matrix<R>& other, int64_t first_other) {
   set_zero<T>(sums);
-  each_register_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) { sums[i][m] += x * y; });
+  each_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) { sums[i][m] += x * y; });
 }
 
 // Squared distances, and where `signed_sums` the sums of the signed differences own - other.
@@ -169,45 +182,62 @@ __device__ __forceinline__ void pair_distances(PairSums<T>& squares, PairSums<T>
                                                int64_t first_other) {
   set_zero<T>(squares);
   set_zero<T>(differences);
-  each_register_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) {
+  each_pair(b, own, first_own, other, first_other, [&](int i, int m, T x, T y) {
     const T difference = x - y;
     squares[i][m] += difference * difference;
     if (signed_sums) differences[i][m] += difference;
   });
 }
 
-// to[row, c] = keep[row] to[row, c] + sum over the keys of pairs[row, key] other[key, c], without the first term where
-// `fresh`. Eight threads share every sixteenth row: `pieces` groups of four columns times slices of the keys, so that a
-// narrow matrix keeps all of them busy. The last chunk comes first; where `there`, it lies in the keys' array already.
-template <class E, class T>
-__device__ __forceinline__ void add_pairs(T* to, int64_t rows, const Block<T>& b, const T* pairs, const T* keep,
-                                          bool fresh, const Matrix<E>& other, int64_t first_other, bool there) {
-  constexpr int rows_each = kQueries<T> / 16;
+template <class T>
+__device__ __forceinline__ void store_pairs(T* to, const Block<T>& b, const PairSums<T>& sums) {
+#pragma unroll
+  for (int i = 0; i < kOwnedEach<T>; ++i) {
+    Four<T> x;
+#pragma unroll
+    for (int m = 0; m < kOthersEach; ++m) x.at[m] = sums[i][m];
+    four(to + b.own_row(i) * kPairStride + kOthersEach * b.lane) = x;
+  }
+}
+
+// to[row, c] = merge(row, to[row, c], sum over the other rows of pairs[row, other] x), where x is other[c] or, with
+// `differences`, own[row, c] - other[c]; instead of to[row, c] zero where `fresh`. load(column, chunk) puts a chunk of
+// the other side, and with `differences` of the own one, into the block's arrays. Eight threads share every sixteenth
+// row: `pieces` groups of four columns times slices of the other side, so that a narrow matrix keeps all of them busy.
+// The last chunk comes first; where `there`, it lies in the arrays already.
+template <bool differences, class T, class Load, class Merge>
+__device__ __forceinline__ void weigh_rows(T* to, int64_t rows, const Block<T>& b, const T* pairs, bool fresh,
+                                           int64_t width, bool there, const Load& load, const Merge& merge) {
+  constexpr int rows_each = kOwned<T> / 16;
   const int row = static_cast<int>(threadIdx.x) / 8, place = static_cast<int>(threadIdx.x) % 8;
-  const bool wide = by_four(to, other.width);
-  for (int64_t column = (other.width - 1) / kChunk * kChunk; column >= 0 && other.width > 0; column -= kChunk) {
-    const Chunk chunk(other.width, column);
+  const bool wide = by_four(to, width);
+  for (int64_t column = (width - 1) / kChunk * kChunk; column >= 0 && width > 0; column -= kChunk) {
+    const Chunk chunk(width, column);
     __syncthreads();  // the pairs are there, and the chunk before has been read
     if (!there) {
-      load_rows<kKeys>(b.keys, other, first_other, column, chunk);
+      load(column, chunk);
       __syncthreads();
     }
     there = false;
     const int pieces = 1 << chunk.shift, slice = place >> chunk.shift, slices = 8 >> chunk.shift;
     const int c = 4 * (place - (slice << chunk.shift));
     T sums[rows_each][4] = {};
+    Four<T> home[rows_each];
+    if (differences)
+#pragma unroll
+      for (int i = 0; i < rows_each; ++i) home[i] = four(b.own + (row + 16 * i) * kChunkStride + c);
 #pragma unroll 1
     for (int k = slice; k < kLanes; k += slices) {
       Four<T> weight[rows_each];
 #pragma unroll
       for (int i = 0; i < rows_each; ++i) weight[i] = four(pairs + (row + 16 * i) * kPairStride + 4 * k);
 #pragma unroll
-      for (int m = 0; m < kKeysEach; ++m) {
-        const Four<T> x = four(b.keys + (k + kLanes * m) * kChunkStride + c);
+      for (int m = 0; m < kOthersEach; ++m) {
+        const Four<T> x = four(b.other + (k + kLanes * m) * kChunkStride + c);
 #pragma unroll
         for (int i = 0; i < rows_each; ++i)
 #pragma unroll
-          for (int n = 0; n < 4; ++n) sums[i][n] += weight[i].at[m] * x.at[n];
+          for (int n = 0; n < 4; ++n) sums[i][n] += weight[i].at[m] * (differences ? home[i].at[n] - x.at[n] : x.at[n]);
       }
     }
     for (int step = pieces; step < 8; step *= 2)
@@ -219,23 +249,32 @@ __device__ __forceinline__ void add_pairs(T* to, int64_t rows, const Block<T>& b
 #pragma unroll
     for (int i = 0; i < rows_each; ++i) {
       if (row + 16 * i >= rows || c >= chunk.width) continue;
-      T* at = to + (row + 16 * i) * other.width + column + c;
-      const T factor = keep[row + 16 * i];
+      T* at = to + (row + 16 * i) * width + column + c;
       if (wide) {
         Four<T> x = fresh ? Four<T>{} : four(at);
 #pragma unroll
-        for (int n = 0; n < 4; ++n) x.at[n] = x.at[n] * factor + sums[i][n];
+        for (int n = 0; n < 4; ++n) x.at[n] = merge(row + 16 * i, x.at[n], sums[i][n]);
         four(at) = x;
       } else {
 #pragma unroll
         for (int n = 0; n < 4; ++n)
-          if (c + n < chunk.width) at[n] = (fresh ? T(0) : at[n]) * factor + sums[i][n];
+          if (c + n < chunk.width) at[n] = merge(row + 16 * i, fresh ? T(0) : at[n], sums[i][n]);
       }
     }
   }
 }
 
-// Of the sixteen threads that share a query.
+// The sums of the other side's rows.
+template <class E, class T, class Merge>
+__device__ __forceinline__ void add_pairs(T* to, int64_t rows, const Block<T>& b, const T* pairs, bool fresh,
+                                          const Matrix<E>& other, int64_t first_other, bool there, const Merge& merge) {
+  const auto load = [&](int64_t column, const Chunk& chunk) {
+    load_rows<kOthers>(b.other, other, first_other, column, chunk);
+  };
+  weigh_rows<false>(to, rows, b, pairs, fresh, other.width, there, load, merge);
+}
+
+// Of the sixteen threads that share an owned row.
 template <class T>
 __device__ __forceinline__ T lanes_sum(T x) {
 #pragma unroll

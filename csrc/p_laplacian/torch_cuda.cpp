@@ -11,7 +11,8 @@ namespace {
 struct Cuda {
   static void forward(const ForwardParams& p, const Tensor& like) {
     CudaCall call(like);
-    CudaCall::check(forward_cuda(p, call.stream()), "p_laplacian");
+    void* workspace = call.workspace(forward_workspace(p));
+    CudaCall::check(forward_cuda(p, workspace, call.stream()), "p_laplacian");
   }
 
   static void backward(const BackwardParams& p, const Tensor& like) {

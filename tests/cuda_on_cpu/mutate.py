@@ -189,9 +189,9 @@ FLOAT = ("f32", "tf32")
 def stages(operation: str) -> list[Stage]:
     """In turn, each for what the earlier ones let pass; float first, where few instantiations have to be compiled.
 
-    The sanitizers see float alone where a kernel only widens what it loads; cache_retrieval has products in 16 bits.
+    The sanitizers see float alone where a kernel only widens what it loads; these two have products in 16 bits.
     """
-    sanitized = (*FLOAT, "bf16") if operation.startswith("cache_retrieval") else FLOAT
+    sanitized = (*FLOAT, "bf16") if operation.startswith(("cache_retrieval", "p_laplacian")) else FLOAT
     return [
         Stage("plain", FLOAT),
         Stage("plain", (*FLOAT, "bf16", "f64"), (Schedule(0), Schedule(2, 3, True))),

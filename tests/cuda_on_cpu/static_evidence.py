@@ -36,7 +36,7 @@ OPERATIONS = (
 )
 THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
-    "segment_kernel": 128,
+    "segment_kernel": 128, "merge_kernel": 128, "reduce_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
     "describe_kernel": 16,
 }  # the rest: 256  # fmt: skip
@@ -160,7 +160,7 @@ def counts_of(kernel: list[Instruction]) -> collections.Counter[str]:
 
 @dataclass(frozen=True)
 class Loop:
-    """One that holds no other: its instructions, loads from shared memory among them, and FP32 arithmetic.
+    """One that holds no other: its instructions, loads from shared memory among them, FP32 and tensor arithmetic.
 
     Loads from global memory, and those of them that come before the first exponential.
     """
@@ -168,6 +168,7 @@ class Loop:
     instructions: int
     shared_loads: int
     arithmetic: int
+    tensor: int = 0
     global_loads: int = 0
     early_loads: int = 0
 
@@ -184,11 +185,14 @@ def inner_loops(kernel: list[Instruction]) -> list[Loop]:
     for start, end in back:
         if any(start <= a and b <= end and (a, b) != (start, end) for a, b in back):
             continue
+        if any(a < start <= b < end for a, b in back):  # code apart from a loop's that jumps back into it
+            continue
         names = [i.name.split(".")[0] for i in kernel if start <= i.address <= end]
-        loads, arithmetic = names.count("LDS"), sum(n in ("FFMA", "FADD", "FMUL") for n in names)
+        loads, far = names.count("LDS") + names.count("LDSM"), names.count("LDG")
+        arithmetic, tensor = sum(n in ("FFMA", "FADD", "FMUL") for n in names), names.count("HMMA")
         before = names[: names.index("MUFU")] if "MUFU" in names else []
-        if arithmetic and (loads or names.count("LDG")):
-            found.append(Loop(len(names), loads, arithmetic, names.count("LDG"), before.count("LDG")))
+        if (arithmetic or tensor) and (loads or far):
+            found.append(Loop(len(names), loads, arithmetic, tensor, far, before.count("LDG")))
     return found
 
 
@@ -221,9 +225,9 @@ def dynamic_shared(name: str) -> int:
     if name.startswith(("lse_kernel", "sums_kernel", "mean_kernel", "gradient_kernel")):
         target = Target(HERE / "drivers" / "attention_column_sums.cu")
         sizes = worker(target).call(
-            "attention_column_sums_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule()
+            "attention_column_sums_shared_bytes", [], {"out": np.zeros(2, np.int64)}, Schedule()
         )
-        return int(sizes["out"][int("<double" in name), int(name.startswith("gradient"))])
+        return int(sizes["out"][int("<double" in name)])
     if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
     if index is None:  # p_laplacian's: by the accumulation type

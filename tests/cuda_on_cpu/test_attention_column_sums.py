@@ -33,6 +33,8 @@ SHAPES = [
     shape(1, 2, 33, 40, 0, "plain"),
     shape(1, 2, 40, 34, 5, "key"),
     shape(1, 2, 34, 40, 5, "query"),
+    shape(1, 2, 70, 66, 5, "additive causal"),  # two tiles of either side
+    shape(1, 1, 5, 130, 68, "boolean lengths"),
 ]
 
 

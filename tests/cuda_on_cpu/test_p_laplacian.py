@@ -56,6 +56,12 @@ SHAPES = [
     shape(1, 2, 3, 5, 4, 3, 2, "scores value unwanted"),
     shape(1, 2, 5, 3, 4, 3, 2, "scores value blind"),
     shape(1, 2, 3, 0, 0, 0, 4, "attention"),
+    # More tiles of keys than one: in parts of two, parts without a key, and in one part, since owners are many.
+    shape(1, 2, 3, 200, 5, 6, 7, "scores value causal"),
+    shape(1, 1, 5, 130, 3, 2, 4, "scores value lengths"),
+    shape(2, 2, 5, 70, 6, 3, 9, "scores value additive"),
+    shape(1, 2, 200, 3, 5, 6, 7, "scores value"),
+    shape(1, 1, 9, 200, 0, 0, 12, "attention keep"),
 ]
 
 

@@ -100,6 +100,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "gt": lambda a, b: a > b,
     "ge": lambda a, b: a >= b,
     "geu": lambda a, b: not a < b,
+    "leu": lambda a, b: not a > b,
+    "neu": lambda a, b: a != b,
     "gtu": lambda a, b: not a <= b,
     "nan": lambda a, b: a != a or b != b,
 }
@@ -114,7 +116,8 @@ class Form:
         types = [m for m in mods if m in WIDTH]
         type_ = types[-1] if types else "pred"
         self.result = type_
-        count = 1 if op in ("neg", "not", "abs", "cvt", "ex2", "popc") else 3 if op in ("fma", "mad", "prmt") else 2
+        one = ("neg", "not", "abs", "cvt", "ex2", "lg2", "rcp", "sqrt", "popc")
+        count = 1 if op in one else 3 if op in ("fma", "mad", "prmt") else 2
         self.operands = [type_] * count
         integer = type_ not in FLOAT
         if op == "setp":
@@ -136,6 +139,8 @@ class Form:
             self.meaning = permute_bytes
         elif op == "div" and integer:
             self.meaning = lambda a, b: divide(a, b) if b else None  # PTX leaves division by zero open
+        elif op == "rem":
+            self.meaning = lambda a, b: a - b * divide(a, b) if b else None
         elif op == "div":
             self.meaning = lambda a, b: np.divide(FLOAT[type_](a), FLOAT[type_](b))
         elif op == "mul" and "wide" in mods:
@@ -151,6 +156,12 @@ class Form:
             self.meaning = abs
         elif op == "ex2":
             self.meaning = lambda a: np.exp2(np.float32(0.0 if abs(a) < 2.0**-126 else a))
+        elif op == "lg2":
+            self.meaning = lambda a: np.log2(np.float32(a))
+        elif op == "rcp":
+            self.meaning = lambda a: FLOAT[type_](1) / FLOAT[type_](a)
+        elif op == "sqrt":
+            self.meaning = lambda a: np.sqrt(FLOAT[type_](a))
         elif name == "cvt.rna.tf32.f32":
             self.operands, self.result = ["f32"], "f32"
             self.meaning = lambda a: round_tf32(np.float32(a))[()]
@@ -199,16 +210,18 @@ def permute_bytes(a: int, b: int, selector: int) -> int:
 
 # Used by our kernels; test_every_instruction_is_here keeps this list honest.
 INSTRUCTIONS = """
-abs.f32 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.f32.f64
-cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64 cvt.u64.u32
-div.rn.f32 div.rn.f64 div.s64 div.u32 div.u64 ex2.approx.ftz.f32 fma.rm.f32 fma.rn.f32 fma.rn.f64 mad.lo.s32 max.s64
-min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32
-neg.f64 neg.s32 neg.s64 not.b32 not.b64 not.pred or.b32 or.b64 or.pred popc.b32 prmt.b32 selp.b32 selp.b64 selp.f32
-selp.f64 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64 setp.ge.s32
-setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32 setp.gtu.f32
-setp.gtu.f64 setp.le.s32 setp.le.s64 setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64
-setp.nan.f32 setp.nan.f64 setp.ne.s16 setp.ne.s32 setp.ne.s64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sub.f32
-sub.f64 sub.s16 sub.s32 sub.s64 xor.b64
+abs.f32 abs.f64 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.f32.f64
+cvt.rn.f32.s32 cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64
+cvt.u64.u32 div.approx.f32 div.rn.f32 div.rn.f64 div.s64 div.u32 div.u64 ex2.approx.f32 ex2.approx.ftz.f32 fma.rm.f32
+fma.rn.f32 fma.rn.f64 lg2.approx.f32 mad.lo.s32 max.s32 max.s64 min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16
+mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32 neg.s64 not.b32 not.b64 not.pred
+or.b32 or.b64 or.pred popc.b32 prmt.b32 rcp.approx.ftz.f64 rcp.rn.f32 rcp.rn.f64 rem.s64 rem.u32 selp.b32 selp.b64
+selp.f32 selp.f64 selp.u16 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64
+setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32
+setp.gt.u64 setp.gtu.f32 setp.gtu.f64 setp.le.f32 setp.le.f64 setp.le.s32 setp.le.s64 setp.leu.f32 setp.leu.f64
+setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64 setp.ne.s16
+setp.ne.s32 setp.ne.s64 setp.neu.f32 setp.neu.f64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sqrt.rn.f32
+sqrt.rn.f64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b32 xor.b64
 """.split()  # noqa: SIM905
 # Tested through whole kernels, as the head of this file says.
 ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|vote|cp|mma|ldmatrix|atom)\b")
@@ -313,8 +326,8 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
         if form.result in FLOAT and expected != expected:  # any NaN will do
             kind = np.uint32 if form.result == "f32" else np.uint64
             assert np.isnan(kind(got).view(FLOAT[form.result])), (name, row)
-        elif name.startswith("ex2"):
-            value = np.uint32(got).view(np.float32)
+        elif ".approx" in name:
+            value = np.uint32(got).view(np.float32) if form.result == "f32" else np.uint64(got).view(np.float64)
             np.testing.assert_allclose(value, expected, rtol=1e-6, atol=2.0**-126, err_msg=f"{name} {row}")
         else:
             assert got == bits_of(expected, form.result), (name, row, expected)
@@ -325,11 +338,13 @@ def test_instruction(name: str, instruction_worker: Worker) -> None:
 @pytest.mark.parametrize(
     "driver",
     [
+        "attention_column_sums.cu",
         "cache_retrieval.cu",
         "cache_retrieval_chunked.cu",
         "cache_retrieval_dense.cu",
         "cache_retrieval_few.cu",
         "hetero_aggregate.cu",
+        "p_laplacian.cu",
     ],
 )
 def test_every_instruction_is_here(driver: str, tmp_path: Path) -> None:

@@ -47,23 +47,37 @@ def test_static_evidence(arch: str, tables: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
 def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) -> None:
-    """In the forward's inner loops, four FP32 instructions or more a load from shared memory, or the loads bind."""
+    """In the inner loops, four FP32 instructions or more a load from shared memory, or the loads bind.
+
+    On tensor cores, few instructions for each of theirs: of products, and of sums of rows a chunk's with the chunk's
+    loads and stores, and weights in two parts each.
+    """
     if toolchain.nvcc() is None:
         pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
     loops = loops_of("p_laplacian", arch)
     if loops is None:
         pytest.skip("no cuobjdump: the machine code is not read")
-    floats = {name: found for name, found in loops.items() if re.match(r"forward_kernel<(?!double)", name)}
-    assert len(floats) == 6
+    floats = {name: found for name, found in loops.items() if re.match(r"(forward|backward)_kernel<(?!double)", name)}
+    assert len(floats) == 6 + 12
     for name, all_loops in floats.items():
         found = [loop for loop in all_loops if loop.shared_loads]
-        # Distances, with and without sums of differences, and one product; or two products, distances, two products.
+        # Forward: distances, with and without sums of differences, and one product; or two products, distances, two
+        # products. Backward: of pairs and of rows two products or more, one of each of differences.
         assert len(found) >= 3, name
+        # Of 16-bit types the scores, and sums of rows that are no gradients.
+        on_tensor_cores = "<float" not in name and (name.startswith("forward") or ", true, " in name)
+        assert any(x.tensor for x in found) == on_tensor_cores, name
         tables.setdefault(f"inner loops {arch}", []).append(
-            f"{name}: " + ", ".join(f"{x.shared_loads} loads, {x.arithmetic} FP32 of {x.instructions}" for x in found)
+            f"{name}: "
+            + ", ".join(
+                f"{x.shared_loads} loads, {x.arithmetic} FP32, {x.tensor} tensor of {x.instructions}" for x in found
+            )
         )
         for loop in found:
-            assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
+            if loop.tensor:
+                assert loop.instructions <= (20 if loop.arithmetic else 4) * loop.tensor, f"{name} on {arch}: {loop}"
+            else:
+                assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
 
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
@@ -108,6 +122,8 @@ def test_inner_loops_are_those_that_hold_no_other() -> None:
     targets = {4: "`(.L_x), 0x10", 6: "0x50", 8: "0x00", 9: "0x200"}
     code = [Instruction(16 * i, name, targets.get(i, "R1, R2, 0x4")) for i, name in enumerate(names)]
     assert inner_loops(code) == [Loop(instructions=4, shared_loads=1, arithmetic=2)]
+    apart = [Instruction(0x200, "LDS", ""), Instruction(0x210, "FADD", ""), Instruction(0x220, "BRA", "0x30")]
+    assert inner_loops(code[:5] + apart) == inner_loops(code)
 
 
 def test_floor_times() -> None:

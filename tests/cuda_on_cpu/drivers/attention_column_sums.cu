@@ -53,10 +53,9 @@ int attention_column_sums_backward(const int64_t* n, void* const* p) {
   return backward_cuda(b, workspace.bytes, nullptr);
 }
 
-// pointers: out [2, 2]: dynamic shared bytes of the kernels with two and with three tiles, in float and in double
+// pointers: out [2]: dynamic shared bytes in float and in double
 int attention_column_sums_shared_bytes(const int64_t*, void* const* p) {
-  const int64_t bytes[] = {shared_bytes<float, 2>(), shared_bytes<float, 3>(), shared_bytes<double, 2>(),
-                           shared_bytes<double, 3>()};
+  const int64_t bytes[] = {shared_bytes<float>(), shared_bytes<double>()};
   memcpy(p[0], bytes, sizeof bytes);
   return cudaSuccess;
 }

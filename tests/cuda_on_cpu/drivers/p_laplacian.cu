@@ -98,7 +98,8 @@ int p_laplacian_forward(const int64_t* n, void* const* p) {
   f.row_sum = p[11];
   f.lse = p[12];
   f.context = p[13];
-  return forward_cuda(f, nullptr);
+  const ScratchMemory workspace(forward_workspace(f));
+  return forward_cuda(f, workspace.bytes, nullptr);
 }
 
 // further sizes: want p, with context
@@ -127,6 +128,18 @@ int p_laplacian_backward(const int64_t* n, void* const* p) {
   b.grad_pull = p[24];
   const ScratchMemory workspace(backward_workspace(b));
   return backward_cuda(b, workspace.bytes, nullptr);
+}
+
+// sizes: dtype, batch * heads, owners, other rows, multiprocessors; pointers: out [3]: tiles, parts, rows of a part
+int p_laplacian_cut(const int64_t* n, void* const* p) {
+  Problem problem{};
+  problem.dtype = static_cast<Dtype>(n[0]);
+  problem.batch = 1;
+  problem.heads = n[1];
+  const Cut cut(problem, n[2], n[3], n[4]);
+  const int64_t out[] = {cut.tiles, cut.parts, cut.share};
+  memcpy(p[0], out, sizeof out);
+  return cudaSuccess;
 }
 
 // pointers: out [2, 2]: dynamic shared bytes of the forward and backward kernels in float and in double
