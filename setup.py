@@ -135,7 +135,12 @@ class Build(cpp_extension.BuildExtension):
             return str(target)
 
         with ThreadPoolExecutor(int(os.environ["MAX_JOBS"])) as pool:
-            files = [(level, source) for level in levels for source in SOURCES["kernels_of_each_level"]]
+            bf16 = SOURCES["bf16_levels"]
+            files = [
+                (level, source)
+                for level in levels
+                for source in SOURCES[f"kernels_of_each_{'bf16_' if level in bf16 else ''}level"]
+            ]
             jobs = [pool.submit(compile_file, *file) for file in files]
             return [job.result() for job in jobs]
 

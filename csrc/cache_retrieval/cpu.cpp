@@ -6,20 +6,51 @@
 
 namespace vlmadapt::cache_retrieval {
 
-void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of<CpuKernels>(isa).forward[static_cast<int>(params.dtype)](params, parallel);
+namespace {
+
+// The kernel of a level of bfloat16 for these inputs, or nullptr.
+template <class Kernel>
+Kernel bf16_kernel(Kernel const (Bf16Kernels::*member)[Bf16Kernels::kinds], Dtype dtype, Float32 float32, Isa isa) {
+  const Bf16Kernels* kernels = bf16_kernels_of<Bf16Kernels>(isa);
+  if (kernels == nullptr) return nullptr;
+  switch (dtype) {
+    case Dtype::bf16:
+      return (kernels->*member)[Bf16Kernels::bf16];
+    case Dtype::f32:
+      if (float32 == Float32::two_bf16) return (kernels->*member)[Bf16Kernels::f32_as_two];
+      if (float32 == Float32::bf16) return (kernels->*member)[Bf16Kernels::f32_as_one];
+      return nullptr;
+    default:
+      return nullptr;
+  }
 }
 
-void dense_forward_cpu(const DenseForwardParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of<CpuKernels>(isa).dense_forward[static_cast<int>(params.dtype)](params, parallel);
+// Few queries take dot products, whose time is that of reading the keys.
+template <class Params, class Kernel>
+void run(const Params& params, Kernel const (Bf16Kernels::*bf16)[Bf16Kernels::kinds],
+         Kernel const (CpuKernels::*exact)[num_dtypes], Float32 float32, const Parallel& parallel, Isa isa) {
+  if (params.num_queries > max_dot_queries)
+    if (const Kernel kernel = bf16_kernel(bf16, params.dtype, float32, isa))
+      if (kernel(params, parallel)) return;
+  (kernels_of<CpuKernels>(isa).*exact)[static_cast<int>(params.dtype)](params, parallel);
 }
 
-void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of<CpuKernels>(isa).backward[static_cast<int>(params.dtype)](params, parallel);
+}  // namespace
+
+void forward_cpu(const ForwardParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  run(params, &Bf16Kernels::forward, &CpuKernels::forward, float32, parallel, isa);
 }
 
-void grid_cpu(const GridParams& params, const Parallel& parallel, Isa isa) {
-  kernels_of<CpuKernels>(isa).grid[static_cast<int>(params.dtype)](params, parallel);
+void dense_forward_cpu(const DenseForwardParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  run(params, &Bf16Kernels::dense_forward, &CpuKernels::dense_forward, float32, parallel, isa);
+}
+
+void backward_cpu(const BackwardParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  run(params, &Bf16Kernels::backward, &CpuKernels::backward, float32, parallel, isa);
+}
+
+void grid_cpu(const GridParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  run(params, &Bf16Kernels::grid, &CpuKernels::grid, float32, parallel, isa);
 }
 
 int64_t class_order(const int64_t* labels, int64_t num_entries, int64_t num_classes, int64_t* order, int64_t* offsets) {

@@ -15,8 +15,9 @@ namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::BackwardParams;
 
-template <class T>
+template <class Products>
 class Backward {
+  using T = typename Products::Input;
   using A = Accum<T>;
   using S = Simd<A>;
   using Mask = typename S::Mask;
@@ -30,8 +31,9 @@ class Backward {
         weighs_upstream_(p.grad_queries != nullptr || p.grad_keys != nullptr || p.grad_scale != nullptr),
         shape_(p.num_queries, p.num_keys),
         packed_(!shape_.few && p.similarities == nullptr),
-        by_query_(packed_ ? shape_.most_queries * p.side.width : 0),
-        grads_(!dense_ || !shape_.few ? p.num_classes * shape_.most_queries : 0),
+        by_query_(packed_ ? shape_.most_queries * Products::packed_size(p.side.width) : 0),
+        grads_(dense_ ? 0 : p.num_classes * shape_.most_queries),
+        packed_grads_(dense_ && !shape_.few ? Products::packed_size(p.num_classes) * shape_.most_queries : 0),
         group_sums_(2 * shape_.most_queries * (shape_.groups + 1)),
         weights_(shape_, true),
         affinities_(shape_, p.grad_values != nullptr),
@@ -39,9 +41,10 @@ class Backward {
         grad_keys_(shape_, p.side.queries, p.side.width, p.grad_keys),
         grad_values_(shape_, p.grad_scores, p.num_classes, p.grad_values) {}
 
-  void run() {
+  bool run() {
     for (int64_t first = 0; first < p_.num_queries || first == 0; first += block_queries)
       run_queries(first, max_of(min_of(block_queries, p_.num_queries - first), 0));
+    return !undefined_;
   }
 
  private:
@@ -49,8 +52,8 @@ class Backward {
     first_ = first;
     shape_.columns = Panels<A>{count};
     prepare_queries();
-    for (int64_t k0 = 0; k0 < p_.num_keys; k0 += key_block) {
-      const int64_t keys = min_of(key_block, p_.num_keys - k0);
+    for (int64_t k0 = 0; k0 < p_.num_keys; k0 += shape_.key_block) {
+      const int64_t keys = min_of(shape_.key_block, p_.num_keys - k0);
       compute_weights(k0, keys);
       if (p_.grad_queries != nullptr) grad_queries_.add(weights_, k0, keys, parallel_);
       if (p_.grad_keys != nullptr) grad_keys_.add(weights_, k0, keys, parallel_);
@@ -61,11 +64,11 @@ class Backward {
 
   void prepare_queries() {
     const int64_t count = shape_.columns.columns;
-    if (packed_) pack_queries<T>(p_.side, first_, count, by_query_.data(), parallel_);
+    if (packed_) pack_queries<Products, T>(p_.side, first_, count, by_query_.data(), parallel_);
     if (!dense_)
       transpose_grads();
     else if (!shape_.few)
-      pack_queries<A>(upstream_, first_, count, grads_.data(), parallel_);
+      pack_queries<Products, A>(upstream_, first_, count, packed_grads_.data(), parallel_);
     if (p_.grad_queries != nullptr) grad_queries_.begin(first_);
     if (p_.grad_keys != nullptr) grad_keys_.begin(first_, parallel_);
     if (p_.grad_values != nullptr) grad_values_.begin(first_, parallel_);
@@ -94,18 +97,21 @@ class Backward {
   // Phase 1. A task is a group of keys and a block of queries.
   void compute_weights(int64_t k0, int64_t keys) {
     const int64_t count = shape_.columns.columns;
-    const int64_t block = query_block<A>(p_.side.width + (dense_ ? p_.num_classes : 0));
+    const int64_t block = query_block<Products>(p_.side.width + (dense_ ? p_.num_classes : 0));
     const int64_t blocks = (count + block - 1) / block;
-    const int64_t groups = (keys + key_group - 1) / key_group;
+    const int64_t groups = (keys + shape_.key_group - 1) / shape_.key_group;
     auto tasks = [&](int64_t begin, int64_t end) {
+      [[maybe_unused]] typename Products::Scope scope;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t group = task / blocks, start = task % blocks * block;
-        const int64_t row0 = group * key_group, row1 = min_of(row0 + key_group, keys);
+        const int64_t row0 = group * shape_.key_group, row1 = min_of(row0 + shape_.key_group, keys);
         weigh_group(k0, row0, row1, start, min_of(block, count - start), sums_of(group));
-        if (!shape_.few) continue;
-        if (p_.grad_queries != nullptr) grad_queries_.sum_few(weights_, k0, row0, row1);
-        if (p_.grad_keys != nullptr) grad_keys_.sum_few(weights_, k0, row0, row1);
-        if (p_.grad_values != nullptr) grad_values_.sum_few(affinities_, k0, row0, row1);
+        if constexpr (Products::exact) {
+          if (!shape_.few) continue;
+          if (p_.grad_queries != nullptr) grad_queries_.sum_few(weights_, k0, row0, row1);
+          if (p_.grad_keys != nullptr) grad_keys_.sum_few(weights_, k0, row0, row1);
+          if (p_.grad_values != nullptr) grad_values_.sum_few(affinities_, k0, row0, row1);
+        }
       }
     };
     parallel_ranges(parallel_, groups * blocks, tasks);
@@ -126,22 +132,25 @@ class Backward {
   void weigh_group(int64_t k0, int64_t begin, int64_t end, int64_t start, int64_t count, A* sums) {
     const Panels<A> columns{count};
     const int64_t padded = columns.padded();
-    SideTiles<T> side(p_.side, packed_ ? by_query_.data() + start * p_.side.width : nullptr, first_ + start, columns);
-    SideTiles<T, A> upstream(upstream_, shape_.few ? nullptr : grads_.data() + start * p_.num_classes, first_ + start,
-                             columns);
+    const int64_t size = Products::packed_size(p_.side.width), grads_size = Products::packed_size(p_.num_classes);
+    typename Products::template Tiles<> side(p_.side, packed_ ? by_query_.data() + start * size : nullptr,
+                                             first_ + start, columns);
+    typename Products::template Tiles<A> upstream(
+        upstream_, shape_.few ? nullptr : packed_grads_.data() + start * grads_size, first_ + start, columns);
     QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.side.center, first_ + start, count, padded);
     QueryValues<A> shares(p_.weight, first_ + start, count, padded);
-    Buffer<A> tile(tile_rows * padded), upstream_tile(dense_ ? tile_rows * padded : 0);
+    Buffer<A> tile(Products::rows * padded), upstream_tile(dense_ ? Products::rows * padded : 0);
     Buffer<Mask> own_row(padded);
-    std::memset(tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
-    if (dense_) std::memset(upstream_tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
+    typename S::I infinite{};
+    std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
+    if (dense_) std::memset(upstream_tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     for (int64_t q = 0; q < padded; ++q) {
       own_row[q] = own_row_of<Mask>(q < count ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
       sums[start + q] = sums[shape_.most_queries + start + q] = 0;
     }
-    for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
-      const int64_t rows = min_of(tile_rows, end - row0);
+    for (int64_t row0 = begin; row0 < end; row0 += Products::rows) {
+      const int64_t rows = min_of(Products::rows, end - row0);
       const auto key_of = [&](int64_t r) { return k0 + row0 + r; };
       if (p_.similarities == nullptr)
         side.product(key_of, rows, tile.data(), padded);
@@ -167,11 +176,16 @@ class Backward {
           A* first = sums + shape_.most_queries + start + q;
           S::store(zero, S::load(zero) + g);
           S::store(first, S::load(first) + g * distance);
-          S::store(weights_.at(row0 + r, start + q), g * shares[q] * scale[q]);
-          if (p_.grad_values != nullptr) S::store(affinities_.at(row0 + r, start + q), affinity);
+          const typename S::V weight = g * shares[q] * scale[q];
+          weights_.put(row0 + r, start + q, weight);
+          if constexpr (Products::splits_weights) infinite |= (weight - weight != 0) | (affinity - affinity != 0);
+          if (p_.grad_values != nullptr) affinities_.put(row0 + r, start + q, affinity);
         }
       }
     }
+    bool undefined = side.undefined() || upstream.undefined();
+    for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
+    if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 
   void load_similarities(int64_t key, int64_t rows, int64_t query, int64_t count, A* tile, int64_t padded) {
@@ -185,19 +199,24 @@ class Backward {
   const bool dense_;
   const Side upstream_;         // the score gradients are its queries, the values its keys
   const bool weighs_upstream_;  // not if the values' gradient alone is wanted
-  WeightShape<A> shape_;
+  WeightShape<Products> shape_;
   const bool packed_;  // the product of phase 1 needs packed queries
-  Buffer<A> by_query_, grads_, group_sums_;
-  WeightPanels<A> weights_, affinities_;
-  SumOverKeys<T> grad_queries_;
-  SumOverQueries<T> grad_keys_;
-  SumOverQueries<A> grad_values_;
+  Buffer<typename Products::Packed> by_query_;
+  Buffer<A> grads_;
+  Buffer<typename Products::Packed> packed_grads_;
+  Buffer<A> group_sums_;
+  WeightPanels<Products> weights_, affinities_;
+  SumOverKeys<Products, T> grad_queries_;
+  SumOverQueries<Products, T> grad_keys_;
+  SumOverQueries<Products, A> grad_values_;
   int64_t first_ = 0;
+  bool undefined_ = false;
 };
 
-template <class T>
-inline void backward(const BackwardParams& p, const Parallel& parallel) {
-  Backward<T>(p, parallel).run();
+// False as of forward, and where a weight is not finite.
+template <class Products>
+inline bool backward(const BackwardParams& p, const Parallel& parallel) {
+  return Backward<Products>(p, parallel).run();
 }
 
 }  // namespace cache_retrieval

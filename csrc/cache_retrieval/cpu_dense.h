@@ -12,8 +12,9 @@ namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::DenseForwardParams;
 
-template <class T>
+template <class Products>
 class DenseForward {
+  using T = typename Products::Input;
   using A = Accum<T>;
   using S = Simd<A>;
   using Mask = typename S::Mask;
@@ -22,55 +23,61 @@ class DenseForward {
   DenseForward(const DenseForwardParams& p, const Parallel& parallel)
       : p_(p),
         parallel_(parallel),
+        packed_size_(Products::packed_size(p.side.width)),
         shape_(p.num_queries, p.num_keys),
-        packed_(shape_.few ? 0 : shape_.most_queries * p.side.width),
+        packed_(shape_.few ? 0 : shape_.most_queries * packed_size_),
         affinities_(shape_, true),
         scores_(shape_, p.values, p.num_classes, p.scores) {}
 
-  void run() {
+  bool run() {
     for (first_ = 0; first_ < p_.num_queries; first_ += block_queries) {
       shape_.columns = Panels<A>{min_of(block_queries, p_.num_queries - first_)};
-      if (!shape_.few) pack_queries<T>(p_.side, first_, shape_.columns.columns, packed_.data(), parallel_);
+      if (!shape_.few) pack_queries<Products, T>(p_.side, first_, shape_.columns.columns, packed_.data(), parallel_);
       scores_.begin(first_);
-      for (int64_t k0 = 0; k0 < p_.num_keys; k0 += key_block) {
-        const int64_t keys = min_of(key_block, p_.num_keys - k0);
+      for (int64_t k0 = 0; k0 < p_.num_keys; k0 += shape_.key_block) {
+        const int64_t keys = min_of(shape_.key_block, p_.num_keys - k0);
         compute_affinities(k0, keys);
         scores_.add(affinities_, k0, keys, parallel_);
       }
       scores_.finish(parallel_);
     }
+    return !undefined_;
   }
 
  private:
   // A task is a group of keys and a block of queries.
   void compute_affinities(int64_t k0, int64_t keys) {
     const int64_t count = shape_.columns.columns;
-    const int64_t block = query_block<A>(p_.side.width);
+    const int64_t block = query_block<Products>(p_.side.width);
     const int64_t blocks = (count + block - 1) / block;
     auto tasks = [&](int64_t begin, int64_t end) {
+      [[maybe_unused]] typename Products::Scope scope;
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t row0 = task / blocks * key_group, row1 = min_of(row0 + key_group, keys);
+        const int64_t row0 = task / blocks * shape_.key_group, row1 = min_of(row0 + shape_.key_group, keys);
         const int64_t start = task % blocks * block;
         compute_group(k0, row0, row1, start, min_of(block, count - start));
-        if (shape_.few) scores_.sum_few(affinities_, k0, row0, row1);
+        if constexpr (Products::exact)
+          if (shape_.few) scores_.sum_few(affinities_, k0, row0, row1);
       }
     };
-    parallel_ranges(parallel_, (keys + key_group - 1) / key_group * blocks, tasks);
+    parallel_ranges(parallel_, (keys + shape_.key_group - 1) / shape_.key_group * blocks, tasks);
   }
 
   void compute_group(int64_t k0, int64_t begin, int64_t end, int64_t start, int64_t count) {
     const Panels<A> columns{count};
     const int64_t padded = columns.padded();
-    SideTiles<T> side(p_.side, shape_.few ? nullptr : packed_.data() + start * p_.side.width, first_ + start, columns);
+    typename Products::template Tiles<> side(p_.side, shape_.few ? nullptr : packed_.data() + start * packed_size_,
+                                             first_ + start, columns);
     QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.side.center, first_ + start, count, padded);
-    Buffer<A> tile(tile_rows * padded);
+    Buffer<A> tile(Products::rows * padded);
     Buffer<Mask> own_row(padded);
-    std::memset(tile.data(), 0, static_cast<size_t>(tile_rows * padded) * sizeof(A));
+    typename S::I infinite{};
+    std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     for (int64_t q = 0; q < padded; ++q)
       own_row[q] = own_row_of<Mask>(q < count ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
-    for (int64_t row0 = begin; row0 < end; row0 += tile_rows) {
-      const int64_t rows = min_of(tile_rows, end - row0);
+    for (int64_t row0 = begin; row0 < end; row0 += Products::rows) {
+      const int64_t rows = min_of(Products::rows, end - row0);
       side.product([&](int64_t r) { return k0 + row0 + r; }, rows, tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
         const A* similarity = tile.data() + r * padded;
@@ -83,24 +90,31 @@ class DenseForward {
             const typename S::I own = S::load_mask(own_row.data() + q) == static_cast<Mask>(row0 + r);
             affinity = own ? typename S::V{} : affinity;
           }
-          S::store(affinities_.at(row0 + r, start + q), affinity);
+          affinities_.put(row0 + r, start + q, affinity);
+          if constexpr (Products::splits_weights) infinite |= affinity - affinity != 0;
         }
       }
     }
+    bool undefined = side.undefined();
+    for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
+    if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 
   const DenseForwardParams& p_;
   const Parallel& parallel_;
-  WeightShape<A> shape_;
-  Buffer<A> packed_;
-  WeightPanels<A> affinities_;
-  SumOverKeys<T> scores_;
+  const int64_t packed_size_;  // of a query
+  WeightShape<Products> shape_;
+  Buffer<typename Products::Packed> packed_;
+  WeightPanels<Products> affinities_;
+  SumOverKeys<Products, T> scores_;
+  bool undefined_ = false;
   int64_t first_ = 0;
 };
 
-template <class T>
-inline void dense_forward(const DenseForwardParams& p, const Parallel& parallel) {
-  DenseForward<T>(p, parallel).run();
+// False as of forward.
+template <class Products>
+inline bool dense_forward(const DenseForwardParams& p, const Parallel& parallel) {
+  return DenseForward<Products>(p, parallel).run();
 }
 
 }  // namespace cache_retrieval

@@ -19,8 +19,8 @@ using vlmadapt::cache_retrieval::ForwardParams;
 
 constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
 
-inline int64_t chunk_entries(int64_t num_entries) {
-  return max_of(36 * tile_rows, round_up((num_entries + 255) / 256, tile_rows));
+inline int64_t chunk_entries(int64_t num_entries, int64_t rows_of_tile) {
+  return max_of(round_up(36 * tile_rows, rows_of_tile), round_up((num_entries + 255) / 256, rows_of_tile));
 }
 
 // Sums of a class that a chunk's border cuts: side 0 began before the chunk, side 1 goes on after it.
@@ -32,14 +32,17 @@ struct Partials {
 };
 
 // Everything a task needs for one block of queries; walks any number of chunks.
-template <class T>
+template <class Products>
 class ForwardBlock {
+  using T = typename Products::Input;
   using A = Accum<T>;
+  using Packed = typename Products::Packed;
+  using Tiles = typename Products::template Tiles<>;
   using S = Simd<A>;
   using Mask = typename S::Mask;
 
  public:
-  ForwardBlock(const ForwardParams& p, int64_t first, int64_t count, const A* packed, const A* packed_text)
+  ForwardBlock(const ForwardParams& p, int64_t first, int64_t count, const Packed* packed, const Packed* packed_text)
       : p_(p),
         first_(first),
         count_(count),
@@ -52,11 +55,13 @@ class ForwardBlock {
         text_scale_(p.text.scale, first, count, padded_),
         text_center_(p.text.center, first, count, padded_),
         ratio_(p.ratio, first, count, padded_),
-        image_tile_(tile_rows * padded_),
-        text_tile_(tile_rows * padded_),
+        image_tile_(Products::rows * padded_),
+        text_tile_(Products::rows * padded_),
         class_sums_(padded_),
         gaps_(padded_),
         own_row_(padded_) {}
+
+  bool undefined() const { return image_.undefined() || text_.undefined(); }
 
   // positions: for each query the place of its own entry in `order`, or -1; nullptr when there are none.
   void run_chunk(int64_t chunk, int64_t begin, int64_t end, const Partials<A>& partials, const int64_t* positions,
@@ -70,8 +75,8 @@ class ForwardBlock {
       const int64_t row = positions != nullptr && q < count_ ? positions[first_ + q] - begin : -1;
       own_row_[q] = row >= 0 && row < end - begin ? static_cast<Mask>(row) : Mask(-1);
     }
-    for (int64_t row0 = 0; row0 < end - begin; row0 += tile_rows) {
-      const int64_t rows = min_of(tile_rows, end - begin - row0);
+    for (int64_t row0 = 0; row0 < end - begin; row0 += Products::rows) {
+      const int64_t rows = min_of(Products::rows, end - begin - row0);
       image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t entry = begin + row0 + r;
@@ -103,12 +108,12 @@ class ForwardBlock {
     return low;
   }
 
-  // exp'd text similarities of row `row` (a class or an entry of the chunk), from a window of tile_rows rows.
+  // exp'd text similarities of row `row` (a class or an entry of the chunk), from a window of Products::rows rows.
   template <class RowKey>
   const A* text_affinity(int64_t row, RowKey row_key, int64_t num_rows) {
     if (row < text_first_ || row >= text_end_) {
       text_first_ = row;
-      text_end_ = min_of(row + tile_rows, num_rows);
+      text_end_ = min_of(row + Products::rows, num_rows);
       A* tile = text_tile_.data();
       text_.product([&](int64_t r) { return row_key(text_first_ + r); }, text_end_ - text_first_, tile, padded_);
       for (int64_t r = 0; r < text_end_ - text_first_; ++r) {
@@ -166,7 +171,7 @@ class ForwardBlock {
   int64_t first_, count_;
   Panels<A> columns_;
   int64_t padded_;
-  SideTiles<T> image_, text_;
+  Tiles image_, text_;
   QueryValues<A> image_scale_, image_center_, text_scale_, text_center_, ratio_;
   Buffer<A> image_tile_, text_tile_, class_sums_, gaps_;
   Buffer<Mask> own_row_;
@@ -202,11 +207,15 @@ inline void combine_chunks(const ForwardParams& p, int64_t chunk_size, int64_t c
   parallel_ranges(parallel, p.num_queries, body);
 }
 
-template <class T>
-inline void forward(const ForwardParams& p, const Parallel& parallel) {
+// False where the products gave NaN and those of another kind might not (cpu_pairs_side.h).
+template <class Products>
+inline bool forward(const ForwardParams& p, const Parallel& parallel) {
+  using T = typename Products::Input;
   using A = Accum<T>;
+  using Packed = typename Products::Packed;
+  bool undefined = false;
   const bool two = p.text.queries != nullptr;
-  const int64_t chunk_size = chunk_entries(p.num_entries);
+  const int64_t chunk_size = chunk_entries(p.num_entries, Products::rows);
   const int64_t chunks = (p.num_entries + chunk_size - 1) / chunk_size;
   Buffer<A> partial_sums(chunks * 2 * p.num_queries);
   const Partials<A> partials{partial_sums.data(), p.num_queries};
@@ -231,30 +240,34 @@ inline void forward(const ForwardParams& p, const Parallel& parallel) {
 
   const bool dots = p.num_queries <= max_dot_queries;
   const int64_t super = min_of(super_block, p.num_queries);
-  Buffer<A> packed(dots ? 0 : round_up(super, Simd<A>::panel) * p.image.width);
-  Buffer<A> packed_text(dots || !two ? 0 : round_up(super, Simd<A>::panel) * p.text.width);
+  const int64_t size = Products::packed_size(p.image.width), text_size = Products::packed_size(p.text.width);
+  Buffer<Packed> packed(dots ? 0 : round_up(super, Simd<A>::panel) * size);
+  Buffer<Packed> packed_text(dots || !two ? 0 : round_up(super, Simd<A>::panel) * text_size);
   for (int64_t first = 0; first < p.num_queries; first += super_block) {
     const int64_t count = min_of(super_block, p.num_queries - first);
-    if (!dots) pack_queries<T>(p.image, first, count, packed.data(), parallel);
-    if (!dots && two) pack_queries<T>(p.text, first, count, packed_text.data(), parallel);
-    const int64_t block = query_block<A>(p.image.width + (two ? p.text.width : 0));
+    if (!dots) pack_queries<Products, T>(p.image, first, count, packed.data(), parallel);
+    if (!dots && two) pack_queries<Products, T>(p.text, first, count, packed_text.data(), parallel);
+    const int64_t block = query_block<Products>(p.image.width + (two ? p.text.width : 0));
     const int64_t blocks = (count + block - 1) / block;
     // Blocks of queries vary fastest: consecutive tasks find their chunk of keys in a shared cache.
     auto tasks = [&](int64_t begin, int64_t end) {
+      [[maybe_unused]] typename Products::Scope scope;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t chunk = task / blocks, start = task % blocks * block;
         const int64_t from = chunk * chunk_size;
-        ForwardBlock<T> work(p, first + start, min_of(block, count - start),
-                             dots ? nullptr : packed.data() + start * p.image.width,
-                             dots || !two ? nullptr : packed_text.data() + start * p.text.width);
+        ForwardBlock<Products> work(p, first + start, min_of(block, count - start),
+                                    dots ? nullptr : packed.data() + start * size,
+                                    dots || !two ? nullptr : packed_text.data() + start * text_size);
         work.run_chunk(chunk, from, min_of(from + chunk_size, p.num_entries), partials,
                        p.own_entry != nullptr ? positions.data() : nullptr,
                        gaps != nullptr ? gaps + chunk * p.num_queries : nullptr);
+        if (work.undefined()) __atomic_store_n(&undefined, true, __ATOMIC_RELAXED);
       }
     };
     parallel_ranges(parallel, chunks * blocks, tasks);
   }
   combine_chunks(p, chunk_size, chunks, partials, gaps, parallel);
+  return !undefined;
 }
 
 }  // namespace cache_retrieval

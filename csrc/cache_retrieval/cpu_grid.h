@@ -14,28 +14,26 @@ namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::GridParams;
 
-template <class T>
+template <class Products>
 class GridPanel {
+  using T = typename Products::Input;
   using A = Accum<T>;
   using S = Simd<A>;
 
  public:
   explicit GridPanel(const GridParams& p)
       : p_(p),
-        packed_(S::panel * p.width),
-        similarities_(round_up(p.num_entries, tile_rows) * S::panel),
+        packed_(S::panel * Products::packed_size(p.width)),
+        similarities_((p.num_entries + max_of(Products::rows, tile_rows)) * S::panel),
         sums_(p.num_classes * S::panel),
         base_(p.correct != nullptr ? p.num_classes * S::panel : 0) {}
 
   void run(int64_t first, int64_t count) {
-    const Panels<A> columns{count};
-    lanes_ = columns.padded();
-    pack_panel_transposed(static_cast<const T*>(p_.queries), first, count, p_.width, lanes_, packed_.data());
-    const Side side{p_.queries, p_.keys, {}, {}, p_.width};
-    SideTiles<T> tiles(side, packed_.data(), first, columns);
-    for (int64_t row0 = 0; row0 < p_.num_entries; row0 += tile_rows)
-      tiles.product([&](int64_t r) { return p_.order[row0 + r]; }, min_of(tile_rows, p_.num_entries - row0),
-                    similarities_.data() + row0 * lanes_, lanes_);
+    lanes_ = Panels<A>{count}.padded();
+    if (!multiply<Products>(first, count, packed_.data())) {
+      Buffer<A> packed(S::panel * p_.width);
+      multiply<FloatProducts<T>>(first, count, packed.data());
+    }
     if (p_.correct != nullptr)
       for (int64_t c = 0; c < p_.num_classes; ++c)
         for (int64_t q = 0; q < lanes_; ++q)
@@ -52,6 +50,18 @@ class GridPanel {
   }
 
  private:
+  // False where products gave NaN that others might not.
+  template <class Way>
+  bool multiply(int64_t first, int64_t count, typename Way::Packed* packed) {
+    Way::pack_panel(static_cast<const T*>(p_.queries), first, count, p_.width, lanes_, packed);
+    const Side side{p_.queries, p_.keys, {}, {}, p_.width};
+    typename Way::template Tiles<> tiles(side, packed, first, Panels<A>{count});
+    for (int64_t row0 = 0; row0 < p_.num_entries; row0 += Way::rows)
+      tiles.product([&](int64_t r) { return p_.order[row0 + r]; }, min_of(Way::rows, p_.num_entries - row0),
+                    similarities_.data() + row0 * lanes_, lanes_);
+    return !tiles.undefined();
+  }
+
   void sum_classes(A beta) {
     for (int64_t c = 0; c < p_.num_classes; ++c)
       for (int64_t q = 0; q < lanes_; q += S::lanes) {
@@ -97,18 +107,22 @@ class GridPanel {
 
   const GridParams& p_;
   int64_t lanes_ = 0;
-  Buffer<A> packed_, similarities_, sums_, base_;
+  Buffer<typename Products::Packed> packed_;
+  Buffer<A> similarities_, sums_, base_;
 };
 
-template <class T>
-inline void grid(const GridParams& p, const Parallel& parallel) {
-  constexpr int64_t panel = Simd<Accum<T>>::panel;
+// Always true: a panel whose products are undefined is multiplied again by itself.
+template <class Products>
+inline bool grid(const GridParams& p, const Parallel& parallel) {
+  constexpr int64_t panel = Simd<Accum<typename Products::Input>>::panel;
   auto tasks = [&](int64_t begin, int64_t end) {
     if (begin == end) return;
-    GridPanel<T> work(p);
+    [[maybe_unused]] typename Products::Scope scope;
+    GridPanel<Products> work(p);
     for (int64_t task = begin; task < end; ++task) work.run(task * panel, min_of(panel, p.num_queries - task * panel));
   };
   parallel_ranges(parallel, (p.num_queries + panel - 1) / panel, tasks);
+  return true;
 }
 
 }  // namespace cache_retrieval

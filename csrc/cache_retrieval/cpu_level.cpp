@@ -9,12 +9,12 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
+#define VLMADAPT_EVERY_DTYPE(kernel) \
+  {kernel<FloatProducts<float>>, kernel<FloatProducts<double>>, kernel<FloatProducts<bf16>>, kernel<FloatProducts<f16>>}
+
 constexpr vlmadapt::cache_retrieval::CpuKernels cpu_kernels = {
-    {forward<float>, forward<double>, forward<bf16>, forward<f16>},
-    {dense_forward<float>, dense_forward<double>, dense_forward<bf16>, dense_forward<f16>},
-    {backward<float>, backward<double>, backward<bf16>, backward<f16>},
-    {grid<float>, grid<double>, grid<bf16>, grid<f16>},
-};
+    VLMADAPT_EVERY_DTYPE(forward), VLMADAPT_EVERY_DTYPE(dense_forward), VLMADAPT_EVERY_DTYPE(backward),
+    VLMADAPT_EVERY_DTYPE(grid)};
 
 }  // namespace cache_retrieval
 }  // namespace VLMADAPT_ISA

@@ -11,18 +11,12 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
+using vlmadapt::cache_retrieval::max_dot_queries;
 using vlmadapt::cache_retrieval::PerQuery;
 using vlmadapt::cache_retrieval::Side;
 
-constexpr int64_t max_dot_queries = 4;
 constexpr int64_t query_block_bytes = 512 * 1024;  // packed queries of a task: half of a typical L2
 constexpr int64_t max_query_block = 256;
-
-template <class A>
-inline int64_t query_block(int64_t width) {
-  const int64_t fitting = query_block_bytes / (max_of(width, 1) * static_cast<int64_t>(sizeof(A)));
-  return max_of(Simd<A>::panel, min_of(max_query_block, fitting) / Simd<A>::panel * Simd<A>::panel);
-}
 
 // The products of one side for tile_rows rows of keys, of type T, against a block of queries, of type Q.
 template <class T, class Q = T>
@@ -37,6 +31,9 @@ class SideTiles {
         width_(side.width),
         columns_(columns),
         staged_(staged_size(side.width)) {}
+
+  // Whether a product was NaN that an exact one need not be.
+  static constexpr bool undefined() { return false; }
 
   // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
   template <class RowKey>
@@ -65,17 +62,11 @@ class SideTiles {
     int64_t k = 0;
     for (; k + chains * S::lanes <= width; k += chains * S::lanes)
 #pragma GCC unroll 4
-      for (int i = 0; i < chains; ++i) sums[i] += load(x + k + i * S::lanes) * load(y + k + i * S::lanes);
+      for (int i = 0; i < chains; ++i)
+        sums[i] += load_widened(x + k + i * S::lanes) * load_widened(y + k + i * S::lanes);
     A total = S::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; k < width; ++k) total += to_accum(x[k]) * to_accum(y[k]);
     return total;
-  }
-
-  template <class E>
-  static VLMADAPT_INLINE typename Simd<A>::V load(const E* p) {
-    A values[Simd<A>::lanes];
-    for (int i = 0; i < Simd<A>::lanes; ++i) values[i] = to_accum(p[i]);
-    return Simd<A>::load(values);
   }
 
   const T* keys_;
@@ -104,16 +95,50 @@ class QueryValues {
   Buffer<A> padded_values_;
 };
 
+// How a kernel multiplies: in the type that it sums in. The other ways are PairProducts and PairSums
+// (cpu_pairs_side.h).
+template <class T>
+struct FloatProducts {
+  using Input = T;
+  using Packed = Accum<T>;
+  struct Scope {};  // what a thread needs while it multiplies
+  template <class Q = T>
+  using Tiles = SideTiles<T, Q>;
+
+  static constexpr bool exact = true;                     // and good for few queries
+  static constexpr bool splits_weights = false;           // in the products of a backward and of values
+  static constexpr int64_t rows = tile_rows;              // of keys in a tile
+  static constexpr int64_t key_group = 12 * rows;         // keys of one task of a backward
+  static constexpr int64_t query_bytes = sizeof(Packed);  // of one element of a packed query
+  static constexpr int64_t most_block = max_query_block;
+
+  static int64_t packed_size(int64_t width) { return width; }  // of a query
+  template <class Q>
+  static void pack_panel(const Q* matrix, int64_t row0, int64_t rows, int64_t width, int64_t panel_width,
+                         Packed* panel) {
+    pack_panel_transposed(matrix, row0, rows, width, panel_width, panel);
+  }
+};
+
+// Queries of one task, multiples of a panel.
+template <class Products>
+inline int64_t query_block(int64_t width) {
+  constexpr int64_t panel = Simd<Accum<typename Products::Input>>::panel;
+  const int64_t fitting = query_block_bytes / (max_of(width, 1) * Products::query_bytes);
+  return max_of(panel, min_of(Products::most_block, fitting) / panel * panel);
+}
+
 // Packs the side's queries [first, first + count), of type Q, into panels, in parallel.
-template <class Q>
-inline void pack_queries(const Side& side, int64_t first, int64_t count, Accum<Q>* packed, const Parallel& parallel) {
+template <class Products, class Q>
+inline void pack_queries(const Side& side, int64_t first, int64_t count, typename Products::Packed* packed,
+                         const Parallel& parallel) {
   using S = Simd<Accum<Q>>;
   const Panels<Accum<Q>> columns{count};
   auto body = [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel_transposed(static_cast<const Q*>(side.queries), first + p * S::panel,
-                            min_of(S::panel, count - p * S::panel), side.width, columns.vectors(p) * S::lanes,
-                            packed + p * S::panel * side.width);
+      Products::pack_panel(static_cast<const Q*>(side.queries), first + p * S::panel,
+                           min_of(S::panel, count - p * S::panel), side.width, columns.vectors(p) * S::lanes,
+                           packed + p * S::panel * Products::packed_size(side.width));
   };
   parallel_ranges(parallel, columns.count(), body);
 }

@@ -13,8 +13,6 @@ namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
 constexpr int64_t block_queries = 1024;
-constexpr int64_t key_block = 144 * tile_rows;
-constexpr int64_t key_group = 12 * tile_rows;      // keys of one task
 constexpr int64_t sum_block = 128;                 // terms summed in registers before they join the output
 constexpr int64_t resident_block = 4 * sum_block;  // depth of the slices that a task keeps in L2
 constexpr int64_t width_group = 10;                // tiles of the width in one task
@@ -29,32 +27,38 @@ inline Mask own_row_of(const int64_t* own_key, int64_t query, int64_t k0, int64_
   return row >= begin && row < end ? static_cast<Mask>(row) : Mask(-1);
 }
 
-template <class A>
+template <class Products>
 struct WeightShape {
-  using S = Simd<A>;
+  using S = Simd<Accum<typename Products::Input>>;
+  static constexpr int64_t key_group = Products::key_group;  // keys of one task
+  static constexpr int64_t key_block = 12 * key_group;
 
   WeightShape(int64_t num_queries, int64_t num_keys)
-      : few(num_queries > 0 && num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
+      : few(Products::exact && num_queries > 0 && num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
         most_queries(round_up(min_of(block_queries, num_queries), S::panel)),
-        most_keys(round_up(min_of(key_block, num_keys), tile_rows)),
+        most_keys(round_up(min_of(key_block, num_keys), Products::rows)),
         groups((most_keys + key_group - 1) / key_group) {}
 
   const bool few;
   const int64_t most_queries, most_keys, groups;
-  Panels<A> columns{0};  // the queries of the block
+  Panels<Accum<typename Products::Input>> columns{0};  // the queries of the block
 
   int64_t padded() const { return columns.padded(); }
 };
 
 // W in panels of queries, [panel][key][lanes]: stored straight from the tiles it is made in, read as the packed side of
 // one product and in rows, as the broadcast side, of the other. Empty unless `wanted`.
-template <class A>
+template <class Products>
 class WeightPanels {
+  using A = Accum<typename Products::Input>;
   using S = Simd<A>;
+  using Shape = WeightShape<Products>;
 
  public:
-  WeightPanels(const WeightShape<A>& shape, bool wanted)
+  WeightPanels(const Shape& shape, bool wanted)
       : shape_(shape), data_(wanted ? shape.most_queries * shape.most_keys : 0) {}
+
+  void put(int64_t key, int64_t query, typename S::V weights) { S::store(at(key, query), weights); }
 
   A* at(int64_t key, int64_t query) {
     const int64_t panel = query / S::panel;
@@ -63,21 +67,50 @@ class WeightPanels {
   A* panel(int64_t panel) { return data_.data() + panel * S::panel * shape_.most_keys; }
 
  private:
-  const WeightShape<A>& shape_;
+  const Shape& shape_;
   Buffer<A> data_;
 };
 
-// out[q, d] += sum_k W[k, q] matrix[k, d], with one row of the matrix a key. Gathered as out^T.
-template <class T>
+// out[q, d] = sums[d, q], of which rows are `padded` long.
+template <class A>
+inline void write_transposed(const A* sums, int64_t padded, int64_t queries, int64_t width, A* out,
+                             const Parallel& parallel) {
+  auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t q = begin; q < end; ++q)
+      for (int64_t d = 0; d < width; ++d) out[q * width + d] = sums[d * padded + q];
+  };
+  parallel_ranges(parallel, queries, body);
+}
+
+// out[row, d0 + d] (+)= tiles[row, d] for those of the `lanes` columns that there are.
+template <class A>
+inline void write_columns(const A* tiles, int64_t rows, int64_t lanes, A* out, int64_t width, int64_t d0, bool add) {
+  const int64_t columns = min_of(lanes, width - d0);
+  for (int64_t r = 0; r < rows; ++r) {
+    A* output = out + r * width + d0;
+    const A* tile = tiles + r * lanes;
+    if (add)
+      for (int64_t d = 0; d < columns; ++d) output[d] += tile[d];
+    else if (columns == Simd<A>::panel)
+      std::memcpy(output, tile, sizeof(A) * Simd<A>::panel);
+    else
+      for (int64_t d = 0; d < columns; ++d) output[d] = tile[d];
+  }
+}
+
+// out[q, d] += sum_k W[k, q] matrix[k, d], with one row of the matrix, of type M, a key. Gathered as out^T.
+template <class Products, class M>
 class SumOverKeys {
-  using A = Accum<T>;
+  using A = Accum<M>;
   using S = Simd<A>;
+  using Shape = WeightShape<Products>;
+  using Weights = WeightPanels<Products>;
 
  public:
   // out == nullptr: not wanted, nothing may be called but the constructor.
-  SumOverKeys(const WeightShape<A>& shape, const void* matrix, int64_t width, void* out)
+  SumOverKeys(const Shape& shape, const void* matrix, int64_t width, void* out)
       : shape_(shape),
-        matrix_(static_cast<const T*>(matrix)),
+        matrix_(static_cast<const M*>(matrix)),
         out_(static_cast<A*>(out)),
         width_(width),
         tiles_((width + tile_rows - 1) / tile_rows),
@@ -95,20 +128,20 @@ class SumOverKeys {
   }
 
   // Keys [begin, end) of the block at k0, when queries are few: within a task that owns the group.
-  void sum_few(WeightPanels<A>& weights, int64_t k0, int64_t begin, int64_t end) {
-    A* sums = few_sums_.data() + begin / key_group * max_dot_queries * width_;
+  void sum_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    A* sums = few_sums_.data() + begin / Shape::key_group * max_dot_queries * width_;
     std::memset(sums, 0, static_cast<size_t>(shape_.columns.columns * width_) * sizeof(A));
     for (int64_t k = begin; k < end; ++k) {
       const A* w = weights.at(k, 0);
-      const T* row = matrix_ + (k0 + k) * width_;
+      const M* row = matrix_ + (k0 + k) * width_;
       for (int64_t q = 0; q < shape_.columns.columns; ++q)
         for (int64_t d = 0; d < width_; ++d) sums[q * width_ + d] += w[q] * to_accum(row[d]);
     }
   }
 
-  void add(WeightPanels<A>& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
+  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
     if (shape_.few) {
-      for (int64_t group = 0; group * key_group < keys; ++group)
+      for (int64_t group = 0; group * Shape::key_group < keys; ++group)
         for (int64_t i = 0; i < shape_.columns.columns * width_; ++i)
           out_of_block_[i] += few_sums_[group * max_dot_queries * width_ + i];
       return;
@@ -136,16 +169,12 @@ class SumOverKeys {
   }
 
   void finish(const Parallel& parallel) {
-    if (shape_.few) return;
-    auto body = [&](int64_t begin, int64_t end) {
-      for (int64_t q = begin; q < end; ++q)
-        for (int64_t d = 0; d < width_; ++d) out_of_block_[q * width_ + d] = sums_[d * shape_.padded() + q];
-    };
-    parallel_ranges(parallel, shape_.columns.columns, body);
+    if (!shape_.few)
+      write_transposed(sums_.data(), shape_.padded(), shape_.columns.columns, width_, out_of_block_, parallel);
   }
 
  private:
-  void add_block(WeightPanels<A>& weights, int64_t first, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
+  void add_block(Weights& weights, int64_t first, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
                  int64_t k0, int64_t k1) {
     const Panels<A> columns = shape_.columns;
     const int64_t padded = shape_.padded();
@@ -167,7 +196,7 @@ class SumOverKeys {
   void pack(int64_t first, int64_t last, int64_t k0, int64_t begin, int64_t end) {
     for (int64_t t = first; t < last; ++t) {
       const int64_t d0 = t * tile_rows, columns = min_of(tile_rows, width_ - d0);
-      const T* source = matrix_ + k0 * width_ + d0;
+      const M* source = matrix_ + k0 * width_ + d0;
       A* target = packed_.data() + (t - first) * shape_.most_keys * tile_rows;
       if (columns == tile_rows) {
         for (int64_t k = begin; k < end; ++k)
@@ -180,8 +209,8 @@ class SumOverKeys {
     }
   }
 
-  const WeightShape<A>& shape_;
-  const T* matrix_;
+  const Shape& shape_;
+  const M* matrix_;
   A* out_;
   A* out_of_block_ = nullptr;
   const int64_t width_, tiles_;
@@ -189,16 +218,18 @@ class SumOverKeys {
 };
 
 // out[k, d] = sum_q W[k, q] matrix[q, d] over all blocks of queries, with one row of the matrix a query.
-template <class T>
+template <class Products, class M>
 class SumOverQueries {
-  using A = Accum<T>;
+  using A = Accum<M>;
   using S = Simd<A>;
+  using Shape = WeightShape<Products>;
+  using Weights = WeightPanels<Products>;
 
  public:
   // out == nullptr: not wanted, nothing may be called but the constructor.
-  SumOverQueries(const WeightShape<A>& shape, const void* matrix, int64_t width, void* out)
+  SumOverQueries(const Shape& shape, const void* matrix, int64_t width, void* out)
       : shape_(shape),
-        matrix_(static_cast<const T*>(matrix)),
+        matrix_(static_cast<const M*>(matrix)),
         out_(static_cast<A*>(out)),
         width_(width),
         packed_(out != nullptr && !shape.few ? round_up(width, S::panel) * shape.most_queries : 0) {}
@@ -209,7 +240,7 @@ class SumOverQueries {
     if (shape_.few) return;
     const Panels<A> widths{width_};
     auto packing = [&](int64_t begin, int64_t end) {
-      const T* rows = matrix_ + first * width_;
+      const M* rows = matrix_ + first * width_;
       for (int64_t p = begin; p < end; ++p) {
         const int64_t lanes = widths.vectors(p) * S::lanes;
         A* panel = packed_.data() + p * S::panel * shape_.padded();
@@ -225,7 +256,7 @@ class SumOverQueries {
   }
 
   // Keys [begin, end) of the block at k0, when queries are few: within a task that owns the group.
-  void sum_few(WeightPanels<A>& weights, int64_t k0, int64_t begin, int64_t end) {
+  void sum_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const A* w = weights.at(k, 0);
       A* output = out_ + (k0 + k) * width_;
@@ -236,33 +267,34 @@ class SumOverQueries {
   }
 
   // A task is a group of keys; a block of the packed matrix serves all of its tiles while it is in L1.
-  void add(WeightPanels<A>& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
+  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
     if (shape_.few) return;
     const Panels<A> widths{width_};
     auto tasks = [&](int64_t begin, int64_t end) {
-      Buffer<A> tiles(key_group * S::panel);
+      Buffer<A> tiles(Shape::key_group * S::panel);
       for (int64_t task = begin; task < end; ++task)
         for (int64_t p = 0; p < widths.count(); ++p) {
-          const int64_t row0 = task * key_group, row1 = min_of(row0 + key_group, keys);
+          const int64_t row0 = task * Shape::key_group, row1 = min_of(row0 + Shape::key_group, keys);
           const int64_t lanes = widths.vectors(p) * S::lanes;
           const A* b = packed_.data() + p * S::panel * shape_.padded();
           if (lanes == S::panel)
             multiply<2>(weights, row0, row1, b, tiles.data());
           else
             multiply<1>(weights, row0, row1, b, tiles.data());
-          write(k0 + row0, row1 - row0, p * S::panel, lanes, tiles.data());
+          write_columns(tiles.data(), row1 - row0, lanes, out_ + (k0 + row0) * width_, width_, p * S::panel,
+                        first_ > 0);
         }
     };
-    parallel_ranges(parallel, (keys + key_group - 1) / key_group, tasks);
+    parallel_ranges(parallel, (keys + Shape::key_group - 1) / Shape::key_group, tasks);
   }
 
  private:
   template <int NV>
-  void multiply(WeightPanels<A>& weights, int64_t row0, int64_t row1, const A* b, A* tiles) {
+  void multiply(Weights& weights, int64_t row0, int64_t row1, const A* b, A* tiles) {
     const Panels<A> columns = shape_.columns;
     constexpr int64_t lanes = NV * S::lanes;
     constexpr int64_t panels_at_once = sum_block / S::panel;
-    if (columns.count() == 0) std::memset(tiles, 0, sizeof(A) * static_cast<size_t>(key_group * lanes));
+    if (columns.count() == 0) std::memset(tiles, 0, sizeof(A) * static_cast<size_t>(Shape::key_group * lanes));
     const int64_t full = columns.count() - (columns.count() > 0 && columns.vectors(columns.count() - 1) == 1);
     for (int64_t panel = 0; panel < full; panel += panels_at_once)
       for (int64_t row = row0; row < row1; row += tile_rows)
@@ -275,22 +307,8 @@ class SumOverQueries {
                                          tiles + (row - row0) * lanes, lanes, full > 0);
   }
 
-  void write(int64_t key, int64_t rows, int64_t d0, int64_t lanes, const A* tiles) {
-    const int64_t columns = min_of(lanes, width_ - d0);
-    for (int64_t r = 0; r < rows; ++r) {
-      A* output = out_ + (key + r) * width_ + d0;
-      const A* tile = tiles + r * lanes;
-      if (first_ > 0)
-        for (int64_t d = 0; d < columns; ++d) output[d] += tile[d];
-      else if (columns == S::panel)
-        std::memcpy(output, tile, sizeof(A) * S::panel);
-      else
-        for (int64_t d = 0; d < columns; ++d) output[d] = tile[d];
-    }
-  }
-
-  const WeightShape<A>& shape_;
-  const T* matrix_;
+  const Shape& shape_;
+  const M* matrix_;
   A* out_;
   const int64_t width_;
   int64_t first_ = 0;

@@ -21,6 +21,17 @@
 
 namespace vlmadapt::cache_retrieval {
 
+// How float32 may be multiplied on a CPU, as torch.set_float32_matmul_precision says: "highest", "high", "medium". Sums
+// are float32 in any case. Read only for f32, and where the level gains by products of bfloat16; else they are exact.
+enum class Float32 : int {
+  exact = 0,
+  two_bf16 = 1,  // a number as the sum of two bfloat16, three products in place of one
+  bf16 = 2,      // a number as one
+};
+
+// Up to as many queries are multiplied by plain dot products on a CPU.
+constexpr int64_t max_dot_queries = 4;
+
 // A number a query: values[b * stride], or `same` for all where there are no values.
 struct PerQuery {
   const void* values = nullptr;  // accum
@@ -120,10 +131,10 @@ struct GridParams {
   int64_t* correct;         // [num_betas, num_alphas], added to; nullptr: not wanted
 };
 
-void forward_cpu(const ForwardParams& params, const Parallel& parallel, Isa isa);
-void dense_forward_cpu(const DenseForwardParams& params, const Parallel& parallel, Isa isa);
-void backward_cpu(const BackwardParams& params, const Parallel& parallel, Isa isa);
-void grid_cpu(const GridParams& params, const Parallel& parallel, Isa isa);
+void forward_cpu(const ForwardParams& params, Float32 float32, const Parallel& parallel, Isa isa);
+void dense_forward_cpu(const DenseForwardParams& params, Float32 float32, const Parallel& parallel, Isa isa);
+void backward_cpu(const BackwardParams& params, Float32 float32, const Parallel& parallel, Isa isa);
+void grid_cpu(const GridParams& params, Float32 float32, const Parallel& parallel, Isa isa);
 
 // Counting sort of labels into order and offsets; returns the position of the first label outside
 // [0, num_classes), or -1 when all are valid.

@@ -1,7 +1,7 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
 // A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device,
-// allow_tf32), forward and backward a route before the last, which is a GPU's; and keeps_similarities: whether its
-// forward can write them and its backward read them.
+// float32: a value of Float32, which a GPU takes for TF32 unless it is exact), forward and backward a route before the
+// last, which is a GPU's; and keeps_similarities: whether its forward can write them and its backward read them.
 #pragma once
 
 #include <tuple>
@@ -50,7 +50,7 @@ struct Operators {
       OptionalTensor text_keys, OptionalTensor text_scale, OptionalTensor text_center, OptionalTensor ratio,
       Tensor order, Tensor offsets, Tensor labels, OptionalTensor own_entry, double beta, double text_beta,
       double share, bool text_keys_per_class, bool mask_own_scores, bool want_disagreement, bool store_similarities,
-      int64_t route, bool allow_tf32) {
+      int64_t route, int64_t float32) {
     ForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -76,7 +76,7 @@ struct Operators {
     Tensor similarities = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, accum);
     if (store_image) p.similarities = similarities.mutable_data_ptr();
     if (store_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
-    Backend::forward(p, queries, route, allow_tf32);
+    Backend::forward(p, queries, route, float32);
     return {scores, disagreement, similarities};
   }
 
@@ -85,7 +85,7 @@ struct Operators {
                                                      Tensor labels, OptionalTensor multiplicity, OptionalTensor own_key,
                                                      OptionalTensor similarities, double beta, double share,
                                                      bool want_queries, bool want_keys, bool want_rows, int64_t route,
-                                                     bool allow_tf32) {
+                                                     int64_t float32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType accum = accum_type(p.dtype);
@@ -104,13 +104,13 @@ struct Operators {
     Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
-    Backend::backward(p, queries, route, allow_tf32);
+    Backend::backward(p, queries, route, float32);
     return {grad_queries, grad_keys, grad_rows};
   }
 
   static std::tuple<Tensor, Tensor> dense_forward(Tensor queries, Tensor keys, Tensor values, OptionalTensor scale,
                                                   OptionalTensor center, OptionalTensor own_entry, double beta,
-                                                  bool store_similarities, bool allow_tf32) {
+                                                  bool store_similarities, int64_t float32) {
     DenseForwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -125,7 +125,7 @@ struct Operators {
     const bool store = store_similarities && Backend::keeps_similarities;
     Tensor similarities = new_tensor(queries, {store, p.num_keys, p.num_queries}, accum);
     if (store) p.similarities = similarities.mutable_data_ptr();
-    Backend::dense_forward(p, queries, allow_tf32);
+    Backend::dense_forward(p, queries, float32);
     return {scores, similarities};
   }
 
@@ -134,7 +134,7 @@ struct Operators {
                                                                    OptionalTensor center, OptionalTensor own_entry,
                                                                    OptionalTensor similarities, double beta,
                                                                    bool want_queries, bool want_keys, bool want_values,
-                                                                   bool want_rows, bool allow_tf32) {
+                                                                   bool want_rows, int64_t float32) {
     BackwardParams p{};
     p.dtype = dtype_of(queries, "queries");
     const ScalarType type = queries.scalar_type(), accum = accum_type(p.dtype);
@@ -154,12 +154,12 @@ struct Operators {
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
     p.grad_values = want_values ? grad_values.mutable_data_ptr() : nullptr;
-    Backend::backward(p, queries, 0, allow_tf32);
+    Backend::backward(p, queries, 0, float32);
     return {grad_queries, grad_keys, grad_values, grad_rows};
   }
 
   static Tensor grid(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, Tensor alphas,
-                     Tensor base_logits, Tensor targets, bool allow_tf32) {
+                     Tensor base_logits, Tensor targets, int64_t float32) {
     GridParams p = grid_params(queries, keys, order, offsets, betas);
     p.num_alphas = alphas.size(0);
     p.alphas = checked(alphas, "alphas", accum_type(p.dtype), {p.num_alphas}, queries);
@@ -168,15 +168,15 @@ struct Operators {
     Tensor correct = new_tensor(queries, {p.num_betas, p.num_alphas}, ScalarType::Long);
     torch::stable::zero_(correct);
     p.correct = static_cast<int64_t*>(correct.mutable_data_ptr());
-    Backend::grid(p, queries, allow_tf32);
+    Backend::grid(p, queries, float32);
     return correct;
   }
 
-  static Tensor multi_beta(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, bool allow_tf32) {
+  static Tensor multi_beta(Tensor queries, Tensor keys, Tensor order, Tensor offsets, Tensor betas, int64_t float32) {
     GridParams p = grid_params(queries, keys, order, offsets, betas);
     Tensor scores = new_tensor(queries, {p.num_betas, p.num_queries, p.num_classes}, accum_type(p.dtype));
     p.scores = scores.mutable_data_ptr();
-    Backend::grid(p, queries, allow_tf32);
+    Backend::grid(p, queries, float32);
     return scores;
   }
 

@@ -1,5 +1,14 @@
 #include "common/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -34,6 +43,49 @@ Isa chosen_isa() {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+namespace {
+
+// Bits of the processor's own description, since older compilers know no name for them.
+struct Cpuid {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  explicit Cpuid(unsigned page) { __get_cpuid_count(7, page, &a, &b, &c, &d); }
+};
+
+bool has(unsigned bits, int bit) { return (bits >> bit & 1) != 0; }
+
+// Whether the system keeps the registers of these components when it switches between threads.
+bool system_keeps(uint32_t components) {
+  unsigned a, b, c, d;
+  constexpr int osxsave = 27;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, osxsave)) return false;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & components) == components;
+}
+
+}  // namespace
+
+bool has_bf16_dot_products() {
+  constexpr int avx512_bf16 = 5;
+  return has(Cpuid(1).a, avx512_bf16);
+}
+
+bool has_bf16_tiles() {
+#if defined(__linux__)
+  constexpr int amx_bf16 = 22, amx_tile = 24;
+  constexpr uint32_t tile_configuration = 1u << 17, tile_data = 1u << 18;
+  const Cpuid processor(0);
+  if (!has(processor.d, amx_bf16) || !has(processor.d, amx_tile)) return false;
+  if (!system_keeps(tile_configuration | tile_data)) return false;
+  constexpr long request_permission = 0x1023, data_component = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, data_component) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 Isa best_isa() {
   Isa best = Isa::baseline;

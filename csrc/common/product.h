@@ -68,7 +68,10 @@ VLMADAPT_INLINE void stage_rows(Row row_pointer, int64_t rows, int64_t width, Ac
     for (int64_t k0 = 0; k0 < width; k0 += stage_depth) {
       Accum<T>* target = staged + (k0 / stage_depth) * stage_block + r * stage_stride;
       const int64_t depth = min_of(stage_depth, width - k0);
-      for (int64_t k = 0; k < depth; ++k) target[k] = to_accum(source[k0 + k]);
+      constexpr int64_t lanes = Simd<Accum<T>>::lanes;
+      int64_t k = 0;
+      for (; k + lanes <= depth; k += lanes) Simd<Accum<T>>::store(target + k, load_widened(source + k0 + k));
+      for (; k < depth; ++k) target[k] = to_accum(source[k0 + k]);
     }
   }
 }

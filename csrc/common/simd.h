@@ -322,6 +322,26 @@ struct AccumOf<double> {
 template <class T>
 using Accum = typename AccumOf<T>::type;
 
+// One vector of elements of any storage type.
+template <class T>
+VLMADAPT_INLINE typename Simd<Accum<T>>::V load_widened(const T* p) {
+  using S = Simd<Accum<T>>;
+  if constexpr (std::is_same_v<T, Accum<T>>) {
+    return S::load(p);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, f16>)
+      return (typename S::V)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<T, f16>)
+      return (typename S::V)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#endif
+    Accum<T> values[S::lanes];
+    for (int i = 0; i < S::lanes; ++i) values[i] = to_accum(p[i]);
+    return S::load(values);
+  }
+}
+
 // The nearest element of the storage type, ties to even; NaN stays NaN.
 template <class T>
 VLMADAPT_INLINE T from_accum(Accum<T> x) {

@@ -8,6 +8,12 @@ cache_retrieval::Side side_of(const py::array& queries, const py::array& keys, c
   return {queries.data(), keys.data(), {scale.data()}, {center.data()}, queries.shape(1)};
 }
 
+// `half` names the storage of 16-bit payloads, and of float32 what may stand for it.
+cache_retrieval::Float32 float32_of(const std::string& half) {
+  using cache_retrieval::Float32;
+  return half == "f32 as two" ? Float32::two_bf16 : half == "f32 as one" ? Float32::bf16 : Float32::exact;
+}
+
 py::tuple forward(const std::string& isa, const std::string& half, const py::array& queries, const py::array& keys,
                   const py::array& scale, const py::array& center, const Indices& order, const Indices& offsets,
                   const std::optional<py::array>& text_queries, const std::optional<py::array>& text_keys,
@@ -35,7 +41,7 @@ py::tuple forward(const std::string& isa, const std::string& half, const py::arr
   py::array text_similarities = new_array(p.dtype, {store_text ? keys.shape(0) : 0, queries.shape(0)});
   if (store_similarities) p.similarities = similarities.mutable_data();
   if (store_text) p.text_similarities = text_similarities.mutable_data();
-  cache_retrieval::forward_cpu(p, std_parallel(), isa_of(isa));
+  cache_retrieval::forward_cpu(p, float32_of(half), std_parallel(), isa_of(isa));
   return py::make_tuple(scores, disagreement, similarities, text_similarities);
 }
 
@@ -64,7 +70,7 @@ py::tuple backward(const std::string& isa, const std::string& half, const py::ar
   p.grad_scale = results[2].mutable_data();
   p.grad_center = results[3].mutable_data();
   p.grad_weight = results[4].mutable_data();
-  cache_retrieval::backward_cpu(p, std_parallel(), isa_of(isa));
+  cache_retrieval::backward_cpu(p, float32_of(half), std_parallel(), isa_of(isa));
   return py::make_tuple(results[0], results[1], results[2], results[3], results[4]);
 }
 
@@ -81,7 +87,7 @@ py::array dense(const std::string& isa, const std::string& half, const py::array
   p.own_key = pointer(own_key);
   py::array scores = new_array(p.dtype, {queries.shape(0), values.shape(1)});
   p.scores = scores.mutable_data();
-  cache_retrieval::dense_forward_cpu(p, std_parallel(), isa_of(isa));
+  cache_retrieval::dense_forward_cpu(p, float32_of(half), std_parallel(), isa_of(isa));
   return scores;
 }
 
@@ -109,7 +115,7 @@ py::tuple dense_backward(const std::string& isa, const std::string& half, const 
   p.grad_scale = vectors[0].mutable_data();
   p.grad_center = vectors[1].mutable_data();
   p.grad_weight = vectors[2].mutable_data();
-  cache_retrieval::backward_cpu(p, std_parallel(), isa_of(isa));
+  cache_retrieval::backward_cpu(p, float32_of(half), std_parallel(), isa_of(isa));
   return py::make_tuple(matrices[0], matrices[1], matrices[2], vectors[0], vectors[1]);
 }
 
@@ -129,7 +135,7 @@ py::array scores_of_betas(const std::string& isa, const std::string& half, const
   p.betas = betas.data();
   py::array scores = new_array(p.dtype, {betas.size(), queries.shape(0), p.num_classes});
   p.scores = scores.mutable_data();
-  cache_retrieval::grid_cpu(p, std_parallel(), isa_of(isa));
+  cache_retrieval::grid_cpu(p, float32_of(half), std_parallel(), isa_of(isa));
   return scores;
 }
 

@@ -29,6 +29,7 @@ py::array new_array(Dtype dtype, std::vector<py::ssize_t> shape);  // of the acc
 inline const void* pointer(const std::optional<py::array>& array) { return array ? array->data() : nullptr; }
 inline const int64_t* pointer(const std::optional<Indices>& array) { return array ? array->data() : nullptr; }
 
+void bind_levels(py::module_& m);
 void bind_attention_column_sums(py::module_& m);
 void bind_cache_retrieval(py::module_& m);
 void bind_hetero_aggregate(py::module_& m);

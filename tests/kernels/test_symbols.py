@@ -22,7 +22,7 @@ FOLDER = BUILD / "CMakeFiles"
 OBJECTS = [
     (level, path)
     for level in LEVELS
-    for pattern in (f"kernels_{level}.dir/csrc/*/cpu_level.cpp.o", f"unit_simd_{level}.dir/**/unit_simd_level.cpp.o")
+    for pattern in (f"kernels_{level}.dir/csrc/*/cpu_*level.cpp.o", f"unit_simd_{level}.dir/**/unit_simd_level.cpp.o")
     for path in sorted(FOLDER.glob(pattern))
 ]
 

@@ -38,7 +38,7 @@ struct SimdTable {
   extern const SimdTable simd_table;    \
   }
 VLMADAPT_LEVEL(baseline, )
-VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
+VLMADAPT_VECTOR_LEVELS(VLMADAPT_LEVEL, )
 #undef VLMADAPT_LEVEL
 
 }  // namespace vlmadapt

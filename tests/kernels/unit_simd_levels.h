@@ -25,7 +25,7 @@ inline const Level levels[] = {
 #define VLMADAPT_LEVEL(level, features) {Isa::level, &level::simd_table},
     VLMADAPT_LEVEL(baseline, )
 #if VLMADAPT_NUM_NEWER_LEVELS
-        VLMADAPT_NEWER_LEVELS(VLMADAPT_LEVEL, )
+        VLMADAPT_VECTOR_LEVELS(VLMADAPT_LEVEL, )
 #endif
 #undef VLMADAPT_LEVEL
 };

@@ -19,6 +19,8 @@ from vlmadapt.ops import build_info
 ACCURACY = "test_error_is_at_most_twice_that_of_eager"
 CHOSEN = [
     f"tests/ops/test_cache_retrieval.py::{ACCURACY}[(4, 200, 10, 96)-torch.float32]",
+    f"tests/ops/test_cache_retrieval.py::{ACCURACY}[(70, 1100, 13, 100)-torch.bfloat16]",
+    "tests/ops/test_float32_products.py",
     f"tests/ops/test_cache_retrieval_dense.py::{ACCURACY}[(70, 1100, 13, 100)-torch.float32]",
     "tests/ops/test_cache_retrieval_standardized.py::test_scores_and_gradients_are_those_of_the_reference_in_float64"
     "[four equal-a class-torch.float32]",
@@ -36,13 +38,15 @@ SETTINGS = [
     {"VLMADAPT_ISA": "baseline"},
     {"ATEN_CPU_CAPABILITY": "avx2", "VLMADAPT_ISA": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     LOWEST | {"OMP_NUM_THREADS": "1"},
+    {"VLMADAPT_ISA": "avx512"},
+    {"VLMADAPT_ISA": "avx512_bf16"},
 ]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(f"{name}={value}" for name, value in s.items()))
 def test_operators_under(settings: dict[str, str]) -> None:
-    if "avx2" in settings.values() and "avx2" not in build_info()["isa_available"]:
-        pytest.skip("this processor or build lacks avx2")
+    if settings["VLMADAPT_ISA"] not in build_info()["isa_available"]:
+        pytest.skip(f"this processor or build lacks {settings['VLMADAPT_ISA']}")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *CHOSEN]
     root = Path(__file__).resolve().parents[2]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings, cwd=root)

@@ -121,3 +121,18 @@ def allow_tf32(tensor: Tensor) -> bool:
 def matmul_takes_tf32() -> bool:
     """The setting of either of torch's interfaces; ``allow_tf32`` raises once the newer one was used."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def float32_products(tensor: Tensor) -> int:
+    """How a kernel may multiply float32, in the numbers of ``Float32`` (``csrc/cache_retrieval/kernel.h``): 0 as it is,
+    1 on a GPU as TF32 and on a CPU as the sum of two bfloat16, 2 on a CPU as one bfloat16.
+
+    Under ``torch.compile`` the setting at the time of compilation counts.
+    """
+    return cpu_float32_products() if tensor.device.type == "cpu" else int(allow_tf32(tensor))
+
+
+@torch.compiler.assume_constant_result
+def cpu_float32_products() -> int:
+    """What ``torch.set_float32_matmul_precision`` says, or the newer interface that it sets."""
+    return {"tf32": 1, "bf16": 2}.get(torch.backends.mkldnn.matmul.fp32_precision, 0)

@@ -33,7 +33,7 @@ if library.provides(ARGUMENTS):
     @library.register_fake("cache_retrieval")
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
-        text_keys_per_class, _mask_own_scores, want_disagreement, store_similarities, _route, _allow_tf32 = rest[-6:]
+        text_keys_per_class, _mask_own_scores, want_disagreement, store_similarities, _route, _float32 = rest[-6:]
         dtype = accumulation_dtype(queries.dtype)
         scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
         matrices = 0
@@ -44,14 +44,14 @@ if library.provides(ARGUMENTS):
 
     @library.register_fake("cache_retrieval_backward")
     def _backward_fake(grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-        want_queries, want_keys, want_rows, _route, _allow_tf32 = rest[-5:]
+        want_queries, want_keys, want_rows, _route, _float32 = rest[-5:]
         rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
         matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
         return matrices[0], matrices[1], grad_scores.new_empty(3, queries.shape[0] if want_rows else 0)
 
     @library.register_fake("cache_retrieval_multi_beta")
     def _multi_beta_fake(
-        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, allow_tf32: bool
+        queries: Tensor, keys: Tensor, order: Tensor, offsets: Tensor, betas: Tensor, float32: int
     ) -> Tensor:
         return betas.new_empty(betas.shape[0], queries.shape[0], offsets.shape[0] - 1)
 
@@ -63,7 +63,7 @@ if library.provides(ARGUMENTS):
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *tensors, ctx.beta, ctx.text_beta, ctx.share, ctx.text_keys_per_class, ctx.mask_own_scores = inputs[:-4]
-        ctx.route, ctx.allow_tf32 = inputs[-2:]
+        ctx.route, ctx.float32 = inputs[-2:]
         _scores, disagreement, similarities = output
         ctx.mark_non_differentiable(disagreement, similarities)
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient
@@ -94,7 +94,7 @@ if library.provides(ARGUMENTS):
             needs[1],
             needs[2] or needs[3] or needs[8],
             ctx.route,
-            ctx.allow_tf32,
+            ctx.float32,
         )
         grads: list[Tensor | None] = [*_as_inputs(image, queries, needs[:4]), None, None, None, None, None]
         text_queries, text_keys, text_scale, text_center = text
@@ -123,7 +123,7 @@ if library.provides(ARGUMENTS):
                 needs[5],
                 needs[6] or needs[7] or needs[8],
                 ctx.route,
-                ctx.allow_tf32,
+                ctx.float32,
             )
             grads[4:8] = _as_inputs(result, text_queries, needs[4:8])
             if needs[8]:

@@ -34,7 +34,7 @@ if library.provides(ARGUMENTS):
 
     @library.register_fake("cache_retrieval_dense")
     def _forward_fake(queries: Tensor, keys: Tensor, values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        store_similarities, _allow_tf32 = rest[-2:]
+        store_similarities, _float32 = rest[-2:]
         dtype = accumulation_dtype(queries.dtype)
         kept = int(store_similarities and queries.device.type == "cpu")
         scores = queries.new_empty(queries.shape[0], values.shape[1], dtype=dtype)
@@ -47,7 +47,7 @@ if library.provides(ARGUMENTS):
         return (*grads, grad_scores.new_empty(3, queries.shape[0] if rest[-2] else 0))
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        *tensors, ctx.beta, _store_similarities, ctx.allow_tf32 = inputs
+        *tensors, ctx.beta, _store_similarities, ctx.float32 = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient
         ctx.save_for_backward(*tensors, output[1])
@@ -69,7 +69,7 @@ if library.provides(ARGUMENTS):
             ctx.beta,
             *needs[:3],
             needs[3] or needs[4],
-            ctx.allow_tf32,
+            ctx.float32,
         )
         grads = [grad.to(queries.dtype) if wanted else None for grad, wanted in zip(matrices, needs[:3], strict=True)]
         return (*grads, rows[0] if needs[3] else None, rows[1] if needs[4] else None, None, None, None, None)

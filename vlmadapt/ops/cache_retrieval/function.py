@@ -37,10 +37,10 @@ from vlmadapt.ops.cache_retrieval.moments import standardized, with_entries
 from vlmadapt.ops.cache_retrieval.reference import cache_retrieval_reference
 from vlmadapt.ops.checks import (
     accumulation_dtype,
-    allow_tf32,
     check_device,
     check_matrix,
     check_same,
+    float32_products,
     per_row,
 )
 from vlmadapt.ops.switch import reference_in_use
@@ -129,7 +129,8 @@ def cache_retrieval(
 
     Differentiable once in queries, keys, values, text_queries, text_keys, beta, text_beta and ratio. NaN in a query,
     key or value gives NaN scores. Under autocast the computation is float32. On a GPU, float32 products use TF32 if
-    ``torch.backends.cuda.matmul.fp32_precision`` is ``"tf32"`` (when compiling, under ``torch.compile``).
+    ``torch.backends.cuda.matmul.fp32_precision`` is ``"tf32"``; on a CPU that gains by it, bfloat16 as
+    ``torch.set_float32_matmul_precision`` allows (when compiling, under ``torch.compile``).
 
     Raises:
         InputError: shapes, dtypes or devices disagree, a label is out of range, a stream is incomplete, or not exactly
@@ -212,7 +213,7 @@ def cache_retrieval(
         return_disagreement,
         _stores_similarities(*image, *text, ratios, matrices=matrices),
         number_of_route,
-        allow_tf32(queries),
+        float32_products(queries),
     )
     return (scores, disagreement) if return_disagreement else scores
 
@@ -222,7 +223,7 @@ def _dense(stream: _Stream, number: float, values: Tensor, own_entry: Tensor | N
     values = values.to(keys.dtype).contiguous()
     stores = _stores_similarities(*stream, values, matrices=1)
     scores, _similarities = torch.ops.vlmadapt.cache_retrieval_dense(
-        *stream[:2], values, *stream[2:], own_entry, number, stores, allow_tf32(keys)
+        *stream[:2], values, *stream[2:], own_entry, number, stores, float32_products(keys)
     )
     return scores
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, checked_vector, grid_inputs
 from vlmadapt.ops.cache_retrieval.reference import multi_beta_reference
-from vlmadapt.ops.checks import accumulation_dtype, allow_tf32, check_device, check_indices, check_real
+from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_real, float32_products
 from vlmadapt.ops.switch import reference_in_use
 
 
@@ -29,7 +29,7 @@ def cache_retrieval_multi_beta(
     if reference_in_use():
         return multi_beta_reference(queries, keys, cache, betas)
     return torch.ops.vlmadapt.cache_retrieval_multi_beta(
-        queries, keys, cache.order, cache.offsets, betas, allow_tf32(queries)
+        queries, keys, cache.order, cache.offsets, betas, float32_products(queries)
     )
 
 
@@ -88,6 +88,6 @@ def cache_retrieval_grid(
         alphas,
         base_logits.to(dtype).contiguous(),
         targets,
-        allow_tf32(queries),
+        float32_products(queries),
     )
     return correct.double() / max(len(queries), 1)
