@@ -60,7 +60,7 @@ def results(dtype: torch.dtype, values: bool) -> list[Tensor]:
         leaves.append(soft.to(dtype).requires_grad_())
         scores = cache_retrieval(leaves[0], leaves[1], values=leaves[2], beta=5.5)
     else:
-        scores = cache_retrieval(*leaves, labels, 5.5, num_classes=13)
+        scores = cache_retrieval(leaves[0], leaves[1], labels, 5.5, num_classes=13)
     grads = torch.autograd.grad((scores * grad).sum(), leaves)
     betas = torch.tensor([1.0, 5.5], dtype=scores.dtype)
     many = cache_retrieval_multi_beta(queries.to(dtype), keys.to(dtype), labels, betas, num_classes=13)

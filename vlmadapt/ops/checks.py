@@ -135,4 +135,5 @@ def float32_products(tensor: Tensor) -> int:
 @torch.compiler.assume_constant_result
 def cpu_float32_products() -> int:
     """What ``torch.set_float32_matmul_precision`` says, or the newer interface that it sets."""
-    return {"tf32": 1, "bf16": 2}.get(torch.backends.mkldnn.matmul.fp32_precision, 0)
+    setting = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    return {"tf32": 1, "bf16": 2}.get(setting, 0)
