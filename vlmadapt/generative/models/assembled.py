@@ -42,7 +42,7 @@ from vlmadapt.pictures.views import to_pixels
 
 QUARTERS = 2  # a side
 PLACES = 1 + QUARTERS**2
-CAPTION = "Describe the picture."
+CAPTION = ChatView.request
 
 FORWARD = Door(
     "transformers",
@@ -109,8 +109,6 @@ class AssembledView(ChatView):
 
     What stands around picture and question is ``chat`` of the tokenizer; where it has none, its ``cls`` and ``sep``.
     """
-
-    request = CAPTION
 
     def __init__(self, loaded: GenerativeModel) -> None:
         super().__init__(loaded)

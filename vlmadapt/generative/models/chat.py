@@ -29,7 +29,7 @@ class ChatView(Captioner, Answerer):
     request: what a caption is the answer to.
     """
 
-    request: str
+    request = "Describe the picture."
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class ChatView(Captioner, Answerer):
         words = self.tokenizer
         decoder = decoder_class()(self.module, self._step, len(words), words.bos, words.sep, words.pad)
         given = {"states": states, "mask": mask, "attention_mask": torch.ones_like(start)}
-        options = {"do_sample": False, decoder.cache_name: DynamicCache(), **options}
-        return decoder.generate(start, **given, **options)
+        kept = {decoder.cache_name: DynamicCache()} if options.get("use_cache", True) else {}
+        return decoder.generate(start, **{**given, **kept, "do_sample": False, **options})
 
     def _step(self, tokens: Tensor, states: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """[B, 1, vocabulary]: what follows the last of ``tokens`` int64 [B, T] of answers."""

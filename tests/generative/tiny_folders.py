@@ -1,0 +1,112 @@
+"""Folders as ``save_pretrained`` writes them: the tiny hosts with tiny processors, each in its own model's chat."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.generative import tiny_hosts
+
+WORDS = 320
+TEXTS = (
+    "what colour is it? is it red? the picture is all red green blue black. a plain red picture there is no yes maybe "
+    "surely not or dark USER: ASSISTANT: Assistant: User: assistant user answer caption en Question: Answer: "
+    "Describe the picture."
+)
+LLAVA = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ content['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def pieces(special: list[str]) -> Any:
+    """Byte pairs behind spaces turned into a mark, as SentencePiece has them; a text begins with one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    words.decoder = decoders.Metaspace(prepend_scheme="first")
+    return trained(words, special, [*string.printable])
+
+
+def trained(words: Any, special: list[str], alphabet: list[str]) -> Any:
+    from tokenizers import trainers
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=WORDS, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    words.train_from_iterator([TEXTS], trainer)
+    return words
+
+
+def byte_pairs(special: list[str]) -> Any:
+    """Byte pairs as GPT-2 has them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    return trained(words, special, pre_tokenizers.ByteLevel.alphabet())
+
+
+def tokenizer(made: Any, special: list[str], **named: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=special, **named)
+
+
+def text_sizes(words: Any, **numbers: int) -> dict[str, Any]:
+    return {**tiny_hosts.TEXT, "vocab_size": len(words), "max_position_embeddings": 256, **numbers}
+
+
+def llava(folder: Path, **config: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import AddedToken, processors
+
+    special = ["<unk>", "<s>", "</s>", "<image>", "<pad>"]
+    made = pieces(special)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    words = tokenizer(
+        made, [AddedToken("<image>", special=True, normalized=False)],
+        unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    options = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = transformers.LlavaProcessor(
+        transformers.CLIPImageProcessor(**size), words, chat_template=LLAVA, **options
+    )
+    model = tiny_hosts.made(
+        "Llava",
+        **{
+            "text_config": text_sizes(words, bos_token_id=1, eos_token_id=2, pad_token_id=4) | {"model_type": "llama"},
+            "vision_config": {**tiny_hosts.VISION, "model_type": "clip_vision_model"},
+            "image_token_id": words.convert_tokens_to_ids("<image>"),
+            "image_token_index": words.convert_tokens_to_ids("<image>"),
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+            **config,
+        },
+    )
+    return saved(folder, model, processor)
+
+
+def saved(folder: Path, model: Any, processor: Any) -> Any:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model
+
+
+FOLDERS = {"llava": llava}
+
+
+def asked(processor: Any, picture: Any, question: str) -> dict[str, Any]:
+    """What the processor itself makes of a picture and a question."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return dict(processor(images=[picture], text=[text], return_tensors="pt"))
