@@ -3,9 +3,6 @@ processor makes of a picture and a question; one battery for all families."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +15,31 @@ from torch import Tensor
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
-from tests.generative.tasks.world import records
 from tests.generative.tiny import in_training
 from tests.generative.tiny_folders import FOLDERS, asked
-from vlmadapt import generative
-from vlmadapt.errors import FileError, InputError
-from vlmadapt.generative.methods.registry import METHODS, attach
+from vlmadapt.generative.methods.registry import attach
 from vlmadapt.generative.models import chat, load_generative
-from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.host_view import HostView
-from vlmadapt.generative.models.load import known_family, task_model
-from vlmadapt.generative.models.text import IGNORED
+from vlmadapt.generative.models.load import task_model
+from vlmadapt.generative.models.text import IGNORED, Targets
 from vlmadapt.generative.tasks import Pictures
 from vlmadapt.generative.tasks.base import token_losses
 from vlmadapt.generative.tasks.ranking import rank_answers
 
-SIZES: dict[str, dict[str, Any]] = {
-    "bottleneck": {"width": 4},
-    "prefix": {"length": 3},
-    "lora": {"rank": 2},
-    "rslora": {"rank": 2},
-}
 QUESTIONS = ["what colour is it?", "is it red?", "what colour is the picture of? surely not black"]
 ANSWERS = ["red", "there is no picture", "a plain blue"]
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-
-
 @pytest.fixture(scope="module", params=FOLDERS)
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp(request.param.replace("/", "-")) / "model"
+    path = tmp_path_factory.mktemp("models") / request.param.replace("/", ".")
     FOLDERS[request.param](path)
-    (path / "family").write_text(request.param.partition("/")[0])
     return path
 
 
-def named(folder: Path) -> str:
-    return f"{(folder / 'family').read_text()}:{folder}"
-
-
 @pytest.fixture(scope="module")
-def loaded(folder: Path) -> GenerativeModel:
-    return load_generative(named(folder))
+def view(folder: Path) -> Any:
+    return task_model(load_generative(f"{folder.name.partition('.')[0]}:{folder}"))
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +47,6 @@ def processor(folder: Path) -> Any:
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(folder)
-
-
-@pytest.fixture
-def view(loaded: GenerativeModel) -> Any:
-    return task_model(loaded)
 
 
 def pictures() -> list[Image.Image]:
@@ -196,9 +165,7 @@ def test_what_is_generated_is_as_likely_as_teacher_forcing_says(view: Any, proce
         attached.detach()
 
 
-def generated(sequences: Tensor) -> Any:
-    from vlmadapt.generative.models.text import Targets
-
+def generated(sequences: Tensor) -> Targets:
     return Targets(sequences[:, :-1], sequences[:, 1:], torch.ones_like(sequences[:, 1:]))
 
 
