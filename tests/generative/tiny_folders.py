@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,44 @@ def llava(folder: Path, **config: Any) -> Any:
     return saved(folder, model, processor)
 
 
+QWEN = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def qwen_vl(folder: Path, name: str) -> Any:
+    transformers = pytest.importorskip("transformers")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+    special += ["<|video_pad|>"]
+    words = tokenizer(byte_pairs(special), special, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    sizes = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    limits = {"shortest_edge": 256, "longest_edge": 1600}
+    processor = getattr(transformers, f"{name}Processor")(
+        transformers.Qwen2VLImageProcessor(size=limits, **sizes), words, transformers.Qwen2VLVideoProcessor(**sizes),
+        chat_template=QWEN,
+    )  # fmt: skip
+    marks = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
+    model = tiny_hosts.qwen2_vl(
+        name, text=text_sizes(words, bos_token_id=0, eos_token_id=2, pad_token_id=0), **marks
+    )
+    return saved(folder, model, processor)
+
+
 def saved(folder: Path, model: Any, processor: Any) -> Any:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return model
 
 
-FOLDERS = {"llava": llava}
+FOLDERS: dict[str, Callable[[Path], Any]] = {
+    "llava": llava,
+    "qwen-vl/2": lambda folder: qwen_vl(folder, "Qwen2VL"),
+    "qwen-vl/2.5": lambda folder: qwen_vl(folder, "Qwen2_5_VL"),
+}
 
 
 def asked(processor: Any, picture: Any, question: str) -> dict[str, Any]:

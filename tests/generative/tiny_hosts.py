@@ -33,7 +33,7 @@ VISION: dict[str, Any] = {
 }
 
 
-def qwen2_vl(name: str) -> Any:
+def qwen2_vl(name: str, **given: Any) -> Any:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
     vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "temporal_patch_size": 2, "in_channels": 3}
     if name == "Qwen2VL":
@@ -42,8 +42,8 @@ def qwen2_vl(name: str) -> Any:
         vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "window_size": 16}
         vision |= {"fullatt_block_indexes": [1]}
     marks = {"image_token_id": PICTURE, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
-    text = {**TEXT, "rope_parameters": rope}
-    return made(name, text_config=text, vision_config={**vision, "spatial_merge_size": 2}, **marks)
+    text = {**TEXT, **given.pop("text", {}), "rope_parameters": rope}
+    return made(name, text_config=text, vision_config={**vision, "spatial_merge_size": 2}, **{**marks, **given})
 
 
 def llava(name: str) -> Any:

@@ -47,8 +47,9 @@ class HostView(ChatView):
         return chat_layout(place, processor)
 
     @classmethod
-    def pixels(cls, found: Mapping[str, Any]) -> Tensor:
-        """Of what an image processor says of one picture, what :meth:`features` takes: its shape tells the layout."""
+    def pixels(cls, found: Mapping[str, Any], processor: Any) -> Tensor:
+        """Of what the image ``processor`` says of one picture, what :meth:`features` takes: its shape tells the layout.
+        """
         return found["pixel_values"][0]
 
     @classmethod
@@ -111,8 +112,11 @@ class HostView(ChatView):
 class HostTransform:
     """A picture to what a view takes of what the model's own image processor makes of it."""
 
-    def __init__(self, processor: Any, options: dict[str, Any], arrange: Callable[[Mapping[str, Any]], Tensor]) -> None:
+    def __init__(
+        self, processor: Any, options: dict[str, Any], arrange: Callable[[Mapping[str, Any], Any], Tensor]
+    ) -> None:
         self.processor, self.options, self.arrange = processor, options, arrange
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return self.arrange(self.processor(images=[read(image)], return_tensors="pt", **self.options))
+        found = self.processor(images=[read(image)], return_tensors="pt", **self.options)
+        return self.arrange(found, self.processor)
