@@ -80,18 +80,13 @@ def llava(folder: Path, **config: Any) -> Any:
     processor = transformers.LlavaProcessor(
         transformers.CLIPImageProcessor(**size), words, chat_template=LLAVA, **options
     )
-    model = tiny_hosts.made(
+    picture = words.convert_tokens_to_ids("<image>")
+    model = tiny_hosts.llava(
         "Llava",
-        **{
-            "text_config": text_sizes(words, bos_token_id=1, eos_token_id=2, pad_token_id=4) | {"model_type": "llama"},
-            "vision_config": {**tiny_hosts.VISION, "model_type": "clip_vision_model"},
-            "image_token_id": words.convert_tokens_to_ids("<image>"),
-            "image_token_index": words.convert_tokens_to_ids("<image>"),
-            "vision_feature_layer": -2,
-            "vision_feature_select_strategy": "default",
-            **config,
-        },
-    )
+        text=text_sizes(words, bos_token_id=1, eos_token_id=2, pad_token_id=4),
+        image_token_id=picture, image_token_index=picture,
+        **{"vision_feature_layer": -2, "vision_feature_select_strategy": "default", **config},
+    )  # fmt: skip
     return saved(folder, model, processor)
 
 
@@ -122,6 +117,36 @@ def qwen_vl(folder: Path, name: str) -> Any:
     return saved(folder, model, processor)
 
 
+SMOLVLM = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def smolvlm(folder: Path, name: str) -> Any:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import processors
+
+    special = ["<|im_end|>", "<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>"]
+    special += ["<global-img>", *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2))]
+    made = byte_pairs(special)
+    # A beginning of its own, which the chat has in it already.
+    made.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    words = tokenizer(made, special, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>")
+    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+    parts = [getattr(transformers, f"{name}ImageProcessor")(**sizes), words]
+    if name == "SmolVLM":
+        pytest.importorskip("num2words")
+        parts.append(transformers.SmolVLMVideoProcessor())
+    processor = getattr(transformers, f"{name}Processor")(*parts, image_seq_len=4, chat_template=SMOLVLM)
+    text = text_sizes(words, bos_token_id=1, eos_token_id=0, pad_token_id=0)
+    picture = words.convert_tokens_to_ids("<image>")
+    return saved(folder, tiny_hosts.smolvlm(name, text=text, image_token_id=picture), processor)
+
+
 def saved(folder: Path, model: Any, processor: Any) -> Any:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -131,14 +156,20 @@ def saved(folder: Path, model: Any, processor: Any) -> Any:
 FOLDERS: dict[str, Callable[[Path], Any]] = {
     "llava": llava,
     "qwen-vl/2": lambda folder: qwen_vl(folder, "Qwen2VL"),
+    "smolvlm/Idefics3": lambda folder: smolvlm(folder, "Idefics3"),
+    "smolvlm/SmolVLM": lambda folder: smolvlm(folder, "SmolVLM"),
     "qwen-vl/2.5": lambda folder: qwen_vl(folder, "Qwen2_5_VL"),
 }
 
 
 def asked(processor: Any, picture: Any, question: str) -> dict[str, Any]:
     """What the processor itself makes of a picture and a question."""
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    given = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
     )
-    return dict(processor(images=[picture], text=[text], return_tensors="pt"))
+    return dict(given)

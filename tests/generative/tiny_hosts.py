@@ -46,30 +46,27 @@ def qwen2_vl(name: str, **given: Any) -> Any:
     return made(name, text_config=text, vision_config={**vision, "spatial_merge_size": 2}, **{**marks, **given})
 
 
-def llava(name: str) -> Any:
+def llava(name: str, **given: Any) -> Any:
     return made(
         name,
-        text_config={**TEXT, "model_type": "llama"},
+        text_config={**TEXT, **given.pop("text", {}), "model_type": "llama"},
         vision_config={**VISION, "model_type": "clip_vision_model"},
-        image_token_id=PICTURE,
-        image_token_index=PICTURE,
-        vision_feature_layer=-1,
+        **{"image_token_id": PICTURE, "image_token_index": PICTURE, "vision_feature_layer": -1, **given},
     )
 
 
-def smolvlm(name: str) -> Any:
+def smolvlm(name: str, **given: Any) -> Any:
+    text = {**TEXT, **given.pop("text", {}), "model_type": "llama"}
     vision = {**VISION, "patch_size": 4}
-    return made(name, text_config={**TEXT, "model_type": "llama"}, vision_config=vision, image_token_id=PICTURE,
-                scale_factor=2)  # fmt: skip
+    return made(name, text_config=text, vision_config=vision, **{"image_token_id": PICTURE, "scale_factor": 2, **given})
 
 
-def paligemma(name: str) -> Any:
+def paligemma(name: str, **given: Any) -> Any:
     return made(
         name,
-        text_config={**TEXT, "model_type": "gemma", "head_dim": 8},
+        text_config={**TEXT, **given.pop("text", {}), "model_type": "gemma", "head_dim": 8},
         vision_config={**VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
-        image_token_id=PICTURE,
-        image_token_index=PICTURE,
+        **{"image_token_id": PICTURE, "image_token_index": PICTURE, **given},
         projection_dim=32,
         hidden_size=32,
     )

@@ -3,6 +3,7 @@ processor makes of a picture and a question; one battery for all families."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,21 @@ def test_a_frozen_tower_is_asked_once_and_a_trained_one_has_gradients(
     finally:
         view.module.zero_grad(set_to_none=True)
         attached.detach()
+
+
+@torch.no_grad()
+def test_a_picture_in_one_piece_has_its_own_layout(tmp_path: Path) -> None:
+    """Idefics3 that is told not to split pictures."""
+    FOLDERS["smolvlm/Idefics3"](tmp_path)
+    path = tmp_path / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"]["do_image_splitting"] = False
+    path.write_text(json.dumps(settings))
+    view: Any = task_model(load_generative(f"smolvlm:{tmp_path}"))
+    from transformers import AutoProcessor
+
+    seen, targets = features(view), view.targets(ANSWERS)
+    assert seen.shape == (3, 1, 1, 16, 16)
+    found = view.answer_logits(*view.read(seen, QUESTIONS), targets)
+    given = asked(AutoProcessor.from_pretrained(tmp_path), pictures()[0], QUESTIONS[0])
+    torch.testing.assert_close(found[0, 0], view.module(**given).logits[0, -1], rtol=1e-5, atol=1e-5)
