@@ -147,6 +147,26 @@ def smolvlm(folder: Path, name: str) -> Any:
     return saved(folder, tiny_hosts.smolvlm(name, text=text, image_token_id=picture), processor)
 
 
+def paligemma(folder: Path) -> Any:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    made = Tokenizer(models.BPE(unk_token="<unk>"))  # as Gemma's: no text begins with a space of its own
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    made.decoder = decoders.Metaspace(prepend_scheme="never")
+    made = trained(made, special, [*string.printable])
+    named = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    words = tokenizer(made, [AddedToken("<image>", special=True, normalized=False)], **named)
+    pixels = transformers.SiglipImageProcessor(size={"height": 16, "width": 16})
+    pixels.image_seq_length = 4
+    processor = transformers.PaliGemmaProcessor(pixels, words)
+    text = text_sizes(words, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    picture = words.convert_tokens_to_ids("<image>")
+    model = tiny_hosts.paligemma("PaliGemma", text=text, image_token_id=picture, image_token_index=picture)
+    return saved(folder, model, processor)
+
+
 def saved(folder: Path, model: Any, processor: Any) -> Any:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -158,12 +178,16 @@ FOLDERS: dict[str, Callable[[Path], Any]] = {
     "qwen-vl/2": lambda folder: qwen_vl(folder, "Qwen2VL"),
     "smolvlm/Idefics3": lambda folder: smolvlm(folder, "Idefics3"),
     "smolvlm/SmolVLM": lambda folder: smolvlm(folder, "SmolVLM"),
+    "paligemma": paligemma,
     "qwen-vl/2.5": lambda folder: qwen_vl(folder, "Qwen2_5_VL"),
 }
 
 
-def asked(processor: Any, picture: Any, question: str) -> dict[str, Any]:
-    """What the processor itself makes of a picture and a question."""
+def asked(processor: Any, picture: Any, question: str, request: bool = False) -> dict[str, Any]:
+    """What the processor itself makes of a picture and a question, or a request."""
+    if type(processor).__name__ == "PaliGemmaProcessor":
+        given = dict(processor(images=[picture], text=["<image>" + "answer en " * (not request) + question], return_tensors="pt"))
+        return {name: value for name, value in given.items() if name != "labels"}
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
     given = processor.apply_chat_template(
         [{"role": "user", "content": content}],

@@ -79,16 +79,20 @@ class ChatView(Captioner, Answerer):
             said.append(self.logits(words, self.longer(mask[rows[part]], targets.mask[part]), words.shape[1], cache))
         return torch.cat([first[place], torch.cat(said)], 1)
 
+    def read_request(self, features: Any) -> tuple[Tensor, Tensor]:
+        """:meth:`read` of pictures with :attr:`request`."""
+        return self.read(features, [self.request] * len(features))
+
     def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
         start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
         return self._said(states, mask, start, beams, longest)
 
     def caption_logits(self, features: Any, targets: Targets) -> Tensor:
-        return self.answer_logits(*self.read(features, [self.request] * len(features)), targets)
+        return self.answer_logits(*self.read_request(features), targets)
 
     def describe(self, features: Any, prompt: str, beams: int, longest: int) -> list[str]:
         start = torch.tensor([self.opening(prompt)] * len(features), device=self.device)
-        return self._said(*self.read(features, [self.request] * len(features)), start, beams, longest)
+        return self._said(*self.read_request(features), start, beams, longest)
 
     def _said(self, states: Tensor, mask: Tensor, start: Tensor, beams: int, longest: int) -> list[str]:
         longest = min(longest, self.longest - start.shape[1])

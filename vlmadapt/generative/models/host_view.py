@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -32,6 +32,7 @@ class HostView(ChatView):
     Prompts are padded on the left, and a picture may be as many vectors as it likes.
     """
 
+    asks: ClassVar[str] = ""  # what comes before a question, though not before a request
     words: HostTokenizer
 
     def __init__(self, loaded: GenerativeModel) -> None:
@@ -75,6 +76,12 @@ class HostView(ChatView):
 
     def read(self, features: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Raises :class:`InputError` for a picture of more vectors than the model has positions for."""
+        return self._read(features, [f"{self.asks}{text}" for text in texts])
+
+    def read_request(self, features: Any) -> tuple[Tensor, Tensor]:
+        return self._read(features, [self.request] * len(features))
+
+    def _read(self, features: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         vectors = self.vectors(features)
         rows = [
             self.words.prompt(text, self.spelt(seen, own), self.longest)[:-1]
