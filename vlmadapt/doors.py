@@ -106,9 +106,10 @@ class Door:
         return spelt
 
     def names(self, theirs: Callable[..., Any]) -> dict[str, str]:
-        """How ``theirs``, which is called and not replaced, spells the names of ``uses``; what else it takes is its own.
+        """How ``theirs``, which is called and not replaced, spells the names of ``uses``.
 
-        A name that it does not have could vanish among its keywords. Raises :class:`IncompatibleLibrary` for one.
+        What else it takes is its own; a name that it does not have could vanish among its keywords. Raises
+        :class:`IncompatibleLibrary` for one.
         """
         spelt = {self.aliases.get(name, name): name for name in inspect.signature(theirs).parameters}
         for name in self.uses:

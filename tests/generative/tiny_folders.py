@@ -111,9 +111,7 @@ def qwen_vl(folder: Path, name: str) -> Any:
         chat_template=QWEN,
     )  # fmt: skip
     marks = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 3, "vision_end_token_id": 4}
-    model = tiny_hosts.qwen2_vl(
-        name, text=text_sizes(words, bos_token_id=0, eos_token_id=2, pad_token_id=0), **marks
-    )
+    model = tiny_hosts.qwen2_vl(name, text=text_sizes(words, bos_token_id=0, eos_token_id=2, pad_token_id=0), **marks)
     return saved(folder, model, processor)
 
 
@@ -186,7 +184,8 @@ FOLDERS: dict[str, Callable[[Path], Any]] = {
 def asked(processor: Any, picture: Any, question: str, request: bool = False) -> dict[str, Any]:
     """What the processor itself makes of a picture and a question, or a request."""
     if type(processor).__name__ == "PaliGemmaProcessor":
-        given = dict(processor(images=[picture], text=["<image>" + "answer en " * (not request) + question], return_tensors="pt"))
+        text = "<image>" + "answer en " * (not request) + question
+        given = dict(processor(images=[picture], text=[text], return_tensors="pt"))
         return {name: value for name, value in given.items() if name != "labels"}
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
     given = processor.apply_chat_template(

@@ -66,27 +66,35 @@ def llava(folders: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(name_of(folders, "llava").partition(":")[2], tmp_path / "spoilt"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "task"),
-    [("llava", "caption"), ("llava", "entailment"), *((kind, "vqa") for kind in FOLDERS)],
-)
-def test_every_method_tunes_it(folders: Path, kind: str, task: TaskName, tmp_path: Path) -> None:
+# One family takes every method on every task, the others take turns.
+CASES: list[tuple[str, TaskName, list[str]]] = [("llava", task, ALL) for task in ("caption", "vqa", "entailment")]
+CASES += [
+    ("qwen-vl/2", "vqa", ["full", "bitfit", "p-adapter:reduction=4"]),
+    ("qwen-vl/2.5", "entailment", ["prefix:length=3", "bottleneck:width=4", "p-adapter-paper:reduction=4"]),
+    ("smolvlm/Idefics3", "caption", ["full", "prefix:length=3", "p-adapter:reduction=4"]),
+    ("smolvlm/SmolVLM", "vqa", ["full", "bottleneck:width=4", "p-adapter:reduction=4"]),
+    ("paligemma", "vqa", ["full", "prefix:length=3", "p-adapter-paper:reduction=4"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "task", "methods"), CASES)
+def test_methods_tune_it(folders: Path, kind: str, task: TaskName, methods: list[str], tmp_path: Path) -> None:
     if task == "caption":
         pytest.importorskip("pycocoevalcap")
     results = generative.tune(
         task=task,
         data=records(task, tmp_path),
         model=name_of(folders, kind),
-        methods=[*ALL, "lora:rank=2:blind=yes"],
+        methods=[*methods, "lora:rank=2:blind=yes"],
         epochs=1,
         settings={"longest": 3, "beams": 2},
         out=tmp_path / "out",
         **FEW,
     )
-    assert [cell.method for cell in results.cells] == [*ALL, "lora:rank=2:blind=yes"]
+    assert [cell.method for cell in results.cells] == [*methods, "lora:rank=2:blind=yes"]
     assert results.model["name"] == f"{kind.partition('/')[0]}:{kind.replace('/', '.')}"
     assert all(cell.trainable_parameters > 0 for cell in results.cells if cell.adapter != "frozen")
-    assert len(predictions_of(tmp_path / "out", "frozen", 0)) == 2
+    assert len(predictions_of(tmp_path / "out", methods[0], 0)) == 2
 
 
 def test_interrupted_tuning_goes_on_and_ends_where_it_would_have(
@@ -129,7 +137,7 @@ def test_weights_are_neither_left_over_nor_missing(folders: Path, kind: str, tmp
     name = sorted(name for name in weights if "layers.0" in name)[0]
     for spoilt, said in (
         ({key: value for key, value in weights.items() if key != name}, "lack .*layers.0"),
-        ({**weights, "model.more": weights[name].clone()}, "hold an unknown model.more"),
+        ({**weights, "model.more": weights[name].clone()}, "hold an unknown .*more"),
         ({**weights, name: torch.zeros(3, 5)}, "could not be read"),
     ):
         save_file(spoilt, folder / "model.safetensors", {"format": "pt"})

@@ -43,7 +43,8 @@ class ChatView(Captioner, Answerer):
         """
 
     def longer(self, mask: Tensor, answer: Tensor) -> Tensor:
-        """``mask`` of a prompt followed by an answer, whose own is int64 [B, T]; its first token is the prompt's last."""
+        """``mask`` of a prompt and behind it of an answer, whose own is int64 [B, T]; its first token is the prompt's
+        last."""
         return torch.cat([mask, answer], -1)
 
     def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:

@@ -16,8 +16,8 @@ from vlmadapt.generative.models.loaded_host import LoadedHost
 
 
 class SmolVLMView(HostView):
-    """A picture is rows and columns of tiles, and a tile of the whole. It is kept as [rows + 1, columns, ...], the whole
-    first in the last row and nothing behind it; without other tiles as [1, 1, ...]."""
+    """A picture is rows and columns of tiles, and a tile of the whole. It is kept as [rows + 1, columns, ...], the
+    whole first in the last row and nothing behind it; without other tiles as [1, 1, ...]."""
 
     @classmethod
     def options(cls) -> dict[str, Any]:
