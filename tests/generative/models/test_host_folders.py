@@ -239,6 +239,14 @@ def test_words_that_run_into_the_chat_are_told_apart_or_refused() -> None:
         words.prompt("red:", "@", 9)
 
 
+def test_an_answer_has_an_end() -> None:
+    processor = Words()
+    processor.eos_token_id = None  # type: ignore[assignment]
+    assert HostTokenizer(processor, Layout("<image>", ":"), 3).sep == 3
+    with pytest.raises(InputError, match="name no token that ends an answer: give generation_config"):
+        HostTokenizer(processor, Layout("<image>", ":"), None)
+
+
 def test_a_template_without_answers_has_a_layout() -> None:
     class Processor(Words):
         def apply_chat_template(self, messages: list[Any], add_generation_prompt: bool, tokenize: bool) -> str:

@@ -161,7 +161,10 @@ def test_what_is_generated_is_as_likely_as_teacher_forcing_says(view: Any, proce
             given = asked(processor, picture, question)
             own = view.module.generate(**given, max_new_tokens=4, suppress_tokens=unsaid, do_sample=False)
             assert own[0, -4:].tolist() == found.sequences[row, 1:].tolist()
-        assert len(view.reply(states, mask, beams=3, longest=4)) == 3
+        beams = {"num_beams": 3, "max_new_tokens": 4, "suppress_tokens": unsaid}
+        searched = view.search(states, mask, start, **beams)
+        own = view.module.generate(**given, do_sample=False, **beams)
+        assert own[0, -4:].tolist() == searched[2, 1:].tolist()
     finally:
         attached.detach()
 

@@ -49,7 +49,7 @@ class HostView(ChatView):
 
     @classmethod
     def pixels(cls, found: Mapping[str, Any], processor: Any) -> Tensor:
-        """Of what the image ``processor`` says of one picture, what :meth:`features` takes: its shape tells the layout."""
+        """Of what the image ``processor`` says of one picture, what :meth:`features` takes: its shape is the layout."""
         return found["pixel_values"][0]
 
     @classmethod

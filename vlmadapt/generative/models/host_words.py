@@ -63,6 +63,8 @@ class HostTokenizer:
     ``sep`` ends an answer: the special token that begins ``layout.tail``, or else ``end``. ``bos`` and ``cls`` are the
     last token before an answer. Texts are tokens as they are behind what comes before them; a text that spells a
     special token is a text, and gets a space in it.
+
+    Raises :class:`InputError` where nothing says what ends an answer.
     """
 
     def __init__(self, processor: Any, layout: Layout, end: int | None) -> None:
@@ -76,7 +78,12 @@ class HostTokenizer:
         self.bos = self.cls = self._stem[-1]
         tail = self._encode(layout.tail.strip())[:1]
         ends = [number for number in tail if words.convert_ids_to_tokens(number) in special]
-        self.sep: int = [*ends, words.eos_token_id if end is None else end][0]
+        [self.sep, *_] = [*ends, words.eos_token_id if end is None else end]
+        if self.sep is None:
+            raise InputError(
+                "The model's tokenizer, chat and generation settings name no token that ends an answer: give "
+                "generation_config.json an eos_token_id."
+            )
         self.pad: int = self.sep if words.pad_token_id is None else words.pad_token_id
 
     def __len__(self) -> int:
