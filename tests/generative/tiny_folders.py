@@ -54,7 +54,7 @@ def byte_pairs(special: list[str]) -> Any:
     return trained(words, special, pre_tokenizers.ByteLevel.alphabet())
 
 
-def tokenizer(made: Any, special: list[str], **named: Any) -> Any:
+def tokenizer(made: Any, special: list[Any], **named: Any) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=made, additional_special_tokens=special, **named)

@@ -64,7 +64,7 @@ def features(view: HostView, number: int = 3) -> Any:
 
 def with_answer(given: dict[str, Tensor], answer: Tensor) -> dict[str, Tensor]:
     """What a processor gave, and behind it the tokens of an answer int64 [1, T]."""
-    added = {"input_ids": answer, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 1}
+    added: dict[str, Any] = {"input_ids": answer, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 1}
     return {
         name: torch.cat([value, torch.zeros_like(answer) + added[name]], 1) if name in added else value
         for name, value in given.items()

@@ -42,7 +42,7 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     stored = Pretrained("blip", place, allow_download)
     target = resolve_device(device)
     with stored.reading():
-        model = mask_cross_attention(stored.model(CLASSES))
+        model: Any = mask_cross_attention(stored.model(CLASSES))
         tokenizer = _tokenizer(stored.source, model.config, stored.options)
     side = model.config.vision_config.image_size
     view = PictureTransform.read(stored.folder / PREPROCESSOR, side)

@@ -102,7 +102,7 @@ class HostTokenizer:
 
     def prompt(self, question: str, picture: str, longest: int) -> list[int]:
         """Token numbers of a picture, spelt ``picture``, and of a question of at most ``longest`` tokens; the last is
-        ``bos``."""
+        ``bos``. Raises :class:`InputError` where a question and what follows it make one token."""
         question = self._plain(question.strip())
         numbers = self._encode(question)
         if len(numbers) > longest:
