@@ -105,6 +105,18 @@ class Door:
                 raise IncompatibleLibrary(self._sentence(f"takes no argument {name!r}"))
         return spelt
 
+    def names(self, theirs: Callable[..., Any]) -> dict[str, str]:
+        """How ``theirs``, which is called and not replaced, spells the names of ``uses``.
+
+        What else it takes is its own; a name that it does not have could vanish among its keywords. Raises
+        :class:`IncompatibleLibrary` for one.
+        """
+        spelt = {self.aliases.get(name, name): name for name in inspect.signature(theirs).parameters}
+        for name in self.uses:
+            if name not in spelt and name not in self.optional:
+                raise IncompatibleLibrary(self._sentence(f"takes no argument {name!r}"))
+        return {name: spelt[name] for name in self.uses if name in spelt}
+
     def read(
         self, named: Mapping[str, Any], positional: Sequence[Any] = (), order: Sequence[str] = ()
     ) -> dict[str, Any]:

@@ -33,7 +33,7 @@ VISION: dict[str, Any] = {
 }
 
 
-def qwen2_vl(name: str) -> Any:
+def qwen2_vl(name: str, **given: Any) -> Any:
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
     vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "temporal_patch_size": 2, "in_channels": 3}
     if name == "Qwen2VL":
@@ -42,34 +42,31 @@ def qwen2_vl(name: str) -> Any:
         vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "window_size": 16}
         vision |= {"fullatt_block_indexes": [1]}
     marks = {"image_token_id": PICTURE, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
-    text = {**TEXT, "rope_parameters": rope}
-    return made(name, text_config=text, vision_config={**vision, "spatial_merge_size": 2}, **marks)
+    text = {**TEXT, **given.pop("text", {}), "rope_parameters": rope}
+    return made(name, text_config=text, vision_config={**vision, "spatial_merge_size": 2}, **{**marks, **given})
 
 
-def llava(name: str) -> Any:
+def llava(name: str, **given: Any) -> Any:
     return made(
         name,
-        text_config={**TEXT, "model_type": "llama"},
+        text_config={**TEXT, **given.pop("text", {}), "model_type": "llama"},
         vision_config={**VISION, "model_type": "clip_vision_model"},
-        image_token_id=PICTURE,
-        image_token_index=PICTURE,
-        vision_feature_layer=-1,
+        **{"image_token_id": PICTURE, "image_token_index": PICTURE, "vision_feature_layer": -1, **given},
     )
 
 
-def smolvlm(name: str) -> Any:
+def smolvlm(name: str, **given: Any) -> Any:
+    text = {**TEXT, **given.pop("text", {}), "model_type": "llama"}
     vision = {**VISION, "patch_size": 4}
-    return made(name, text_config={**TEXT, "model_type": "llama"}, vision_config=vision, image_token_id=PICTURE,
-                scale_factor=2)  # fmt: skip
+    return made(name, text_config=text, vision_config=vision, **{"image_token_id": PICTURE, "scale_factor": 2, **given})
 
 
-def paligemma(name: str) -> Any:
+def paligemma(name: str, **given: Any) -> Any:
     return made(
         name,
-        text_config={**TEXT, "model_type": "gemma", "head_dim": 8},
+        text_config={**TEXT, **given.pop("text", {}), "model_type": "gemma", "head_dim": 8},
         vision_config={**VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
-        image_token_id=PICTURE,
-        image_token_index=PICTURE,
+        **{"image_token_id": PICTURE, "image_token_index": PICTURE, **given},
         projection_dim=32,
         hidden_size=32,
     )

@@ -37,7 +37,7 @@ class TuneOptions(OptionSet):
         default=SMALL,
         metadata=says(
             "small-blip (trained from scratch on first use, some minutes), or a name of vlmadapt.load_generative, "
-            "such as blip:FOLDER."
+            "such as blip:FOLDER or llava:FOLDER."
         ),
     )
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))

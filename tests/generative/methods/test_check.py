@@ -187,9 +187,9 @@ def test_a_keyword_renamed_behind_our_back_does_too(monkeypatch: pytest.MonkeyPa
 def test_a_renamed_keyword_of_generate(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import GenerationMixin
 
-    from vlmadapt.generative.models import generation
+    from vlmadapt.generative.models import generation, search
 
-    generation._decoder_class.cache_clear()
+    search.decoder_class.cache_clear()
     theirs = GenerationMixin.prepare_inputs_for_generation
     name = "cache" if "cache" in inspect.signature(theirs).parameters else "past_key_values"
     monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", renamed(theirs, name, "kv_store"))

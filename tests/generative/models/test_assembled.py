@@ -22,7 +22,7 @@ from vlmadapt.backbones import towers
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.generative.data.records import TaskName
 from vlmadapt.generative.methods.registry import METHODS, attach
-from vlmadapt.generative.models import assembled, load_generative, smollm2
+from vlmadapt.generative.models import assembled, chat, load_generative, smollm2
 from vlmadapt.generative.models.assembled import AssembledView
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.projector import PROJECTOR_FILE, Projector, load_projector
@@ -80,7 +80,7 @@ def test_an_answer_does_not_depend_on_the_padding_of_its_question(method: str) -
 
 @pytest.mark.parametrize("method", ["frozen", "p-adapter"])
 def test_many_answers_to_a_question_are_those_read_one_by_one(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    monkeypatch.setattr(assembled, "ANSWERED_AT_ONCE", 4)
+    monkeypatch.setattr(chat, "ANSWERED_AT_ONCE", 4)
     model = view()
     in_training(attach(model.module, method, {"reduction": 4} if method == "p-adapter" else None))
     states, mask = model.read(features(model), QUESTIONS)

@@ -130,6 +130,22 @@ def test_blip_folders_that_cannot_be_read(blip_folder: Path, tmp_path: Path) -> 
         load_generative(f"blip:{tmp_path}")
 
 
+def test_weights_of_a_blip_are_neither_left_over_nor_missing(blip_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in blip_folder.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(blip_folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    for changed, said in (
+        ({key: value for key, value in weights.items() if key != name}, f"lack {name}: give a folder"),
+        ({**weights, "more": torch.zeros(2), "most": torch.zeros(2)}, "hold an unknown more and 1 more: give a folder"),
+    ):
+        save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(FileError, match=said):
+            load_generative(f"blip:{tmp_path}")
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_an_answer_does_not_depend_on_the_padding_of_its_question(adapted: bool) -> None:
     model: Any = mask_cross_attention(tiny_blip("BlipForQuestionAnswering").double())

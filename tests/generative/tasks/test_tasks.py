@@ -165,7 +165,7 @@ def test_features_of_a_frozen_tower_are_computed_once_and_equal(tmp_path):
     pictures.features(paths)
     assert len(calls) == len(paths)
     model.module.vision_model.requires_grad_(True)  # a training tower is asked again, with a graph
-    assert pictures.features(paths[:2]).requires_grad
+    assert all(feature.requires_grad for feature in pictures.features(paths[:2]))
     none = Pictures(model, counted, budget_mib=0)
     model.module.requires_grad_(False)
     before = len(calls)

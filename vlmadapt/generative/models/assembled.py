@@ -29,21 +29,20 @@ from vlmadapt.doors import Door
 from vlmadapt.errors import InputError
 from vlmadapt.generative.models import smollm2
 from vlmadapt.generative.models.base import GenerativeModel
+from vlmadapt.generative.models.chat import ChatView
 from vlmadapt.generative.models.family import LoadedFamily
 from vlmadapt.generative.models.interface import interface_sites, projections
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
 from vlmadapt.generative.models.projector import PROJECTOR_FILE, Projector, load_projector
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.smollm2 import Chat
-from vlmadapt.generative.models.text import Targets, padded
-from vlmadapt.generative.models.view import Answerer, Captioner
+from vlmadapt.generative.models.text import padded
 from vlmadapt.generative.models.wrappers import unwrapped
 from vlmadapt.pictures.views import to_pixels
 
 QUARTERS = 2  # a side
 PLACES = 1 + QUARTERS**2
-CAPTION = "Describe the picture."
-ANSWERED_AT_ONCE = 256  # rows; the keys and values of what they answer to are copied for each
+CAPTION = ChatView.request
 
 FORWARD = Door(
     "transformers",
@@ -105,7 +104,7 @@ class AssembledModel(nn.Module):
         return self.language.lm_head(states[:, -last:])
 
 
-class AssembledView(Captioner, Answerer):
+class AssembledView(ChatView):
     """:class:`AssembledModel`: it describes and answers.
 
     What stands around picture and question is ``chat`` of the tokenizer; where it has none, its ``cls`` and ``sep``.
@@ -125,6 +124,12 @@ class AssembledView(Captioner, Answerer):
     def features(self, pixels: Tensor) -> Tensor:
         return self.module.tower(pixels)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.module.embed(tokens)
+
+    def logits(self, embeddings: Tensor, mask: Tensor, last: int, cache: Any = None) -> Tensor:
+        return self.module.logits(embeddings, mask, last, cache)
+
     def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token numbers and mask ``[n, length]`` of what follows the pictures."""
         kept = self.longest - len(self.chat.after)
@@ -132,64 +137,10 @@ class AssembledView(Captioner, Answerer):
         mask = padded([[1] * len(row) for row in rows], 0)
         return padded(rows, self.tokenizer.pad).to(self.device), mask.to(self.device)
 
-    def targets(self, texts: Sequence[str], prompt: str = "") -> Targets:
-        """As others', with a space between ``prompt`` and text: to this language model it is part of the word."""
-        return super().targets([f" {text}" for text in texts] if prompt else texts, prompt)
-
     def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         numbers, mask = self.prompts(texts)
         states = self.module.read(features, torch.tensor(self.chat.before, device=self.device), numbers)
         return states, F.pad(mask, (states.shape[1] - mask.shape[1], 0), value=1)
-
-    def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:
-        read = torch.cat([states, self.module.embed(targets.inputs)], 1)
-        return self.module.logits(read, torch.cat([mask, targets.mask], 1), targets.inputs.shape[1])
-
-    def candidate_logits(self, states: Tensor, mask: Tensor, rows: Tensor, targets: Targets) -> Tensor:
-        """Without gradients each of ``states`` is read once, however many answers to it there are."""
-        if torch.is_grad_enabled():
-            return super().candidate_logits(states, mask, rows, targets)
-        from transformers import DynamicCache
-
-        used, place = rows.unique(return_inverse=True)
-        read: Any = DynamicCache()
-        self.module.logits(states[used], mask[used], 1, read)
-        said = []
-        for start in range(0, len(rows), ANSWERED_AT_ONCE):
-            part = slice(start, start + ANSWERED_AT_ONCE)
-            cache = DynamicCache()
-            for number, layer in enumerate(read.layers):
-                cache.update(layer.keys[place[part]], layer.values[place[part]], number)
-            known = torch.cat([mask[rows[part]], targets.mask[part]], 1)
-            words = self.module.embed(targets.inputs[part])
-            said.append(self.module.logits(words, known, words.shape[1], cache))
-        return torch.cat(said)
-
-    def reply(self, states: Tensor, mask: Tensor, beams: int, longest: int) -> list[str]:
-        start = torch.full((len(states), 1), self.tokenizer.bos, device=states.device)
-        return self._generate(states, mask, start, beams, longest)
-
-    def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
-        return self.answer_logits(*self.read(features, [CAPTION] * len(features)), targets)
-
-    def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
-        start = torch.tensor([self.opening(prompt)] * len(features), device=features.device)
-        return self._generate(*self.read(features, [CAPTION] * len(features)), start, beams, longest)
-
-    @torch.no_grad()
-    def _generate(self, states: Tensor, mask: Tensor, start: Tensor, beams: int, longest: int) -> list[str]:
-        told = generate(
-            self.module,
-            torch.cat([states, self.module.embed(start)], 1),
-            torch.cat([mask, torch.ones_like(start)], 1),
-            do_sample=False,
-            num_beams=beams,
-            max_new_tokens=longest,
-            eos_token_id=self.tokenizer.sep,
-            pad_token_id=self.tokenizer.pad,
-            bos_token_id=self.tokenizer.bos,
-        )
-        return self.decode(told)
 
 
 def generate(model: AssembledModel, embeddings: Tensor, mask: Tensor, **options: Any) -> Any:

@@ -40,12 +40,12 @@ class GenerativeModel:
     name: str
     """What :func:`load_generative` was given."""
     model: nn.Module
-    """In evaluation mode; a class of transformers' BLIP, or open_clip's CoCa."""
+    """In evaluation mode."""
     tokenizer: Tokenizer
     transform: Callable[[Image.Image], Tensor]
-    """A picture to float32 [3, H, W], on the CPU."""
+    """A picture to float32 [3, H, W], or what else the model's image tower is given of one picture, on the CPU."""
     image_size: tuple[int, int]
-    """H and W."""
+    """H and W; of a picture that suits the model, where it reads any."""
 
 
 class HubTokenizer:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import safetensors
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vlmadapt.backbones.base import resolve_device
-from vlmadapt.backbones.checkpoints import hub_access
-from vlmadapt.errors import FileError, InputError, VlmadaptError
+from vlmadapt.errors import FileError
 from vlmadapt.files import read_json
-from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer, no_progress_bars, transformers_for
+from vlmadapt.generative.models.base import GenerativeModel, HubTokenizer, Tokenizer
 from vlmadapt.generative.models.blip_attention import find_sites, mask_cross_attention, text_layers
 from vlmadapt.generative.models.family import LoadedFamily
+from vlmadapt.generative.models.hub import Pretrained, public_name
 from vlmadapt.generative.models.probe import SEARCH, TOKENS, Probe
 from vlmadapt.generative.models.sites import Sites
 from vlmadapt.generative.models.small import PREPROCESSOR, VOCABULARY, WordTokenizer
@@ -41,41 +39,14 @@ def load_blip(place: str, device: str | torch.device, allow_download: bool) -> G
     Raises :class:`MissingDependency` without transformers, :class:`FileError` for files that are missing or damaged,
     :class:`InputError` for another architecture.
     """
-    transformers = transformers_for(f"the model blip:{place}")
-    folder = Path(place).expanduser()
-    if not folder.is_dir() and not allow_download:
-        raise FileError(f"{folder} is no folder: give one that save_pretrained wrote, or allow the download.")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileError(f"{folder} could not be loaded: it has no config.json, give one that save_pretrained wrote.")
-    # Asked nothing, transformers may ask the user whether to run code that lies in the folder: never.
-    options: dict[str, Any] = {"local_files_only": not allow_download, "trust_remote_code": False}
-    source: Any = folder if folder.is_dir() else place
+    stored = Pretrained("blip", place, allow_download)
     target = resolve_device(device)
-    try:
-        with hub_access(allow_download), no_progress_bars():
-            config = transformers.AutoConfig.from_pretrained(source, **options)
-            name = (config.architectures or ["none"])[0]
-            if name not in CLASSES:
-                raise InputError(
-                    f"{place} holds the architecture {name}: give a folder of one of {', '.join(CLASSES)}."
-                )
-            # Pickles are read as plain tensors only, never executed.
-            model = mask_cross_attention(
-                getattr(transformers, name).from_pretrained(source, weights_only=True, **options)
-            )
-            tokenizer = _tokenizer(source, config, options)
-    except pickle.UnpicklingError as error:
-        raise FileError(f"the weights of {place} are a pickle of more than tensors: convert them first.") from error
-    except VlmadaptError:
-        raise
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileError(f"the weights of {place} could not be read ({reason}): fetch them again.") from error
-    except (OSError, ValueError) as error:
-        raise FileError(f"{place} could not be loaded: {str(error).splitlines()[0]}") from error
-    side = config.vision_config.image_size
-    view = PictureTransform.read(folder / PREPROCESSOR, side)
-    return GenerativeModel(f"blip:{place}", model.eval().to(target), tokenizer, view, view.size)
+    with stored.reading():
+        model: Any = mask_cross_attention(stored.model(CLASSES))
+        tokenizer = _tokenizer(stored.source, model.config, stored.options)
+    side = model.config.vision_config.image_size
+    view = PictureTransform.read(stored.folder / PREPROCESSOR, side)
+    return GenerativeModel(f"blip:{place}", model.to(target), tokenizer, view, view.size)
 
 
 class PictureTransform:
@@ -258,5 +229,4 @@ class Blip(LoadedFamily):
 
     def public_name(self, name: str) -> str:
         """``blip:/home/me/model`` -> ``blip:model``."""
-        family, colon, place = super().public_name(name).partition(":")
-        return family + colon + (place.replace("\\", "/").rstrip("/").rpartition("/")[2] if family == "blip" else place)
+        return public_name(self.name, super().public_name(name))

@@ -9,46 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.doors import Door
 from vlmadapt.errors import InputError, shape_of
-from vlmadapt.generative.models.base import transformers_for
 from vlmadapt.generative.models.multihead import CACHE, CacheSlot, multihead_forward, unsupported
+from vlmadapt.generative.models.search import decoder_class
 
 # Those of CLIP's vocabulary, with which open_clip's CoCa models were trained.
 START, END = 49406, 49407
 MAX_LENGTH = 30
-# What transformers' search gives to every step besides the tokens and the cache.
-STEPS = {
-    "use_cache": "there is a cache, or none, from the start",
-    "is_first_iteration": "the cache says what has been read",
-    "next_sequence_length": "the cache says what has been read",
-    "cache_position": "the cache says what has been read",
-    "position_ids": "positions are counted from the first token",
-    "logits_to_keep": "the search reads the last position only",
-    "return_dict": "it always is one",
-}
-REFUSED = {
-    "inputs_embeds": "pass tokens as prompt",
-    "token_type_ids": "CoCa has one kind of token, leave it out",
-    "output_attentions": "attention probabilities are not kept, leave it out",
-    "output_hidden_states": "hidden states are not kept, leave it out",
-}
-PREPARE = Door(
-    "transformers",
-    "GenerationMixin.prepare_inputs_for_generation",
-    ("input_ids", "past_key_values", "attention_mask"),
-    aliases={"cache": "past_key_values"},  # transformers 5.24
-    no_effect=STEPS,
-    refuses=REFUSED,
-)
-STEP = Door("transformers", "a step of GenerationMixin.generate", (), no_effect=STEPS, refuses=REFUSED)
 
 
 @torch.no_grad()
@@ -92,7 +65,7 @@ def generate(
     positions: Any = model.context_length
     if limit > positions:
         raise InputError(f"max_length is {limit} but the model has {positions} positions: pass at most {positions}.")
-    for name in ("attention_mask", "image_tokens", "past_key_values", "cache"):
+    for name in ("attention_mask", "states", "mask", "past_key_values", "cache"):
         if options.get(name) is not None:
             raise InputError(f"{name} was passed but is made from images and prompt here: leave it out.")
     if len(images) == 0:
@@ -101,9 +74,16 @@ def generate(
     model.eval()
     try:
         image_tokens = model._encode_image(images)[1] if images.dim() == 4 else images  # type: ignore[operator]
-        decoder = _decoder_class()(model, start_token, end_token)
+        decoder = decoder_class()(
+            model,
+            lambda tokens, states, mask, cache: _step(model, tokens, states, cache),
+            model.text.vocab_size,  # type: ignore[union-attr]
+            start_token,
+            end_token,
+            model.pad_id,
+        )
         attentions = _cacheable(model) if use_cache else None
-        options |= {"image_tokens": image_tokens, "attention_mask": torch.ones_like(prompt)}
+        options |= {"states": image_tokens, "attention_mask": torch.ones_like(prompt)}
         options |= {"max_length": limit, "max_new_tokens": None}
         if attentions is None:
             result = decoder.generate(prompt, use_cache=False, **options)
@@ -123,52 +103,11 @@ def _pad(sequences: Tensor, first: int, end: int, pad: int) -> None:
     sequences[:, first:].masked_fill_((ends.cumsum(-1) - ends.long()) > 0, pad)
 
 
-@lru_cache(maxsize=1)
-def _decoder_class() -> type[Any]:
-    """Made on first use: transformers is slow to import."""
-    transformers_for("generation for CoCa")
-    from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-    from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
-
-    name = PREPARE.spelling(GenerationMixin.prepare_inputs_for_generation)["past_key_values"]
-
-    class CocaDecoder(PreTrainedModel, GenerationMixin):
-        """A CoCa as GenerationMixin wants a causal language model."""
-
-        config_class = PreTrainedConfig
-        main_input_name = "input_ids"
-        cache_name = name
-
-        def __init__(self, coca: Any, start: int, end: int):
-            super().__init__(PreTrainedConfig(vocab_size=coca.text.vocab_size))  # type: ignore[call-arg]
-            self.coca = coca
-            self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=coca.pad_id)
-
-        def prepare_inputs_for_generation(  # type: ignore[override]
-            self,
-            input_ids: Tensor,
-            past_key_values: Any = None,
-            image_tokens: Tensor | None = None,
-            attention_mask: Tensor | None = None,  # Named so that it may be passed; there is no padding to mask.
-            cache: Any = None,  # The same thing's name since transformers 5.24.
-            **others: Any,
-        ) -> dict[str, Any]:
-            PREPARE.read(others)
-            past = past_key_values if cache is None else cache
-            return {"input_ids": input_ids, self.cache_name: past, "image_tokens": image_tokens}
-
-        def forward(
-            self, input_ids: Tensor, image_tokens: Tensor, past_key_values: Any = None, cache: Any = None, **others: Any
-        ) -> Any:
-            STEP.read(others)
-            past = past_key_values if cache is None else cache
-            if past is None:
-                logits = _all_logits(self.coca, input_ids, image_tokens)
-            else:
-                logits = _next_logits(self.coca, input_ids, image_tokens, past.get_seq_length())
-            return CausalLMOutputWithCrossAttentions(logits=logits, **{self.cache_name: past})
-
-    return CocaDecoder
+def _step(model: Any, tokens: Tensor, image_tokens: Tensor, cache: Any) -> Tensor:
+    """[B, L, V], at least of the last position."""
+    if cache is None:
+        return _all_logits(model, tokens, image_tokens)
+    return _next_logits(model, tokens, image_tokens, cache.get_seq_length())
 
 
 def _all_logits(model: Any, tokens: Tensor, image_tokens: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class HostProbe(Probe):
 
 
 class Host(Family):
-    """text: names of the modules with the language model; image: of those that read pictures."""
+    """text: names of the modules with the language model; image: of those that read pictures, the tower first."""
 
     text: ClassVar[tuple[str, ...]]
     image: ClassVar[tuple[str, ...]]

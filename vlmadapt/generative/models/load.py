@@ -49,6 +49,9 @@ def load_generative(name: str, device: str | torch.device = "cpu", allow_downloa
         one by pretrained tag, from the local hub cache;
     ``"coca:coca_ViT-B-32@random"``
         the architecture with seeded random weights, for tests;
+    ``"llava:/path/to/folder"``, ``"qwen-vl:..."``, ``"smolvlm:..."``, ``"paligemma:..."``
+        a model of ``transformers`` and its processor, as ``save_pretrained`` writes them, or a repository as above;
+        weights become float32, and none may be missing or left over;
     ``"assembled:smollm2"``
         the embedded image tower before SmolLM2-135M, from ordinary packages, and the projector that comes with us
         between them; ``"assembled:smollm2@/path/to/file.safetensors"`` with a projector of your own.

@@ -20,7 +20,9 @@ class TaskModel(ABC):
     """A loaded generative model as a task sees it.
 
     ``module`` is the model itself without torch's wrappers, which methods attach to; ``transform`` gives float32
-    [3, H, W] of a picture; ``longest`` is the most tokens a text may have.
+    [3, H, W] of a picture, or another tensor that :meth:`features` takes; ``longest`` is the most tokens a text may
+    have. Features of several pictures are a tensor, its first dimension theirs, or a list where their shapes differ,
+    which happens to models that read pictures of any size only.
     """
 
     longest: int
@@ -45,7 +47,7 @@ class TaskModel(ABC):
 
     @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the text side attends to, [B, N, D]."""
+        """[B, 3, H, W] -> what the text side attends to, [B, N, D] or [B, ..., D]."""
 
     def prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token numbers and mask ``[n, length]`` of ``texts``, as an encoder reads them."""
@@ -69,11 +71,11 @@ class Captioner(TaskModel):
         return encode_opening(self.tokenizer, prompt, self.longest)
 
     @abstractmethod
-    def caption_logits(self, features: Tensor, targets: Targets) -> Tensor:
+    def caption_logits(self, features: Any, targets: Targets) -> Tensor:
         """[B, L, vocabulary]: position t predicts ``targets.labels[:, t]``."""
 
     @abstractmethod
-    def describe(self, features: Tensor, prompt: str, beams: int, longest: int) -> list[str]:
+    def describe(self, features: Any, prompt: str, beams: int, longest: int) -> list[str]:
         """Generated captions, without ``prompt``; ``longest`` counts new tokens."""
 
 
@@ -81,8 +83,9 @@ class Answerer(TaskModel):
     """A model that answers a text about a picture."""
 
     @abstractmethod
-    def read(self, features: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States [B, L, D] of questions or hypotheses that have seen the picture, and their mask [B, L]."""
+    def read(self, features: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """States [B, L, D] of questions or hypotheses that have seen the picture, and their mask, [B, L] or what else
+        the model takes as one."""
 
     @abstractmethod
     def answer_logits(self, states: Tensor, mask: Tensor, targets: Targets) -> Tensor:

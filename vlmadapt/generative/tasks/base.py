@@ -122,8 +122,8 @@ class Task(ABC):
         measures = self.measure(self.data.val, self.predict(self.data.val, beams=1))
         return (measures[self.metric], *(value for name, value in measures.items() if name != self.metric))
 
-    def features(self, records: Sequence[Record]) -> Tensor:
-        """Picture features ``[n, tokens, width]`` of ``records``."""
+    def features(self, records: Sequence[Record]) -> Tensor | list[Tensor]:
+        """Picture features ``[n, tokens, width]`` of ``records``, as :class:`Pictures` gives them."""
         return self.pictures.features([record.image for record in records])
 
 

@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 class Pictures:
-    """Features [B, N, D] of pictures by path.
+    """Features of pictures by path: [B, ...], or where their shapes differ a list of one tensor a picture.
 
     Where nothing in the tower trains, its features are kept; they are those of evaluation mode without gradient, so
     that all methods with a frozen tower share them. Otherwise the transformed pictures are kept, and the tower runs.
@@ -28,10 +28,10 @@ class Pictures:
         self._pixels = _Store(budget_mib)
         self._features = _Store(budget_mib)
 
-    def features(self, paths: Sequence[Path]) -> Tensor:
+    def features(self, paths: Sequence[Path]) -> Tensor | list[Tensor]:
         """With gradients into the tower where it trains."""
         if any(parameter.requires_grad for parameter in self.model.tower.parameters()):
-            return self._encode(paths, self._kept_pixels)
+            return _together(self._encode(paths, self._kept_pixels))
         missing = [path for path in dict.fromkeys(paths) if path not in self._features]
         fresh: dict[Path, Tensor] = {}
         if missing:
@@ -43,11 +43,23 @@ class Pictures:
             fresh = dict(zip(missing, computed, strict=True))
             for path, feature in fresh.items():
                 self._features.offer(path, feature)
-        return torch.stack([fresh[path] if path in fresh else self._features[path] for path in paths])
+        return _together([fresh[path] if path in fresh else self._features[path] for path in paths])
 
-    def _encode(self, paths: Sequence[Path], load: Callable[[Path], Tensor]) -> Tensor:
-        (features,) = encode(paths, load, lambda pixels: self.model.features(pixels.to(self.model.device)), len(paths))
-        return features
+    def _encode(self, paths: Sequence[Path], load: Callable[[Path], Tensor]) -> list[Tensor]:
+        """Those of each of ``paths``; pictures whose pixels have one shape go through the tower together."""
+        pixels = [load(path) for path in paths]
+        shapes: dict[torch.Size, list[int]] = {}
+        for place, picture in enumerate(pixels):
+            shapes.setdefault(picture.shape, []).append(place)
+        found = pixels.copy()
+        for places in shapes.values():
+            (features,) = encode(places, pixels.__getitem__, self._through_tower, len(places))
+            for place, feature in zip(places, features, strict=True):
+                found[place] = feature
+        return found
+
+    def _through_tower(self, pixels: Tensor) -> Tensor:
+        return self.model.features(pixels.to(self.model.device))
 
     def _pixels_of(self, path: Path) -> Tensor:
         return self._pixels[path] if path in self._pixels else self.model.transform(self._read(path))
@@ -57,6 +69,10 @@ class Pictures:
         if path not in self._pixels:
             self._pixels.offer(path, pixels)
         return pixels
+
+
+def _together(features: list[Tensor]) -> Tensor | list[Tensor]:
+    return torch.stack(features) if len({feature.shape for feature in features}) == 1 else features
 
 
 class _Store(dict[Path, Tensor]):

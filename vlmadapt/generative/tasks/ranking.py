@@ -19,13 +19,12 @@ def rank_answers(model: Answerer, states: Tensor, mask: Tensor, candidates: Sequ
     log-probabilities of its tokens and of the end, so ``keep >= len(candidates)`` is the exact ranking.
     """
     targets = model.targets(candidates)
-    first = targets.labels[:, 0]
-    count, keep = len(states), min(keep, len(candidates))
-    start = Targets(
-        targets.inputs[:1, :1].expand(count, 1), first[:1].expand(count, 1), targets.mask[:1, :1].expand(count, 1)
-    )
-    opening = model.answer_logits(states, mask, start)[:, 0].float().log_softmax(-1)
-    chosen = opening[:, first].topk(keep, dim=1).indices.sort(dim=1).values  # [B, keep]
+    count = len(states)
+    if keep < len(candidates):
+        chosen = _likeliest_first(model, states, mask, targets, keep)
+    else:
+        keep = len(candidates)
+        chosen = torch.arange(keep, device=states.device).expand(count, keep)
     rows = chosen.flatten()
     questions = torch.arange(count, device=states.device).repeat_interleave(keep)
     picked = Targets(targets.inputs[rows], targets.labels[rows], targets.mask[rows])
@@ -34,6 +33,16 @@ def rank_answers(model: Answerer, states: Tensor, mask: Tensor, candidates: Sequ
         for part, piece in _pieces(picked)
     ]).view(count, keep)  # fmt: skip
     return chosen.gather(1, losses.argmin(1, keepdim=True)).squeeze(1)
+
+
+def _likeliest_first(model: Answerer, states: Tensor, mask: Tensor, targets: Targets, keep: int) -> Tensor:
+    """Which ``keep`` of the answers ``targets`` have the likeliest first tokens: int64 [B, keep], ascending."""
+    count, first = len(states), targets.labels[:, 0]
+    start = Targets(
+        targets.inputs[:1, :1].expand(count, 1), first[:1].expand(count, 1), targets.mask[:1, :1].expand(count, 1)
+    )
+    opening = model.answer_logits(states, mask, start)[:, 0].float().log_softmax(-1)
+    return opening[:, first].topk(keep, dim=1).indices.sort(dim=1).values
 
 
 def answer_losses(model: Answerer, states: Tensor, mask: Tensor, answers: Sequence[str]) -> Tensor:
