@@ -41,7 +41,7 @@ def test_a_fit_finds_its_columns_again(table):
         (Columns(), r"none called path: name them so .* \(--path-column, --label-column\)"),
         (
             Columns("file", "species"),
-            r"columns \['image file', 'spécies', 'fold', 'label'\], .* called file and species",
+            r"'fold', 'label'\], .* called file and species",
         ),
         (
             Columns("image file", "spécies", "part"),
