@@ -171,13 +171,23 @@ def test_unknown_classes_are_named_or_left_out_and_counted(run, outside, tmp_pat
     assert "no picture of a class that the classifier knows (apple, fish, leaf, sun)" in message
 
 
-def test_a_domain_of_unknown_classes_alone_is_left_out(run, outside, tmp_path):
-    for name, domain in (("apple", "day"), ("fish", "day"), ("leaf", "night")):
-        (tmp_path / "tree" / domain).mkdir(parents=True, exist_ok=True)
-        (outside / name).rename(tmp_path / "tree" / domain / name)
-    (tmp_path / "tree" / "night" / "leaf").rename(tmp_path / "tree" / "night" / "moon")
-    result = call("eval", run, tmp_path / "tree", "--out", tmp_path / "out")
-    assert "20 pictures" in result.stderr
+@pytest.mark.parametrize("place", ["night/moon", "night/cam/moon", "moon"])
+def test_pictures_beside_the_domains_are_never_lost_without_a_word(place, run, outside, tmp_path):
+    tree = tmp_path / "tree"
+    for name in ("apple", "fish"):
+        (tree / "day").mkdir(parents=True, exist_ok=True)
+        (outside / name).rename(tree / "day" / name)
+    (tree / place).parent.mkdir(parents=True, exist_ok=True)
+    (outside / "leaf").rename(tree / place)
+    shutil.copy(outside / "sun" / "0.png", tree / "loose.png")
+    named = place.split("/")[min(1, place.count("/"))]
+    message = call("eval", run, tree, "--out", tmp_path / "out", code=2).stderr.splitlines()[-1]
+    assert f"does not know ({named}; 10 " in message and "--skip-unknown" in message
+    result = call("eval", run, tree, "--skip-unknown", "--out", tmp_path / "out")
+    assert "10 pictures of 1 class that the classifier does not know left out" in result.stderr
+    assert "1 picture" in result.stderr and "loose.png" in result.stderr
+    value = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert value["dataset"]["left_out"] == {named: 10} and value["dataset"]["test"] == 20
 
 
 def test_names_of_any_kind_come_back_whole(tmp_path):

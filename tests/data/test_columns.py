@@ -39,7 +39,10 @@ def test_a_fit_finds_its_columns_again(table):
     ("columns", "words"),
     [
         (Columns(), r"none called path: name them so .* \(--path-column, --label-column\)"),
-        (Columns("file", "species"), "none called file and species"),
+        (
+            Columns("file", "species"),
+            r"'fold', 'label'\], .* called file and species",
+        ),
         (
             Columns("image file", "spécies", "part"),
             r"has no column 'part' with splits: leave it out \(--split-column\)",

@@ -62,7 +62,7 @@ def _header(table: Path, text: str, needed: tuple[str, str], others: Sequence[st
             if repeated is not None:
                 raise InputError(f"{table} names the column {repeated} twice in its first line: keep one of them.")
             return found, delimiter
-        columns = columns or found
+        columns = max(columns, found, key=len)  # of the delimiter that it is, most probably
     missing = [name for name in needed if name not in columns] or needed
     raise InputError(
         f"{table} has columns {columns}, but none called {' and '.join(missing)}: name them so in its first "

@@ -55,7 +55,7 @@ def open_dataset(data: Data, options: Options, also: Sequence[str] = (), needed:
     for name, flag in (("templates", "--template"), ("descriptions", "--descriptions")):
         if getattr(options, name) and not has_text(dataset, options):
             raise InputError(f"{name} is given, but the backbone has no text tower: leave it out ({flag}).")
-    if options.descriptions is not None:
+    if options.descriptions is not None and not dataset.descriptions:
         if dataset.given is not None:
             raise InputError(
                 f"descriptions is given, but {shown(dataset.root)} holds its class texts already: leave it out "

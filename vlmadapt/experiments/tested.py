@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from vlmadapt.data import BENCHMARKS, BUILTIN, Dataset
 from vlmadapt.data.names import class_name_of
-from vlmadapt.data.tree import Branch, read_branches
+from vlmadapt.data.tree import Branch, read_tree
 from vlmadapt.errors import InputError, shown
 from vlmadapt.experiments import folders, leaks
 from vlmadapt.experiments.sources import Data, open_dataset
@@ -72,6 +72,8 @@ test_data.__test__ = False  # type: ignore[attr-defined]
 
 def _of_set(run: Run, dataset: Dataset, options: EvaluateOptions) -> TestData:
     samples, left_out, words = _tested(run, dataset, options)
+    if left_out:
+        _require_known(run, dataset.name, samples)
     aligned = _of_classes(replace(dataset, test=samples), run)
     said = "\n".join([f"{dataset.name}: {words}", *_notes((*dataset.notes, *_left_out(left_out)))])
     return TestData(aligned, said, left_out=left_out)
@@ -83,21 +85,26 @@ def _of_tree(run: Run, spec: str | Path, options: EvaluateOptions) -> TestData |
     root = Path(spec).expanduser()
     if named or options.domain is not None or not root.is_dir():
         return None
-    branches, notes = read_branches(root, run.class_names, options.split_seed)
-    if not branches:
+    tree = read_tree(root, run.class_names, options.split_seed)
+    if tree is None:
         return None
+    branches, strays, notes = tree
+    if strays:
+        _refuse_classes(run, root.resolve().name, strays, None, options)
     for doubt in dict.fromkeys(doubt for branch in branches for doubt in branch.data.doubts):
         warnings.warn(f"{doubt}.", stacklevel=3)
     parts: list[Dataset] = []
     domains: list[str] = []
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = Counter(strays)
     lines = []
     for name, data in branches:
         samples, other, words = _tested(run, replace(data, name=f"{root.resolve().name}/{name}"), options)
-        parts.append(_of_classes(replace(data, test=samples), run))
-        domains += [name] * len(parts[-1].test)
         left_out.update(other)
         lines.append(f"{shown(name)}: {words}")
+        if samples:
+            parts.append(_of_classes(replace(data, test=samples), run))
+            domains += [name] * len(samples)
+    _require_known(run, root.resolve().name, domains)
     whole = _joined(root, branches, parts)
     found = f"{whole.name}: {_counted(whole)} in {len(parts)} folder{'s' * (len(parts) > 1)} above the classes"
     notes = (*notes, *(note for branch in branches for note in branch.data.notes), *_left_out(left_out))
@@ -125,11 +132,6 @@ def _tested(run: Run, dataset: Dataset, options: EvaluateOptions) -> tuple[tuple
     left_out = Counter(dataset.class_names[sample.label] for sample in tested)
     unknown = {name: left_out[name] for name in dataset.class_names if name in other and left_out[name]}
     kept = tuple(sample for sample in tested if dataset.class_names[sample.label] not in unknown)
-    if tested and not kept:
-        raise InputError(
-            f"data set {dataset.name!r} has no picture of a class that the classifier knows "
-            f"({_some(run.class_names)}): evaluate on pictures of these."
-        )
     what = "test " if every is None else ""
     words = _counted(replace(dataset, train=(), val=(), test=kept), what) if kept else "no test pictures"
     if every is not None:
@@ -139,18 +141,34 @@ def _tested(run: Run, dataset: Dataset, options: EvaluateOptions) -> tuple[tuple
     return kept, unknown, words
 
 
+def _require_known(run: Run, name: str, kept: Sequence[object]) -> None:
+    if not kept:
+        raise InputError(
+            f"data set {name!r} has no picture of a class that the classifier knows ({_some(run.class_names)}): "
+            "evaluate on pictures of these."
+        )
+
+
 def _refuse_unknown(run: Run, dataset: Dataset, samples: Sequence[Sample], options: EvaluateOptions) -> None:
     counts = Counter(dataset.class_names[sample.label] for sample in samples)
-    known = {class_name_of(name): name for name in run.class_names}
-    unknown = [name for name in dataset.class_names if counts[name] and class_name_of(name) not in known]
+    known = {class_name_of(name) for name in run.class_names}
+    unknown = {name: counts[name] for name in dataset.class_names if counts[name] and class_name_of(name) not in known}
+    _refuse_classes(run, dataset.name, unknown, len(samples), options)
+
+
+def _refuse_classes(
+    run: Run, name: str, unknown: Mapping[str, int], whole: int | None, options: EvaluateOptions
+) -> None:
+    """Raise :class:`InputError` for ``unknown`` classes, by pictures, unless they may be left out."""
     if not unknown or options.skip_unknown:
         return
-    near = {name.casefold(): name for name in known}
-    alike = [f"{name!r} may be its {near[name.casefold()]!r}; " for name in unknown if name.casefold() in near]
+    near = {class_name_of(each).casefold(): each for each in run.class_names}
+    alike = [f"{each!r} may be its {near[each.casefold()]!r}; " for each in unknown if each.casefold() in near]
+    of = "" if whole is None else f" of {whole}"
     raise InputError(
-        f"data set {dataset.name!r} has classes that the classifier does not know ({_some(unknown)}; "
-        f"{sum(counts[name] for name in unknown)} of {len(samples)} pictures): {''.join(alike[:1])}name them as its "
-        "own classes are, or leave them out with skip_unknown=True (--skip-unknown)."
+        f"data set {name!r} has classes that the classifier does not know ({_some(list(unknown))}; "
+        f"{sum(unknown.values())}{of} pictures): {''.join(alike[:1])}name them as its own classes are, or leave them "
+        "out with skip_unknown=True (--skip-unknown)."
     )
 
 
