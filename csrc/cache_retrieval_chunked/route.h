@@ -19,7 +19,8 @@ enum class Route : int { automatic = 0, fused = 1, chunked = 2 };
 constexpr int64_t kLeastChunkedWidth = 256;
 // Fewer queries leave the library tiles of few rows.
 constexpr int64_t kLeastChunkedQueries = 48;
-// Two launches a chunk, 3 us each, are paid back by 3.8 ps a pair of width 512 from 1.6 million pairs on: 2^30 numbers.
+// Two launches a chunk, 3 us each, are paid back by 3.8 ps a pair of width 512 from 1.6 million pairs on, 2^29.6
+// multiplications.
 constexpr int64_t kLeastChunkedWork = int64_t{1} << 30;
 
 inline bool large_enough(int64_t num_queries, int64_t num_keys, int64_t width) {

@@ -34,12 +34,17 @@ def backward_problem(shape: Mapping[str, Any], dtype: str, rng: np.random.Genera
     return limited(fused.backward_problem(shape, dtype, rng), shape)
 
 
-def forward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int, int] = LARGE) -> dict[str, Any]:
-    return {**fused.forward_shape(*sizes, how=how), "limits": limits}
+Limits = tuple[int, int, int]
 
 
-def backward_shape(*sizes: int, how: str = "plain", limits: tuple[int, int, int] = LARGE) -> dict[str, Any]:
-    return {**fused.backward_shape(*sizes, how=how), "limits": limits}
+def forward_shape(
+    b: int, n: int, c: int, d: int, h: int = 0, how: str = "plain", limits: Limits = LARGE
+) -> dict[str, Any]:
+    return {**fused.forward_shape(b, n, c, d, h, how), "limits": limits}
+
+
+def backward_shape(b: int, n: int, c: int, d: int, how: str = "plain", limits: Limits = LARGE) -> dict[str, Any]:
+    return {**fused.backward_shape(b, n, c, d, how), "limits": limits}
 
 
 FORWARD = Kernel(
