@@ -151,7 +151,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Matrix<E> attention(p.attention, head, p.num_queries, p.num_keys);
   const Matrix<T> upstream(params.grad_out, head, p.num_queries, p.features);
   const Matrix<T> context_upstream(params.grad_context, head, p.num_queries, p.value_width);
-  const int64_t num_own = queries_own ? p.num_queries : p.num_keys, rows = num_own - first;
+  const int64_t num_own = queries_own ? p.num_queries : p.num_keys;
+  const int rows = num_own - first < kOwned<T> ? static_cast<int>(num_own - first) : kOwned<T>;
   const int64_t num_other = queries_own ? pairs.key_end : p.num_queries;
   const int64_t begin = blockIdx.y * share, end = begin + share < num_other ? begin + share : num_other;
   const int64_t own_offset = (blockIdx.y * (p.batch * p.heads) + head) * num_own + first;
@@ -163,15 +164,14 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (want_value) grad_value += own_offset * p.value_width;
 
   // The gradients before the first tile.
-  const int64_t owned = rows < kOwned<T> ? rows : kOwned<T>;
-  for (int64_t i = threadIdx.x; i < owned * p.features; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < rows * p.features; i += kThreads) {
     T start = T(0);
     if (queries_own && p.residual && blockIdx.y == 0)
       start = scratch.share[own_offset + i / p.features] * upstream.data[first * p.features + i];
     grad_x[i] = start;
   }
-  for (int64_t i = threadIdx.x; want_own && i < owned * p.width; i += kThreads) grad_own[i] = T(0);
-  for (int64_t i = threadIdx.x; want_value && i < owned * p.value_width; i += kThreads) grad_value[i] = T(0);
+  for (int64_t i = threadIdx.x; want_own && i < rows * p.width; i += kThreads) grad_own[i] = T(0);
+  for (int64_t i = threadIdx.x; want_value && i < rows * p.value_width; i += kThreads) grad_value[i] = T(0);
 
   if (queries_own) load_terms(terms, params, scratch, head, first);
   T grad_p = T(0);

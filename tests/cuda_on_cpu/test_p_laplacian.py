@@ -62,6 +62,7 @@ SHAPES = [
     shape(2, 2, 5, 70, 6, 3, 9, "scores value additive"),
     shape(1, 2, 200, 3, 5, 6, 7, "scores value"),
     shape(1, 1, 9, 200, 0, 0, 12, "attention keep"),
+    shape(1, 1, 5, 6, 70, 0, 3, "scores"),  # more columns of 16 bits than a chunk, and no whole number of chunks
 ]
 
 
