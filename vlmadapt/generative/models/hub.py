@@ -76,8 +76,10 @@ class Pretrained:
         model, found = getattr(self.transformers, name).from_pretrained(
             self.source, weights_only=True, output_loading_info=True, **options, **self.options
         )
+        # Positions and the like, which the model computes and earlier versions of transformers saved, are no weights.
+        computed = {name for name, _ in model.named_buffers()}
         for kind, said in (("missing_keys", "lack"), ("unexpected_keys", "hold an unknown")):
-            names = sorted(found[kind])
+            names = sorted(set(found[kind]) - computed)
             if names:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
                 raise FileError(
