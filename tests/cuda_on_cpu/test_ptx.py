@@ -220,8 +220,8 @@ selp.f32 selp.f64 selp.u16 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64
 setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32
 setp.gt.u64 setp.gtu.f32 setp.gtu.f64 setp.le.f32 setp.le.f64 setp.le.s32 setp.le.s64 setp.leu.f32 setp.leu.f64
 setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64 setp.ne.s16
-setp.ne.s32 setp.ne.s64 setp.ne.u32 setp.neu.f32 setp.neu.f64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sqrt.rn.f32
-sqrt.rn.f64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b32 xor.b64 xor.pred
+setp.ne.s32 setp.ne.s64 setp.ne.u32 setp.neu.f32 setp.neu.f64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64
+sqrt.rn.f32 sqrt.rn.f64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b32 xor.b64 xor.pred
 """.split()  # noqa: SIM905
 # Tested through whole kernels, as the head of this file says.
 ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|vote|cp|mma|ldmatrix|atom)\b")
