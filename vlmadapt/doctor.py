@@ -39,6 +39,7 @@ PARTS = {
         "transformers.modeling_outputs:CausalLMOutputWithCrossAttentions",
         "pycocoevalcap.bleu.bleu:Bleu",
         "pycocoevalcap.cider.cider:Cider",
+        "jinja2:TemplateError",
     ),
     "assembled": (
         "torchvision",

@@ -115,8 +115,16 @@ def train(view: AssembledView, data: Data, config: ProjectorConfig, checkpoint: 
             recent = 0.0
         if (step + 1) % KEPT_EVERY == 0 or step == config.steps - 1:
             keep()
-            state = projector.state_dict(), {}, optimizer_tensors(optimizer), torch.get_rng_state()
-            Checkpoint(step + 1, asdict(config), {}, *state).save(checkpoint)
+            reached = Checkpoint(
+                epoch=step + 1,
+                identity=asdict(config),
+                progress={},
+                current=projector.state_dict(),
+                best={},
+                optimizer=optimizer_tensors(optimizer),
+                generator=torch.get_rng_state(),
+            )
+            reached.save(checkpoint)
             print(f"held back: {examined(view, language, compared)}", flush=True)
 
 
