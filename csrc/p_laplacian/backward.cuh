@@ -143,7 +143,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Pairs<T> pairs(p, head);
   const T exponent = static_cast<const T*>(p.p)[head % p.heads];
   const bool plain = exponent == T(2);  // then the distances only matter to grad_p
-  const T score_unit = static_cast<T>(p.scale * kLog2OfE);
   const Matrix<E> queries(p.query, head, p.num_queries, p.width), keys(p.key, head, p.num_keys, p.width);
   const Matrix<E> x_queries(p.x_query, head, p.num_queries, p.features);
   const Matrix<E> x_values(p.x_value, head, p.num_keys, p.features);
@@ -154,7 +153,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t num_own = queries_own ? p.num_queries : p.num_keys;
   const int rows = num_own - first < kOwned<T> ? static_cast<int>(num_own - first) : kOwned<T>;
   const int64_t num_other = queries_own ? pairs.key_end : p.num_queries;
-  const int64_t begin = blockIdx.y * share, end = begin + share < num_other ? begin + share : num_other;
+  const int64_t end = (blockIdx.y + 1) * share < num_other ? (blockIdx.y + 1) * share : num_other;
   const int64_t own_offset = (blockIdx.y * (p.batch * p.heads) + head) * num_own + first;
   T* grad_x = static_cast<T*>(queries_own ? params.grad_x_query : params.grad_x_value) + own_offset * p.features;
   T* grad_own = static_cast<T*>(queries_own ? params.grad_query : params.grad_key);
@@ -175,12 +174,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   if (queries_own) load_terms(terms, params, scratch, head, first);
   T grad_p = T(0);
-  for (int64_t at = begin; at < end; at += kOthers) {
+  for (int64_t at = blockIdx.y * share; at < end; at += kOthers) {
     __syncthreads();  // the previous tile has been read
     if (!queries_own) load_terms(terms, params, scratch, head, at);
     const int64_t first_query = queries_own ? first : at, first_key = queries_own ? at : first;
-    const TileBounds bounds(p.num_queries - first_query, pairs.key_end - first_key,
-                            first_query + pairs.offset - first_key);
+    const TileBounds bounds(queries_own ? p.num_queries - first : end - at,
+                            queries_own ? end - at : pairs.key_end - first, first_query + pairs.offset - first_key);
     PairSums<T> score, squared, shift, pushed, context;
     if constexpr (!from_scores)
       load_attention<queries_own>(score, b, attention, first_query, first_key, bounds);
@@ -217,7 +216,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
         T s = score[i][m];
         if (from_scores && exists)
-          s = pairs.masked(s * score_unit, first_query + query, first_key + key, static_cast<T>(kLog2OfE));
+          s = pairs.masked(s * static_cast<T>(p.scale * kLog2OfE), first_query + query, first_key + key,
+                           static_cast<T>(kLog2OfE));
         const Pair<T, from_scores> pair(p, exponent, exists, p.drop_diagonal && key == query + bounds.self, s,
                                         squared[i][m], queries_own ? shift[i][m] : -shift[i][m], pushed[i][m],
                                         context[i][m], terms.lse[query], terms.a[query], terms.own[query],

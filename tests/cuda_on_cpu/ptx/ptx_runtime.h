@@ -39,7 +39,9 @@ inline u64 bits_f64(double x) { return simt::bits<u64>(x); }
 inline u16 bits_f16(double x) { return simt::bits<u16>(__double2half(x)); }
 inline u16 bits_bf16(float x) { return simt::bits<u16>(__float2bfloat16_rn(x)); }
 template <class T>
-T flush(T x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(T(0), x) : x; }
+T flush(T x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(T(0), x) : x;
+}
 template <class T>
 T saturate(T x) {
   return !(x > 0) ? 0 : x > 1 ? 1 : x;
