@@ -35,7 +35,7 @@ RIVALS = {"bottleneck": ("width", 128), "prefix": ("length", 256), "lora": ("ran
 SIZED = "vqa"  # the task whose second table they are in
 # What the table of the assembled model holds, one step of which takes as long as a hundred of the small one's.
 ASSEMBLED, ASSEMBLED_TASK = "assembled:smollm2", "vqa"
-ASSEMBLED_COMPARED = ("frozen", "bottleneck", "lora", "p-adapter", FROM_FROZEN, BLIND)
+ASSEMBLED_COMPARED = ("frozen", "bottleneck", "lora", "p-adapter", PAPER, BLIND)
 RATES = (1e-3, 3e-3, 1e-2)
 FULL_RATES = (3e-4, 1e-3)  # of everything trained at once; ten times the time a fit
 SEARCHED, FORMAT = "learning_rates.json", 1
