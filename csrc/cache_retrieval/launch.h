@@ -4,6 +4,7 @@
 #include "cache_retrieval/backward.cuh"
 #include "cache_retrieval/forward.cuh"
 #include "cache_retrieval/kernel.h"
+#include "common/multiprocessors.h"
 
 namespace vlmadapt::cache_retrieval {
 
@@ -19,14 +20,6 @@ inline int64_t accumulator_bytes(Dtype dtype) { return dtype == Dtype::f64 ? 8 :
 inline bool aligned(const Side& s, Dtype dtype) {
   const auto start = reinterpret_cast<uintptr_t>(s.queries) | reinterpret_cast<uintptr_t>(s.keys);
   return start % 16 == 0 && s.width * element_bytes(dtype) % 16 == 0;
-}
-
-inline int64_t multiprocessors() {
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    return 1;
-  return count;
 }
 
 // How many parts, at most `largest`, to cut `tiles` into. The multiprocessor with the most blocks finishes last: of all
