@@ -20,7 +20,7 @@ from vlmadapt.errors import IncompatibleLibrary, InputError, MissingDependency
 PROVEN: dict[str, tuple[str, str]] = {
     "torch": ("2.13.0", "2.15.0"),
     "transformers": ("5.0.0", "5.24.0"),
-    "open_clip_torch": ("3.1.0", "3.3.0"),
+    "open_clip_torch": ("3.3.0", "3.3.0"),
     "timm": ("1.0.17", "1.0.31"),
     "peft": ("0.18.0", "0.21.2"),
 }

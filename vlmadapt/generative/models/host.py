@@ -44,7 +44,9 @@ class HostProbe(Probe):
         given, found, text = self.inputs(), [], self.model.config.get_text_config()
         # A picture's token in the text, which only random weights put there, would ask for another picture; an end
         # would end it.
-        numbers = {self.model.config.image_token_id}
+        config = self.model.config
+        pictures = ("image_token_id", "video_token_id", "vision_start_token_id")
+        numbers = {getattr(config, name, None) for name in pictures}
         for ends in (text.eos_token_id, self.model.generation_config.eos_token_id):
             numbers |= set(ends if isinstance(ends, list) else [ends])
         unsaid = sorted(number for number in numbers if number is not None)

@@ -88,6 +88,6 @@ def load_language(path: Path) -> tuple[Any, ChatTokenizer]:
         with hub_access(False), no_progress_bars():
             tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **options)
             model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
         raise FileError(f"{path} could not be read as a GGUF file: {str(error).splitlines()[0]}") from error
     return model.eval().requires_grad_(False), ChatTokenizer(tokenizer)
