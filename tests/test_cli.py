@@ -46,15 +46,20 @@ def fit_tip_f(world, folder, *more, code=0):
     return call("fit", world, *what, "--out", folder, *SEARCH, *more, code=code)
 
 
-@pytest.fixture(scope="module")
-def fitted(world, tmp_path_factory):
-    """A saved classifier, for tests that only read it."""
+def fit_once(world, tmp_path_factory) -> Path:
+    """A saved classifier of ``world``, for a fixture that outlives a test."""
     folder = tmp_path_factory.mktemp("runs") / "tip"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
         patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         fit_tip_f(world, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(world, tmp_path_factory):
+    """A saved classifier, for tests that only read it."""
+    return fit_once(world, tmp_path_factory)
 
 
 def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypatch):

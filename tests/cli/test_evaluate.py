@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.experiments.world import make_world
-from tests.test_cli import call, fit_tip_f
+from tests.test_cli import call, fit_once, fit_tip_f
 from vlmadapt.experiments import evaluation
 from vlmadapt.experiments.folders import EVALUATED
 
@@ -31,15 +31,7 @@ def read(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def run(world, tmp_path_factory):
     """A classifier of the world, for tests that only read it."""
-    from tests.experiments.world import ColourEncoder
-    from vlmadapt import backbones
-
-    folder = tmp_path_factory.mktemp("runs") / "tip"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
-        patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        fit_tip_f(world, folder)
-    return folder
+    return fit_once(world, tmp_path_factory)
 
 
 @pytest.fixture

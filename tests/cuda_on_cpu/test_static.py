@@ -100,7 +100,8 @@ def test_loads_of_chunks_are_on_their_way_together(arch: str, tables: dict[str, 
                 f"{name}: {loop.global_loads} loads, {loop.instructions} instructions for four keys"
             )
             assert loop.global_loads >= loads, f"{name} on {arch}: {loop}"
-            assert loop.early_loads >= loop.global_loads - 1, f"{name} on {arch}: {loop}"  # sm_100 has one later
+            late = arch in ("sm_100", "sm_120")  # where the compiler leaves one load behind the first exponential
+            assert loop.early_loads >= loop.global_loads - late, f"{name} on {arch}: {loop}"
 
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
