@@ -151,8 +151,10 @@ $(VENV)/.rivals: $(VENV)/.packages
 	$(BIN)/python -m pip install --quiet $(LOCKED) $(RIVALS)
 	touch $@
 
-bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md
+bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md, this processor's file
+	$(BIN)/python -m benchmarks.machines build/benchmarks.json
 	$(BIN)/python -m benchmarks.page build/benchmarks.json docs/benchmarks.md
+	$(BIN)/python -m benchmarks.claims README.md
 
 bench-check: setup build/benchmarks.json ## have the kernels lost speed against their rivals?
 	$(BIN)/python -m benchmarks.check build/benchmarks.json
