@@ -141,7 +141,7 @@ def whole(rival: str) -> None:
 @pytest.mark.parametrize("rival", ["ours", "eager"])
 def test_whole_process(benchmark: Any, rival: str) -> None:
     """From the start of Python to its end: what a user waits for, of which the operators are a part."""
-    benchmark.group = f"end to end | a whole process: import, {EPOCHS} epochs, a prediction | tip-adapter-f C100 K16 D512"
+    benchmark.group = f"end to end | a whole process: import, {EPOCHS} epochs, a prediction | tip-adapter-f C100 K16"
     code = f"import benchmarks.bench_end_to_end as script; script.whole({rival!r})"
     timing.run(benchmark, lambda: seconds_of([sys.executable, "-c", code]), rounds=5)
 
