@@ -28,7 +28,8 @@ class TrainingDiverged(VlmadaptError):
 
 def _first_bad(named: Iterable[tuple[str, Tensor]], prefix: str) -> str | None:
     for name, tensor in named:
-        if not bool(torch.isfinite(tensor).all()):
+        # A finite norm takes one pass and is proof; one of large numbers may overflow, which says nothing.
+        if not (bool(torch.isfinite(torch.linalg.vector_norm(tensor))) or bool(torch.isfinite(tensor).all())):
             return f"{prefix} {name}"
     return None
 
