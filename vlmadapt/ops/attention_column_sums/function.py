@@ -16,6 +16,7 @@ from vlmadapt.ops.attention_column_sums.checks import checked_arguments
 from vlmadapt.ops.attention_column_sums.reference import attention_column_sums_reference
 from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call
 
 
 def attention_column_sums(
@@ -51,7 +52,7 @@ def attention_column_sums(
             return attention_column_sums_reference(
                 query.to(wide), key.to(wide), mask=mask, is_causal=is_causal, key_lengths=key_lengths, scale=scale
             )
-    sums, _lse = torch.ops.vlmadapt.attention_column_sums(
-        query.contiguous(), key.contiguous(), mask, key_lengths, scale, is_causal
+    sums, _lse = call(
+        "attention_column_sums", query.contiguous(), key.contiguous(), mask, key_lengths, scale, is_causal
     )
     return sums

@@ -34,6 +34,7 @@ from vlmadapt.ops.p_laplacian.reference import (
     p_laplacian_reference,
 )
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call
 
 
 def p_laplacian(
@@ -104,7 +105,8 @@ def p_laplacian(
     if degree == "paper":
         attention, x_query, x_value = attention.to(wide), x_query.to(wide), x_value.to(wide)
         x_value = divided_by_degree(x_value, attention.sum(-2))
-    out, _row_sum = torch.ops.vlmadapt.p_laplacian(
+    out, _row_sum = call(
+        "p_laplacian",
         attention.contiguous(),
         x_query.contiguous(),
         x_value.contiguous(),
@@ -199,7 +201,8 @@ def p_laplacian_attention(
             )
             x_value = divided_by_degree(x_value, sums)
         p, pull = power_and_pull(p, mu, query)
-        out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
+        out, _row_sum, lse, context = call(
+            "p_laplacian_attention",
             query.contiguous(),
             key.contiguous(),
             None if value is None else value.contiguous(),
