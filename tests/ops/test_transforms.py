@@ -24,7 +24,9 @@ def loss_of(case: Case, arguments: Arguments) -> tuple[Callable[..., Tensor], li
     def loss(*given: Tensor) -> Tensor:
         known = {id(x): new for x, new in zip(inputs, given, strict=True)}
         results = flat(case.function(**mapped(arguments, lambda x: known.get(id(x), x))))
-        return torch.stack([torch.where(x.isinf(), 0, x).square().sum() for x in results if x.is_floating_point()]).sum()
+        return torch.stack(
+            [torch.where(x.isinf(), 0, x).square().sum() for x in results if x.is_floating_point()]
+        ).sum()
 
     return loss, [x.detach() for x in inputs]
 
@@ -82,7 +84,7 @@ def test_a_transform_within_a_graph_keeps_it() -> None:
         return ops.cache_retrieval(queries, keys, labels, scale, num_classes=2).sum()
 
     torch.func.vmap(score)(torch.tensor([1.0, 2.0])).sum().backward()
-    expected = torch.autograd.grad(sum(score(torch.tensor(beta)) for beta in (1.0, 2.0)), queries)[0]
+    expected = torch.autograd.grad(score(torch.tensor(1.0)) + score(torch.tensor(2.0)), queries)[0]
     torch.testing.assert_close(queries.grad, expected)
 
 
@@ -94,3 +96,13 @@ def test_a_batch_of_nothing_is_refused() -> None:
 
     with pytest.raises(InputError, match="maps cache_retrieval over nothing"):
         torch.func.vmap(scores)(torch.randn(0, 3, 4))
+
+
+def test_labels_cannot_be_mapped() -> None:
+    queries, keys, labels = torch.randn(3, 4), torch.randn(6, 4), torch.arange(6) % 2
+
+    def scores(x: Tensor) -> Tensor:
+        return ops.cache_retrieval(queries, keys, x, 1.0, num_classes=2)
+
+    with pytest.raises(InputError, match="vmap maps an argument of PreparedCache"):
+        torch.func.vmap(scores)(torch.stack([labels, labels]))

@@ -88,9 +88,7 @@ def _function(operator: str) -> type[torch.autograd.Function]:
             if info.batch_size == 0:
                 raise InputError(f"vmap maps {operator} over nothing: give a batch of at least 1.")
             calls = [
-                Transformed.apply(
-                    *(x if d is None else x.select(d, i) for x, d in zip(operands, in_dims, strict=True))
-                )
+                Transformed.apply(*(x if d is None else x.select(d, i) for x, d in zip(operands, in_dims, strict=True)))
                 for i in range(info.batch_size)
             ]
             if isinstance(calls[0], Tensor):

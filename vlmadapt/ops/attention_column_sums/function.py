@@ -15,10 +15,12 @@ from vlmadapt.ops.attention_column_sums import autograd  # noqa: F401  (register
 from vlmadapt.ops.attention_column_sums.checks import checked_arguments
 from vlmadapt.ops.attention_column_sums.reference import attention_column_sums_reference
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call
 
 
+@of_kinds
 def attention_column_sums(
     query: Tensor,
     key: Tensor,

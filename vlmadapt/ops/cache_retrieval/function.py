@@ -43,6 +43,7 @@ from vlmadapt.ops.checks import (
     float32_products,
     per_row,
 )
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call, wants_gradient
 
@@ -78,6 +79,7 @@ def cache_retrieval(
 ) -> Tensor: ...
 
 
+@of_kinds
 def cache_retrieval(
     queries: Tensor,
     keys: Tensor,

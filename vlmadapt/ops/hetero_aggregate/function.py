@@ -23,10 +23,12 @@ from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
 from vlmadapt.ops.hetero_aggregate.reference import hetero_aggregate_reference
 from vlmadapt.ops.hetero_aggregate.relation import Relation
 from vlmadapt.ops.hetero_aggregate.route import Route, dense_relations
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call, wants_gradient
 
 
+@of_kinds
 def hetero_aggregate(
     sources: Sequence[Tensor],
     relations: Sequence[Relation | Tensor],

@@ -23,6 +23,7 @@ from torch import Tensor
 from vlmadapt.ops.attention import attention_probabilities, check_shape, checked, checked_mask, scale_of
 from vlmadapt.ops.attention_column_sums import attention_column_sums
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.p_laplacian.checks import check_options, power_and_pull
 from vlmadapt.ops.p_laplacian.reference import (
@@ -37,6 +38,7 @@ from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call
 
 
+@of_kinds
 def p_laplacian(
     attention: Tensor,
     x_query: Tensor,
@@ -120,6 +122,7 @@ def p_laplacian(
     return out.to(dtype)
 
 
+@of_kinds
 def p_laplacian_attention(
     query: Tensor,
     key: Tensor,
