@@ -18,7 +18,8 @@ from vlmadapt.version import __version__
 if TYPE_CHECKING:
     from vlmadapt import ops
     from vlmadapt.adapters import create_adapter
-    from vlmadapt.backbones import load_encoder
+    from vlmadapt.adapters.estimator import FewShotClassifier
+    from vlmadapt.backbones import from_model, load_encoder
     from vlmadapt.classifier import Classifier
     from vlmadapt.data import load_dataset
     from vlmadapt.experiments.front import compare, evaluate, fit
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier",
+    "FewShotClassifier",
     "__version__",
     "attach",
     "compare",
     "create_adapter",
     "evaluate",
     "fit",
+    "from_model",
     "load_dataset",
     "load_encoder",
     "load_generative",
@@ -42,11 +45,13 @@ __all__ = [
 # Where each name lives; a module of that name is the name itself.
 _HOMES = {
     "Classifier": "vlmadapt.classifier",
+    "FewShotClassifier": "vlmadapt.adapters.estimator",
     "attach": "vlmadapt.generative.methods.registry",
     "compare": "vlmadapt.experiments.front",
     "create_adapter": "vlmadapt.adapters",
     "evaluate": "vlmadapt.experiments.front",
     "fit": "vlmadapt.experiments.front",
+    "from_model": "vlmadapt.backbones",
     "load_dataset": "vlmadapt.data",
     "load_encoder": "vlmadapt.backbones",
     "load_generative": "vlmadapt.generative.models",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmadapt.adapters import load_adapter
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder
+from vlmadapt.backbones.load import check_encoder
 from vlmadapt.data import BUILTIN, Columns, Extraction, load_dataset
 from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
@@ -240,6 +241,8 @@ class Classifier:
         Raises :class:`FileError` for a folder that holds none, :class:`InputError` when the backbone of that name
         has other weights by now than the classifier was fitted with.
         """
+        if encoder is not None:
+            check_encoder(encoder)
         folder = Path(folder)
         value = _read(folder)
         run = Run.from_json(folder / DESCRIPTION, value)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from vlmadapt.backbones.base import Encoder
+from vlmadapt.backbones.checkpoints import is_hub
 from vlmadapt.errors import InputError
 from vlmadapt.modes import usual
+
+WRAPPED = "from_model"  # before the name of what from_model gives
 
 
 @usual(grad=True)
@@ -22,6 +25,8 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
         read with ``weights_only=True``);
     ``"open_clip:ViT-B-32@random"``
         the architecture with seeded random weights, for tests;
+    ``"hf-hub:ORG/NAME"``
+        an open_clip model of the hub with its own configuration; ``"open_clip:hf-hub:ORG/NAME"`` is the same;
     ``"timm:vit_small_patch14_dinov2"``, ``"timm:vit_small_patch14_dinov2@/path/to/file.safetensors"``
         a vision-only tower of timm, from the local hub cache or a local checkpoint; it has no text
         (``has_text`` is false).
@@ -30,6 +35,12 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
     Raises :class:`InputError` for an unknown name, :class:`MissingDependency` for an absent package or weight
     file and :class:`FileError` for a checkpoint that cannot be read.
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"name is a {type(name).__name__}: give the name of a backbone, or wrap a model that you have with "
+            "vlmadapt.from_model(model, preprocess, tokenizer)."
+        )
+    name = f"open_clip:{name}" if is_hub(name) else name
     family, _, rest = name.partition(":")
     if name == "embedded":
         from vlmadapt.backbones.embedded import EmbeddedEncoder
@@ -43,15 +54,29 @@ def load_encoder(name: str = "embedded", device: str | torch.device = "cpu", all
         from vlmadapt.backbones.timm import TimmEncoder
 
         return TimmEncoder(rest, device, allow_download)
+    if family == WRAPPED:
+        raise InputError(
+            f"name is {name!r}, a model that was wrapped and cannot be loaded by name: wrap it again with "
+            "vlmadapt.from_model, and pass it as encoder=."
+        )
     raise InputError(
-        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG', 'open_clip:ARCH@CHECKPOINT' or "
-        "'timm:MODEL[@CHECKPOINT]'."
+        f"name is {name!r}, which is no backbone: use 'embedded', 'open_clip:ARCH/TAG', 'open_clip:ARCH@CHECKPOINT', "
+        "'hf-hub:ORG/NAME' or 'timm:MODEL[@CHECKPOINT]'."
     )
 
 
 def reads_text(name: str) -> bool:
     """Whether the backbone of that name, which :func:`load_encoder` may know, has a text tower."""
     return not name.startswith("timm:")
+
+
+def check_encoder(encoder: object) -> None:
+    """Raise :class:`InputError` unless it is a name or an encoder."""
+    if not isinstance(encoder, (str, Encoder)):
+        raise InputError(
+            f"encoder is a {type(encoder).__name__}: give a backbone's name, what load_encoder gives, or a model "
+            "wrapped with vlmadapt.from_model(model, preprocess, tokenizer)."
+        )
 
 
 def pick_device(device: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.transforms import call, register_gradient
 
 ARGUMENTS = {
     "class_order": 2,
@@ -77,7 +78,8 @@ if library.provides(ARGUMENTS):
         grad_scores = grad_scores.contiguous()
         own = own_entry if ctx.mask_own_scores else None
         needs = ctx.needs_input_grad
-        image = torch.ops.vlmadapt.cache_retrieval_backward(
+        image = call(
+            "cache_retrieval_backward",
             grad_scores,
             queries,
             keys,
@@ -106,7 +108,8 @@ if library.provides(ARGUMENTS):
                 # Without entries no query can be one. Own entries of a GPU are not checked: nothing is read beyond.
                 if own is not None and len(labels):
                     text_own = torch.where(own < 0, -1, labels[own.clamp(0, len(labels) - 1)])
-            result = torch.ops.vlmadapt.cache_retrieval_backward(
+            result = call(
+                "cache_retrieval_backward",
                 grad_scores,
                 text_queries,
                 text_keys,
@@ -143,5 +146,5 @@ if library.provides(ARGUMENTS):
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
 
-    torch.library.register_autograd("vlmadapt::cache_retrieval", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("vlmadapt::cache_retrieval_backward", _twice)
+    register_gradient("cache_retrieval", _backward, setup_context=_setup_context)
+    register_gradient("cache_retrieval_backward", _twice)

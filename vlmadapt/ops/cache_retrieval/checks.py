@@ -10,6 +10,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 
 # How a GPU computes it, and the number that the compiled operators know it by: csrc/cache_retrieval_chunked/route.h.
@@ -59,6 +60,7 @@ class PreparedCache:
         InputError: ``labels`` is not an integer vector or holds a value outside ``[0, C - 1]``.
     """
 
+    @of_kinds
     def __init__(self, labels: Tensor, num_classes: int) -> None:
         library.require(labels.device)
         if num_classes < 1:

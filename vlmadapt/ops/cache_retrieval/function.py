@@ -43,7 +43,9 @@ from vlmadapt.ops.checks import (
     float32_products,
     per_row,
 )
+from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call, wants_gradient
 
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored.
@@ -77,6 +79,7 @@ def cache_retrieval(
 ) -> Tensor: ...
 
 
+@of_kinds
 def cache_retrieval(
     queries: Tensor,
     keys: Tensor,
@@ -197,7 +200,8 @@ def cache_retrieval(
         text, text_number = _stream(text_beta, text_queries, text_keys, counts, standardize)
     ratios, share = _tensor_or_number(mix)
     matrices = 1 if text_keys_per_class or text[0] is None else 2
-    scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
+    scores, disagreement, _similarities = call(
+        "cache_retrieval",
         *image,
         *text,
         ratios,
@@ -222,8 +226,8 @@ def _dense(stream: _Stream, number: float, values: Tensor, own_entry: Tensor | N
     keys = stream[1]
     values = values.to(keys.dtype).contiguous()
     stores = _stores_similarities(*stream, values, matrices=1)
-    scores, _similarities = torch.ops.vlmadapt.cache_retrieval_dense(
-        *stream[:2], values, *stream[2:], own_entry, number, stores, float32_products(keys)
+    scores, _similarities = call(
+        "cache_retrieval_dense", *stream[:2], values, *stream[2:], own_entry, number, stores, float32_products(keys)
     )
     return scores
 
@@ -253,8 +257,8 @@ def _tensor_or_number(value: Tensor | float | None) -> tuple[Tensor | None, floa
 
 def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, matrices: int) -> bool:
     """Whether the forward stores the similarities of the streams with one key an entry for the backward."""
-    if queries.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+    if queries.device.type != "cpu" or torch.compiler.is_exporting():
         return False  # an exported program should not depend on whether its example was small
-    if not any(tensor is not None and tensor.requires_grad for tensor in (queries, keys, *others)):
+    if not wants_gradient(queries, keys, *others):
         return False
     return matrices * len(queries) * len(keys) * accumulation_dtype(queries.dtype).itemsize <= KEPT_BYTES
