@@ -142,13 +142,12 @@ def heat_map(
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
     hover: Sequence[Sequence[str]],
-    axes: tuple[str, str],
     scale: Sequence[tuple[float, str]],
     limits: tuple[float, float],
     cells: Sequence[Sequence[str]] | None = None,
     legend: str = "",
 ) -> Figure:
-    """A matrix, the first row on top; ``axes`` are the titles of rows and columns, ``cells`` what is written in each."""
+    """A matrix, the first row on top; ``cells``: what is written in each."""
     trace: dict[str, Any] = {
         "type": "heatmap",
         "z": [numbers(row, 3) for row in values],
@@ -182,9 +181,9 @@ def heat_map(
         "data": [trace],
         "layout": {
             "height": 150 + side * max(len(rows), 3),
-            "xaxis": names_axis(columns, title={"text": axes[1]}, tickangle=-90, tickfont={"size": 11}),
+            "xaxis": names_axis(columns, tickangle=-90, tickfont={"size": 11}),
             "yaxis": names_axis(
-                rows, title={"text": axes[0]}, range=[len(rows) - 0.5, -0.5], tickfont={"size": 11}
+                rows, range=[len(rows) - 0.5, -0.5], tickfont={"size": 11}
             ),
             "annotations": annotations,
             "margin": {"l": 40, "r": 10, "t": 10, "b": 60},

@@ -54,7 +54,7 @@ def compare_report(results: ProtocolResults, tested: Dataset | None = None, pict
     seeds = results.protocol["seeds"]
     figures = [
         ("highest accuracy", f"{100 * best.mean:.1f} %", f"{ranked[0]}, {_shots(shots)}"),
-        ("methods", str(len(ranked)), f"{len(results.shots)} numbers of shots, {len(seeds)} seeds"),
+        ("methods", str(len(ranked)), f"{len(results.shots)} numbers of shots, {len(seeds)} seed{'s' * (len(seeds) > 1)}"),
         ("test pictures", f"{results.pictures(results.test_sets[0]):,}", f"{results.dataset['classes']} classes"),
     ]
     lead = (
@@ -134,7 +134,7 @@ def _classes(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[st
     ]
     shown = min(MOST, len(names))
     figure = heat_map(
-        names[:shown], methods, values[:shown], hover[:shown], ("class", ""), SCALE, (0, 100), legend="accuracy, %"
+        names[:shown], methods, values[:shown], hover[:shown], SCALE, (0, 100), legend="accuracy, %"
     )
     table = Table(
         f"accuracy by class at {_shots(shots)}, %",

@@ -37,8 +37,7 @@ def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]
     ]
     cells = [[str(count) if count else "" for count in row] for row in counts.tolist()]
     numbered = cells if len(listed) <= NUMBERED else None
-    axes = ("class", "taken for")
-    figure = heat_map(listed, listed, shares.tolist(), hover, axes, SCALE, (0, 1), numbered, "share of the class")
+    figure = heat_map(listed, listed, shares.tolist(), hover, SCALE, (0, 1), numbered, "share of the class")
     return figure, width_of(len(listed))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vlmadapt.experiments.results import ProtocolResults
-from vlmadapt.reporting.report.charts import Chart, Figure, colour, number, symbol
+from vlmadapt.reporting.curves import REFERENCE
+from vlmadapt.reporting.report.charts import MUTED, Chart, Figure, colour, number, symbol
 from vlmadapt.reporting.report.html import drawn
 from vlmadapt.reporting.report.page import Section
 from vlmadapt.reporting.table import Table
@@ -63,7 +64,7 @@ def _figure(costs: Sequence[Cost], places: Sequence[float], cost: str, measure: 
             "name": drawn(each.method),
             "x": [number(x)],
             "y": [number(each.value)],
-            "marker": {"size": 12, "color": colour(place), "symbol": symbol(place)},
+            "marker": {"size": 12, "color": MUTED if each.method == REFERENCE else colour(place), "symbol": symbol(place)},
             "hovertext": [
                 drawn(
                     f"{each.method}: {each.value:.1f}, {each.parameters:,} parameters, {each.seconds:.2f} s, "

@@ -122,7 +122,9 @@ def _confusion(found: Evaluation) -> Section:
     whole = "The pairs of classes confused most" if not width else "Matrix of classes and what they were taken for"
     table = pairs_table([("", matrix)], names, ["Every cell of the matrix: confusion.csv."])
     alt = f"{whole}; {len(found.mistakes)} of {len(found.labels)} pictures are off the diagonal."
-    chart = Chart("confusion", alt, {"": figure}, table, f"{whole}. confusion.csv has every cell.", width=width)
+    caption = "Rows are classes, columns what their pictures were taken for. confusion.csv has every cell."
+    caption = caption if width else f"The pairs of {len(names)} classes confused most; confusion.csv has every cell."
+    chart = Chart("confusion", alt, {"": figure}, table, caption, width=width)
     if not found.mistakes:
         return Section("Confusion", "What is taken for what", paragraphs(["No picture was taken for another class."]))
     return Section("Confusion", "What is taken for what", "", [chart])

@@ -96,6 +96,7 @@ def gallery_html(cards: Sequence[Card], facets: Sequence[Facet]) -> str:
     )
     return (
         f'<div class="gallery"><div class="controls">{menus}<label>Search<input type="search" '
-        'placeholder="file or class"></label><button type="button">Show all</button></div>'
-        f'<p class="muted" role="status"></p><ul class="cards">{items}</ul></div>'
+        'placeholder="file or class"></label><button type="button" class="reset">Clear</button></div>'
+        f'<p class="muted" role="status"></p><ul class="cards">{items}</ul>'
+        '<button type="button" class="more" hidden>Show more</button></div>'
     )

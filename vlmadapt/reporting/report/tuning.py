@@ -122,7 +122,7 @@ def _kinds(results: TuningResults) -> Section | None:
     values = [[100 * value for value in row] for row in rows.values()]
     hover = [[f"{name}, {kind}: {100 * value:.1f}" for kind, value in zip(kinds, row, strict=True)] for name, row in rows.items()]
     cells = [[f"{value:.0f}" for value in row] for row in values] if len(kinds) <= 12 else None
-    figure = heat_map(list(rows), kinds, values, hover, ("", ""), SCALE, (0, 100), cells)
+    figure = heat_map(list(rows), kinds, values, hover, SCALE, (0, 100), cells)
     table = Table(
         "by type of question",
         ["method", *kinds],

@@ -7,6 +7,8 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;
+  const PAGE = 24; // cards of a gallery before more are asked for
+  const galleries = [];
   const probe = document.createElement("span");
   probe.hidden = true;
   document.body.append(probe);
@@ -73,11 +75,13 @@
   addEventListener("beforeprint", () => {
     before = { open: tables.map((each) => each.open), theme: root.dataset.theme };
     for (const each of tables) each.open = true;
+    for (const each of galleries) each.unfold();
     root.dataset.theme = "light";
     drawAll();
   });
   addEventListener("afterprint", () => {
     tables.forEach((each, i) => { each.open = before.open[i]; });
+    for (const each of galleries) each.filter();
     if (before.theme) root.dataset.theme = before.theme; else delete root.dataset.theme;
     drawAll();
   });
@@ -104,24 +108,39 @@
     const status = gallery.querySelector("[role=status]");
     const texts = cards.map((card) => card.textContent.toLowerCase());
     const facets = cards.map((card) => JSON.parse(card.dataset.facets));
+    const more = gallery.querySelector(".more");
+    let most = PAGE;
     function filter() {
       const words = search.value.trim().toLowerCase();
+      const fits = cards.map((_, i) => texts[i].includes(words)
+        && menus.every((menu, j) => menu.value === "" || facets[i][j].includes(Number(menu.value))));
       let shown = 0;
-      cards.forEach((card, i) => {
-        const fits = menus.every((menu, j) => menu.value === "" || facets[i][j].includes(Number(menu.value)));
-        card.hidden = !(fits && texts[i].includes(words));
-        shown += !card.hidden;
-      });
-      status.textContent = `${shown} of ${cards.length} shown`;
+      cards.forEach((card, i) => { card.hidden = !(fits[i] && shown++ < most); });
+      more.hidden = shown <= most;
+      status.textContent = `${Math.min(shown, most)} of ${shown} shown`
+        + (shown < cards.length ? `, ${cards.length - shown} filtered out` : "");
     }
-    for (const menu of menus) menu.addEventListener("change", filter);
-    search.addEventListener("input", filter);
-    gallery.querySelector("button").addEventListener("click", () => {
+    function anew() {
+      most = PAGE;
+      filter();
+    }
+    for (const menu of menus) menu.addEventListener("change", anew);
+    search.addEventListener("input", anew);
+    gallery.querySelector(".reset").addEventListener("click", () => {
       for (const menu of menus) menu.value = "";
       search.value = "";
-      filter();
+      anew();
       search.focus();
     });
+    more.addEventListener("click", () => {
+      const first = cards.filter((card) => !card.hidden).length;
+      most += PAGE;
+      filter();
+      const next = cards.filter((card) => !card.hidden)[first];
+      next.tabIndex = -1;
+      next.focus();
+    });
+    galleries.push({ unfold: () => { for (const card of cards) card.hidden = false; }, filter });
     filter();
   }
 })();
