@@ -1,4 +1,4 @@
-"""The class of each test picture, as text in results: what was answered, and what is true. Confusion follows from them."""
+"""The class of each test picture, answered or true, as text in results: confusion follows from them."""
 
 from __future__ import annotations
 

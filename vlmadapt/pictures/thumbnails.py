@@ -1,4 +1,4 @@
-"""Pictures made small: for reports, and kept beside a classifier, so that its evidence outlives the pictures' folder."""
+"""Pictures made small: for reports, and beside a classifier, so that its evidence outlives the pictures' folder."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from vlmadapt.ops import signed_cosine_reference
 
 MOST_CLASSES = 16  # more do not fit a picture that can be read
 CLASSES_AT_ONCE = 1024
+READABLE = ("pp", "vv", "vp", "pn", "vn", "np")  # relations, those that tell most about the classes first
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,15 @@ def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -
 def relation_matrices(adapter: HeGraphAdapter, most: int) -> list[RelationMatrix]:
     """Every relation that the classifier uses, whole up to ``most`` classes, else of those most related to others.
 
-    Classes are in an order that has related ones side by side (optimal leaves of average linkage of the relation's own
-    strengths), the same in all relations. Relations np are those of pn read backwards, so that only pn is listed.
+    Classes are in an order that has related ones side by side (optimal leaves of average linkage of the strengths of
+    the first relation listed). Relations np are those of pn read backwards, so that only pn is listed.
     """
     used = used_relations(adapter)
-    names = [name for name in KINDS if name in used and not (name == "np" and "pn" in used)]
+    names = [name for name in READABLE if name in used and not (name == "np" and "pn" in used)]
     if not names:
         return []
-    leading = next((name for name in ("pp", "vv") if name in names), names[0])
-    chosen = _most_related(adapter, leading, most)
-    classes = chosen[_side_by_side(_weights(adapter, leading, chosen))]
+    chosen = _most_related(adapter, names[0], most)
+    classes = chosen[_side_by_side(_weights(adapter, names[0], chosen))]
     return [
         RelationMatrix(name, KINDS[name].source, KINDS[name].target, classes.tolist(), _weights(adapter, name, classes))
         for name in names
@@ -165,9 +165,7 @@ def _most_related(adapter: HeGraphAdapter, name: str, most: int) -> Tensor:
     every = torch.arange(adapter.num_classes)
     if len(every) <= most:
         return every
-    largest = [
-        _weights(adapter, name, rows, every).abs().amax(1) for rows in every.split(CLASSES_AT_ONCE)
-    ]
+    largest = [_weights(adapter, name, rows, every).abs().amax(1) for rows in every.split(CLASSES_AT_ONCE)]
     return torch.cat(largest).topk(most).indices.sort().values
 
 

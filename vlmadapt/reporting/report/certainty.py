@@ -12,8 +12,8 @@ from vlmadapt.reporting.report.charts import MUTED, Figure, numbers
 from vlmadapt.reporting.table import Table
 
 CAPTION = (
-    f"Accuracy of the pictures that a method was so certain of, with {NAME} intervals; on the dotted line certainties can "
-    "be taken at their word. Bars: the share of all pictures."
+    f"Accuracy of the pictures that a method was so certain of, with {NAME} intervals; on the dotted line certainties "
+    "can be taken at their word. Bars: the share of all pictures."
 )
 
 

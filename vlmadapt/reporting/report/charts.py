@@ -47,8 +47,9 @@ class Chart:
         style = f' style="min-width:{self.width}px"' if self.width else ""
         focus = ' tabindex="0"' if self.width else ""
         return (
-            f'{controls}<figure><div class="across"{focus}><div class="plot" role="img" data-figure="{text(self.name)}" '
-            f'aria-label="{text(self.alt)}"{style}></div></div><figcaption>{text(self.caption)}</figcaption></figure>'
+            f'{controls}<figure><div class="across"{focus}><div class="plot" role="img" '
+            f'data-figure="{text(self.name)}" aria-label="{text(self.alt)}"{style}></div></div>'
+            f"<figcaption>{text(self.caption)}</figcaption></figure>"
             + folded("The numbers as a table", table_html(self.table))
         )
 
@@ -83,7 +84,7 @@ def bars(
     hover: Sequence[str],
     title: str,
     around: Sequence[tuple[float, float]] | None = None,
-    tone: str = "@s1",
+    tone: str = "@s1/0.55",
     most: float | None = None,
 ) -> Figure:
     """Bars beside ``names``, the first on top; ``around`` holds the ends of their error bars."""
@@ -119,8 +120,8 @@ def _errors(values: Sequence[float], around: Sequence[tuple[float, float]]) -> d
         "symmetric": False,
         "array": numbers([max(0.0, high - value) for value, (_, high) in zip(values, around, strict=True)]),
         "arrayminus": numbers([max(0.0, value - low) for value, (low, _) in zip(values, around, strict=True)]),
-        "color": MUTED,
-        "thickness": 1.4,
+        "color": INK,
+        "thickness": 1.2,
         "width": 3,
     }
 
@@ -182,9 +183,7 @@ def heat_map(
         "layout": {
             "height": 150 + side * max(len(rows), 3),
             "xaxis": names_axis(columns, tickangle=-90, tickfont={"size": 11}),
-            "yaxis": names_axis(
-                rows, range=[len(rows) - 0.5, -0.5], tickfont={"size": 11}
-            ),
+            "yaxis": names_axis(rows, range=[len(rows) - 0.5, -0.5], tickfont={"size": 11}),
             "annotations": annotations,
             "margin": {"l": 40, "r": 10, "t": 10, "b": 60},
         },
@@ -193,4 +192,4 @@ def heat_map(
 
 def width_of(columns: int) -> int:
     """Pixels that a heat map of so many columns needs."""
-    return 230 + 17 * columns
+    return 200 + 15 * columns

@@ -54,7 +54,11 @@ def compare_report(results: ProtocolResults, tested: Dataset | None = None, pict
     seeds = results.protocol["seeds"]
     figures = [
         ("highest accuracy", f"{100 * best.mean:.1f} %", f"{ranked[0]}, {_shots(shots)}"),
-        ("methods", str(len(ranked)), f"{len(results.shots)} numbers of shots, {len(seeds)} seed{'s' * (len(seeds) > 1)}"),
+        (
+            "methods",
+            str(len(ranked)),
+            f"{len(results.shots)} numbers of shots, {len(seeds)} seed{'s' * (len(seeds) > 1)}",
+        ),
         ("test pictures", f"{results.pictures(results.test_sets[0]):,}", f"{results.dataset['classes']} classes"),
     ]
     lead = (
@@ -120,7 +124,8 @@ def _classes(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[st
     columns = []
     for method in methods:
         right = sum(
-            torch.bincount(truth.labels[each == truth.labels], minlength=len(count)).double() for each in answers[method]
+            torch.bincount(truth.labels[each == truth.labels], minlength=len(count)).double()
+            for each in answers[method]
         )
         columns.append(right[some] / len(answers[method]) / count[some])  # type: ignore[index]
     shares = torch.stack(columns, 1)  # [classes, methods]
@@ -133,9 +138,7 @@ def _classes(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[st
         for name, row in zip(names, values, strict=True)
     ]
     shown = min(MOST, len(names))
-    figure = heat_map(
-        names[:shown], methods, values[:shown], hover[:shown], SCALE, (0, 100), legend="accuracy, %"
-    )
+    figure = heat_map(names[:shown], methods, values[:shown], hover[:shown], SCALE, (0, 100), legend="accuracy, %")
     table = Table(
         f"accuracy by class at {_shots(shots)}, %",
         ["class", "pictures", *methods],
@@ -148,7 +151,7 @@ def _classes(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[st
     of = f"All {len(names)} classes" if shown == len(names) else f"The {shown} hardest of {len(names)} classes"
     chart = Chart(
         "classes",
-        f"Matrix of the accuracy of each method on each class at {_shots(shots)}, the hardest class on top: {names[0]}.",
+        f"Matrix of the accuracy of each method on each class at {_shots(shots)}, the hardest on top: {names[0]}.",
         {"": figure},
         table,
         f"{of}, the hardest on top; methods from left to right, the most accurate first; {_shots(shots)}, mean of the "
@@ -207,13 +210,12 @@ def _gallery(
     if len(tested.test) != len(truth.labels) or not said:
         return None
     labels = truth.labels.tolist()
-    wrong = {
-        place: sum(each[place] != label for each in said.values()) for place, label in enumerate(labels)
-    }
+    wrong = {place: sum(each[place] != label for each in said.values()) for place, label in enumerate(labels)}
     chosen = [place for place, number in wrong.items() if number]
     if not chosen:
         return Section("Mistakes", "Pictures answered wrongly", paragraphs(["No method made a mistake."], ""))
-    cards, places = [], []
+    cards: list[str] = []
+    places: list[int] = []
     pictures = Album(pictures=False) if isinstance(tested.test[0], Row) else album
     for place in _in_turn(sorted(chosen, key=lambda place: -wrong[place]), labels):
         if len(places) == MOST_CARDS or pictures.full:
@@ -230,8 +232,8 @@ def _gallery(
     )
     seed = firsts[ranked[0]].seed
     note = (
-        f"{len(places):,} of {len(chosen):,} pictures that some method answers wrongly at {_shots(shots)}, seed {seed}; of "
-        "each class in turn those that most methods get wrong."
+        f"{len(places):,} of {len(chosen):,} pictures that some method answers wrongly at {_shots(shots)}, seed {seed}; "
+        "of each class in turn those that most methods get wrong."
     )
     facets = [label, by, *([right] if right.options else [])]
     fits = zip(cards, of_label, of_method, *([of_right] if right.options else []), strict=True)

@@ -21,18 +21,20 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]:
-    """The figure of a matrix ``[C, C]``, and the pixels it needs; classes that no picture has to do with are left out.
-    """
+    """The figure of a matrix ``[C, C]``, and the pixels it needs; classes without pictures are left out."""
     some = torch.nonzero(matrix.sum(0) + matrix.sum(1)).squeeze(-1).tolist()
     if len(some) > MOST:
         pairs = worst_pairs(matrix, PAIRS)
         titles = [f"{names[row]} → {names[column]}" for row, column, _ in pairs]
-        hover = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
-        return bars(titles, [count for *_, count in pairs], hover, "test pictures", tone="@s0"), 0
+        said = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
+        return bars(titles, [count for *_, count in pairs], said, "test pictures", tone="@s0/0.7"), 0
     listed, counts = [names[label] for label in some], matrix[some][:, some]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     hover = [
-        [f"{listed[i]} taken for {listed[j]}: {count}, {100 * float(shares[i, j]):.0f} %" for j, count in enumerate(row)]
+        [
+            f"{listed[i]} taken for {listed[j]}: {count}, {100 * float(shares[i, j]):.0f} %"
+            for j, count in enumerate(row)
+        ]
         for i, row in enumerate(counts.tolist())
     ]
     cells = [[str(count) if count else "" for count in row] for row in counts.tolist()]

@@ -12,6 +12,7 @@ from vlmadapt.reporting.report.html import drawn
 from vlmadapt.reporting.report.page import Section
 from vlmadapt.reporting.table import Table
 
+PARAMETERS, SECONDS = "trained parameters", "seconds of a fit"
 POWERS = {1: "none", 100: "100", 10_000: "10 k", 1_000_000: "1 M", 100_000_000: "100 M", 10_000_000_000: "10 G"}
 
 
@@ -38,14 +39,14 @@ def costs_section(results: ProtocolResults, shots: int) -> Section:
 def cost_section(costs: Sequence[Cost], measure: str, caption: str) -> Section:
     """A chart with a menu of what is asked, and its table."""
     asked: Mapping[str, Figure] = {
-        "trained parameters": _figure(costs, [max(each.parameters, 1) for each in costs], "trained parameters", measure),
-        "seconds of a fit": _figure(costs, [max(each.seconds, 1e-4) for each in costs], "seconds of a fit", measure),
+        PARAMETERS: _figure(costs, [max(each.parameters, 1) for each in costs], PARAMETERS, measure),
+        SECONDS: _figure(costs, [max(each.seconds, 1e-4) for each in costs], SECONDS, measure),
     }
     rows = [
         [each.method, f"{each.value:.1f}", f"{each.parameters:,}", f"{each.seconds:.2f}", f"{each.memory_mib:,.0f}"]
         for each in sorted(costs, key=lambda each: -each.value)
     ]
-    table = Table("cost and accuracy", ["method", measure, "trained parameters", "seconds of a fit", "peak MiB"], rows)
+    table = Table("cost and accuracy", ["method", measure, PARAMETERS, SECONDS, "peak MiB"], rows)
     best = max(costs, key=lambda each: each.value)
     quick = min(costs, key=lambda each: each.seconds)
     alt = (
@@ -64,7 +65,11 @@ def _figure(costs: Sequence[Cost], places: Sequence[float], cost: str, measure: 
             "name": drawn(each.method),
             "x": [number(x)],
             "y": [number(each.value)],
-            "marker": {"size": 12, "color": MUTED if each.method == REFERENCE else colour(place), "symbol": symbol(place)},
+            "marker": {
+                "size": 12,
+                "color": MUTED if each.method == REFERENCE else colour(place),
+                "symbol": symbol(place),
+            },
             "hovertext": [
                 drawn(
                     f"{each.method}: {each.value:.1f}, {each.parameters:,} parameters, {each.seconds:.2f} s, "
@@ -76,6 +81,6 @@ def _figure(costs: Sequence[Cost], places: Sequence[float], cost: str, measure: 
         for place, (each, x) in enumerate(zip(costs, places, strict=True))
     ]
     xaxis: Figure = {"type": "log", "title": {"text": cost}}
-    if cost.startswith("trained"):
+    if cost == PARAMETERS:
         xaxis |= {"tickmode": "array", "tickvals": list(POWERS), "ticktext": list(POWERS.values())}
     return {"data": data, "layout": {"height": 420, "xaxis": xaxis, "yaxis": {"title": {"text": measure}}}}

@@ -54,8 +54,8 @@ def evaluation_report(found: Evaluation, run: str | Path | None = None, pictures
     if errors is not None:
         figures.append(("calibration error", f"{100 * errors:.1f} %", "certainty against accuracy"))
     lead = (
-        f"{method}, fitted on {cell.shots} picture{'s' * (cell.shots != 1)} a class, encoder {results.encoder['name']}; "
-        f"{number:,} test picture{'s' * (number != 1)}."
+        f"{method}, fitted on {cell.shots} picture{'s' * (cell.shots != 1)} a class, encoder "
+        f"{results.encoder['name']}; {number:,} test picture{'s' * (number != 1)}."
     )
     return Report(f"{method} on {name}", lead, figures, sections, album)
 
@@ -101,13 +101,13 @@ def _classes(found: Evaluation) -> Section:
         rows,
         notes=[] if len(scored) <= IN_TABLE else [f"The lowest {IN_TABLE}; by_class.csv has all."],
     )
-    of = "" if len(shown) == len(scored) else f"the {len(shown)} of {len(scored)} classes with the lowest accuracy, "
+    few = f"The {len(shown)} of {len(scored)} classes with the lowest accuracy, the lowest first"
     chart = Chart(
         "classes",
         f"Bars of the accuracy of each class, the lowest first, from {_ends([each for _, each in shown])}.",
         {"": figure},
         table,
-        f"{of}lowest first; lines: {NAME}, of the class's pictures.".capitalize(),
+        f"{'The lowest first' if len(shown) == len(scored) else few}; lines: {NAME}, of the class's pictures.",
     )
     return Section("Classes", "Accuracy by class", paragraphs(note), [chart])
 
@@ -193,7 +193,7 @@ def _card(one: Mistake, album: Album, thumbnails: Thumbnails | None) -> str:
         picture = album.show(vote.support.path, said, kept)
         votes.append(
             f'<li class="{"agrees" if agrees else "differs"}">{picture}{text(vote.class_name)} '
-            f"{100 * vote.share:.1f} %</li>"
+            f"{100 * vote.share:.1f}&nbsp;%</li>"
         )
     return head + (f'<ul class="votes" aria-label="votes">{"".join(votes)}</ul>' if votes else "")
 

@@ -37,7 +37,8 @@ class Section:
     def html(self) -> str:
         """The section; charts are drawn after the text."""
         inner = self.body + "".join(chart.html() for chart in self.charts)
-        return f'<section aria-labelledby="{text(self.anchor)}"><h2 id="{text(self.anchor)}">{text(self.title)}</h2>{inner}</section>'
+        name = text(self.anchor)
+        return f'<section aria-labelledby="{name}"><h2 id="{name}">{text(self.title)}</h2>{inner}</section>'
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Report:
         figures: Mapping[str, Any] = {chart.name: list(chart.figures.values()) for chart in charts}
         library, script = asset(LIBRARY), asset("report.js")
         policy = (
-            f"default-src 'none'; script-src {_hash(library)} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "
-            "base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; script-src {_hash(library)} {_hash(script)}; style-src 'unsafe-inline'; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
         )
         links = "".join(f'<li><a href="#{text(each.anchor)}">{text(each.name)}</a></li>' for each in self.sections)
         numbers = "".join(

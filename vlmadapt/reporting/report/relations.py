@@ -37,8 +37,9 @@ def relations_section(folder: str | Path) -> Section | None:
         alt=f"Matrix of the strength of the relations between classes, {of}. The table names the strongest of each.",
         figures={_title(one): _figure(one, names) for one in matrices},
         table=_table(matrices[0], names),
-        caption=f"Signed cosine r of two classes' nodes, {of}, related ones side by side: from the node of the "
-        "column to that of the row. Colours span what there is. What a class has with itself is left blank. Relations that validation switched off are not listed.",
+        caption=f"Signed cosine r of two classes' nodes, {of}, related ones side by side: from the node of the column "
+        "to that of the row. Colours span what there is. What a class has with itself is left blank. Relations that "
+        "validation switched off are not listed.",
         menu="relation",
         width=width_of(shown),
     )

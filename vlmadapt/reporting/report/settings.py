@@ -13,7 +13,7 @@ from vlmadapt.reporting.table import Table
 def settings_section(
     about: Mapping[str, Any], words: Sequence[str], chosen: Table | None, methods: Mapping[str, Mapping[str, Any]]
 ) -> Section:
-    """``about`` in a list, ``words`` of the protocol below, ``chosen`` hyper-parameters, and every method's settings."""
+    """``about`` in a list, ``words`` of the protocol below, ``chosen`` values, every method's settings."""
     parts = [listed(about), paragraphs(words)]
     if chosen is not None and chosen.rows:
         parts.append(f"<h3>What was chosen</h3>{table_html(chosen)}")

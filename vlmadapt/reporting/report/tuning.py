@@ -120,7 +120,10 @@ def _kinds(results: TuningResults) -> Section | None:
     if results.prior_by_kind:
         rows[PRIOR] = [results.prior_by_kind[kind] for kind in kinds]
     values = [[100 * value for value in row] for row in rows.values()]
-    hover = [[f"{name}, {kind}: {100 * value:.1f}" for kind, value in zip(kinds, row, strict=True)] for name, row in rows.items()]
+    hover = [
+        [f"{name}, {kind}: {100 * value:.1f}" for kind, value in zip(kinds, row, strict=True)]
+        for name, row in rows.items()
+    ]
     cells = [[f"{value:.0f}" for value in row] for row in values] if len(kinds) <= 12 else None
     figure = heat_map(list(rows), kinds, values, hover, SCALE, (0, 100), cells)
     table = Table(
@@ -167,13 +170,14 @@ def _card(one: Said, album: Album) -> str:
     marks = {None: "", True: "✓ ", False: "✗ "}
     kinds = {None: "", True: "right", False: "wrong"}
     said = "".join(
-        f'<li><span class="muted">{text(name)}</span> <span class="{kinds[right]}">{marks[right]}{text(words)}</span></li>'
+        f'<li><span class="muted">{text(name)}</span> '
+        f'<span class="{kinds[right]}">{marks[right]}{text(words)}</span></li>'
         for name, (words, right) in one.texts.items()
     )
     alt = f"picture of the record {record.id}"
     return (
-        f'<div class="head">{album.show(record.image, alt)}<div><p><strong>{text(record.prompt or "caption")}</strong></p>'
-        f'<p>truth: {text(one.truth)}</p><p class="path">{text(record.id)}</p></div></div>'
+        f'<div class="head">{album.show(record.image, alt)}<div>'
+        f'<p><strong>{text(record.prompt or "caption")}</strong></p><p>truth: {text(one.truth)}</p><p class="path">{text(record.id)}</p></div></div>'
         f'<ul class="said" aria-label="answers">{said}</ul>'
     )
 
