@@ -19,6 +19,7 @@ from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
 from vlmadapt.modes import usual
+from vlmadapt.pictures.thumbnails import Thumbnails, keep_thumbnails
 from vlmadapt.seals import sealed, unsealed
 
 if TYPE_CHECKING:
@@ -211,20 +212,23 @@ class Prediction:
 class Classifier:
     """A fitted ``adapter``, the ``encoder`` of its pictures, and the ``run`` that made it."""
 
-    def __init__(self, adapter: Adapter, encoder: Encoder, run: Run) -> None:
+    def __init__(self, adapter: Adapter, encoder: Encoder, run: Run, thumbnails: Thumbnails | None = None) -> None:
         self.adapter = adapter
         self.encoder = encoder
         self.run = run
         self.support = run.pictures()
+        self.thumbnails = thumbnails  # of the folder it was read from
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.run.class_names
 
     def save(self, folder: str | Path) -> Path:
-        """Write the classifier; ``run.json`` comes last, so that a folder that has it is whole."""
+        """Write the classifier and thumbnails of its support pictures; ``run.json`` comes last, so that a folder that
+        has it is whole."""
         folder = Path(folder)
         self.adapter.save(folder)
+        keep_thumbnails(folder, self.support, self.thumbnails)
         whole = {**self.run.as_json(), "adapter_sha256": sha256_of_file(folder / "adapter.json")}
         write_json(folder / DESCRIPTION, sealed(whole))
         return folder
@@ -270,7 +274,7 @@ class Classifier:
                 f"{folder / DESCRIPTION} names {len(run.class_names)} classes, its adapter has {adapter.num_classes}: "
                 "fit again with --overwrite."
             )
-        return cls(adapter, encoder, run)
+        return cls(adapter, encoder, run, Thumbnails(folder))
 
     def predict(
         self,

@@ -61,7 +61,7 @@ def predict(
                     failed += 1
                     fail(result.reason)
                 elif drawing is not None:
-                    draw_prediction(result, drawing)
+                    draw_prediction(result, drawing, classifier.thumbnails)
                 if listed is not None:
                     listed.add(_as_json(result))
                 elif isinstance(result, Prediction):

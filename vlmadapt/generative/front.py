@@ -24,7 +24,8 @@ from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import plain
 from vlmadapt.training import TrainConfig
 
-DRAWN = ("table.md", "said.png")  # what the command line adds to the results
+REPORT = "report.html"
+DRAWN = ("table.md", "said.png", REPORT)  # what the command line adds to the results
 
 
 @with_options(TuneOptions)

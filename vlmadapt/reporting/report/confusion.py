@@ -1,0 +1,71 @@
+"""Which classes are taken for which: the matrix of up to ``MOST`` classes, the worst pairs of more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlmadapt.reporting.confusion import MOST, NUMBERED
+from vlmadapt.reporting.report.charts import Figure, bars, heat_map, width_of
+from vlmadapt.reporting.table import Table
+
+PAIRS = 40
+SCALE = ((0.0, "@zero"), (1.0, "@s1"))
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """``[C, C]``, int64: rows are classes, columns what their pictures were taken for."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+
+
+def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]:
+    """The figure of a matrix ``[C, C]``, and the pixels it needs; classes without pictures are left out."""
+    some = torch.nonzero(matrix.sum(0) + matrix.sum(1)).squeeze(-1).tolist()
+    if len(some) > MOST:
+        pairs = worst_pairs(matrix, PAIRS)
+        titles = [f"{names[row]} → {names[column]}" for row, column, _ in pairs]
+        said = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
+        return bars(titles, [count for *_, count in pairs], said, "test pictures", tone="@s0/0.7"), 0
+    listed, counts = [names[label] for label in some], matrix[some][:, some]
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    hover = [
+        [
+            f"{listed[i]} taken for {listed[j]}: {count}, {100 * float(shares[i, j]):.0f} %"
+            for j, count in enumerate(row)
+        ]
+        for i, row in enumerate(counts.tolist())
+    ]
+    cells = [[str(count) if count else "" for count in row] for row in counts.tolist()]
+    numbered = cells if len(listed) <= NUMBERED else None
+    figure = heat_map(listed, listed, shares.tolist(), hover, SCALE, (0, 1), numbered, "share of the class")
+    return figure, width_of(len(listed))
+
+
+def worst_pairs(matrix: Tensor, most: int) -> list[tuple[int, int, int]]:
+    """(class, what it was taken for, how many pictures), the most first."""
+    wrong = matrix.clone().fill_diagonal_(0)
+    order = torch.sort(wrong.flatten(), descending=True, stable=True)
+    return [
+        (*divmod(place, len(matrix)), count)
+        for place, count in zip(order.indices[:most].tolist(), order.values[:most].tolist(), strict=True)
+        if count
+    ]
+
+
+def pairs_table(matrices: Sequence[tuple[str, Tensor]], names: Sequence[str], notes: Sequence[str] = ()) -> Table:
+    """The worst pairs of each matrix, which a name tells apart where there are several."""
+    several = len(matrices) > 1
+    most = max(8, PAIRS // len(matrices))
+    rows = [
+        [
+            *([of] if several else []),
+            *(names[row], names[column], f"{count:,}", f"{100 * count / int(matrix[row].sum()):.0f} %"),
+        ]
+        for of, matrix in matrices
+        for row, column, count in worst_pairs(matrix, most)
+    ]
+    header = [*(["method"] if several else []), "class", "taken for", "pictures", "of the class"]
+    left = frozenset(range(3 if several else 2))
+    return Table("pairs confused most", header, rows or [[*["-"] * len(header)]], notes=notes, left=left)
