@@ -47,7 +47,8 @@ cudaError_t launch_walk(const ForwardParams& f, const Cut& cut, void* workspace,
   const Problem& p = f.problem;
   if constexpr (sizeof(E) == 2) {
     if (takes_flash(p)) {
-      const bool narrow = p.features <= 64 && (!from_scores || (p.width <= 64 && (!p.has_value || p.value_width <= 64)));
+      const bool narrow =
+          p.features <= 64 && (!from_scores || (p.width <= 64 && (!p.has_value || p.value_width <= 64)));
       return narrow ? launch_flash<E, from_scores, 64>(f, cut, workspace, stream)
                     : launch_flash<E, from_scores, 128>(f, cut, workspace, stream);
     }

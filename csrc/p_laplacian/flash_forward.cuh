@@ -58,8 +58,7 @@ constexpr int flash_forward_shared_bytes() {
   return walk > end ? walk : end;
 }
 
-// The base of exponents of which `top` is the largest, and never below `base`; any does where there are none yet.
-__device__ __forceinline__ float raised(float base, float top) { return fmaxf(base, ceilf(quad_max(top))); }
+// Where there are no exponents yet any base does.
 __device__ __forceinline__ float usable(float base) { return base == -infinity<float>() ? 0.f : base; }
 
 // Scales what has been summed with the base `before` to `base`, the two rows of a thread each with its own.
@@ -122,7 +121,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   Fragments<columns> out = {}, context = {};
   float most[2], most_w[2], sum_p[2] = {}, sum_w[2] = {}, own_norms[2];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) most[half] = most_w[half] = -infinity<float>();
+  for (int half = 0; half < 2; ++half) {
+    most[half] = -infinity<float>();
+    // Of probabilities a base whose power weights as they are may be divided by.
+    most_w[half] = from_scores ? -infinity<float>() : -126.f;
+  }
   int stage = 0;
   for (int64_t at = begin; at < end; at += keys, stage ^= 1) {
     ptx::wait_copies<0>();
@@ -142,14 +145,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       multiply_rows<keys, stride>(score, memory.queries + 16 * place.warp * stride, memory.keys_of(stage), width,
                                   place.lane);
     } else {
-#pragma unroll
-      for (int n = 0; n < keys / 8; ++n)
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const int query = place.row(r / 2), key = place.other(n, r);
-          if (query < bounds.queries && key < bounds.keys)
-            score[n][r] = widen(attention.data[(first + query) * attention.width + at + key]);
-        }
+      load_pairs<keys>(score, attention, first, at, bounds, place);
     }
     if (!plain) {
       __syncthreads();  // the norms are there
@@ -159,112 +155,86 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 
     if constexpr (from_scores) {
-      const bool whole = p.mask_kind == MaskKind::none && !p.causal && bounds.keys >= keys;
-#pragma unroll
-      for (int n = 0; n < keys / 8; ++n)
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          if (whole) {
-            score[n][r] *= score_unit;
-          } else {
-            const int query = place.row(r / 2), key = place.other(n, r);
-            const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
-            score[n][r] = exists ? pairs.masked(score[n][r] * score_unit, first + query, at + key, unit)
-                                 : -infinity<float>();
-          }
-        }
-    }
-    // Exponents of the weights; minus infinity where the pair is dropped.
-#pragma unroll
-    for (int n = 0; n < keys / 8; ++n)
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const float s = from_scores ? score[n][r] : log_to_two(score[n][r]);
-        if (plain) {
-          exponents[n][r] = s;
-        } else {
-          const float squared = exponents[n][r];
-          exponents[n][r] = squared < Limits<float>::coincidence ? -infinity<float>()
-                                                                 : h * s + g * ptx::log2_flushed(squared);
-        }
+      if (p.mask_kind == MaskKind::none && !p.causal && bounds.keys >= keys) {
+        each_of<keys>([&](int n, int r) { score[n][r] *= score_unit; });
+      } else {
+        each_of<keys>([&](int n, int r) {
+          const int query = place.row(r / 2), key = place.other(n, r);
+          const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
+          score[n][r] =
+              exists ? pairs.masked(score[n][r] * score_unit, first + query, at + key, unit) : -infinity<float>();
+        });
       }
+    }
+    // Exponents of the weights; minus infinity where the pair is dropped, or its probability no normal number.
+    const auto exponent_of = [&](int n, int r) { return from_scores ? score[n][r] : ptx::log2_flushed(score[n][r]); };
+    if (plain) {
+      each_of<keys>([&](int n, int r) { exponents[n][r] = exponent_of(n, r); });
+    } else {
+      each_of<keys>([&](int n, int r) {
+        const float squared = exponents[n][r], x = h * exponent_of(n, r) + g * ptx::log2_flushed(squared);
+        exponents[n][r] = squared < Limits<float>::coincidence ? -infinity<float>() : x;
+      });
+    }
     if (p.drop_diagonal && bounds.self > -kOwned<float> && bounds.self < keys) {
-#pragma unroll
-      for (int n = 0; n < keys / 8; ++n)
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-          if (place.other(n, r) == place.row(r / 2) + bounds.self) {
-            exponents[n][r] = -infinity<float>();
-            if (!from_scores) score[n][r] = 0.f;
-          }
+      each_of<keys>([&](int n, int r) {
+        if (place.other(n, r) != place.row(r / 2) + bounds.self) return;
+        exponents[n][r] = -infinity<float>();
+        if (!from_scores) score[n][r] = 0.f;
+      });
     }
 
     const float before[2] = {most[0], most[1]}, before_w[2] = {most_w[0], most_w[1]};
+    float top[2] = {most[0], most[1]}, top_w[2] = {most_w[0], most_w[1]};
+    each_of<keys>([&](int n, int r) {
+      if (from_scores) top[r / 2] = fmaxf(top[r / 2], score[n][r]);
+      top_w[r / 2] = fmaxf(top_w[r / 2], exponents[n][r]);
+    });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = -infinity<float>(), top_w = top;
-#pragma unroll
-      for (int n = 0; n < keys / 8; ++n)
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-          if (from_scores) top = fmaxf(top, score[n][2 * half + side]);
-          top_w = fmaxf(top_w, exponents[n][2 * half + side]);
-        }
-      if (from_scores) most[half] = raised(most[half], top);
-      // Of probabilities a power of two that weights as they are may be divided by.
-      most_w[half] = raised(most_w[half], from_scores ? top_w : fmaxf(top_w, -126.f));
+      if (from_scores) most[half] = ceilf(quad_max(top[half]));
+      most_w[half] = ceilf(quad_max(top_w[half]));
     }
     if (from_scores) rebase<columns>(context, sum_p, before, most, value_width);
     rebase<columns>(out, sum_w, before_w, most_w, features);
     const float base[2] = {usable(most[0]), usable(most[1])}, base_w[2] = {usable(most_w[0]), usable(most_w[1])};
-    const float down[2] = {power_of_two(-base_w[0]), power_of_two(-base_w[1])};
-#pragma unroll
-    for (int k = 0; k < keys / 16; ++k) {
-      Fragments<16> likely, weights;
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const int half = r / 2;
-          const float s = score[2 * k + n][r];
-          if (from_scores) {
-            likely[n][r] = ptx::exp2_flushed(s - base[half]);
-            sum_p[half] += likely[n][r];
-          }
-          weights[n][r] = !from_scores && plain ? s * down[half]
-                                                : ptx::exp2_flushed(exponents[2 * k + n][r] - base_w[half]);
-          sum_w[half] += weights[n][r];
-        }
-      if (with_context)
-        add_weighted<columns>(context, likely, memory.values(stage) + 16 * k * stride, value_width, place.lane);
-      add_weighted<columns>(out, weights, x + 16 * k * stride, features, place.lane);
+    if (from_scores) {
+      each_of<keys>([&](int n, int r) {
+        score[n][r] = ptx::exp2_flushed(score[n][r] - base[r / 2]);
+        sum_p[r / 2] += score[n][r];
+      });
     }
+    if (from_scores || !plain) {
+      each_of<keys>([&](int n, int r) { exponents[n][r] = ptx::exp2_flushed(exponents[n][r] - base_w[r / 2]); });
+    } else {
+      const float down[2] = {power_of_two(-base_w[0]), power_of_two(-base_w[1])};
+      each_of<keys>([&](int n, int r) { exponents[n][r] = score[n][r] * down[r / 2]; });
+    }
+    each_of<keys>([&](int n, int r) { sum_w[r / 2] += exponents[n][r]; });
+    if (with_context) add_weighted<columns>(context, score, memory.values(stage), value_width, place.lane);
+    add_weighted<columns>(out, exponents, x, features, place.lane);
   }
 
   __syncthreads();  // nobody reads tiles any more, and no copy is on its way
   const FlashSums<from_scores, columns> sums(reinterpret_cast<float*>(shared));
+  float up[2] = {1.f, 1.f};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = place.row(half);
     // To the base that forward.cuh has: h m, from probabilities zero.
     const float total_p = quad_sum(sum_p[half]), total_w = quad_sum(sum_w[half]);
-    const float up = most_w[half] == -infinity<float>()
-                         ? 1.f
-                         : power_of_two(most_w[half] - (from_scores ? h * most[half] : 0.f));
+    if (most_w[half] > -infinity<float>()) up[half] = power_of_two(most_w[half] - (from_scores ? h * most[half] : 0.f));
     if (place.quad == 0) {
       sums.most[row] = most[half];
       sums.sum_p[row] = total_p;
-      sums.sum_w[row] = total_w * up;
+      sums.sum_w[row] = total_w * up[half];
     }
-#pragma unroll
-    for (int n = 0; n < columns / 8; ++n)
-#pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const int at = row * sums.stride + place.other(n, side);
-        sums.out[at] = out[n][2 * half + side] * up;
-        if (from_scores) sums.context[at] = context[n][2 * half + side];
-      }
   }
+  each_of<columns>([&](int n, int r) {
+    const int at = place.row(r / 2) * sums.stride + place.other(n, r);
+    sums.out[at] = out[n][r] * up[r / 2];
+    if (from_scores) sums.context[at] = context[n][r];
+  });
   __syncthreads();
   const PartOfRows<float> part(params, workspace, head * p.num_queries + first);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;

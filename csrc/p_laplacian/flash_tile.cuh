@@ -34,18 +34,55 @@ struct FlashPlace {
   __device__ int other(int n, int r) const { return 8 * n + 2 * quad + r % 2; }
 };
 
+// Calls step(n, r) for all numbers of a thread.
+template <int n, class Step>
+__device__ __forceinline__ void each_of(const Step& step) {
+#pragma unroll
+  for (int k = 0; k < n / 8; ++k)
+#pragma unroll
+    for (int r = 0; r < 4; ++r) step(k, r);
+}
+
 // Copies to[r, c] = matrix[first + r, c], zero outside, up to whole sixteens of columns. Rows are of whole 16 bytes.
 template <int rows, int stride, class E>
 __device__ __forceinline__ void copy_rows(E* to, const Matrix<E>& matrix, int64_t first) {
   const int width = static_cast<int>(matrix.width), padded = (width + 15) / 16 * 16;
   const int shift = padded > 64 ? 4 : padded > 32 ? 3 : padded > 16 ? 2 : 1;  // 2^shift threads a row
-  const int c = (static_cast<int>(threadIdx.x) & ((1 << shift) - 1)) * 8;
+  const int c = (static_cast<int>(threadIdx.x) & ((1 << shift) - 1)) * 8, step = kThreads >> shift;
   if (c >= padded) return;
-  for (int row = static_cast<int>(threadIdx.x) >> shift; row < rows; row += kThreads >> shift) {
-    const bool inside = first + row < matrix.rows && c < width;
-    ptx::copy16_async(to + row * stride + c, matrix.data + (inside ? (first + row) * matrix.width + c : 0),
-                      inside ? 16 : 0);
-  }
+  int row = static_cast<int>(threadIdx.x) >> shift;
+  const int there = c >= width ? 0 : matrix.rows - first < rows ? static_cast<int>(matrix.rows - first) : rows;
+  const E* from = matrix.data + (first + row) * matrix.width + c;  // nothing is read there beyond the matrix
+  for (to += row * stride + c; row < rows; row += step, to += step * stride, from += step * matrix.width)
+    ptx::copy16_async(to, from, row < there ? 16 : 0);
+}
+
+// to[n][r] = attention[first_query + row, first_key + other], zero outside of the bounds.
+template <int n, class E>
+__device__ __forceinline__ void load_pairs(Fragments<n>& to, const Matrix<E>& attention, int64_t first_query,
+                                           int64_t first_key, const TileBounds& bounds, const FlashPlace& place) {
+  struct alignas(2 * sizeof(E)) Two {
+    E at[2];
+  };
+  const bool wide = attention.width % 2 == 0 && reinterpret_cast<uintptr_t>(attention.data) % sizeof(Two) == 0;
+  const auto load_each = [&](const auto& load) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const E* row = attention.data + (first_query + place.row(half)) * attention.width + first_key + 2 * place.quad;
+      const int left = place.row(half) < bounds.queries ? bounds.keys - 2 * place.quad : 0;
+#pragma unroll
+      for (int k = 0; k < n / 8; ++k) {
+        const Two x = load(row + 8 * k, left - 8 * k);
+        to[k][2 * half] = widen(x.at[0]);
+        to[k][2 * half + 1] = widen(x.at[1]);
+      }
+    }
+  };
+  // Two loops, so that in either all loads are on their way before the first is waited for.
+  if (wide)
+    load_each([](const E* from, int left) { return left > 0 ? *reinterpret_cast<const Two*>(from) : Two{}; });
+  else
+    load_each([](const E* from, int left) { return Two{{left > 0 ? from[0] : E{}, left > 1 ? from[1] : E{}}}; });
 }
 
 // sums += left[16, width] other[n, width]^T.
@@ -95,10 +132,7 @@ __device__ __forceinline__ void load_eight(float (&to)[8], const E* from) {
 template <int n, int stride, class E>
 __device__ __forceinline__ void subtract_rows(Fragments<n>& squared, const E* own, const E* other, int width,
                                               const FlashPlace& place) {
-#pragma unroll
-  for (int k = 0; k < n / 8; ++k)
-#pragma unroll
-    for (int r = 0; r < 4; ++r) squared[k][r] = 0.f;
+  each_of<n>([&](int k, int r) { squared[k][r] = 0.f; });
 #pragma unroll 1
   for (int c = 0; c < width; c += 8) {
     float x[2][8];
@@ -125,19 +159,16 @@ __device__ __forceinline__ void subtract_rows(Fragments<n>& squared, const E* ow
 // them, else differences.
 //
 // Each of the three sums is of `width` products that are exact; whatever the order, and if every addition loses the
-// last bit as tensor cores may, it is wrong by width 2^-23 times the sum of the products' sizes. With s = |a|^2 + |b|^2,
-// 2 |a b| <= s, and with the three roundings of what is done with the sums, that is (2 width + 3) 2^-23 s at most.
-// Where every pair of the warp has a squared distance of more than (2 width + 3) 2^-10 s, none is wrong by more than
-// 2^-13 of itself, and no weight by more than |p - 2| 2^-14, an eighth of a rounding to float16. The comparison is
+// last bit as tensor cores may, it is wrong by width 2^-23 times the sum of the products' sizes. With s = |a|^2 +
+// |b|^2, 2 |a b| <= s, and with the three roundings of what is done with the sums, that is (2 width + 3) 2^-23 s at
+// most. Where every pair of the warp has a squared distance of more than (2 width + 3) 2^-10 s, none is wrong by more
+// than 2^-13 of itself, and no weight by more than |p - 2| 2^-14, an eighth of a rounding to float16. The comparison is
 // false of NaN and of infinite sums, and close to where products leave the range of float.
 template <int n, int stride, class E>
 __device__ __forceinline__ void squared_distances(Fragments<n>& squared, const E* own, const float (&own_norms)[2],
                                                   const E* other, const float* norms, int width,
                                                   const FlashPlace& place) {
-#pragma unroll
-  for (int k = 0; k < n / 8; ++k)
-#pragma unroll
-    for (int r = 0; r < 4; ++r) squared[k][r] = 0.f;
+  each_of<n>([&](int k, int r) { squared[k][r] = 0.f; });
   multiply_rows<n, stride>(squared, own, other, width, place.lane);
   const float share = static_cast<float>(2 * width + 3) / 1024;
   bool far = true;
@@ -147,8 +178,8 @@ __device__ __forceinline__ void squared_distances(Fragments<n>& squared, const E
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const float sum = own_norms[r / 2] + norm.at[r % 2];
-      squared[k][r] = sum - 2 * squared[k][r];
-      far = far && squared[k][r] - share * sum > 1e-25f;
+      squared[k][r] = fmaf(-2.f, squared[k][r], sum);
+      far = far && fmaf(-share, sum, squared[k][r]) > 1e-25f;
     }
   }
   if (!__all_sync(0xffffffffu, far)) subtract_rows<n, stride>(squared, own, other, width, place);
@@ -157,35 +188,41 @@ __device__ __forceinline__ void squared_distances(Fragments<n>& squared, const E
 // Two numbers rounded to 16 bits, the first in the lower half; `rest` gets what that has lost, rounded likewise.
 template <class E>
 __device__ __forceinline__ uint32_t rounded(float first, float second, uint32_t& rest);
-#define VLMADAPT_ROUNDED(E, Two, round)                                                             \
-  template <>                                                                                       \
-  __device__ __forceinline__ uint32_t rounded<E>(float first, float second, uint32_t& rest) {       \
-    const Two high = round(first, second);                                                          \
-    const Two low = round(first - widen(high.x), second - widen(high.y));                           \
-    rest = *reinterpret_cast<const uint32_t*>(&low);                                                \
-    return *reinterpret_cast<const uint32_t*>(&high);                                               \
+#define VLMADAPT_ROUNDED(E, Two, round)                                                       \
+  template <>                                                                                 \
+  __device__ __forceinline__ uint32_t rounded<E>(float first, float second, uint32_t& rest) { \
+    const Two high = round(first, second);                                                    \
+    const Two low = round(first - widen(high.x), second - widen(high.y));                     \
+    rest = *reinterpret_cast<const uint32_t*>(&low);                                          \
+    return *reinterpret_cast<const uint32_t*>(&high);                                         \
   }
 VLMADAPT_ROUNDED(__nv_bfloat16, __nv_bfloat162, __floats2bfloat162_rn)
 VLMADAPT_ROUNDED(__half, __half2, __floats2half2_rn)
 #undef VLMADAPT_ROUNDED
 
-// sums += weights[16, 16] rows[16, width]; the weights are at most about one, which float16 needs.
-template <int columns, class E>
-__device__ __forceinline__ void add_weighted(Fragments<columns>& sums, const Fragments<16>& weights, const E* rows,
+// sums += weights[16, n] rows[n, width]; the weights are at most about one, which float16 needs.
+template <int columns, class E, int size>
+__device__ __forceinline__ void add_weighted(Fragments<columns>& sums, const float (&weights)[size][4], const E* rows,
                                              int width, int lane) {
-  uint32_t high[4], low[4];
 #pragma unroll
-  for (int k = 0; k < 4; ++k)
-    high[k] = rounded<E>(weights[k / 2][k % 2 * 2], weights[k / 2][k % 2 * 2 + 1], low[k]);
+  for (int k = 0; k < size / 2; ++k) {
+    uint32_t high[4], low[4];
 #pragma unroll
-  for (int n = 0; n < columns / 16; ++n) {
-    if (16 * n >= width) continue;
-    uint32_t x[4];
-    ptx::load_matrices_transposed(x, rows + lane % 16 * kFlashStride<columns> + 16 * n + lane / 16 * 8);
-    ptx::mma<E>(sums[2 * n], high, {x[0], x[1]});
-    ptx::mma<E>(sums[2 * n + 1], high, {x[2], x[3]});
-    ptx::mma<E>(sums[2 * n], low, {x[0], x[1]});
-    ptx::mma<E>(sums[2 * n + 1], low, {x[2], x[3]});
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = weights[2 * k + i / 2] + i % 2 * 2;
+      high[i] = rounded<E>(pair[0], pair[1], low[i]);
+    }
+    const E* row = rows + (16 * k + lane % 16) * kFlashStride<columns> + lane / 16 * 8;
+#pragma unroll
+    for (int n = 0; n < columns / 16; ++n) {
+      if (16 * n >= width) continue;
+      uint32_t x[4];
+      ptx::load_matrices_transposed(x, row + 16 * n);
+      ptx::mma<E>(sums[2 * n], high, {x[0], x[1]});
+      ptx::mma<E>(sums[2 * n + 1], high, {x[2], x[3]});
+      ptx::mma<E>(sums[2 * n], low, {x[0], x[1]});
+      ptx::mma<E>(sums[2 * n + 1], low, {x[2], x[3]});
+    }
   }
 }
 
