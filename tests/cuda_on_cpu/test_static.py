@@ -14,9 +14,12 @@ from .static_evidence import (
     evidence,
     floor_ms,
     inner_loops,
+    kernels_of,
+    largest_loop,
     loops_of,
     markdown,
     retrieval_cost,
+    straight_runs,
 )
 
 EVERY_ARCHITECTURE = [
@@ -78,6 +81,39 @@ def test_shared_loads_of_p_laplacian(arch: str, tables: dict[str, list[str]]) ->
                 assert loop.instructions <= (20 if loop.arithmetic else 4) * loop.tensor, f"{name} on {arch}: {loop}"
             else:
                 assert 4 * loop.shared_loads <= loop.arithmetic, f"{name} on {arch}: {loop}"
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
+def test_tiles_of_p_laplacian_stay_in_registers(arch: str, tables: dict[str, list[str]]) -> None:
+    """Nothing is stored on the walk over the keys but norms; few slots for each tensor instruction.
+
+    Four instructions or fewer for each in the products of pairs, packing of weights included five in the sums of rows.
+    Where distances are differences, 28 FP32 instructions a load of 16 bytes.
+    """
+    if toolchain.nvcc() is None:
+        pytest.skip("no nvcc on PATH: kernels are not compiled for GPUs")
+    kernels = kernels_of("p_laplacian", arch)
+    if kernels is None:
+        pytest.skip("no cuobjdump: the machine code is not read")
+    flash = {name: kernel for name, kernel in kernels.items() if name.startswith("flash_forward_kernel")}
+    assert len(flash) == 8
+    for name, kernel in flash.items():
+        scores = ", true, " in name
+        walk, loops = largest_loop(kernel), inner_loops(kernel)
+        assert walk["STG"] == 0 and walk["STS"] <= 4, f"{name} on {arch}: {walk}"
+        assert walk["LDGSTS"] == (3 if scores else 1) and walk["BAR"] == 2, f"{name} on {arch}: {walk}"
+        products = [loop for loop in loops if loop.tensor > 2]
+        assert len(products) == 1 + scores, name
+        sums = [run for run in straight_runs(kernel) if run["HMMA"] > 8]
+        slots = [f"{x.instructions}/{x.tensor}" for x in products] + [f"{x.total()}/{x['HMMA']}" for x in sums]
+        tables.setdefault(f"tiles in registers {arch}", []).append(f"{name}: instructions/tensor {', '.join(slots)}")
+        assert sum(run["HMMA"] for run in sums) == (2 if scores else 1) * 64, f"{name} on {arch}"
+        for loop in products:
+            assert loop.instructions <= 4 * loop.tensor, f"{name} on {arch}: {loop}"
+        for run in sums:
+            assert run.total() <= 5 * run["HMMA"], f"{name} on {arch}: {run}"
+        differences = max(loops, key=lambda loop: loop.arithmetic)
+        assert 25 * differences.shared_loads <= differences.arithmetic, f"{name} on {arch}: {differences}"
 
 
 @pytest.mark.parametrize("arch", EVERY_ARCHITECTURE)
