@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Problem& p = params.problem;
   const FlashMemory<E, from_scores, columns> memory(shared);
   const FlashPlace place;
-  const int64_t head = blockIdx.x / tiles, first = blockIdx.x % tiles * kOwned<float>;
+  const int head = static_cast<int>(blockIdx.x / tiles);  // below 2^31, as blocks are
+  const int64_t first = blockIdx.x % tiles * kOwned<float>;
   const Pairs<float> pairs(p, head);
   const float exponent = static_cast<const float*>(p.p)[head % p.heads], h = exponent / 2, g = h - 1;
   const float unit = static_cast<float>(kLog2OfE), score_unit = static_cast<float>(p.scale * kLog2OfE);
@@ -104,18 +105,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   int64_t end = begin + share < pairs.key_end ? begin + share : pairs.key_end;
   if (p.causal && first + rows + pairs.offset < end) end = first + rows + pairs.offset;  // what the last query sees
 
-  const auto load = [&](int stage, int64_t at) {
-    copy_rows<keys, stride>(memory.x_values(stage), x_values, at);
-    if constexpr (from_scores) {
-      copy_rows<keys, stride>(memory.keys_of(stage), key_rows, at);
-      copy_rows<keys, stride>(memory.values(stage), values, at);
-    }
-    ptx::commit_copies();
-  };
   if (begin < end) {
     copy_rows<kOwned<float>, stride>(memory.x_queries, x_queries, first);
     if constexpr (from_scores) copy_rows<kOwned<float>, stride>(memory.queries, queries, first);
-    load(0, begin);
   }
 
   Fragments<columns> out = {}, context = {};
@@ -126,11 +118,20 @@ __global__ void __launch_bounds__(kThreads, 2)
     // Of probabilities a base whose power weights as they are may be divided by.
     most_w[half] = from_scores ? -infinity<float>() : -126.f;
   }
-  int stage = 0;
-  for (int64_t at = begin; at < end; at += keys, stage ^= 1) {
+  // A round before the first tile only asks for it: copies written twice would take twice the registers.
+  int stage = 1;
+  for (int64_t at = begin - keys; at < end; at += keys, stage ^= 1) {
     ptx::wait_copies<0>();
     __syncthreads();  // this tile is there, and everyone has left the one before
-    if (at + keys < end) load(stage ^ 1, at + keys);
+    if (at + keys < end) {
+      copy_rows<keys, stride>(memory.x_values(stage ^ 1), x_values, at + keys);
+      if constexpr (from_scores) {
+        copy_rows<keys, stride>(memory.keys_of(stage ^ 1), key_rows, at + keys);
+        copy_rows<keys, stride>(memory.values(stage ^ 1), values, at + keys);
+      }
+      ptx::commit_copies();
+    }
+    if (at < begin) continue;
     const TileBounds bounds(rows, end - at, first + pairs.offset - at);
     const E* x = memory.x_values(stage);
     const E* own = memory.x_queries + 16 * place.warp * stride;
@@ -155,15 +156,23 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
 
     if constexpr (from_scores) {
-      if (p.mask_kind == MaskKind::none && !p.causal && bounds.keys >= keys) {
-        each_of<keys>([&](int n, int r) { score[n][r] *= score_unit; });
-      } else {
+      each_of<keys>([&](int n, int r) { score[n][r] *= score_unit; });
+      if (p.causal || bounds.keys < keys) {
         each_of<keys>([&](int n, int r) {
-          const int query = place.row(r / 2), key = place.other(n, r);
-          const bool exists = query < bounds.queries && key < bounds.keys && !(p.causal && key > query + bounds.self);
-          score[n][r] =
-              exists ? pairs.masked(score[n][r] * score_unit, first + query, at + key, unit) : -infinity<float>();
+          const int key = place.other(n, r);
+          if (key >= bounds.keys || (p.causal && key > place.row(r / 2) + bounds.self))
+            score[n][r] = -infinity<float>();
         });
+      }
+      if (p.mask_kind != MaskKind::none) {
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+          const int query = place.row(half);
+          each_of<keys>([&](int n, int r) {
+            if (r / 2 != half || query >= bounds.queries || score[n][r] == -infinity<float>()) return;
+            score[n][r] = pairs.masked(score[n][r], first + query, at + place.other(n, r), unit);
+          });
+        }
       }
     }
     // Exponents of the weights; minus infinity where the pair is dropped, or its probability no normal number.

@@ -46,15 +46,13 @@ __device__ __forceinline__ void each_of(const Step& step) {
 // Copies to[r, c] = matrix[first + r, c], zero outside, up to whole sixteens of columns. Rows are of whole 16 bytes.
 template <int rows, int stride, class E>
 __device__ __forceinline__ void copy_rows(E* to, const Matrix<E>& matrix, int64_t first) {
-  const int width = static_cast<int>(matrix.width), padded = (width + 15) / 16 * 16;
-  const int shift = padded > 64 ? 4 : padded > 32 ? 3 : padded > 16 ? 2 : 1;  // 2^shift threads a row
-  const int c = (static_cast<int>(threadIdx.x) & ((1 << shift) - 1)) * 8, step = kThreads >> shift;
-  if (c >= padded) return;
-  int row = static_cast<int>(threadIdx.x) >> shift;
-  const int there = c >= width ? 0 : matrix.rows - first < rows ? static_cast<int>(matrix.rows - first) : rows;
+  constexpr int pieces = stride / 8 - 1, step = kThreads / pieces;
+  const int c = static_cast<int>(threadIdx.x) % pieces * 8, row = static_cast<int>(threadIdx.x) / pieces;
+  if (c / 16 * 16 >= matrix.width) return;
   const E* from = matrix.data + (first + row) * matrix.width + c;  // nothing is read there beyond the matrix
-  for (to += row * stride + c; row < rows; row += step, to += step * stride, from += step * matrix.width)
-    ptx::copy16_async(to, from, row < there ? 16 : 0);
+#pragma unroll
+  for (int r = 0; r < rows; r += step, from += step * matrix.width)
+    ptx::copy16_async(to + (row + r) * stride + c, from, first + row + r < matrix.rows && c < matrix.width ? 16 : 0);
 }
 
 // to[n][r] = attention[first_query + row, first_key + other], zero outside of the bounds.
