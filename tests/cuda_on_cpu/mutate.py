@@ -7,10 +7,11 @@ Each mutant changes one place of a .cuh file: a barrier or wait deleted, a compa
 dropped or forced, < and > swapped, a + made -. It is run through route A's plain build and, where that notices nothing,
 through the race and the ASan build, all without optimisation. Most mutants are behind switches in one library a build,
 and each is run where it would change something (switches.py); the others are compiled one by one in a copy of csrc/.
-The kernels as they are must pass first. Survivors are listed with their line and with what survivors.json says of them; results go to
-build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes unexplained survivors
-again, all others only with --fresh. --take-over REVISION begins with what the committed page of that revision says of
-mutants whose line is the same today. --page makes no mutant: it writes the results of all operations to one page.
+The kernels as they are must pass first. Survivors are listed with their line and with what survivors.json says of them;
+results go to build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes
+unexplained survivors again, all others only with --fresh. --take-over REVISION begins with what the committed page of
+that revision says of mutants whose line is the same today. --page makes no mutant: it writes the results of all
+operations to one page.
 """
 
 from __future__ import annotations
