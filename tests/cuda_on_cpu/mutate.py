@@ -354,7 +354,6 @@ class Together:
         for stage in stages(self.operation):
             if not alive:
                 return
-            check_unchanged(self.operation, stage)
             with self.library(stage) as path:
                 met, seconds = self.meetings(path, stage)
                 jobs = [(path, met[number], stage.build, number, seconds) for number, _ in alive]
