@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -142,12 +143,17 @@ def browser(executable: str, profile: Path) -> Iterator[Page]:
     """A page of a browser of its own, which ends with the block."""
     to_read, writer = os.pipe()
     reader, to_write = os.pipe()
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_read, to_write)]  # out of the way of 3 and 4
+
+    def give() -> None:
+        for number, end in zip((3, 4), ends, strict=True):  # where the browser looks for its pipe
+            os.dup2(end, number)
+
     flags = (*FLAGS, f"--user-data-dir={profile}")
-    command = ["sh", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', executable, *flags]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, pass_fds=(to_read, to_write), **quiet)  # type: ignore[call-overload]
-    os.close(to_read)
-    os.close(to_write)
+    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([executable, *flags], preexec_fn=give, pass_fds=(3, 4), **quiet)
+    for end in (to_read, to_write, *ends):
+        os.close(end)
     try:
         page = Page(writer, reader)
         page.start()

@@ -27,7 +27,7 @@ def unpack_classes(text: str, pictures: int, classes: int) -> Tensor:
         data = opened.decompress(base64.b64decode(text, validate=True), size + 1)  # and no more of a damaged text
     except (ValueError, zlib.error) as error:
         raise ValueError(f"predicted holds no classes ({error}): run again what wrote it.") from error
-    if len(data) != size:
+    if len(data) != size or not opened.eof or opened.unused_data:
         raise ValueError(f"predicted is not of {pictures} pictures: run again what wrote it.")
     labels = torch.from_numpy(np.frombuffer(data, dtype=kind).astype(np.int64))
     if pictures and int(labels.max()) >= classes:

@@ -142,17 +142,19 @@ def heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
-    hover: Sequence[Sequence[str]],
     scale: Sequence[tuple[float, str]],
     limits: tuple[float, float],
-    cells: Sequence[Sequence[str]] | None = None,
+    said: Sequence[Sequence[str]],
+    between: str = ", ",
+    written: Sequence[Sequence[str]] | None = None,
     legend: str = "",
 ) -> Figure:
-    """A matrix, the first row on top; ``cells``: what is written in each."""
+    """A matrix, the first row on top. ``said``: what the page's script shows of each cell, after the names of row and
+    column with ``between`` between them; nothing where it is empty. ``written``: what is written in each."""
     trace: dict[str, Any] = {
         "type": "heatmap",
         "z": [numbers(row, 3) for row in values],
-        "text": [[drawn(each) for each in row] for row in hover],
+        "meta": {"said": [list(map(drawn, row)) for row in said], "between": drawn(between)},
         "hoverinfo": "text",
         "colorscale": [list(stop) for stop in scale],
         "zmin": limits[0],
@@ -164,19 +166,19 @@ def heat_map(
     }
     side = ROW if len(rows) <= 40 else 16
     annotations = []
-    if cells is not None:
+    if written is not None:
         middle = (limits[0] + limits[1]) / 2
         annotations = [
             {
                 "x": column,
                 "y": row,
-                "text": drawn(cells[row][column]),
+                "text": drawn(written[row][column]),
                 "showarrow": False,
                 "font": {"size": 10, "color": "@paper" if (values[row][column] or 0) > middle else INK},
             }
             for row in range(len(rows))
             for column in range(len(columns))
-            if cells[row][column]
+            if written[row][column]
         ]
     return {
         "data": [trace],

@@ -133,12 +133,9 @@ def _classes(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[st
     shares, some = shares[order], some[order]
     names = [truth.class_names[label] for label in some.tolist()]
     values = (100 * shares).tolist()
-    hover = [
-        [f"{name}, {method}: {value:.0f} %" for method, value in zip(methods, row, strict=True)]
-        for name, row in zip(names, values, strict=True)
-    ]
+    said = [[f"{value:.0f} %" for value in row] for row in values]
     shown = min(MOST, len(names))
-    figure = heat_map(names[:shown], methods, values[:shown], hover[:shown], SCALE, (0, 100), legend="accuracy, %")
+    figure = heat_map(names[:shown], methods, values[:shown], SCALE, (0, 100), said[:shown], legend="accuracy, %")
     table = Table(
         f"accuracy by class at {_shots(shots)}, %",
         ["class", "pictures", *methods],
@@ -232,8 +229,8 @@ def _gallery(
     )
     seed = firsts[ranked[0]].seed
     note = (
-        f"{len(places):,} of {len(chosen):,} pictures that some method answers wrongly at {_shots(shots)}, seed {seed}; "
-        "of each class in turn those that most methods get wrong."
+        f"{len(places):,} of {len(chosen):,} pictures that some method answers wrongly at {_shots(shots)}, "
+        f"seed {seed}; of each class in turn those that most methods get wrong."
     )
     facets = [label, by, *([right] if right.options else [])]
     fits = zip(cards, of_label, of_method, *([of_right] if right.options else []), strict=True)

@@ -26,20 +26,18 @@ def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]
     if len(some) > MOST:
         pairs = worst_pairs(matrix, PAIRS)
         titles = [f"{names[row]} → {names[column]}" for row, column, _ in pairs]
-        said = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
-        return bars(titles, [count for *_, count in pairs], said, "test pictures", tone="@s0/0.7"), 0
+        hover = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
+        return bars(titles, [count for *_, count in pairs], hover, "test pictures", tone="@s0/0.7"), 0
     listed, counts = [names[label] for label in some], matrix[some][:, some]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    hover = [
-        [
-            f"{listed[i]} taken for {listed[j]}: {count}, {100 * float(shares[i, j]):.0f} %"
-            for j, count in enumerate(row)
-        ]
+    said = [
+        [f"{count}, {100 * float(shares[i, j]):.0f} %" if count else "" for j, count in enumerate(row)]
         for i, row in enumerate(counts.tolist())
     ]
-    cells = [[str(count) if count else "" for count in row] for row in counts.tolist()]
-    numbered = cells if len(listed) <= NUMBERED else None
-    figure = heat_map(listed, listed, shares.tolist(), hover, SCALE, (0, 1), numbered, "share of the class")
+    written = [[str(count) if count else "" for count in row] for row in counts.tolist()]
+    numbered = written if len(listed) <= NUMBERED else None
+    legend = "share of the class"
+    figure = heat_map(listed, listed, shares.tolist(), SCALE, (0, 1), said, " taken for ", numbered, legend)
     return figure, width_of(len(listed))
 
 

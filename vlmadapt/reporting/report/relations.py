@@ -61,9 +61,10 @@ def _figure(one: RelationMatrix, names: Sequence[str]) -> Figure:
         listed,
         listed,
         [[None if i == j else value for j, value in enumerate(row)] for i, row in enumerate(values)],
-        [[f"{listed[j]} to {listed[i]}: {value:+.3f}" for j, value in enumerate(row)] for i, row in enumerate(values)],
         scale,
         limits,
+        [["" if i == j else f"{value:+.3f}" for j, value in enumerate(row)] for i, row in enumerate(values)],
+        " from ",
         legend="r",
     )
 

@@ -120,12 +120,9 @@ def _kinds(results: TuningResults) -> Section | None:
     if results.prior_by_kind:
         rows[PRIOR] = [results.prior_by_kind[kind] for kind in kinds]
     values = [[100 * value for value in row] for row in rows.values()]
-    hover = [
-        [f"{name}, {kind}: {100 * value:.1f}" for kind, value in zip(kinds, row, strict=True)]
-        for name, row in rows.items()
-    ]
-    cells = [[f"{value:.0f}" for value in row] for row in values] if len(kinds) <= 12 else None
-    figure = heat_map(list(rows), kinds, values, hover, SCALE, (0, 100), cells)
+    said = [[f"{value:.1f}" for value in row] for row in values]
+    written = [[f"{value:.0f}" for value in row] for row in values] if len(kinds) <= 12 else None
+    figure = heat_map(list(rows), kinds, values, SCALE, (0, 100), said, written=written)
     table = Table(
         "by type of question",
         ["method", *kinds],
@@ -177,7 +174,8 @@ def _card(one: Said, album: Album) -> str:
     alt = f"picture of the record {record.id}"
     return (
         f'<div class="head">{album.show(record.image, alt)}<div>'
-        f'<p><strong>{text(record.prompt or "caption")}</strong></p><p>truth: {text(one.truth)}</p><p class="path">{text(record.id)}</p></div></div>'
+        f"<p><strong>{text(record.prompt or 'caption')}</strong></p><p>truth: {text(one.truth)}</p>"
+        f'<p class="path">{text(record.id)}</p></div></div>'
         f'<ul class="said" aria-label="answers">{said}</ul>'
     )
 

@@ -29,8 +29,18 @@
     return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, coloured(each, name)]));
   }
 
+  // Of a matrix: the names of each cell are those of its axes, so that the page does not hold them for every cell.
+  function named(trace, layout) {
+    if (trace.type !== "heatmap") return trace;
+    const [rows, columns] = [layout.yaxis.ticktext, layout.xaxis.ticktext];
+    const { said, between } = trace.meta;
+    const text = said.map((row, i) => row.map((what, j) => what && `${rows[i]}${between}${columns[j]}: ${what}`));
+    return { ...trace, text, hoverongaps: false };
+  }
+
   function styled(figure, width) {
-    const { data, layout } = coloured(figure, "");
+    const { data: plain, layout } = coloured(figure, "");
+    const data = plain.map((trace) => named(trace, layout));
     const axis = { gridcolor: colour("@grid"), zerolinecolor: colour("@line"), linecolor: colour("@line") };
     const entries = data.filter((trace) => trace.showlegend !== false).length;
     const below = width < 640;
