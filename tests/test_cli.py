@@ -77,6 +77,7 @@ def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypa
         "adapter.json",
         "adapter.safetensors",
         "run.json",
+        "thumbnails.safetensors",
     ]
 
 
@@ -180,6 +181,7 @@ def test_compare_ends_with_table_curve_and_results(world, tmp_path):
         "curve.png",
         "differences.csv",
         "reliability.png",
+        "report.html",
         "results.csv",
         "results.json",
         "table.md",

@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vlmadapt.files import write_text
+from vlmadapt.files import read_text, write_text
 from vlmadapt.provenance.drawn import MARK
 from vlmadapt.reporting.report.charts import Chart
 from vlmadapt.reporting.report.gallery import Album
@@ -110,7 +109,7 @@ class Report:
 @cache
 def asset(name: str) -> str:
     """A file of this package's ``assets``."""
-    return files("vlmadapt.reporting.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return read_text(Path(__file__).parent / "assets" / name)
 
 
 def _hash(script: str) -> str:
