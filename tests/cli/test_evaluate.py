@@ -239,4 +239,4 @@ def test_the_report_can_be_left_out_or_be_without_pictures(run, outside, tmp_pat
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<symbol" not in page and "data-facets" in page
     result = call("eval", run, outside, "--out", tmp_path / "out", "--no-report")
-    assert "report" not in result.output and not (tmp_path / "out" / "report.html").exists()
+    assert "report:" not in result.output and not (tmp_path / "out" / "report.html").exists()
