@@ -72,10 +72,11 @@ def symbol(place: int) -> str:
     return SYMBOLS[(place + place // SERIES) % len(SYMBOLS)]
 
 
-def names_axis(names: Sequence[str], **more: Any) -> dict[str, Any]:
-    """An axis of names: at whole numbers, so that names which are alike, or numbers, stay apart."""
+def names_axis(names: Sequence[str], longest: int = LONGEST, **more: Any) -> dict[str, Any]:
+    """An axis of names cut to ``longest`` characters: at whole numbers, so that names which are alike, or numbers, stay apart."""
     ticks = {"tickmode": "array", "tickvals": list(range(len(names)))}
-    return {**ticks, "ticktext": [drawn(name, LONGEST) for name in names], "showgrid": False, "zeroline": False, **more}
+    texts = [drawn(name, longest) for name in names]
+    return {**ticks, "ticktext": texts, "showgrid": False, "zeroline": False, **more}
 
 
 def bars(
@@ -86,6 +87,7 @@ def bars(
     around: Sequence[tuple[float, float]] | None = None,
     tone: str = "@s1/0.55",
     most: float | None = None,
+    longest: int = LONGEST,
 ) -> Figure:
     """Bars beside ``names``, the first on top; ``around`` holds the ends of their error bars."""
     trace: dict[str, Any] = {
@@ -101,7 +103,7 @@ def bars(
     if around is not None:
         trace["error_x"] = _errors(values, around)
     xaxis = {"title": {"text": title}, "rangemode": "tozero", "side": "top"} | ({"range": [0, most]} if most else {})
-    yaxis = names_axis(names, range=[len(names) - 0.4, -0.6], fixedrange=True)
+    yaxis = names_axis(names, longest, range=[len(names) - 0.4, -0.6], fixedrange=True)
     return {
         "data": [trace],
         "layout": {

@@ -15,7 +15,7 @@ from vlmadapt.provenance.means import over_seeds
 from vlmadapt.reporting.confusion import MOST
 from vlmadapt.reporting.report.certainty import CAPTION, certainty_figure, certainty_table
 from vlmadapt.reporting.report.charts import Chart, Figure, dots, heat_map, width_of
-from vlmadapt.reporting.report.confusion import confusion_figure, confusion_matrix, pairs_table
+from vlmadapt.reporting.report.confusion import confusion_figure, confusion_matrix, is_whole, pairs_table
 from vlmadapt.reporting.report.costs import costs_section
 from vlmadapt.reporting.report.curves import curves_section
 from vlmadapt.reporting.report.gallery import MOST_CARDS, Album, Card, facet_of, gallery_html
@@ -172,7 +172,7 @@ def _confusion(truth: Truth, answers: dict[str, list[Tensor]], ranked: Sequence[
         {method: figure for method, (figure, _) in drawn.items()},
         pairs_table(matrices, names),  # type: ignore[arg-type]
         f"{_shots(shots)}, the pictures of all seeds together. Rows are classes, columns what they were taken for."
-        if any(width for _, width in drawn.values())
+        if all(is_whole(matrix) for _, matrix in matrices)  # type: ignore[arg-type]
         else f"The pairs of {len(names)} classes confused most, {_shots(shots)}, the pictures of all seeds together.",
         "method",
         max(width for _, width in drawn.values()),

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vlmadapt.reporting.confusion import MOST, NUMBERED
-from vlmadapt.reporting.report.charts import Figure, bars, heat_map, width_of
+from vlmadapt.reporting.report.charts import LONGEST, Figure, bars, heat_map, width_of
+from vlmadapt.reporting.report.html import cut
 from vlmadapt.reporting.table import Table
 
 PAIRS = 40
@@ -22,12 +23,14 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]:
     """The figure of a matrix ``[C, C]``, and the pixels it needs; classes without pictures are left out."""
-    some = torch.nonzero(matrix.sum(0) + matrix.sum(1)).squeeze(-1).tolist()
-    if len(some) > MOST:
+    some = _seen(matrix)
+    if not is_whole(matrix):
         pairs = worst_pairs(matrix, PAIRS)
-        titles = [f"{names[row]} → {names[column]}" for row, column, _ in pairs]
+        titles = [f"{cut(names[row], LONGEST)} → {cut(names[column], LONGEST)}" for row, column, _ in pairs]
         hover = [f"{names[row]} taken for {names[column]}: {count} pictures" for row, column, count in pairs]
-        return bars(titles, [count for *_, count in pairs], hover, "test pictures", tone="@s0/0.7"), 0
+        return bars(
+            titles, [count for *_, count in pairs], hover, "test pictures", tone="@s0/0.7", longest=2 * LONGEST + 3
+        ), 640
     listed, counts = [names[label] for label in some], matrix[some][:, some]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     said = [
@@ -39,6 +42,16 @@ def confusion_figure(matrix: Tensor, names: Sequence[str]) -> tuple[Figure, int]
     legend = "share of the class"
     figure = heat_map(listed, listed, shares.tolist(), SCALE, (0, 1), said, " taken for ", numbered, legend)
     return figure, width_of(len(listed))
+
+
+def is_whole(matrix: Tensor) -> bool:
+    """Whether the figure of ``matrix`` shows all of it, not the worst pairs alone."""
+    return len(_seen(matrix)) <= MOST
+
+
+def _seen(matrix: Tensor) -> list[int]:
+    """Classes that a picture is of or was taken for."""
+    return torch.nonzero(matrix.sum(0) + matrix.sum(1)).squeeze(-1).tolist()
 
 
 def worst_pairs(matrix: Tensor, most: int) -> list[tuple[int, int, int]]:

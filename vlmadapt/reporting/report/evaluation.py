@@ -14,7 +14,7 @@ from vlmadapt.reporting.confusion import MOST
 from vlmadapt.reporting.evaluation import domain_table, measures_table
 from vlmadapt.reporting.report.certainty import CAPTION, certainty_figure, certainty_table
 from vlmadapt.reporting.report.charts import Chart, bars
-from vlmadapt.reporting.report.confusion import confusion_figure, pairs_table
+from vlmadapt.reporting.report.confusion import confusion_figure, is_whole, pairs_table
 from vlmadapt.reporting.report.gallery import MOST_CARDS, Album, Card, facet_of, gallery_html
 from vlmadapt.reporting.report.html import paragraphs, table_html, text
 from vlmadapt.reporting.report.page import Report, Section
@@ -119,11 +119,16 @@ def _ends(values: Sequence[float]) -> str:
 def _confusion(found: Evaluation) -> Section:
     matrix, names = found.confusion, found.class_names
     figure, width = confusion_figure(matrix, names)
-    whole = "The pairs of classes confused most" if not width else "Matrix of classes and what they were taken for"
+    matrix_shown = is_whole(matrix)
+    whole = (
+        "The pairs of classes confused most" if not matrix_shown else "Matrix of classes and what they were taken for"
+    )
     table = pairs_table([("", matrix)], names, ["Every cell of the matrix: confusion.csv."])
     alt = f"{whole}; {len(found.mistakes)} of {len(found.labels)} pictures are off the diagonal."
     caption = "Rows are classes, columns what their pictures were taken for. confusion.csv has every cell."
-    caption = caption if width else f"The pairs of {len(names)} classes confused most; confusion.csv has every cell."
+    caption = (
+        caption if matrix_shown else f"The pairs of {len(names)} classes confused most; confusion.csv has every cell."
+    )
     chart = Chart("confusion", alt, {"": figure}, table, caption, width=width)
     if not found.mistakes:
         return Section("Confusion", "What is taken for what", paragraphs(["No picture was taken for another class."]))
@@ -179,7 +184,7 @@ def _card(one: Mistake, album: Album, thumbnails: Thumbnails | None) -> str:
     head = (
         f'<div class="head">{album.show(one.path, f"test picture {one.picture}")}<div>'
         f'<p><strong>{text(one.label)}</strong></p><p class="wrong">taken for {text(one.prediction)}{none}</p>'
-        f"<p>{chance(one.probability)}; its own class {chance(one.label_probability)}</p>"
+        f"<p>{_share(one.probability)}; its own class {_share(one.label_probability)}</p>"
         f'<p class="path">{text(one.picture)}</p></div></div>'
     )
     votes = []
@@ -196,6 +201,10 @@ def _card(one: Mistake, album: Album, thumbnails: Thumbnails | None) -> str:
             f"{100 * vote.share:.1f}&nbsp;%</li>"
         )
     return head + (f'<ul class="votes" aria-label="votes">{"".join(votes)}</ul>' if votes else "")
+
+
+def _share(value: float) -> str:
+    return text(chance(value)).replace(" ", "&nbsp;")
 
 
 def _settings(found: Evaluation) -> Section:

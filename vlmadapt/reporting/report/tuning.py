@@ -45,7 +45,7 @@ def tuning_report(
     best = max(results.methods, key=lambda method: results.mean(method, results.metric)[0])
     counts = results.data["records"]
     figures = [
-        (f"highest {title}", percent(*results.mean(best, results.metric)), best),
+        (f"highest {_unit(results, title)}", percent(*results.mean(best, results.metric)), best),
         ("methods", str(len(results.methods)), over_seeds(results.protocol["seeds"])),
         ("test records", f"{counts['test']:,}", f"{counts['train']:,} to train on, {counts['val']:,} to choose by"),
     ]
@@ -104,7 +104,9 @@ def _dots(results: TuningResults, name: str, number: int) -> Figure:
             around.append((100 * interval.low, 100 * interval.high))
     hover = [f"{method}: {percent(*means[method])}" for method in order]
     values = [100 * means[method][0] for method in order]
-    figure = dots(order, values, hover, f"test {TITLES.get(name, name)} x 100", around or None)
+    figure = dots(
+        order, values, hover, f"test {TITLES.get(name, name)}, {'%' if name == 'accuracy' else 'x 100'}", around or None
+    )
     figure["layout"]["xaxis"]["zeroline"] = False
     return figure
 
