@@ -44,14 +44,20 @@ def evil_world(root: Path) -> Dataset:
 
 def compared(dataset: Dataset, seeds: int = 2, shots: tuple[int, ...] = (1, 2)) -> ProtocolResults:
     labels = ("zero-shot", TIP, TIP_F)
-    given = {"encoder": ColourEncoder(), "no_cache": True}
-    return front.compare(dataset, adapters=labels, shots=shots, seeds=seeds, **given)
+    return front.compare(dataset, adapters=labels, shots=shots, seeds=seeds, encoder=ColourEncoder(), no_cache=True)
 
 
 def classifier_of(dataset: Dataset, folder: Path | None = None) -> Classifier:
-    settings = parse_settings(FAST)
-    given = {"encoder": ColourEncoder(), "no_cache": True, "protocol": "few-val"}
-    return front.fit(dataset, adapter="tip-adapter-f", shots=2, settings=settings, out=folder, **given)
+    return front.fit(
+        dataset,
+        adapter="tip-adapter-f",
+        shots=2,
+        settings=parse_settings(FAST),
+        protocol="few-val",
+        encoder=ColourEncoder(),
+        no_cache=True,
+        out=folder,
+    )
 
 
 def evaluated(classifier: Classifier, dataset: Dataset) -> Evaluation:

@@ -136,8 +136,8 @@ def test_text_of_charts_is_no_markup_of_theirs(pages, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_policy_lets_only_the_two_scripts_run(pages, kind):
     seen = Seen(pages[kind])
-    policy = next(a["content"] for tag, a in seen.tags if a.get("http-equiv") == "Content-Security-Policy")
-    parts = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    policy = next(a["content"] or "" for tag, a in seen.tags if a.get("http-equiv") == "Content-Security-Policy")
+    parts = {name: value for name, _, value in (part.strip().partition(" ") for part in policy.split(";"))}
     assert parts["default-src"] == "'none'" and parts["img-src"] == "data:" and "connect-src" not in parts
     ours = [text for attributes, text in seen.scripts if "type" not in attributes]
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in ours]
@@ -169,8 +169,9 @@ def test_a_comparison_tells_predictions_of_every_fit(comparison, dataset, tmp_pa
     again = ProtocolResults.load(tmp_path)
     assert again == comparison
     for cell in again.cells:
-        predicted = again.predicted(cell)
-        assert predicted is not None and (predicted == truth.labels).tolist() == again.right(cell).tolist()
+        predicted, right = again.predicted(cell), again.right(cell)
+        assert predicted is not None and right is not None
+        assert (predicted == truth.labels).tolist() == right.tolist()
 
 
 @pytest.mark.parametrize("classes", [3, 70_000])
