@@ -70,9 +70,9 @@ def test_the_best_on_validation_is_taken_and_others_by_name(tmp_path: Path) -> N
     tuned = Tuned.load(run, model("vqa"))
     assert (tuned.method, tuned.seed) == (best["method"], best["seed"])
     assert Tuned.load(run, model("vqa"), "bitfit", 1).seed == 1
-    with pytest.raises(InputError, match="method is 'lora' and seed None.*use frozen at seed 0, bitfit at seed 0"):
+    with pytest.raises(InputError, match=r"method is 'lora' and seed None.*use frozen at seed 0, bitfit at seed 0"):
         Tuned.load(run, model("vqa"), "lora")
-    with pytest.raises(InputError, match="model is missing: .*--model"):
+    with pytest.raises(InputError, match=r"model is missing: .*--model"):
         Tuned.load(run)
     with pytest.raises(InputError, match="has other weights: give the model that was tuned"):
         Tuned.load(run, model("vqa", seed=5))
