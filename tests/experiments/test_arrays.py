@@ -78,7 +78,7 @@ def test_fewer_pictures_than_shots_are_all_taken_and_said(world: Path) -> None:
         assert len(vlmadapt.fit(encoded(paths), names, **SETTINGS).support) == 20
 
 
-def test_compare_has_a_data_frame(world: Path, monkeypatch: Any) -> None:
+def test_compare_has_a_data_frame_and_a_report(world: Path, tmp_path: Path, monkeypatch: Any) -> None:
     paths, names = listed(world, "train")
     more, others = listed(world, "test")
     options: Any = {"adapters": [TIP, "ncm"], "shots": [1], "seeds": 2, "encoder": ColourEncoder(), "no_cache": True}
@@ -89,6 +89,8 @@ def test_compare_has_a_data_frame(world: Path, monkeypatch: Any) -> None:
     assert list(frame["method"]) == [cell.method for cell in results.cells]
     assert list(frame["test_accuracy"]) == [cell.accuracy for cell in results.cells]
     assert pandas.api.types.is_numeric_dtype(frame["seed"])
+    page = vlmadapt.report(results, tmp_path / "page.html")
+    assert "in-memory" in page.read_text(encoding="utf-8")
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(MissingDependency, match="pip install pandas"):
         results.frame  # noqa: B018
@@ -142,3 +144,15 @@ def test_features_of_another_width_than_the_encoder_are_refused() -> None:
         classifier.predict(X[:, :5])
     with pytest.raises(InputError, match="paths holds a object"):
         classifier.predict([object()])
+
+
+def test_an_evaluation_has_a_report_and_nothing_else_has(world: Path, tmp_path: Path) -> None:
+    paths, names = listed(world, "train")
+    tests, wanted = listed(world, "test")
+    classifier = vlmadapt.fit(paths, names, shots=2, encoder=ColourEncoder(), no_cache=True, **SETTINGS)
+    found = vlmadapt.evaluate(classifier, [Image.open(path) for path in tests], wanted, no_cache=True)
+    assert vlmadapt.report(found, tmp_path / "page.html").stat().st_size > 1000
+    with pytest.raises(InputError, match=r"results is a dict: give what compare, evaluate or generative\.tune"):
+        vlmadapt.report({}, tmp_path / "page.html")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"path is 'page\.pdf': name a \.html file"):
+        vlmadapt.report(found, "page.pdf")
