@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlmadapt.experiments.front import compare, evaluate, fit
     from vlmadapt.generative.methods.registry import attach
     from vlmadapt.generative.models import load_generative
+    from vlmadapt.reporting.front import report
 
 __all__ = [
     "Classifier",
@@ -40,6 +41,7 @@ __all__ = [
     "load_encoder",
     "load_generative",
     "ops",
+    "report",
 ]
 
 # Where each name lives; a module of that name is the name itself.
@@ -55,6 +57,7 @@ _HOMES = {
     "load_dataset": "vlmadapt.data",
     "load_encoder": "vlmadapt.backbones",
     "load_generative": "vlmadapt.generative.models",
+    "report": "vlmadapt.reporting.front",
 }
 
 

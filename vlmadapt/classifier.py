@@ -11,9 +11,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from PIL import Image
+
 from vlmadapt.adapters import load_adapter
+from vlmadapt.adapters.images import is_pictures, listed
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder
 from vlmadapt.backbones.load import check_encoder
+from vlmadapt.checks import check_matrix
 from vlmadapt.data import BUILTIN, Columns, Extraction, load_dataset
 from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
@@ -278,7 +282,7 @@ class Classifier:
 
     def predict(
         self,
-        paths: Sequence[str | Path],
+        paths: Any,
         top: int = 3,
         votes: int = 0,
         extraction: Extraction | None = None,
@@ -286,16 +290,21 @@ class Classifier:
     ) -> list[Prediction]:
         """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
 
+        paths: files or PIL pictures, one or several, or features ``[n, D]`` of the classifier's encoder.
         abstain: the share of pictures of the known classes, in [0, 1), that may be taken for pictures of none of them
             (:meth:`Adapter.least_certainty`).
         Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
         an adapter that keeps no cache.
         """
-        files = [Path(path) for path in paths]
+        if not is_pictures(paths):
+            rows = check_matrix("paths", paths, self.adapter.width, "the classifier's encoder").to(self.encoder.device)
+            return self.predict_features([Path(f"row {i}") for i in range(len(rows))], rows, top, votes, abstain)
+        pictures = [each if isinstance(each, Image.Image) else _path(each) for each in listed(paths)]
         extraction = extraction or Extraction(progress=False)
-        return self.predict_features(files, self.features(files, extraction), top, votes, abstain)
+        files = [_named(each, i) if isinstance(each, Image.Image) else each for i, each in enumerate(pictures)]
+        return self.predict_features(files, self.features(pictures, extraction), top, votes, abstain)
 
-    def features(self, files: Sequence[Path], extraction: Extraction) -> Tensor:
+    def features(self, files: Sequence[Path | Image.Image], extraction: Extraction) -> Tensor:
         """Features ``[n, D]`` of pictures as the adapter takes them; raises what :meth:`Extraction.extract` raises."""
         if self.adapter.adapts_images:
             extraction = replace(extraction, cache=None)  # nobody asks for these features again
@@ -345,6 +354,17 @@ class Classifier:
                 )
             )
         return explained
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise InputError(f"paths holds a {type(value).__name__}: give paths, PIL pictures or features [n, D].")
+    return Path(value)
+
+
+def _named(picture: Image.Image, place: int) -> Path:
+    """The file that a picture was opened from, else its place among those given."""
+    return Path(getattr(picture, "filename", "") or f"picture {place}")
 
 
 def _by_class(votes: Sequence[NamedVote]) -> tuple[tuple[str, float], ...]:

@@ -74,7 +74,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise InputError(f"y holds one class, {self.classes_[0]!r}: a classifier needs at least two.")
+            raise InputError(f"y holds one class, {self.classes_.tolist()[0]!r}: a classifier needs at least two.")
         names = [str(name) for name in self.classes_]
         text = self._text(names, rows.shape[1])
         scale = self.logit_scale or (LOGIT_SCALE if self.encoder is None else self.encoder.logit_scale)

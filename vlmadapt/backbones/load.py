@@ -71,8 +71,8 @@ def reads_text(name: str) -> bool:
 
 
 def check_encoder(encoder: object) -> None:
-    """Raise :class:`InputError` unless it is a name or an encoder."""
-    if not isinstance(encoder, (str, Encoder)):
+    """Raise :class:`InputError` unless it is a name or an encoder, or has what tells one from another."""
+    if not isinstance(encoder, (str, Encoder)) and not hasattr(encoder, "fingerprint"):
         raise InputError(
             f"encoder is a {type(encoder).__name__}: give a backbone's name, what load_encoder gives, or a model "
             "wrapped with vlmadapt.from_model(model, preprocess, tokenizer)."

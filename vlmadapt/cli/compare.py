@@ -34,7 +34,7 @@ def compare(
     options = replace(options, report=note, out=folder)
     refuse_inside(data, places_of(options))
     with hold(folder):
-        results = front.compare.with_options(dataset, options)
+        results = front.compare.with_options(dataset, options=options)
         tested = sources.open_protocol(dataset, options).tests(dataset)[0].dataset
         report_comparison(results, folder, None if no_report else tested, pictures=not no_pictures)
 

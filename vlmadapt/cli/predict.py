@@ -40,7 +40,9 @@ def predict(
     from vlmadapt.provenance.place import hold_file
     from vlmadapt.reporting.explanation import draw_prediction
 
-    paths = _pictures(pictures)
+    if (run / "results.json").is_file() and (run / "tuned.json").is_file():
+        raise InputError(f"{run} holds a tuned model and no classifier: use vlmadapt answer.")
+    paths = list_pictures(pictures)
     drawing = options.explain_picture
     if drawing is not None and len(paths) != 1:
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
@@ -72,7 +74,8 @@ def predict(
         raise typer.Exit(1 if failed < len(paths) else 2)
 
 
-def _pictures(given: list[Path]) -> list[Path]:
+def list_pictures(given: list[Path]) -> list[Path]:
+    """The files of PICTURE|FOLDER...; raises :class:`FileError` for a folder without pictures."""
     from vlmadapt.data.walk import LeftOut, list_images
     from vlmadapt.errors import FileError
 

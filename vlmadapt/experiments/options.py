@@ -28,7 +28,8 @@ class Options(OptionSet):
     encoder: str | Encoder = field(
         default="embedded",
         metadata=says(
-            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT or timm:MODEL[@CHECKPOINT].", flag="--backbone"
+            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT, hf-hub:ORG/NAME or timm:MODEL[@CHECKPOINT].",
+            flag="--backbone",
         ),
     )
     root: Path | None = field(

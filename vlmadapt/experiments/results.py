@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.atomic import remove_file
+from vlmadapt.errors import MissingDependency
 from vlmadapt.experiments.answers import unpack_classes
 from vlmadapt.experiments.measures import ANSWERED, MAIN
 from vlmadapt.experiments.paired import Gain
@@ -259,6 +260,18 @@ class ProtocolResults:
             for method in self.methods
             for shots in self.shots
         ]
+
+    @property
+    def frame(self) -> Any:
+        """The rows of ``results.csv`` as a data frame of pandas: one a fit and test set.
+
+        Raises :class:`MissingDependency` without pandas.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependency("a data frame needs pandas: run pip install pandas, or use summary().") from error
+        return pandas.DataFrame([self._csv_row(cell) for cell in self.cells])
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json``, ``results.csv`` and, of several methods, ``differences.csv`` into ``folder``; returns
