@@ -451,6 +451,7 @@ def main() -> None:
             done.append(result)
             print(f"{result.verdict:9} {result.file}:{result.line} {result.rule}: {result.after}", flush=True)
             report(done, len(everything), options.operation)
+    report(done, len(everything), options.operation)  # what was taken over too, where nothing is left to make
     print(json.dumps({v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}))
 
 
