@@ -417,7 +417,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn with --seed; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
-    parser.add_argument("--file", default="", help="only files whose name begins with this")
+    parser.add_argument("--file", nargs="+", default=[""], help="only files whose name begins with one of these")
     parser.add_argument("--fresh", action="store_true", help="make all mutants again")
     parser.add_argument("--take-over", metavar="REVISION", help="begin with what the page of this commit says")
     parser.add_argument("--page", type=Path, help="write the results so far of all operations to this file")
@@ -428,7 +428,7 @@ def main() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     everything = list(mutants(options.operation))
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
-    chosen = [m for m in chosen if Path(m.file).name.startswith(options.file)]
+    chosen = [m for m in chosen if Path(m.file).name.startswith(tuple(options.file))]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
     known = {} if options.fresh else judged_before(options.operation)
@@ -451,6 +451,7 @@ def main() -> None:
             done.append(result)
             print(f"{result.verdict:9} {result.file}:{result.line} {result.rule}: {result.after}", flush=True)
             report(done, len(everything), options.operation)
+    report(done, len(everything), options.operation)  # what was taken over too, where nothing is left to make
     print(json.dumps({v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}))
 
 
