@@ -3,6 +3,7 @@
 #include "p_laplacian/backward.cuh"
 #include "p_laplacian/cuda.h"
 #include "p_laplacian/flash_forward.cuh"
+#include "p_laplacian/flash_route.h"
 
 namespace vlmadapt::p_laplacian {
 namespace {

@@ -265,17 +265,4 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// Whether rows of a matrix are of whole 16 bytes, and no more than fit.
-inline bool flash_rows(const void* data, int64_t width, int64_t least) {
-  return width >= least && width <= 128 && width % 8 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
-}
-
-// Whether flash_forward_kernel takes a problem of 16-bit types; of others, see forward_kernel.
-inline bool takes_flash(const Problem& p) {
-  if (p.released || !flash_rows(p.x_query, p.features, 8) || !flash_rows(p.x_value, p.features, 8)) return false;
-  if (!p.from_scores) return true;
-  return flash_rows(p.query, p.width, 8) && flash_rows(p.key, p.width, 8) &&
-         (!p.has_value || flash_rows(p.value, p.value_width, 0));
-}
-
 }  // namespace vlmadapt::p_laplacian

@@ -46,6 +46,7 @@ from . import (
     test_cache_retrieval_few,
     test_hetero_aggregate,
     test_p_laplacian,
+    test_p_laplacian_flash,
 )
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, Problem
@@ -58,7 +59,7 @@ SUITES = {
     "cache_retrieval_dense": [test_cache_retrieval_dense.FORWARD, test_cache_retrieval_dense.BACKWARD],
     "cache_retrieval_few": [test_cache_retrieval_few.FEW],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
-    "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
+    "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD, test_p_laplacian_flash.FLASH],
     "attention_column_sums": [test_attention_column_sums.FORWARD, test_attention_column_sums.BACKWARD],
 }
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
@@ -188,13 +189,17 @@ class Stage:
 
 
 FLOAT = ("f32", "tf32")
+SIXTEEN_BITS = "flash_"  # how the names of files begin whose kernels take these types alone
 
 
-def stages(operation: str) -> list[Stage]:
+def stages(operation: str, chosen: Iterable[Mutant]) -> list[Stage]:
     """In turn, each for what the earlier ones let pass; float first, where few instantiations have to be compiled.
 
     The sanitizers see float alone where a kernel only widens what it loads; these two have products in 16 bits.
     """
+    if all(Path(m.file).name.startswith(SIXTEEN_BITS) for m in chosen):
+        both = Stage("plain", ("bf16", "f16"), (Schedule(0), Schedule(2, 3, True)))
+        return [both, Stage("race", ("bf16",)), Stage("asan", ("bf16",))]
     sanitized = (*FLOAT, "bf16") if operation.startswith(("cache_retrieval", "p_laplacian")) else FLOAT
     return [
         Stage("plain", FLOAT),
@@ -288,7 +293,7 @@ def judge(mutant: Mutant, operation: str) -> Mutant:
         indent = lines[mutant.line - 1][: len(lines[mutant.line - 1]) - len(lines[mutant.line - 1].lstrip())]
         lines[mutant.line - 1] = f"{indent}{mutant.after}\n"
         file.write_text("".join(lines))
-        for stage in stages(operation):
+        for stage in stages(operation, [mutant]):
             check_unchanged(operation, stage)
             try:
                 with library_of(root, operation, stage) as path:
@@ -350,8 +355,8 @@ class Together:
         def one(job: tuple[Path, list[Run], str, int, float]) -> str | None:
             return first_difference(*job) if time.monotonic() < end else None
 
-        alive = self.numbered
-        for stage in stages(self.operation):
+        alive, chosen = self.numbered, [mutant for _, mutant in self.numbered]
+        for stage in stages(self.operation, chosen):
             if not alive:
                 return
             with self.library(stage) as path:

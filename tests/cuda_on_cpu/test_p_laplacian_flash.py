@@ -1,4 +1,4 @@
-"""Which problems of p_laplacian go to the kernels that keep tiles in registers, and how exact these are."""
+"""The kernels of p_laplacian that keep tiles in registers: their results, what goes to them, and how exact they are."""
 
 from __future__ import annotations
 
@@ -9,9 +9,57 @@ import numpy as np
 import pytest
 import torch
 
+from .harness.case import Case, Kernel, kernel_cases
 from .harness.process import Schedule
 from .test_p_laplacian import FORWARD, Inputs, forward_problem, shape
 from .test_p_laplacian_cuts import emulation
+
+# Widths of whole 16 bytes; words as in test_p_laplacian.py. One, a tile and one more, several tiles in one part and in
+# several, parts without a key; no more columns than a tensor instruction has, and as many as fit; every switch.
+SHAPES = [
+    shape(1, 1, 1, 1, 8, 8, 8, "scores value"),
+    shape(1, 1, 32, 32, 32, 32, 32, "scores value causal diagonal"),
+    shape(1, 1, 5, 34, 64, 64, 64, "scores value causal"),
+    shape(1, 1, 4, 5, 128, 0, 128, "scores boolean lse"),
+    shape(1, 2, 70, 200, 64, 64, 8, "scores value causal diagonal"),
+    shape(2, 2, 33, 130, 24, 8, 16, "scores value additive lengths"),
+    shape(1, 2, 20, 70, 96, 128, 32, "scores value boolean coincident"),
+    shape(1, 2, 66, 40, 16, 104, 120, "scores value lse near"),
+    shape(1, 2, 9, 200, 8, 0, 8, "scores none steep"),
+    shape(3, 2, 70, 130, 16, 16, 8, "scores value near"),
+    shape(1, 2, 7, 4, 8, 8, 8, "scores value boolean causal alone"),
+    shape(2, 2, 3, 6, 8, 0, 8, "scores boolean lse far steep"),
+    shape(1, 2, 5, 0, 8, 8, 8, "scores value"),
+    shape(3, 2, 70, 130, 0, 0, 8, "attention coincident"),
+    shape(1, 2, 9, 66, 0, 0, 40, "attention near diagonal none"),
+    shape(1, 2, 66, 70, 0, 0, 104, "attention alone"),
+    shape(1, 2, 5, 9, 0, 0, 8, "attention diagonal steep"),
+    shape(1, 1, 3, 6, 0, 0, 8, "attention negative"),
+    shape(1, 2, 3, 0, 0, 0, 8, "attention"),
+]
+FLASH = Kernel(
+    name="p_laplacian_flash_forward",
+    driver="p_laplacian.cu",
+    function="p_laplacian_forward",
+    source="csrc/p_laplacian/flash_forward.cuh:flash_forward_kernel",
+    shapes=SHAPES,
+    dtypes=["bf16", "f16"],
+    problem=forward_problem,
+)
+
+
+@kernel_cases(FLASH)
+def test_forward(case: Case) -> None:
+    case.check()
+
+
+def test_every_shape_is_taken() -> None:
+    for sizes in SHAPES:
+        problem = forward_problem(sizes, "bf16", np.random.default_rng(0))
+        process = emulation()
+        process.call(FLASH.function, problem.sizes, problem.buffers, Schedule())
+        assert process.launches[0] == "flash_forward_kernel", sizes
+
 
 WIDTHS = {"features": 8, "width": 16, "value_width": 24}
 WHERE = ("x_query", "x_value", "query", "key", "value")
