@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.backbones import onednn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import RANDOM_SEED, Source, find_source, hub_access, missing_weights
+from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
@@ -102,7 +104,13 @@ class OpenClipEncoder(Encoder):
         return (last + ends).clamp(max=tokens.shape[1] - 1)
 
     def _image_features(self, pixels: Tensor) -> Tensor:
+        if self.fast_images is not None and onednn.takes(pixels):
+            return self.fast_images(pixels)
         return self.model.encode_image(pixels, normalize=False)
+
+    def _fast_tower(self) -> FastTower | None:
+        # What encode_image does besides calling the tower is to normalise.
+        return onednn.fused_transformer(self.model.visual) if isinstance(self.model.visual, self._transformer) else None
 
     def _text_features(self, texts: list[str]) -> Tensor:
         return self.model.encode_text(self.tokenizer(texts).to(self.device), normalize=False)
