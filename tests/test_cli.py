@@ -70,7 +70,11 @@ def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypa
     assert "(Wilson, 95 %)" in result.output and "alpha" in result.output
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["class_names"] == ["apple", "fish", "leaf", "sun"]
-    assert run["templates"] and run["encoder"] == {"name": "colours", "fingerprint": ColourEncoder().fingerprint}
+    assert run["templates"] and run["encoder"] == {
+        "name": "colours",
+        "fingerprint": ColourEncoder().fingerprint,
+        "engine": "torch",
+    }
     assert len(run["support"]) == 8 and all((world / name).is_file() for name, _ in run["support"])
     assert run["config"]["epochs"] == 4 and "beta" in run["selected"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [

@@ -260,7 +260,7 @@ class Classifier:
         if encoder is None:
             from vlmadapt import backbones
 
-            encoder = backbones.load_encoder(run.encoder.name, device, engine=engine)
+            encoder = backbones.load_encoder(run.encoder.name, device=device, engine=engine)
         if encoder.fingerprint != run.encoder.fingerprint:
             raise InputError(
                 f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "

@@ -76,7 +76,10 @@ class Encoder(ABC):
         """Token embeddings of ``texts``; raises :class:`InputError` where the text tower exposes none."""
 
     def use_engine(self, engine: str) -> None:
-        """Compute pictures by ``engine``: see :func:`vlmadapt.backbones.load_encoder`, whose errors it raises."""
+        """Compute pictures by ``engine``: see :func:`vlmadapt.backbones.load_encoder`.
+
+        Raises :class:`InputError` for an engine that is none, or cannot compute this tower here.
+        """
         check_engine(engine)
         self.engine, self.fast_images = TORCH, None
         if engine == TORCH:

@@ -66,14 +66,13 @@ class EmbeddedEncoder(Encoder):
         return self.text_tower.net
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        halves = all(side % onednn.STRIDE == 0 for side in pixels.shape[2:])
-        if self.fast_images is None or not halves or not onednn.takes(pixels):
+        if self.fast_images is None or not onednn.takes(pixels):
             return self.heads.images(*self.image_tower(pixels))
         features = self.fast_images(pixels)
         return self.heads.images(features, self.image_tower.net.classifier(features))
 
     def _fast_tower(self) -> FastTower:
-        return onednn.fused_convolutions(self.image_tower.net)
+        return onednn.fused_convolutions(self.image_tower.net, IMAGE_SIZE)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         return self._token_features(self.text_tower.token_inputs(texts))

@@ -26,7 +26,6 @@ TOLERANCE = 1e-5  # of the trial, relative and absolute
 Activation = tuple[str, list[float], str]
 NONE: Activation = ("none", [], "")
 RELU6: Activation = ("hardtanh", [0.0, 6.0], "")
-STRIDE = 32  # of EfficientNet as a whole: sides that it divides are halved without a rest
 
 # What an image tower makes of pixels, and of what pictures: see fused_convolutions and fused_transformer.
 FastTower = Callable[[Tensor], Any]
@@ -63,28 +62,51 @@ def takes(pixels: Tensor) -> bool:
 
 
 class Convolution:
-    """``conv`` with its activation, on channels-last pictures ``[B, C, H, W]``; ``flipped``: of pictures upside down
-    and mirrored, which a stride of 2 pads above and left where timm's "same" pads below and right: without a copy."""
+    """``conv`` with its activation, on channels-last pictures ``[B, C, H, W]``; ``same``: padded as TensorFlow pads, by
+    what is missing for ``ceil(side / stride)`` results, the larger half of it below and to the right.
 
-    def __init__(self, conv: nn.Conv2d, activation: Activation = NONE, flipped: bool = False) -> None:
-        padding = [(side - 1) // 2 for side in conv.kernel_size] if flipped else [int(each) for each in conv.padding]
-        layout = padding, list(conv.stride), list(conv.dilation), conv.groups
-        weight = conv.weight.detach()
-        if flipped:
-            weight = weight.flip(2, 3).contiguous(memory_format=torch.channels_last)
-        example = [PICTURES_AT_ONCE["convolutions"], conv.in_channels, STRIDE, STRIDE]
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *layout, example)
-        bias = None if conv.bias is None else conv.bias.detach()
-        self.arguments = packed, bias, *layout
-        self.activation = activation
+    Weights are packed for the first shape that comes: it takes others too, but slower, by a factor of up to four.
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: Activation = NONE, same: bool = False) -> None:
+        self.conv, self.activation, self.same = conv, activation, same
+        self._packed: tuple[Any, ...] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(x, *self.arguments, *self.activation)
+        x = self._with_padding(x) if self.same else x
+        return torch.ops.mkldnn._convolution_pointwise(x, *self._arguments(x), *self.activation)
 
     def onto(self, x: Tensor, total: Tensor) -> Tensor:
         """``total + conv(x)``, written over ``total``."""
         fused = torch.ops.mkldnn._convolution_pointwise_.binary
-        return fused(total, x, *self.arguments, "add", 1.0, None, [], None)
+        return fused(total, x, *self._arguments(x), "add", 1.0, None, [], None)
+
+    def _arguments(self, x: Tensor) -> tuple[Any, ...]:
+        if self._packed is None:
+            conv = self.conv
+            layout = [int(each) for each in conv.padding], list(conv.stride), list(conv.dilation), conv.groups
+            weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *layout, list(x.shape))
+            self._packed = weight, None if conv.bias is None else conv.bias.detach(), *layout
+        return self._packed
+
+    def _with_padding(self, x: Tensor) -> Tensor:
+        side, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        rows, columns = (max((-(-size // stride) - 1) * stride + side - size, 0) for size in x.shape[2:])
+        return _padded(x, rows, columns) if rows or columns else x
+
+
+def _padded(x: Tensor, rows: int, columns: int) -> Tensor:
+    """``x`` in the middle of zeros, ``rows`` and ``columns`` more, an odd one below or to the right.
+
+    As ``F.pad``, which writes zeros everywhere first: of large pictures that takes longer than a convolution.
+    """
+    count, channels, height, width = x.shape
+    top, left = rows // 2, columns // 2
+    wide = x.new_empty(count, height + rows, width + columns, channels).permute(0, 3, 1, 2)
+    for edge in (wide[:, :, :top], wide[:, :, top + height :], wide[..., :left], wide[..., left + width :]):
+        edge.zero_()
+    wide[:, :, top : top + height, left : left + width] = x
+    return wide
 
 
 class Linear(nn.Module):
@@ -100,32 +122,36 @@ class Linear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.activation)
 
 
-def fused_convolutions(net: Any) -> FastTower:
+def fused_convolutions(net: Any, side: int) -> FastTower:
     """A timm EfficientNet-Lite with folded batch norms, as pixels ``[B, 3, H, W]`` -> pooled features ``[B, E]``.
 
-    Sides must be multiples of 32. Pictures go through flipped (:class:`Convolution`), which pooling does not see.
+    It is prepared for pictures of ``side``.
     """
-    steps: list[Callable[[Tensor], Tensor]] = [_convolution(net.conv_stem, net.bn1)]
+    from timm.layers import Conv2dSame
+
+    def convolution(conv: nn.Conv2d, activation: nn.Module) -> Convolution:
+        return Convolution(conv, RELU6 if isinstance(activation, nn.ReLU6) else NONE, isinstance(conv, Conv2dSame))
+
+    steps: list[Callable[[Tensor], Tensor]] = [convolution(net.conv_stem, net.bn1)]
     for block in net.blocks.modules():
         if hasattr(block, "conv_pwl"):  # expand, depthwise, project
-            expand, deep = _convolution(block.conv_pw, block.bn1), _convolution(block.conv_dw, block.bn2)
-            steps.append(_block([expand, deep], _convolution(block.conv_pwl, block.bn3), block.has_skip))
+            before = [convolution(block.conv_pw, block.bn1), convolution(block.conv_dw, block.bn2)]
+            steps.append(_block(before, convolution(block.conv_pwl, block.bn3), block.has_skip))
         elif hasattr(block, "conv_dw"):  # depthwise, project
-            deep = _convolution(block.conv_dw, block.bn1)
-            steps.append(_block([deep], _convolution(block.conv_pw, block.bn2), block.has_skip))
-    steps.append(_convolution(net.conv_head, net.bn2))
+            before = [convolution(block.conv_dw, block.bn1)]
+            steps.append(_block(before, convolution(block.conv_pw, block.bn2), block.has_skip))
+    steps.append(convolution(net.conv_head, net.bn2))
 
     def tower(pixels: Tensor) -> Tensor:
-        x = pixels.flip(2, 3).contiguous(memory_format=torch.channels_last)
+        x = pixels.contiguous(memory_format=torch.channels_last)
         for step in steps:
             x = step(x)
         return x.mean((2, 3))
 
-    return _few_at_once(tower, PICTURES_AT_ONCE["convolutions"])
-
-
-def _convolution(conv: nn.Conv2d, activation: nn.Module) -> Convolution:
-    return Convolution(conv, RELU6 if isinstance(activation, nn.ReLU6) else NONE, flipped=True)
+    count = PICTURES_AT_ONCE["convolutions"]
+    with torch.no_grad():
+        tower(torch.zeros(count, 3, side, side))  # packs the weights
+    return _few_at_once(tower, count)
 
 
 def _block(before: list[Convolution], last: Convolution, skips: bool) -> Callable[[Tensor], Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -42,7 +43,7 @@ class ImageEncoder(Protocol):
     def dtype(self) -> torch.dtype: ...
     def transform(self, image: Image.Image) -> Tensor: ...
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor: ...
-    def encode_images(self, pixels: Tensor, normalize: bool = True, precision: Precision = "fp32") -> Tensor: ...
+    def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor: ...
 
 
 @usual()
@@ -193,9 +194,14 @@ def _encode(
 
 def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: Precision) -> Tensor:
     """``[b, views, 3, H, W]`` to the unnormalised features of each picture, float32 ``[b, views, D]`` on the CPU."""
-    # Encoders of others need not know precisions that nobody asks for.
-    more: dict[str, Any] = {} if precision == "fp32" else {"precision": precision}
-    with torch.no_grad():
+    amp: AbstractContextManager[Any] = nullcontext()
+    more: dict[str, Any] = {}
+    if precision == "bf16":
+        # Those of :mod:`vlmadapt.backbones` compute in the precision they are told, others' as torch is set.
+        amp = torch.autocast(encoder.device.type, torch.bfloat16)
+        told = "precision" in inspect.signature(encoder.encode_images).parameters
+        more = {"precision": precision} if told else {}
+    with torch.no_grad(), amp:
         parts = [
             encoder.encode_images(part.to(encoder.device), normalize=False, **more).float().cpu()
             for part in pixels.flatten(0, 1).split(batch_size)
