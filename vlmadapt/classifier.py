@@ -91,10 +91,11 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class FittedWith:
-    """The encoder of a fit."""
+    """The encoder of a fit; ``engine``: what computed its pictures, which earlier versions did not choose."""
 
     name: str
     fingerprint: str
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,18 @@ class Classifier:
     @classmethod
     @usual(grad=True)
     def load(
-        cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu", only_features: bool = False
+        cls,
+        folder: str | Path,
+        encoder: Encoder | None = None,
+        device: str = "cpu",
+        only_features: bool = False,
+        engine: str = "auto",
     ) -> Classifier:
         """Read a saved classifier, with its backbone unless ``encoder`` is given.
 
         only_features: without the backbone, which need not be installed; it takes features then and no pictures, as
             one does that was fitted on a file of features whose backbone is not known.
+        engine: what the backbone computes pictures by, as in :func:`vlmadapt.load_encoder`.
         Raises :class:`FileError` for a folder that holds none, :class:`InputError` when the backbone of that name
         has other weights by now than the classifier was fitted with.
         """
@@ -264,7 +271,7 @@ class Classifier:
         if encoder is None:
             from vlmadapt import backbones
 
-            encoder = backbones.load_encoder(run.encoder.name, device=device)
+            encoder = backbones.load_encoder(run.encoder.name, device=device, engine=engine)
         if encoder.fingerprint != run.encoder.fingerprint:
             raise InputError(
                 f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "

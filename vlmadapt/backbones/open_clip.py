@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.backbones import onednn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import (
     RANDOM_SEED,
@@ -21,6 +22,7 @@ from vlmadapt.backbones.checkpoints import (
     is_hub,
     missing_weights,
 )
+from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
@@ -141,6 +143,17 @@ class OpenClipEncoder(OpenClipTowers):
         view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std
 
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        if self.fast_images is not None and onednn.takes(pixels):
+            return self.fast_images(pixels)
+        return super()._image_features(pixels)
+
+    def _fast_tower(self) -> FastTower | None:
+        from open_clip.transformer import VisionTransformer
+
+        # What encode_image does besides calling the tower is to normalise.
+        visual = self.model.visual
+        return onednn.fused_transformer(visual) if isinstance(visual, VisionTransformer) else None
 
 def build_model(spec: str, source: Source, allow_download: bool) -> Any:
     """The model of ``source``. Raises :class:`FileError` for a damaged or other checkpoint, :class:`MissingDependency`

@@ -53,7 +53,7 @@ def predict(
     with nullcontext() if drawing is None else hold_file(drawing, "--explain-picture"):
         if drawing is not None:
             refuse_other_picture(drawing, "--explain-picture")
-        classifier = Classifier.load(run, device=pick_device(options.device))
+        classifier = Classifier.load(run, device=pick_device(options.device), engine=options.engine)
         extraction = Extraction(batch_size=options.batch_size, precision=known.precision)
         wanted = options.votes if options.explain or drawing is not None else 0
         failed = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from vlmadapt.pictures.identity import identity_of
 from vlmadapt.pictures.read import contents, digest_of
 from vlmadapt.progress import track
 
+Precision = Literal["fp32", "bf16"]
 # Features are put into the cache every so many pictures, so that an interruption loses little.
 PICTURES_PER_SHARD = 2048
 
@@ -54,7 +56,7 @@ def extract_features(
     seed: int = 0,
     each_view: bool = False,
     batch_size: int = 64,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     cache: FeatureCache | None = None,
     progress: bool = True,
 ) -> Tensor:
@@ -115,9 +117,16 @@ def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str, ea
         transform=f"{_probe_transform(encoder, augmented=False)} {transform}" if each_view else transform,
         views=views,
         seed=seed if views > 1 else 0,
-        precision=f"{precision} {encoder.dtype} {encoder.device.type}",
+        precision=f"{precision} {encoder.dtype} {encoder.device.type}{_engine(encoder, precision)}",
         version=version.__version__,
     )
+
+
+def _engine(encoder: ImageEncoder, precision: str) -> str:
+    """What computes the features, where it is not the tower's own modules in float32. Autocast takes those modules with
+    any engine; bf16 without its name is what earlier versions called float32."""
+    engine = getattr(encoder, "engine", "torch")
+    return " autocast" if precision == "bf16" else "" if engine == "torch" else f" {engine}"
 
 
 def _check_counts(**counts: int) -> None:
@@ -177,7 +186,7 @@ def _encode(
     seed: int,
     each_view: bool,
     batch_size: int,
-    precision: str,
+    precision: Precision,
     pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (digest, feature ``[D]``), with ``each_view`` (digest, features ``[views D]``)."""
@@ -196,12 +205,18 @@ def _encode(
                 yield digest, torch.cat([_normalise(encoder, path, view) for view in feature])
 
 
-def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: str) -> Tensor:
+def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: Precision) -> Tensor:
     """``[b, views, 3, H, W]`` to the unnormalised features of each picture, float32 ``[b, views, D]`` on the CPU."""
-    amp = torch.autocast(encoder.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    amp: AbstractContextManager[Any] = nullcontext()
+    more: dict[str, Any] = {}
+    if precision == "bf16":
+        # Those of :mod:`vlmadapt.backbones` compute in the precision they are told, others' as torch is set.
+        amp = torch.autocast(encoder.device.type, torch.bfloat16)
+        told = "precision" in inspect.signature(encoder.encode_images).parameters
+        more = {"precision": precision} if told else {}
     with torch.no_grad(), amp:
         parts = [
-            encoder.encode_images(part.to(encoder.device), normalize=False).float().cpu()
+            encoder.encode_images(part.to(encoder.device), normalize=False, **more).float().cpu()
             for part in pixels.flatten(0, 1).split(batch_size)
         ]
     return torch.cat(parts).view(*pixels.shape[:2], -1)
@@ -224,7 +239,7 @@ class Extraction:
 
     views: int = 1
     batch_size: int = 64
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     cache: FeatureCache | None = None
     progress: bool = True
 

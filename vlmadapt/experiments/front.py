@@ -298,7 +298,7 @@ def evaluate(
         if not isinstance(classifier, Classifier):
             only_features = tested.dataset.given is not None
             device = backbones.pick_device(options.device)
-            classifier = Classifier.load(classifier, device=device, only_features=only_features)
+            classifier = Classifier.load(classifier, None, device, only_features, options.engine)
         # Test pictures are taken as they are, in the precision the classifier was fitted in.
         extraction = replace(extraction_of(options), precision=run.precision)
         found = evaluation.evaluate(classifier, tested, extraction, options.abstain)

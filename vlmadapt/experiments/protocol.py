@@ -261,6 +261,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     return {
         "name": public_name(encoder.name),
         "fingerprint": encoder.fingerprint,
+        "engine": encoder.engine,
         "width": encoder.width,
         "logit_scale": encoder.logit_scale,
     }

@@ -112,7 +112,9 @@ def open_encoder(options: Options, dataset: Dataset | None = None) -> Encoder:
     device = backbones.pick_device(options.device)
     if dataset is not None and dataset.given is not None:
         return GivenEncoder(*origin_of(dataset.given), dataset.given.width, _scale(dataset.given, options), device)
-    return backbones.load_encoder(options.encoder, device=device, allow_download=options.download)
+    return backbones.load_encoder(
+        options.encoder, device=device, allow_download=options.download, engine=options.engine
+    )
 
 
 def has_text(dataset: Dataset, options: Options) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlmadapt.backbones import Encoder
 from vlmadapt.doors import import_lora
 from vlmadapt.errors import InputError, shape_of
 
@@ -97,7 +98,10 @@ def twin(encoder: Any) -> Any:
     for value in own.values():
         for kept in _tensors(value) if isinstance(value, nn.Module) else (value,):
             shared[id(kept)] = kept
-    return copy.deepcopy(encoder, shared)
+    made = copy.deepcopy(encoder, shared)
+    if isinstance(made, Encoder):
+        made.use_engine("torch")  # another engine's tower would not see what becomes of the modules
+    return made
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:
