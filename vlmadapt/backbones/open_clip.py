@@ -155,6 +155,7 @@ class OpenClipEncoder(OpenClipTowers):
         visual = self.model.visual
         return onednn.fused_transformer(visual) if isinstance(visual, VisionTransformer) else None
 
+
 def build_model(spec: str, source: Source, allow_download: bool) -> Any:
     """The model of ``source``. Raises :class:`FileError` for a damaged or other checkpoint, :class:`MissingDependency`
     where weights would have to be downloaded."""

@@ -73,7 +73,7 @@ def symbol(place: int) -> str:
 
 
 def names_axis(names: Sequence[str], longest: int = LONGEST, **more: Any) -> dict[str, Any]:
-    """An axis of names cut to ``longest`` characters, at whole numbers: names that are alike, or numbers, stay apart."""
+    """An axis of names cut to ``longest`` characters, at whole numbers: names alike, or numbers, stay apart."""
     ticks = {"tickmode": "array", "tickvals": list(range(len(names)))}
     texts = [drawn(name, longest) for name in names]
     return {**ticks, "ticktext": texts, "showgrid": False, "zeroline": False, **more}
