@@ -68,8 +68,8 @@ def try_out(wheel: Path, environment: Path) -> None:
     """Installs the wheel in a new environment and runs the demo there, from an empty folder."""
     venv.create(environment, with_pip=True, clear=True)
     python = environment / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    subprocess.run([*pip, f"{wheel.resolve()}[embedded]"], check=True)
+    what = ["-c", str(ROOT / "constraints.txt"), f"{wheel.resolve()}[embedded]"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
     with tempfile.TemporaryDirectory() as folder:
         for command in (["doctor"], ["demo"]):
             subprocess.run([environment / "bin" / "vlmadapt", *command], check=True, cwd=folder)

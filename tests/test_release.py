@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import release
 
-from scripts import release
 from vlmadapt import version
 
 ROOT = Path(__file__).parent.parent

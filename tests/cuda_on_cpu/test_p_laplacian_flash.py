@@ -65,7 +65,7 @@ WIDTHS = {"features": 8, "width": 16, "value_width": 24}
 WHERE = ("x_query", "x_value", "query", "key", "value")
 
 
-def takes_flash(from_scores: bool = True, has_value: bool = True, released: bool = False, **changes: int) -> bool:
+def takes_flash(from_scores: int = True, has_value: int = True, released: int = False, **changes: int) -> bool:
     """Widths or addresses other than the usual ones by name."""
     sizes = [(WIDTHS | changes)[name] for name in WIDTHS]
     addresses = [changes.get(name, 4096) for name in WHERE]

@@ -8,7 +8,6 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,7 +85,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _wanted(name: str, value: Any, kinds: Sequence[Any]) -> str:
-    if Tensor in kinds and isinstance(value, np.ndarray):
+    if Tensor in kinds and type(value).__name__ == "ndarray":  # NumPy need not be there
         return f"a tensor, as torch.from_numpy({name}) is"
     if Tensor in kinds and isinstance(value, (list, tuple)):
         return f"a tensor, as torch.tensor({name}) is"
