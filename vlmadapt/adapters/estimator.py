@@ -25,7 +25,7 @@ TEMPLATES = ("a photo of a {}.",)
 FOLDS = 4
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):
+class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Classes of rows of features, or of pictures where there is an encoder.
 
     adapter: a method by name (``vlmadapt adapters``). settings: its settings, as a dict. text_features: ``[C, D]``, of

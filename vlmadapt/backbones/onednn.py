@@ -174,7 +174,7 @@ def fused_transformer(visual: nn.Module) -> FastTower | None:
     tower = copy.deepcopy(visual, shared)
     blocks = [block for block in tower.modules() if _is_known(block)]
     for block in blocks:
-        block.attn, block.mlp = Attention(block.attn), _feed_forward(block.mlp)  # type: ignore[assignment, arg-type]
+        block.attn, block.mlp = Attention(block.attn), _feed_forward(block.mlp)  # type: ignore[arg-type]
     return _few_at_once(tower, PICTURES_AT_ONCE["transformer"]) if blocks else None
 
 

@@ -84,12 +84,12 @@ class OnClassifier(Protocol[Given, Result]):
 
 
 def _on_data(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnData[Given, Result]]:
-    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    decorator: Any = with_options(kind)
     return decorator
 
 
 def _on_classifier(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnClassifier[Given, Result]]:
-    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    decorator: Any = with_options(kind)
     return decorator
 
 

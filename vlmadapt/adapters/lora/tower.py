@@ -116,7 +116,7 @@ def attention_maps(tower: nn.Module) -> list[tuple[str, nn.Linear]]:
         for roles in ROLES:
             maps = [children.get(role) for role in roles]
             if all(isinstance(each, nn.Linear) for each in maps):
-                found += [(f"{name}.{role}".lstrip("."), children[role]) for role in roles]  # type: ignore[misc]
+                found += [(f"{name}.{role}".lstrip("."), children[role]) for role in roles]
     return found
 
 

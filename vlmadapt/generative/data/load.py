@@ -48,10 +48,10 @@ def load_records(name: str | Path, task: str, root: str | Path | None = None, ch
     if task not in TASKS:
         raise InputError(f"task is {task!r}: use {', '.join(TASKS)}.")
     if is_own(name):
-        return read_own(name, task, root, check_files)  # type: ignore[arg-type]  # checked above
+        return read_own(name, task, root, check_files)  # checked above
     name = str(name)
     if name == EASY_VQA:
-        return read_easy_vqa(task, check_files)  # type: ignore[arg-type]  # checked above
+        return read_easy_vqa(task, check_files)  # checked above
     if name not in PUBLISHED:
         raise InputError(f"data is {name!r}: use {', '.join([EASY_VQA, *PUBLISHED])}, or a .jsonl file of your own.")
     published = PUBLISHED[name]

@@ -57,7 +57,7 @@ class _Variance(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         queries, centered, weights = ctx.saved_tensors
         with torch.autocast(queries.device.type, enabled=False):
             twice = 2 * grad.unsqueeze(-1)
