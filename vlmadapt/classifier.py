@@ -22,6 +22,7 @@ from vlmadapt.data import BUILTIN, Columns, Extraction, load_dataset
 from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 from vlmadapt.pictures.thumbnails import Thumbnails, keep_thumbnails
 from vlmadapt.seals import sealed, unsealed
@@ -228,6 +229,7 @@ class Classifier:
     def class_names(self) -> tuple[str, ...]:
         return self.run.class_names
 
+    @of_kinds
     def save(self, folder: str | Path) -> Path:
         """Write the classifier and thumbnails of its support pictures; ``run.json`` comes last, so that a folder that
         has it is whole."""
@@ -239,6 +241,7 @@ class Classifier:
         return folder
 
     @classmethod
+    @of_kinds
     @usual(grad=True)
     def load(
         cls,
@@ -287,6 +290,7 @@ class Classifier:
             )
         return cls(adapter, encoder, run, Thumbnails(folder))
 
+    @of_kinds
     def predict(
         self,
         paths: Any,

@@ -28,6 +28,7 @@ from vlmadapt.adapters.votes import Vote
 from vlmadapt.checks import check_labels, check_matrix, numbered, tensor_of, words_of
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 from vlmadapt.training import (
     Samples,
@@ -134,6 +135,7 @@ class Adapter(nn.Module):
         """D."""
         return self.text_features.shape[1]
 
+    @of_kinds
     @usual(grad=True)
     def fit(
         self: AnyAdapter,
@@ -164,6 +166,7 @@ class Adapter(nn.Module):
         self.fitted_ = True
         return self.eval()
 
+    @of_kinds
     @usual(grad=True)
     def fit_on_all(
         self: AnyAdapter,
@@ -427,6 +430,7 @@ class Adapter(nn.Module):
         """How many numbers training changes."""
         return sum(tensor.numel() for tensor in self.parameters() if tensor.requires_grad)
 
+    @of_kinds
     def save(self, folder: str | Path) -> Path:
         """Write ``adapter.safetensors`` and ``adapter.json`` into ``folder``; on failure the old pair stays."""
         self._require_fit()

@@ -51,6 +51,10 @@ def encode_pictures(name: str, value: object, encoder: ImageEncoder | None) -> T
     items = listed(value)
     if encoder is None:
         raise InputError(f"{name} holds pictures but the adapter has no encoder: pass encoder= or give features.")
+    if not hasattr(encoder, "transform") or not hasattr(encoder, "encode_images"):
+        raise InputError(
+            f"encoder is a {type(encoder).__name__}: give what load_encoder or vlmadapt.from_model returns."
+        )
     if not items:
         raise InputError(f"{name} is empty: give at least one picture.")
     for item in items:

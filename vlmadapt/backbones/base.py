@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vlmadapt.backbones import onednn
 from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.errors import InputError, check_finite, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 
 TOKENS_AT_ONCE = 256
@@ -116,6 +117,7 @@ class Encoder(ABC):
     @abstractmethod
     def _token_features(self, inputs: TokenInputs) -> Tensor: ...
 
+    @of_kinds
     @usual()
     def encode_images(self, pixels: Tensor, normalize: bool = True, precision: Precision = "fp32") -> Tensor:
         """``pixels`` [B, 3, H, W] as :meth:`transform` gives them -> float32 [B, D].
@@ -132,6 +134,7 @@ class Encoder(ABC):
             features = self._image_features(pixels.to(self.device, self.dtype))
         return self._finish(features, normalize)
 
+    @of_kinds
     @usual()
     def encode_texts(self, texts: Sequence[str], normalize: bool = True) -> Tensor:
         """``T`` texts -> float32 [T, D]. Raises :class:`InputError` unless given a sequence of strings."""
@@ -173,6 +176,7 @@ class Encoder(ABC):
         return F.normalize(features, dim=-1) if normalize else features
 
 
+@of_kinds
 @usual()
 def class_text_features(encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Prompt ensemble: the normalised mean, over ``templates``, of normalised text features, float32 [C, D].
@@ -192,12 +196,15 @@ def class_text_features(encoder: Encoder, class_names: Sequence[str], templates:
     return F.normalize(features.mean(dim=1), dim=-1)
 
 
+@of_kinds
 @usual()
 def prompt_features(encoder: Encoder, prompts: Sequence[Sequence[str]]) -> Tensor:
     """The same of ``C`` classes with prompts of their own, one or more each: float32 [C, D].
 
     Raises :class:`InputError` for a class without a prompt.
     """
+    if not prompts:
+        raise InputError("prompts is empty: give those of at least one class.")
     counts = [len(texts) for texts in prompts]
     if 0 in counts:
         raise InputError(f"prompts of class {counts.index(0)} are empty: give at least one text.")

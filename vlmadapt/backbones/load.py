@@ -7,11 +7,13 @@ import torch
 from vlmadapt.backbones.base import AUTO, Encoder, check_engine
 from vlmadapt.backbones.checkpoints import is_hub
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 
 WRAPPED = "from_model"  # before the name of what from_model gives
 
 
+@of_kinds
 @usual(grad=True)
 def load_encoder(
     name: str = "embedded",
@@ -96,6 +98,7 @@ def check_encoder(encoder: object) -> None:
         )
 
 
+@of_kinds
 def pick_device(device: str) -> str:
     """Check ``device``; ``auto`` is CUDA where torch has it. Raises :class:`InputError` with the choices."""
     if device == "auto":

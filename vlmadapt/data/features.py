@@ -20,6 +20,7 @@ from torch import Tensor
 from vlmadapt import version
 from vlmadapt.data.cache import FeatureCache, Recipe
 from vlmadapt.errors import FileError, InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 from vlmadapt.pictures import decode, encode, read
 from vlmadapt.pictures.identity import identity_of
@@ -47,6 +48,7 @@ class ImageEncoder(Protocol):
     def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor: ...
 
 
+@of_kinds
 @usual()
 def extract_features(
     encoder: ImageEncoder,

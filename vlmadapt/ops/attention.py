@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_device, is_integer, refuse_forward_mode
-from vlmadapt.ops.kinds import of_kinds
 
 
 def checked(tensors: dict[str, Tensor]) -> list[Tensor]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.attention import scale_of
 from vlmadapt.ops.attention_column_sums import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.attention_column_sums.checks import checked_arguments
 from vlmadapt.ops.attention_column_sums.reference import attention_column_sums_reference
 from vlmadapt.ops.checks import accumulation_dtype
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call
 

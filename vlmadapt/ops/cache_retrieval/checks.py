@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 
 # How a GPU computes it, and the number that the compiled operators know it by: csrc/cache_retrieval_chunked/route.h.

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.cache_retrieval.checks import (
@@ -43,7 +44,6 @@ from vlmadapt.ops.checks import (
     float32_products,
     per_row,
 )
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call, wants_gradient
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.hetero_aggregate import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
 from vlmadapt.ops.hetero_aggregate.reference import hetero_aggregate_reference
 from vlmadapt.ops.hetero_aggregate.relation import Relation
 from vlmadapt.ops.hetero_aggregate.route import Route, dense_relations
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call, wants_gradient
 

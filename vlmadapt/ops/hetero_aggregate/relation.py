@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import check_device
-from vlmadapt.ops.kinds import of_kinds
 
 INDEX_TYPES = (torch.int32, torch.int64)
 

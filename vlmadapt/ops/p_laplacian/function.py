@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.attention import attention_probabilities, check_shape, checked, checked_mask, scale_of
 from vlmadapt.ops.attention_column_sums import attention_column_sums
 from vlmadapt.ops.checks import accumulation_dtype
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.p_laplacian import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.p_laplacian.checks import check_options, power_and_pull
 from vlmadapt.ops.p_laplacian.reference import (

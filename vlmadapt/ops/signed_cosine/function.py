@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
 from vlmadapt.ops.hetero_aggregate import Relation
-from vlmadapt.ops.kinds import of_kinds
 from vlmadapt.ops.signed_cosine import autograd  # noqa: F401  (registers the fake kernel)
 from vlmadapt.ops.signed_cosine.checks import Diagonal, check_graph, check_scale
 from vlmadapt.ops.signed_cosine.reference import signed_cosine_reference
