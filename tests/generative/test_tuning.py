@@ -353,3 +353,14 @@ def test_the_report_shows_measures_costs_and_answers(finished, data, tmp_path):
     assert [section.name for section in tuning_report(results).sections] == [
         name for name in names if name != "Answers"
     ]
+
+
+def test_the_report_of_measures_above_one_where_some_methods_are_fitted_once(finished):
+    """Captions: CIDEr is no share, and the frozen model has one fit whatever the number of seeds."""
+    results, _ = finished
+    assert len(results.of("frozen")) == 1 < len(results.of("bitfit"))
+    cells = tuple(replace(cell, values={"cider": 1.5 + cell.seed, "bleu4": 0.3}, by_kind={}) for cell in results.cells)
+    captions = replace(results, task="caption", metric="cider", cells=cells, prior={}, prior_by_kind={})
+    assert "CIDEr" in tuning_report(captions).html()
+    one = tuple(cell for cell in cells if cell.seed == 0)
+    assert "CIDEr" in tuning_report(replace(captions, cells=one, protocol={**results.protocol, "seeds": [0]})).html()

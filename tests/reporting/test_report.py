@@ -17,8 +17,11 @@ import torch
 from PIL import Image
 
 from tests.experiments.test_results import results as older_results
+from tests.experiments.world import TIP, ColourEncoder
 from tests.reporting.reports import NAMES, classifier_of, compared, evaluated, evil_world
+from vlmadapt.data import load_dataset
 from vlmadapt.errors import FileError, shown
+from vlmadapt.experiments import front
 from vlmadapt.experiments.answers import pack_classes, unpack_classes
 from vlmadapt.experiments.results import ProtocolResults, Truth
 from vlmadapt.pictures.thumbnails import SIDE, Thumbnails
@@ -345,3 +348,35 @@ def test_an_unwritable_place_is_named(tmp_path, evaluation):
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="file"):
         evaluation_report(evaluation).write(tmp_path / "file" / "report.html")
+
+
+def test_of_several_test_sets_each_has_its_curve_and_the_first_its_confusion(dataset):
+    found = front.compare(
+        dataset,
+        adapters=("zero-shot", TIP),
+        shots=(1, 2),
+        seeds=1,
+        protocol="base-to-new",
+        encoder=ColourEncoder(),
+        no_cache=True,
+    )
+    base, new = (found.truth(place) for place in found.test_sets)
+    assert base is not None and new is not None
+    assert (*base.class_names, *new.class_names) == dataset.class_names
+    report = compare_report(found, dataset.only(base.class_names))
+    [curves] = report.sections[0].charts
+    assert list(curves.figures) == list(found.test_sets) and len(found.test_sets) == 2
+    confusion = next(section for section in report.sections if section.name == "Confusion").charts[0]
+    assert len(next(iter(confusion.figures.values()))["data"][0]["z"]) == 2
+
+
+def test_rows_of_features_have_answers_and_no_pictures(dataset, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(30)
+    features = torch.randn(4, 16, generator=generator)[labels] + 2 * torch.randn(120, 16, generator=generator)
+    names = np.array(["<b>one", "two", "three", "four"])
+    np.savez(tmp_path / "given.npz", features=features.numpy(), labels=labels.numpy(), class_names=names)
+    given = load_dataset(tmp_path / "given.npz")
+    found = front.compare(given, adapters=("ncm", "gda"), shots=(2,), seeds=1, no_cache=True)
+    page = compare_report(found, given).html()
+    assert "data-facets" in page and "<symbol" not in page and "<b>one" not in page

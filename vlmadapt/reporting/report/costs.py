@@ -48,10 +48,9 @@ def cost_section(costs: Sequence[Cost], measure: str, caption: str) -> Section:
     ]
     table = Table("cost and accuracy", ["method", measure, PARAMETERS, SECONDS, "peak MiB"], rows)
     best = max(costs, key=lambda each: each.value)
-    quick = min(costs, key=lambda each: each.seconds)
     alt = (
         f"Points of the methods by cost and {measure}. The highest, {best.method}, trains {best.parameters:,} "
-        f"parameters in {best.seconds:.1f} seconds; the quickest, {quick.method}, takes {quick.seconds:.2g} seconds."
+        f"parameters in {best.seconds:.1f} seconds."
     )
     chart = Chart("costs", alt, asked, table, f"{caption} The axis of the cost is logarithmic.", "cost")
     return Section("Cost", "What it costs", "", [chart])

@@ -35,4 +35,4 @@ def plain(value: Any) -> str:
         return f"[{', '.join(map(plain, value))}]"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(each)}" for key, each in value.items())
-    return str(value)
+    return str(value) or "empty"

@@ -78,7 +78,11 @@ def _measures(results: TuningResults) -> Section:
     number = results.data["records"]["test"]
     figures = {TITLES.get(name, name): _dots(results, name, number) for name in names}
     several = len(results.protocol["seeds"]) > 1
-    lines = "one sample deviation over the seeds" if several else f"of accuracies the interval of the records, {NAME}"
+    lines = (
+        "one sample deviation over the seeds, none where nothing is trained"
+        if several
+        else f"of accuracies the interval of the records, {NAME}"
+    )
     best = max(results.methods, key=lambda method: results.mean(method, names[0])[0])
     chart = Chart(
         "measures",
@@ -94,18 +98,17 @@ def _measures(results: TuningResults) -> Section:
 def _dots(results: TuningResults, name: str, number: int) -> Figure:
     means = {method: results.mean(method, name) for method in results.methods}
     order = sorted(means, key=lambda method: -means[method][0])
-    around = []
-    for method in order:
-        mean, deviation = means[method]
-        if deviation is not None:
-            around.append((100 * (mean - deviation), 100 * (mean + deviation)))
-        elif name == "accuracy":
-            interval = wilson(mean, number)
-            around.append((100 * interval.low, 100 * interval.high))
+    around = None
+    if len(results.protocol["seeds"]) > 1:  # what has nothing to train is fitted once: no line
+        ends = [(means[method][0], means[method][1] or 0.0) for method in order]
+        around = [(100 * (mean - deviation), 100 * (mean + deviation)) for mean, deviation in ends]
+    elif name == "accuracy":
+        found = [wilson(means[method][0], number) for method in order]
+        around = [(100 * each.low, 100 * each.high) for each in found]
     hover = [f"{method}: {percent(*means[method])}" for method in order]
     values = [100 * means[method][0] for method in order]
     figure = dots(
-        order, values, hover, f"test {TITLES.get(name, name)}, {'%' if name == 'accuracy' else 'x 100'}", around or None
+        order, values, hover, f"test {TITLES.get(name, name)}, {'%' if name == 'accuracy' else 'x 100'}", around
     )
     figure["layout"]["xaxis"]["zeroline"] = False
     return figure
