@@ -132,7 +132,6 @@ __global__ void __launch_bounds__(kThreads, 2)
       ptx::commit_copies();
     }
     if (at < begin) continue;
-    const TileBounds bounds(rows, end - at, first + pairs.offset - at);
     const E* x = memory.x_values(stage);
     const E* own = memory.x_queries + 16 * place.warp * stride;
 
@@ -146,7 +145,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       multiply_rows<keys, stride>(score, memory.queries + 16 * place.warp * stride, memory.keys_of(stage), width,
                                   place.lane);
     } else {
-      load_pairs<keys>(score, attention, first, at, bounds, place);
+      load_pairs<keys>(score, attention, first, at, TileBounds(rows, end - at, 0), place);
     }
     if (!plain) {
       __syncthreads();  // the norms are there
@@ -155,6 +154,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       squared_distances<keys, stride>(exponents, own, own_norms, x, memory.norms, features, place);
     }
 
+    const TileBounds bounds(rows, end - at, first + pairs.offset - at);  // late, for want of registers
     if constexpr (from_scores) {
       each_of<keys>([&](int n, int r) { score[n][r] *= score_unit; });
       if (p.causal || bounds.keys < keys) {
