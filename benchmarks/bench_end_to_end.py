@@ -1,4 +1,4 @@
-"""What a user waits for: epochs, the hyper-parameter search, one prediction, the import, the build.
+"""What a user waits for: pictures, epochs, whole fits, searches, one prediction, the import, the build.
 
 The eager rival of an adapter is the adapter itself within ``ops.use_reference()``: its operators in plain PyTorch.
 """
@@ -20,18 +20,20 @@ from torch.nn.functional import normalize
 
 from benchmarks import timing
 from vlmadapt.adapters import create_adapter
+from vlmadapt.backbones import load_encoder
+from vlmadapt.errors import VlmadaptError
 from vlmadapt.ops import PreparedCache, cache_retrieval_grid, use_reference
 
 CLASSES, SHOTS, WIDTH, EPOCHS = 100, 16, 512, 5
 SETTINGS: dict[str, dict[str, Any]] = {"tip-adapter-f": {}, "xmadapter": {}, "hegraph": {"graph": "sparse"}}
 
 
-def problem(classes: int = CLASSES) -> tuple[Tensor, Tensor, Tensor]:
+def problem(classes: int = CLASSES, width: int = WIDTH) -> tuple[Tensor, Tensor, Tensor]:
     """Class text features, support features and labels."""
     generator = torch.Generator(device=timing.device()).manual_seed(0)
-    text = normalize(torch.randn(classes, WIDTH, generator=generator), dim=-1)
+    text = normalize(torch.randn(classes, width, generator=generator), dim=-1)
     labels = torch.arange(classes).repeat_interleave(SHOTS)
-    noise = torch.randn(len(labels), WIDTH, generator=generator)
+    noise = torch.randn(len(labels), width, generator=generator)
     return text, normalize(text[labels] + 0.1 * noise, dim=-1), labels
 
 
@@ -53,6 +55,35 @@ def test_epochs(benchmark: Any, adapter: str, rival: str) -> None:
 
     with operators(rival):
         timing.run(benchmark, fit, rounds=5)
+
+
+@pytest.mark.parametrize("rival", ["ours", "eager"])
+@pytest.mark.parametrize("adapter", list(SETTINGS))
+def test_whole_fit(benchmark: Any, adapter: str, rival: str) -> None:
+    """At its defaults, epochs scored and settings searched on validation samples: the embedded encoder's width."""
+    benchmark.group = f"end to end | whole fit on 512 features, 128 to validate, C32 K16 D1664 | {adapter}"
+    text, features, labels = problem(32, 1664)
+    queries, targets = problem(32, 1664)[1].roll(1, 1)[::4], labels[::4]
+
+    def fit() -> None:
+        model = create_adapter(adapter, text, 50.0, negative_text_features=text.roll(1, 0))
+        model.fit(features, labels, queries, targets)
+
+    with operators(rival):
+        timing.run(benchmark, fit, rounds=5)
+
+
+@pytest.mark.parametrize("rival", ["ours", "eager"])
+@pytest.mark.parametrize("name", ["embedded", "open_clip:ViT-B-32@random"])
+def test_pictures(benchmark: Any, name: str, rival: str) -> None:
+    """Pixels to features by the engine onednn; the rival is the tower's own modules."""
+    benchmark.group = f"end to end | 64 pictures of 224 px to features | {name}"
+    try:
+        encoder = load_encoder(name, engine="onednn" if rival == "ours" else "torch")
+    except VlmadaptError as error:
+        pytest.skip(str(error))
+    pixels = torch.rand(64, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    timing.run(benchmark, lambda: encoder.encode_images(pixels), rounds=5)
 
 
 @pytest.mark.parametrize("rival", ["ours", "eager"])

@@ -60,6 +60,8 @@ TARGETS = (
         0.4,
         "features of a whole head: at most 2.5 times scaled_dot_product_attention",
     ),
+    Target(r"end to end \| whole fit", ("eager",), 3.0, "whole fits 3 x the operators in plain PyTorch"),
+    Target(r"end to end \| 64 pictures.*embedded", ("eager",), 3.0, "pictures 3 x the tower's own modules"),
 )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from vlmadapt.errors import MissingDependency
 from vlmadapt.ops import build_info, library
+from vlmadapt.ops.checks import constant_when_compiled
 
 # A process a level, for the library looks once; torch, which takes seconds, is imported before they part.
 PRINT_LEVELS = """
@@ -101,3 +102,15 @@ def test_a_missing_library_is_one_sentence_with_the_command(monkeypatch: pytest.
 def test_other_devices_are_refused() -> None:
     with pytest.raises(MissingDependency, match="no kernels for meta tensors"):
         library.require(torch.device("meta"))
+
+
+def test_constants_are_marked_as_torch_marks_them() -> None:
+    ours, theirs = constant_when_compiled(lambda: 0), torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(ours) == vars(theirs)
+
+
+def test_operators_are_imported_without_the_compiler() -> None:
+    """Which takes as long to import as torch does."""
+    code = "import sys, vlmadapt.adapters; print('torch._dynamo' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False"]

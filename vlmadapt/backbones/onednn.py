@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 PICTURES_AT_ONCE = {"convolutions": 4, "transformer": 8}
 PACKED_FOR = 8 * 50  # rows that a linear map is packed for: a hint, it takes any number
+# glibc takes blocks above a bound from the system, whose pages are zeroed anew each time: half of a tower's time. The
+# bound rises, up to 32 MiB, to the largest block that was given back.
+LARGE_BLOCK = 31 << 20
 TOLERANCE = 1e-5  # of the trial, relative and absolute
 
 Activation = tuple[str, list[float], str]
@@ -215,6 +218,8 @@ class Attention(nn.Module):
 
 
 def _few_at_once(tower: Callable[[Tensor], Tensor], count: int) -> FastTower:
+    torch.empty(LARGE_BLOCK, dtype=torch.uint8)  # given back at once: what layers write stays with the process
+
     def fast(pixels: Tensor) -> Tensor:
         return torch.cat([tower(few) for few in pixels.split(count)])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from vlmadapt.adapters import ADAPTERS, NoText
+from vlmadapt.backbones.given import GivenEncoder
 from vlmadapt.data import Extraction
 from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
@@ -261,9 +262,10 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     return {
         "name": public_name(encoder.name),
         "fingerprint": encoder.fingerprint,
-        "engine": encoder.engine,
         "width": encoder.width,
         "logit_scale": encoder.logit_scale,
+        # What computed features that were given is not known.
+        **({} if isinstance(encoder, GivenEncoder) else {"engine": encoder.engine}),
     }
 
 

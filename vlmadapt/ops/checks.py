@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +12,16 @@ from torch.autograd import forward_ad
 
 from vlmadapt.errors import InputError, shape_of
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the compiler, which takes as long as torch's own:
+    all that it does is to set this mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def check_matrix(name: str, tensor: Tensor) -> None:
@@ -117,7 +128,7 @@ def allow_tf32(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and matmul_takes_tf32()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def matmul_takes_tf32() -> bool:
     """The setting of either of torch's interfaces; ``allow_tf32`` raises once the newer one was used."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -132,7 +143,7 @@ def float32_products(tensor: Tensor) -> int:
     return cpu_float32_products() if tensor.device.type == "cpu" else int(allow_tf32(tensor))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def cpu_float32_products() -> int:
     """What ``torch.set_float32_matmul_precision`` says, or the newer interface that it sets."""
     setting = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
