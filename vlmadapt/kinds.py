@@ -8,7 +8,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -76,7 +76,8 @@ def refuse_other_kinds(
     for name, value in given.items():
         hint = annotations.get(name, Any)
         if isinstance(hint, str):
-            hint = eval(hint, {}, _Names(names))
+            annotated = types.SimpleNamespace(__annotations__={name: hint})
+            hint = get_type_hints(annotated, {}, _Names(names))[name]
         wrong = _wrong(name, value, hint)
         if wrong is not None:
             raise InputError(wrong) from error

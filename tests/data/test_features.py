@@ -310,8 +310,3 @@ class TestCache:
         monkeypatch.setattr(features_module, "digest_of", lambda path: "0" * 64)
         with pytest.raises(FileError, match=r"0\.png changed while features were computed"):
             extract(FakeEncoder(), paths[:1], cache=cache)
-
-
-def test_opened_pictures_are_refused_in_words(paths):
-    with pytest.raises(InputError, match=r"^paths holds a PngImageFile: give paths"):
-        extract(FakeEncoder(), [paths[0], Image.open(paths[1])])
