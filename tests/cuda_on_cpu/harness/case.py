@@ -167,8 +167,8 @@ def cases(kernel: Kernel) -> list[Any]:
                 turn = SCHEDULES[(shape + d) % len(SCHEDULES)]
                 for schedule in [turn] if runs else SCHEDULES:
                     case = Case(kernel, shape, dtype, target, schedule)
-                    marks = () if not runs and schedule == turn else (*(runs or (FULL,)), COMPILES)
-                    out.append(pytest.param(case, id=case.label(), marks=marks))
+                    marks = () if not runs and schedule == turn else runs or (FULL,)
+                    out.append(pytest.param(case, id=case.label(), marks=(*marks, COMPILES)))
     return out
 
 
