@@ -14,6 +14,7 @@ namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::BackwardParams;
+using vlmadapt::cache_retrieval::Kept;
 
 template <class Products>
 class Backward {
@@ -30,16 +31,16 @@ class Backward {
         upstream_{p.grad_scores, p.values, {}, {}, p.num_classes},
         weighs_upstream_(p.grad_queries != nullptr || p.grad_keys != nullptr || p.grad_scale != nullptr),
         shape_(p.num_queries, p.num_keys),
-        packed_(!shape_.few && p.similarities == nullptr),
+        packed_(!shape_.few && p.kept == nullptr),
         by_query_(packed_ ? shape_.most_queries * Products::packed_size(p.side.width) : 0),
         grads_(dense_ ? 0 : p.num_classes * shape_.most_queries),
         packed_grads_(dense_ && !shape_.few ? Products::packed_size(p.num_classes) * shape_.most_queries : 0),
         group_sums_(2 * shape_.most_queries * (shape_.groups + 1)),
         weights_(shape_, true),
         affinities_(shape_, p.grad_values != nullptr),
-        grad_queries_(shape_, p.side.keys, p.side.width, p.grad_queries),
-        grad_keys_(shape_, p.side.queries, p.side.width, p.grad_keys),
-        grad_values_(shape_, p.grad_scores, p.num_classes, p.grad_values) {}
+        grad_queries_(shape_, p.side.keys, p.side.width, {p.grad_queries, p.narrow_gradients}),
+        grad_keys_(shape_, p.side.queries, p.side.width, {p.grad_keys, p.narrow_gradients}),
+        grad_values_(shape_, p.grad_scores, p.num_classes, {p.grad_values, p.narrow_gradients}) {}
 
   bool run() {
     for (int64_t first = 0; first < p_.num_queries || first == 0; first += block_queries)
@@ -140,8 +141,11 @@ class Backward {
     QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.side.center, first_ + start, count, padded);
     QueryValues<A> shares(p_.weight, first_ + start, count, padded);
+    typename WeightPanels<Products>::Writer weights(weights_, start, padded, true);
+    typename WeightPanels<Products>::Writer affinities(affinities_, start, padded, p_.grad_values != nullptr);
     Buffer<A> tile(Products::rows * padded), upstream_tile(dense_ ? Products::rows * padded : 0);
     Buffer<Mask> own_row(padded);
+    const bool kept_affinities = p_.kept != nullptr && p_.kept_as == Kept::affinities;
     typename S::I infinite{};
     std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     if (dense_) std::memset(upstream_tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
@@ -152,10 +156,10 @@ class Backward {
     for (int64_t row0 = begin; row0 < end; row0 += Products::rows) {
       const int64_t rows = min_of(Products::rows, end - row0);
       const auto key_of = [&](int64_t r) { return k0 + row0 + r; };
-      if (p_.similarities == nullptr)
+      if (p_.kept == nullptr)
         side.product(key_of, rows, tile.data(), padded);
       else
-        load_similarities(k0 + row0, rows, first_ + start, count, tile.data(), padded);
+        load_kept(k0 + row0, rows, first_ + start, count, tile.data(), padded);
       if (dense_ && weighs_upstream_) upstream.product(key_of, rows, upstream_tile.data(), padded);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t key = k0 + row0 + r;
@@ -169,29 +173,37 @@ class Backward {
             const typename S::I own = S::load_mask(own_row.data() + q) == static_cast<Mask>(row0 + r);
             counts = own ? counts - A(1) : counts;
           }
-          const typename S::V affinity = counts * exp(scale[q] * distance);
+          const typename S::V affinity = counts * (kept_affinities ? S::load(tile.data() + r * padded + q) : exp(scale[q] * distance));
           const typename S::V g = S::load(grad + q) * affinity;
           // Padding lanes have scale and grad zero, so g is zero there and adds nothing.
-          A* zero = sums + start + q;
-          A* first = sums + shape_.most_queries + start + q;
-          S::store(zero, S::load(zero) + g);
-          S::store(first, S::load(first) + g * distance);
+          if (p_.grad_scale != nullptr) {
+            A* zero = sums + start + q;
+            A* first = sums + shape_.most_queries + start + q;
+            S::store(zero, S::load(zero) + g);
+            S::store(first, S::load(first) + g * distance);
+          }
           const typename S::V weight = g * shares[q] * scale[q];
-          weights_.put(row0 + r, start + q, weight);
+          weights.put(row0 + r, q, weight);
           if constexpr (Products::splits_weights) infinite |= (weight - weight != 0) | (affinity - affinity != 0);
-          if (p_.grad_values != nullptr) affinities_.put(row0 + r, start + q, affinity);
+          if (p_.grad_values != nullptr) affinities.put(row0 + r, q, affinity);
         }
       }
+      weights.end_tile(row0, rows);
+      if (p_.grad_values != nullptr) affinities.end_tile(row0, rows);
     }
     bool undefined = side.undefined() || upstream.undefined();
     for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
     if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 
-  void load_similarities(int64_t key, int64_t rows, int64_t query, int64_t count, A* tile, int64_t padded) {
-    const A* kept = static_cast<const A*>(p_.similarities) + key * p_.num_queries + query;
-    for (int64_t r = 0; r < rows; ++r)
-      std::memcpy(tile + r * padded, kept + r * p_.num_queries, static_cast<size_t>(count) * sizeof(A));
+  void load_kept(int64_t key, int64_t rows, int64_t query, int64_t count, A* tile, int64_t padded) {
+    for (int64_t r = 0; r < rows; ++r, tile += padded) {
+      const int64_t at = (key + r) * p_.num_queries + query;
+      if (p_.kept_as == Kept::similarities)
+        std::memcpy(tile, static_cast<const A*>(p_.kept) + at, static_cast<size_t>(count) * sizeof(A));
+      if constexpr (std::is_same_v<T, bf16>)
+        if (p_.kept_as == Kept::affinities) load_affinities(static_cast<const uint16_t*>(p_.kept) + at, count, tile);
+    }
   }
 
   const BackwardParams& p_;

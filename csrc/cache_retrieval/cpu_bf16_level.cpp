@@ -18,7 +18,7 @@ using Weighing = PairSums<bf16, 1, 2>;  // gradients are rounded to bfloat16, on
 #else
 // Vectors multiply twice as many bfloat16 as float32 at a time: one product in place of one is a gain, two are none,
 // and three a loss.
-using Weighing = PairProducts<bf16, 1>;
+using Weighing = PairSums<bf16, 1, 1>;
 #define VLMADAPT_AS_TWO(kernel) nullptr
 #endif
 

@@ -16,6 +16,7 @@ namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::ForwardParams;
+using vlmadapt::cache_retrieval::Kept;
 
 constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
 
@@ -80,7 +81,7 @@ class ForwardBlock {
       image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t entry = begin + row0 + r;
-        store(p_.similarities, order[row0 + r], image_tile_.data() + r * padded_);
+        if (p_.kept_as == Kept::similarities) keep(p_.kept, order[row0 + r], image_tile_.data() + r * padded_);
         while (entry >= offsets[current + 1]) {
           flush(current, chunk, begin, end, partials);
           ++current;
@@ -91,6 +92,7 @@ class ForwardBlock {
                                              current, [](int64_t c) { return c; }, p_.num_classes)
                                        : text_affinity(row0 + r, [&](int64_t e) { return order[e]; }, end - begin);
         accumulate(image_tile_.data() + r * padded_, text_row, static_cast<Mask>(row0 + r), positions != nullptr);
+        if (p_.kept_as == Kept::affinities) keep(p_.kept, order[row0 + r], image_tile_.data() + r * padded_);
       }
     }
     flush(current, chunk, begin, end, partials);
@@ -117,25 +119,30 @@ class ForwardBlock {
       A* tile = text_tile_.data();
       text_.product([&](int64_t r) { return row_key(text_first_ + r); }, text_end_ - text_first_, tile, padded_);
       for (int64_t r = 0; r < text_end_ - text_first_; ++r) {
-        store(p_.text_similarities, row_key(text_first_ + r), tile + r * padded_);
+        if (p_.kept_as == Kept::similarities) keep(p_.text_kept, row_key(text_first_ + r), tile + r * padded_);
         for (int64_t q = 0; q < padded_; q += S::lanes) {
           A* x = tile + r * padded_ + q;
           S::store(x, exp(text_scale_[q] * (S::load(x) - text_center_[q])));
         }
+        if (p_.kept_as == Kept::affinities) keep(p_.text_kept, row_key(text_first_ + r), tile + r * padded_);
       }
     }
     return text_tile_.data() + (row - text_first_) * padded_;
   }
 
-  void store(void* similarities, int64_t entry, const A* row) {
-    if (similarities != nullptr)
-      std::memcpy(static_cast<A*>(similarities) + entry * p_.num_queries + first_, row,
-                  static_cast<size_t>(count_) * sizeof(A));
+  void keep(void* kept, int64_t entry, const A* row) {
+    if (kept == nullptr) return;
+    const int64_t at = entry * p_.num_queries + first_;
+    if (p_.kept_as == Kept::similarities) std::memcpy(static_cast<A*>(kept) + at, row, count_ * sizeof(A));
+    if constexpr (std::is_same_v<T, bf16>)
+      if (p_.kept_as == Kept::affinities) keep_affinities(row, count_, static_cast<uint16_t*>(kept) + at);
   }
 
-  void accumulate(const A* similarity, const A* text, Mask row, bool any_own) {
+  // Leaves affinities in place of similarities if they are to be kept.
+  void accumulate(A* similarity, const A* text, Mask row, bool any_own) {
     for (int64_t q = 0; q < padded_; q += S::lanes) {
       typename S::V affinity = exp(image_scale_[q] * (S::load(similarity + q) - image_center_[q]));
+      if (p_.kept_as == Kept::affinities) S::store(similarity + q, affinity);
       typename S::V gap{};
       if (text != nullptr) {
         const typename S::V other = S::load(text + q);

@@ -36,7 +36,7 @@ class PairTiles {
       float* c = tile + p * S::panel;
       if (width_ == 0)
         for (int64_t r = 0; r < rows; ++r) std::memset(c + r * ldc, 0, sizeof(float) * columns_.vectors(p) * S::lanes);
-      pair_product<parts, parts>(staged_.data(), packed_ + p * S::panel * parts * rows_.pairs, columns_.vectors(p),
+      pair_product<Rows, parts>(staged_.data(), packed_ + p * S::panel * parts * rows_.pairs, columns_.vectors(p),
                                  rows_.pairs, 0, multiplied_pairs(width_), c, ldc, false);
     }
     if constexpr (!(std::is_same_v<T, bf16> && std::is_same_v<Q, bf16>)) {

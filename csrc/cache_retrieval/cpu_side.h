@@ -77,6 +77,34 @@ class SideTiles {
   Buffer<A> staged_;
 };
 
+// Affinities as Kept::affinities has them.
+inline void keep_affinities(const float* affinities, int64_t count, void* kept) {
+  using S = Simd<float>;
+  uint16_t* to = static_cast<uint16_t*>(kept);
+  for (int64_t q = 0; q < count; q += S::lanes) {
+    const typename S::V x = S::load(affinities + q);  // rows end with whole vectors
+    const typename S::U bits = (nearest_without<15>(x) & 0x7fffffffu) >> 15;
+    if (q + S::lanes <= count)
+      store_halves(to + q, bits);
+    else
+      for (int64_t lane = 0; lane < count - q; ++lane) to[q + lane] = static_cast<uint16_t>(bits[lane]);
+  }
+}
+
+inline void load_affinities(const void* kept, int64_t count, float* affinities) {
+  using S = Simd<float>;
+  const uint16_t* from = static_cast<const uint16_t*>(kept);
+  int64_t q = 0;
+  for (; q + S::lanes <= count; q += S::lanes) {
+    const typename S::U bits = load_halves(from + q) << 15;
+    std::memcpy(affinities + q, &bits, sizeof(bits));
+  }
+  for (; q < count; ++q) {
+    const uint32_t bits = static_cast<uint32_t>(from[q]) << 15;
+    std::memcpy(affinities + q, &bits, sizeof(bits));
+  }
+}
+
 template <class A>
 inline A value_of(const PerQuery& x, int64_t query) {
   return x.values != nullptr ? static_cast<const A*>(x.values)[query * x.stride] : static_cast<A>(x.same);

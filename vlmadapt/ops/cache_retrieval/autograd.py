@@ -3,7 +3,8 @@
 The compiled operators take ``scale``, ``center`` and ``ratio`` as [B] vectors or, where those are None, ``beta``, 1 and
 ``share``; :func:`vlmadapt.ops.cache_retrieval` is what users call. With ``store_similarities`` the forward on the CPU
 also returns the similarities [S, n, B], transposed, of the S streams that have one key an entry; the backward then need
-not compute them again. Otherwise, and on CUDA, S is 0.
+not compute them again. Otherwise, and on CUDA, S is 0. Of bfloat16 with numbers alone for ``scale``, ``center`` and
+``ratio`` these are the affinities, 16 bits each (``Kept`` of ``csrc/cache_retrieval/kernel.h``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ ARGUMENTS = {
     "cache_retrieval_grid": 9,
 }
 
+
+def gradient_dtype(tensor: Tensor) -> torch.dtype:
+    """Of what the compiled operators return as the gradient of a matrix: a CPU's kernels round to its own."""
+    return tensor.dtype if tensor.device.type == "cpu" else accumulation_dtype(tensor.dtype)
+
+
 if library.provides(ARGUMENTS):
 
     @library.register_fake("class_order")
@@ -39,14 +46,16 @@ if library.provides(ARGUMENTS):
         matrices = 0
         if store_similarities and queries.device.type == "cpu":
             matrices = 1 if text_queries is None or text_keys_per_class else 2
-        similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
+        numbers = all(tensor is None for tensor in (*rest[:2], *rest[4:7]))
+        kept = torch.int16 if queries.dtype == torch.bfloat16 and numbers else dtype
+        similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=kept)
         return scores, queries.new_empty(queries.shape[0] if want_disagreement else 0, dtype=dtype), similarities
 
     @library.register_fake("cache_retrieval_backward")
     def _backward_fake(grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         want_queries, want_keys, want_rows, _route, _float32 = rest[-5:]
         rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
-        matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
+        matrices = [queries.new_empty(count, queries.shape[1], dtype=gradient_dtype(queries)) for count in rows]
         return matrices[0], matrices[1], grad_scores.new_empty(3, queries.shape[0] if want_rows else 0)
 
     @library.register_fake("cache_retrieval_multi_beta")
