@@ -2,7 +2,7 @@
 //
 // Work is cut into (1,024 queries) x (a block of keys). For each, phase 1 takes the similarities that the forward
 // kept, or computes them again, and leaves W[k, q] = weight scale G[q, k] in a buffer of a few MB; phase 2 adds
-// W^T keys to the query gradients and phase 3 W queries to the key gradients (cpu_weights.h). With values phase 1 also
+// W^T keys to the query gradients and phase 3 W queries to the key gradients (cpu_weights.h), in the tasks of phase 1. With values phase 1 also
 // multiplies them by the score gradients, and leaves the affinities, whose product with the score gradients is the
 // values' gradient.
 #pragma once
@@ -57,8 +57,6 @@ class Backward {
       const int64_t keys = min_of(shape_.key_block, p_.num_keys - k0);
       compute_weights(k0, keys);
       if (p_.grad_queries != nullptr) grad_queries_.add(weights_, k0, keys, parallel_);
-      if (p_.grad_keys != nullptr) grad_keys_.add(weights_, k0, keys, parallel_);
-      if (p_.grad_values != nullptr) grad_values_.add(affinities_, k0, keys, parallel_);
     }
     if (p_.grad_queries != nullptr) grad_queries_.finish(parallel_);
   }
@@ -95,27 +93,24 @@ class Backward {
 
   A* grad_of(void* output) const { return static_cast<A*>(output) + first_; }
 
-  // Phase 1. A task is a group of keys and a block of queries.
+  // Phases 1 and 3. A task is a group of keys, whose weights are multiplied while they are in cache.
   void compute_weights(int64_t k0, int64_t keys) {
     const int64_t count = shape_.columns.columns;
     const int64_t block = query_block<Products>(p_.side.width + (dense_ ? p_.num_classes : 0));
-    const int64_t blocks = (count + block - 1) / block;
     const int64_t groups = (keys + shape_.key_group - 1) / shape_.key_group;
     auto tasks = [&](int64_t begin, int64_t end) {
       [[maybe_unused]] typename Products::Scope scope;
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t group = task / blocks, start = task % blocks * block;
+      for (int64_t group = begin; group < end; ++group) {
         const int64_t row0 = group * shape_.key_group, row1 = min_of(row0 + shape_.key_group, keys);
-        weigh_group(k0, row0, row1, start, min_of(block, count - start), sums_of(group));
-        if constexpr (Products::exact) {
-          if (!shape_.few) continue;
-          if (p_.grad_queries != nullptr) grad_queries_.sum_few(weights_, k0, row0, row1);
-          if (p_.grad_keys != nullptr) grad_keys_.sum_few(weights_, k0, row0, row1);
-          if (p_.grad_values != nullptr) grad_values_.sum_few(affinities_, k0, row0, row1);
-        }
+        for (int64_t start = 0; start < count; start += block)
+          weigh_group(k0, row0, row1, start, min_of(block, count - start), sums_of(group));
+        if constexpr (Products::exact)
+          if (shape_.few && p_.grad_queries != nullptr) grad_queries_.sum_few(weights_, k0, row0, row1);
+        if (p_.grad_keys != nullptr) grad_keys_.add_group(weights_, k0, row0, row1);
+        if (p_.grad_values != nullptr) grad_values_.add_group(affinities_, k0, row0, row1);
       }
     };
-    parallel_ranges(parallel_, groups * blocks, tasks);
+    parallel_ranges(parallel_, groups, tasks);
     if (p_.grad_scale == nullptr) return;
     for (int64_t group = 0; group < groups; ++group) {
       const A* sums = sums_of(group);
@@ -146,7 +141,7 @@ class Backward {
     Buffer<A> tile(Products::rows * padded), upstream_tile(dense_ ? Products::rows * padded : 0);
     Buffer<Mask> own_row(padded);
     const bool kept_affinities = p_.kept != nullptr && p_.kept_as == Kept::affinities;
-    typename S::I infinite{};
+    typename S::I large{};
     std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     if (dense_) std::memset(upstream_tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     for (int64_t q = 0; q < padded; ++q) {
@@ -184,15 +179,17 @@ class Backward {
           }
           const typename S::V weight = g * shares[q] * scale[q];
           weights.put(row0 + r, q, weight);
-          if constexpr (Products::splits_weights) infinite |= (weight - weight != 0) | (affinity - affinity != 0);
-          if (p_.grad_values != nullptr) affinities.put(row0 + r, q, affinity);
+          if constexpr (Products::splits_weights) large |= is_large(weight);
+          if (p_.grad_values == nullptr) continue;
+          affinities.put(row0 + r, q, affinity);
+          if constexpr (Products::splits_weights) large |= is_large(affinity);
         }
       }
       weights.end_tile(row0, rows);
       if (p_.grad_values != nullptr) affinities.end_tile(row0, rows);
     }
     bool undefined = side.undefined() || upstream.undefined();
-    for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
+    for (int lane = 0; lane < S::lanes; ++lane) undefined |= large[lane] != 0;
     if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 
@@ -225,7 +222,7 @@ class Backward {
   bool undefined_ = false;
 };
 
-// False as of forward, and where a weight is not finite.
+// False as of forward, and where a weight is too large to split.
 template <class Products>
 inline bool backward(const BackwardParams& p, const Parallel& parallel) {
   return Backward<Products>(p, parallel).run();

@@ -73,7 +73,7 @@ class DenseForward {
     typename WeightPanels<Products>::Writer affinities(affinities_, start, padded, true);
     Buffer<A> tile(Products::rows * padded);
     Buffer<Mask> own_row(padded);
-    typename S::I infinite{};
+    typename S::I large{};
     std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     for (int64_t q = 0; q < padded; ++q)
       own_row[q] = own_row_of<Mask>(q < count ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
@@ -92,13 +92,13 @@ class DenseForward {
             affinity = own ? typename S::V{} : affinity;
           }
           affinities.put(row0 + r, q, affinity);
-          if constexpr (Products::splits_weights) infinite |= affinity - affinity != 0;
+          if constexpr (Products::splits_weights) large |= is_large(affinity);
         }
       }
       affinities.end_tile(row0, rows);
     }
     bool undefined = side.undefined();
-    for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
+    for (int lane = 0; lane < S::lanes; ++lane) undefined |= large[lane] != 0;
     if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 

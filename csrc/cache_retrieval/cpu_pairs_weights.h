@@ -38,7 +38,7 @@ class WeightPanels<PairSums<T, matrix_parts, parts>> {
         by_key_(wanted ? keys_.size(shape.most_keys) : 0),
         by_query_(wanted ? queries_.size(shape.most_queries) : 0) {}
 
-  // Takes the weights of a tile of keys and a block of queries, then splits them.
+  // Takes the weights of a tile of keys and a block of queries, then splits them; a large one makes the sums wrong.
   class Writer {
    public:
     Writer(WeightPanels& panels, int64_t start, int64_t padded, bool wanted)
@@ -80,7 +80,7 @@ class WeightPanels<PairSums<T, matrix_parts, parts>> {
 #endif
     Pair* row = key_tile(key / pair_rows) + ByKey::at_pair(query / 2);
     for (int64_t r = 0; r < pair_rows; r += 2, row += 2 * ByKey::row_stride) {
-      const Bf16Parts<parts> even(S::load(weights + r * ld)), odd(S::load(weights + (r + 1) * ld));
+      const Bf16Parts<parts> even(S::load(weights + r * ld), true), odd(S::load(weights + (r + 1) * ld), true);
       for (int part = 0; part < parts; ++part) {
         store_upper_halves(row + part * ByKey::part, even.part[part]);
         store_upper_halves(row + ByKey::row_stride + part * ByKey::part, odd.part[part]);
@@ -212,26 +212,18 @@ class SumOverQueries<PairSums<T, parts, weight_parts>, M> : public RowsOfKeys<T>
     parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
   }
 
-  // A task is a group of keys.
-  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
-    auto tasks = [&](int64_t begin, int64_t end) {
-      [[maybe_unused]] ProductScope scope;
-      Buffer<float> tiles(Shape::key_group * S::panel);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t row0 = task * Shape::key_group, row1 = min_of(row0 + Shape::key_group, keys);
-        weights.end_queries(row0, row1);
-        for (int64_t p = 0; p < widths_.count(); ++p) {
-          const int64_t lanes = widths_.vectors(p) * S::lanes;
-          for (int64_t row = row0; row < row1; row += pair_rows)
-            pair_product<typename Weights::ByKey, parts>(weights.key_tile(row / pair_rows), panel(p),
-                                                         widths_.vectors(p), pairs_, 0,
-                                                         multiplied_pairs(shape_.padded()),
-                                                         tiles.data() + (row - row0) * lanes, lanes, false);
-          this->write_columns(tiles.data(), k0 + row0, row1 - row0, lanes, p * S::panel);
-        }
-      }
-    };
-    parallel_ranges(parallel, (keys + Shape::key_group - 1) / Shape::key_group, tasks);
+  // Keys [begin, end) of the block at k0, within a task that owns the group.
+  void add_group(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    Buffer<float> tiles(Shape::key_group * S::panel);
+    weights.end_queries(begin, end);
+    for (int64_t p = 0; p < widths_.count(); ++p) {
+      const int64_t lanes = widths_.vectors(p) * S::lanes;
+      for (int64_t row = begin; row < end; row += pair_rows)
+        pair_product<typename Weights::ByKey, parts>(weights.key_tile(row / pair_rows), panel(p), widths_.vectors(p),
+                                                     pairs_, 0, multiplied_pairs(shape_.padded()),
+                                                     tiles.data() + (row - begin) * lanes, lanes, false);
+      this->write_columns(tiles.data(), k0 + begin, end - begin, lanes, p * S::panel);
+    }
   }
 
  private:

@@ -337,8 +337,25 @@ class SumOverQueries : public RowsOfKeys<typename Products::Input> {
     parallel_ranges(parallel, widths.count(), packing);
   }
 
-  // Keys [begin, end) of the block at k0, when queries are few: within a task that owns the group.
-  void sum_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+  // Keys [begin, end) of the block at k0, within a task that owns the group. A block of the packed matrix serves all of
+  // its tiles while it is in L1.
+  void add_group(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    if (shape_.few) return add_few(weights, k0, begin, end);
+    const Panels<A> widths{width_};
+    Buffer<A> tiles(Shape::key_group * S::panel);
+    for (int64_t p = 0; p < widths.count(); ++p) {
+      const int64_t lanes = widths.vectors(p) * S::lanes;
+      const A* b = packed_.data() + p * S::panel * shape_.padded();
+      if (lanes == S::panel)
+        multiply<2>(weights, begin, end, b, tiles.data());
+      else
+        multiply<1>(weights, begin, end, b, tiles.data());
+      this->write_columns(tiles.data(), k0 + begin, end - begin, lanes, p * S::panel);
+    }
+  }
+
+ private:
+  void add_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
     Buffer<A> row(width_);
     for (int64_t k = begin; k < end; ++k) {
       const A* w = weights.at(k, 0);
@@ -349,28 +366,6 @@ class SumOverQueries : public RowsOfKeys<typename Products::Input> {
     }
   }
 
-  // A task is a group of keys; a block of the packed matrix serves all of its tiles while it is in L1.
-  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
-    if (shape_.few) return;
-    const Panels<A> widths{width_};
-    auto tasks = [&](int64_t begin, int64_t end) {
-      Buffer<A> tiles(Shape::key_group * S::panel);
-      for (int64_t task = begin; task < end; ++task)
-        for (int64_t p = 0; p < widths.count(); ++p) {
-          const int64_t row0 = task * Shape::key_group, row1 = min_of(row0 + Shape::key_group, keys);
-          const int64_t lanes = widths.vectors(p) * S::lanes;
-          const A* b = packed_.data() + p * S::panel * shape_.padded();
-          if (lanes == S::panel)
-            multiply<2>(weights, row0, row1, b, tiles.data());
-          else
-            multiply<1>(weights, row0, row1, b, tiles.data());
-          this->write_columns(tiles.data(), k0 + row0, row1 - row0, lanes, p * S::panel);
-        }
-    };
-    parallel_ranges(parallel, (keys + Shape::key_group - 1) / Shape::key_group, tasks);
-  }
-
- private:
   template <int NV>
   void multiply(Weights& weights, int64_t row0, int64_t row1, const A* b, A* tiles) {
     const Panels<A> columns = shape_.columns;

@@ -23,12 +23,19 @@ VLMADAPT_INLINE Simd<float>::U rest_bf16(Simd<float>::V x, Simd<float>::U neares
   return nearest_bf16(rest == rest ? rest : S::V{});
 }
 
+// The same with less work where a number is not large, whose nearest bfloat16 is finite without being cut off.
+VLMADAPT_INLINE Simd<float>::U nearest_of_small(Simd<float>::V x) {
+  const Simd<float>::U bits = (Simd<float>::U)x;
+  return (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+}
+
 template <int parts>
 struct Bf16Parts {
   Simd<float>::U part[parts];  // each in the upper halves
 
-  VLMADAPT_INLINE explicit Bf16Parts(Simd<float>::V x) {
-    part[0] = nearest_bf16(x);
+  // small: not is_large, in any lane.
+  VLMADAPT_INLINE explicit Bf16Parts(Simd<float>::V x, bool small = false) {
+    part[0] = small ? nearest_of_small(x) : nearest_bf16(x);
     if constexpr (parts == 2) part[1] = rest_bf16(x, part[0]);
   }
 };
@@ -43,6 +50,11 @@ VLMADAPT_INLINE Simd<float>::V load_floats(const T* p, int64_t count) {
   return S::load(values);
 }
 
+VLMADAPT_INLINE Simd<float>::U load_pairs(const void* p) {
+  Simd<float>::U pairs;
+  std::memcpy(&pairs, p, sizeof(pairs));
+  return pairs;
+}
 VLMADAPT_INLINE void store_pairs(Pair* p, Simd<float>::U pairs) { std::memcpy(p, &pairs, sizeof(pairs)); }
 
 // The upper halves of all lanes, side by side: half as many pairs.
@@ -51,11 +63,13 @@ VLMADAPT_INLINE void store_upper_halves(Pair* p, Simd<float>::U x) { store_halve
 // to[part * distance + ...] = the parts of `count` numbers side by side, zero up to `padded`, a multiple of two.
 template <int parts, class T>
 VLMADAPT_INLINE void narrow_row(const T* from, int64_t count, int64_t padded, Pair* to, int64_t distance) {
+  constexpr int lanes = Simd<float>::lanes;
   if constexpr (std::is_same_v<T, bf16> && parts == 1) {
-    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(bf16));
+    int64_t k = 0;  // copied by vectors: a call, or a string instruction, would cost more for so little
+    for (; k + 2 * lanes <= count; k += 2 * lanes) store_pairs(to + k / 2, load_pairs(from + k));
+    std::memcpy(to + k / 2, from + k, static_cast<size_t>(count - k) * sizeof(bf16));
     std::memset(reinterpret_cast<char*>(to) + count * 2, 0, static_cast<size_t>(padded - count) * sizeof(bf16));
   } else {
-    constexpr int lanes = Simd<float>::lanes;
     for (int64_t k = 0; k < padded; k += lanes) {
       const Bf16Parts<parts> x(load_floats(from + k, count - k));
       for (int part = 0; part < parts; ++part) store_upper_halves(to + part * distance + k / 2, x.part[part]);
@@ -153,12 +167,15 @@ template <int parts, class T, class Panel>
 inline void pack_pairs(const T* matrix, int64_t rows, int64_t width, int64_t begin, int64_t end, int64_t first,
                        int64_t last, int64_t pairs_of_panel, Panel panel) {
   constexpr int64_t lanes = Simd<float>::lanes;
+  constexpr int64_t ahead = 8;  // rows
   const Panels<float> widths{width};
   for (int64_t pair = begin; pair < end; ++pair)
     for (int64_t p = first; p < last; ++p)
       for (int64_t v = 0; v < widths.vectors(p); ++v) {
         const int64_t columns = widths.vectors(p) * lanes, column = p * Simd<float>::panel + v * lanes;
         const T* even = matrix + 2 * pair * width + column;
+        __builtin_prefetch(even + ahead * width);
+        __builtin_prefetch(even + (ahead + 1) * width);
         interleave_rows<parts>(2 * pair < rows ? even : nullptr, 2 * pair + 1 < rows ? even + width : nullptr,
                                width - column, panel(p) + pair * columns + v * lanes, pairs_of_panel * columns);
       }

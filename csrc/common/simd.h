@@ -322,6 +322,11 @@ struct AccumOf<double> {
 template <class T>
 using Accum = typename AccumOf<T>::type;
 
+// Whether the nearest bfloat16 is not finite.
+VLMADAPT_INLINE Simd<float>::I is_large(Simd<float>::V x) {
+  return (Simd<float>::I)((Simd<float>::U)x & 0x7fffffffu) >= 0x7f7f8000;
+}
+
 // 16 bits a lane.
 VLMADAPT_INLINE Simd<float>::U load_halves(const void* p) {
   typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
