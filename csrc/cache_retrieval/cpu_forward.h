@@ -23,7 +23,7 @@ constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the e
 // About 18 tiles at least and 256 chunks at most, all of about one size: few chunks are divided among few threads.
 inline int64_t chunk_entries(int64_t num_entries, int64_t rows_of_tile) {
   const int64_t chunks = max_of(min_of(num_entries / (18 * tile_rows), 256), 1);
-  return round_up((num_entries + chunks - 1) / chunks, rows_of_tile);
+  return max_of(round_up((num_entries + chunks - 1) / chunks, rows_of_tile), rows_of_tile);
 }
 
 // Sums of a class that a chunk's border cuts: side 0 began before the chunk, side 1 goes on after it.

@@ -87,7 +87,8 @@ struct Operators {
     const bool store_text = store_image && text_queries.has_value() && !text_keys_per_class;
     const bool numbers = !scale.has_value() && !center.has_value() && !text_scale.has_value() &&
                          !text_center.has_value() && !ratio.has_value();
-    p.kept_as = p.dtype == Dtype::bf16 && numbers ? Kept::affinities : Kept::similarities;
+    const bool affinities = store_image && p.dtype == Dtype::bf16 && numbers && p.num_queries > max_dot_queries;
+    p.kept_as = affinities ? Kept::affinities : Kept::similarities;
     Tensor kept = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, kept_type(p.kept_as, accum));
     if (store_image) p.kept = kept.mutable_data_ptr();
     if (store_text) p.text_kept = torch::stable::select(kept, 0, 1).mutable_data_ptr();

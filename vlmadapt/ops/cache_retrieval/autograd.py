@@ -3,8 +3,8 @@
 The compiled operators take ``scale``, ``center`` and ``ratio`` as [B] vectors or, where those are None, ``beta``, 1 and
 ``share``; :func:`vlmadapt.ops.cache_retrieval` is what users call. With ``store_similarities`` the forward on the CPU
 also returns the similarities [S, n, B], transposed, of the S streams that have one key an entry; the backward then need
-not compute them again. Otherwise, and on CUDA, S is 0. Of bfloat16 with numbers alone for ``scale``, ``center`` and
-``ratio`` these are the affinities, 16 bits each (``Kept`` of ``csrc/cache_retrieval/kernel.h``).
+not compute them again. Otherwise, and on CUDA, S is 0. Of bfloat16, more than a few queries and numbers alone for
+``scale``, ``center`` and ``ratio`` these are the affinities, 16 bits each (``Kept`` in the kernel's ``kernel.h``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ ARGUMENTS = {
 }
 
 
+MAX_DOT_QUERIES = 4  # csrc/cache_retrieval/kernel.h
+
+
+def keeps_affinities(queries: Tensor, *of_rows: Tensor | None) -> bool:
+    """Whether affinities are what is kept; ``of_rows`` are scales, centers and ratio."""
+    numbers = all(tensor is None for tensor in of_rows)
+    return numbers and queries.dtype == torch.bfloat16 and queries.shape[0] > MAX_DOT_QUERIES
+
+
 def gradient_dtype(tensor: Tensor) -> torch.dtype:
     """Of what the compiled operators return as the gradient of a matrix: a CPU's kernels round to its own."""
     return tensor.dtype if tensor.device.type == "cpu" else accumulation_dtype(tensor.dtype)
@@ -41,13 +50,12 @@ if library.provides(ARGUMENTS):
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
         text_keys_per_class, _mask_own_scores, want_disagreement, store_similarities, _route, _float32 = rest[-6:]
-        dtype = accumulation_dtype(queries.dtype)
+        dtype = kept = accumulation_dtype(queries.dtype)
         scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
         matrices = 0
         if store_similarities and queries.device.type == "cpu":
             matrices = 1 if text_queries is None or text_keys_per_class else 2
-        numbers = all(tensor is None for tensor in (*rest[:2], *rest[4:7]))
-        kept = torch.int16 if queries.dtype == torch.bfloat16 and numbers else dtype
+            kept = torch.int16 if keeps_affinities(queries, *rest[:2], *rest[4:7]) else dtype
         similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=kept)
         return scores, queries.new_empty(queries.shape[0] if want_disagreement else 0, dtype=dtype), similarities
 

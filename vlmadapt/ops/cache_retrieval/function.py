@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError
 from vlmadapt.ops import library
-from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
+from vlmadapt.ops.cache_retrieval import autograd
 from vlmadapt.ops.cache_retrieval.checks import (
     Both,
     PreparedCache,
@@ -198,7 +198,7 @@ def cache_retrieval(
         text, text_number = _stream(text_beta, text_queries, text_keys, counts, standardize)
     ratios, share = _tensor_or_number(mix)
     matrices = 1 if text_keys_per_class or text[0] is None else 2
-    numbers = all(tensor is None for tensor in (*image[2:], *text[2:], ratios))
+    affinities = autograd.keeps_affinities(queries, *image[2:], *text[2:], ratios)
     scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
         *image,
         *text,
@@ -213,9 +213,7 @@ def cache_retrieval(
         text_keys_per_class,
         mask_own_scores,
         return_disagreement,
-        _stores_similarities(
-            *image, *text, ratios, matrices=matrices, affinities=numbers and queries.dtype == torch.bfloat16
-        ),
+        _stores_similarities(*image, *text, ratios, matrices=matrices, affinities=affinities),
         number_of_route,
         float32_products(queries),
     )
