@@ -60,7 +60,7 @@ class PairTiles {
   bool undefined_ = false;
 };
 
-// Weights stay float32, and so do the products that they take part in.
+// Where there are weights they stay float32, and so do the products that they take part in.
 template <class T, int parts>
 struct PairProducts {
   using Input = T;
