@@ -136,24 +136,29 @@ class SumOverKeys<PairSums<T, parts, weight_parts>, M> {
     for (int64_t first = 0; first < widths_.count(); first += panels_at_once) {
       const int64_t last = min_of(first + panels_at_once, widths_.count());
       const auto panel = [&](int64_t p) { return packed_.data() + (p - first) * S::panel * parts * pairs_; };
-      auto packing = [&](int64_t begin, int64_t end) {
-        pack_pairs<parts>(matrix_ + k0 * width_, keys, width_, begin * task_pairs, min_of(end * task_pairs, pairs),
-                          first, last, pairs_, panel);
+      const auto pack = [&](int64_t from, int64_t to, int64_t panel0, int64_t panel1) {
+        pack_pairs<parts>(matrix_ + k0 * width_, keys, width_, from, min_of(to, pairs), panel0, panel1, pairs_, panel);
       };
-      parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
       constexpr int64_t task_tiles = task_queries / pair_rows;
       const int64_t tiles = tiles_of(shape_.padded()), groups = (tiles + task_tiles - 1) / task_tiles;
+      // What several groups of queries read is packed first, what one reads just before.
+      const bool shared = groups > 1;
+      auto packing = [&](int64_t begin, int64_t end) { pack(begin * task_pairs, end * task_pairs, first, last); };
+      if (shared) parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
       // A task is a few panels of the width and a few tiles of queries.
       auto tasks = [&](int64_t begin, int64_t end) {
         [[maybe_unused]] ProductScope scope;
         for (int64_t task = begin; task < end; ++task) {
           const int64_t panel0 = first + task / groups * task_panels, tile0 = task % groups * task_tiles;
-          for (int64_t pair = 0; pair < pairs; pair += stage_depth)
+          const int64_t panel1 = min_of(panel0 + task_panels, last);
+          for (int64_t pair = 0; pair < pairs; pair += stage_depth) {
+            if (!shared) pack(pair, pair + stage_depth, panel0, panel1);
             for (int64_t t = tile0; t < min_of(tile0 + task_tiles, tiles); ++t)
-              for (int64_t p = panel0; p < min_of(panel0 + task_panels, last); ++p)
+              for (int64_t p = panel0; p < panel1; ++p)
                 pair_product<typename Weights::ByQuery, parts>(weights.query_tile(t), panel(p), widths_.vectors(p),
                                                                pairs_, pair, min_of(pair + stage_depth, pairs),
                                                                sums(t, p), S::panel, true);
+          }
         }
       };
       parallel_ranges(parallel, (last - first + task_panels - 1) / task_panels * groups, tasks);
