@@ -18,6 +18,7 @@ namespace cache_retrieval {
 using vlmadapt::cache_retrieval::ForwardParams;
 using vlmadapt::cache_retrieval::Kept;
 
+constexpr int64_t serial_numbers = 1 << 15;  // up to so many are cleared or added up sooner than threads are woken
 constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
 
 // About 18 tiles at least and 256 chunks at most, all of about one size: few chunks are divided among few threads.
@@ -213,7 +214,10 @@ inline void combine_chunks(const ForwardParams& p, int64_t chunk_size, int64_t c
       disagreement[q] = total / static_cast<A>(max_of(p.num_entries - (own ? 1 : 0), 1));
     }
   };
-  parallel_ranges(parallel, p.num_queries, body);
+  if (p.num_queries * chunks > serial_numbers)
+    parallel_ranges(parallel, p.num_queries, body);
+  else
+    body(0, p.num_queries);
 }
 
 // False where the products gave NaN and those of another kind might not (cpu_pairs_side.h).
@@ -245,7 +249,10 @@ inline bool forward(const ForwardParams& p, const Parallel& parallel) {
     std::memset(static_cast<A*>(p.scores) + begin * p.num_classes, 0,
                 static_cast<size_t>((end - begin) * p.num_classes) * sizeof(A));
   };
-  parallel_ranges(parallel, p.num_queries, clear);
+  if (p.num_queries * p.num_classes > serial_numbers)
+    parallel_ranges(parallel, p.num_queries, clear);
+  else
+    clear(0, p.num_queries);
 
   const bool dots = p.num_queries <= max_dot_queries;
   const int64_t super = min_of(super_block, p.num_queries);
