@@ -2,9 +2,9 @@
 //
 // Work is cut into (1,024 queries) x (a block of keys). For each, phase 1 takes the similarities that the forward
 // kept, or computes them again, and leaves W[k, q] = weight scale G[q, k] in a buffer of a few MB; phase 2 adds
-// W^T keys to the query gradients and phase 3 W queries to the key gradients (cpu_weights.h), in the tasks of phase 1. With values phase 1 also
-// multiplies them by the score gradients, and leaves the affinities, whose product with the score gradients is the
-// values' gradient.
+// W^T keys to the query gradients and phase 3 W queries to the key gradients (cpu_weights.h), in the tasks of phase 1.
+// With values phase 1 also multiplies them by the score gradients, and leaves the affinities, whose product with the
+// score gradients is the values' gradient.
 #pragma once
 
 #include "cache_retrieval/cpu_weights.h"
@@ -168,7 +168,8 @@ class Backward {
             const typename S::I own = S::load_mask(own_row.data() + q) == static_cast<Mask>(row0 + r);
             counts = own ? counts - A(1) : counts;
           }
-          const typename S::V affinity = counts * (kept_affinities ? S::load(tile.data() + r * padded + q) : exp(scale[q] * distance));
+          const typename S::V affinity =
+              counts * (kept_affinities ? S::load(tile.data() + r * padded + q) : exp(scale[q] * distance));
           const typename S::V g = S::load(grad + q) * affinity;
           // Padding lanes have scale and grad zero, so g is zero there and adds nothing.
           if (p_.grad_scale != nullptr) {

@@ -19,7 +19,7 @@ using vlmadapt::cache_retrieval::ForwardParams;
 using vlmadapt::cache_retrieval::Kept;
 
 constexpr int64_t serial_numbers = 1 << 15;  // up to so many are cleared or added up sooner than threads are woken
-constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
+constexpr int64_t super_block = 4096;        // queries packed at a time: bounds the extra memory
 
 // About 18 tiles at least and 256 chunks at most, all of about one size: few chunks are divided among few threads.
 inline int64_t chunk_entries(int64_t num_entries, int64_t rows_of_tile) {
@@ -81,7 +81,8 @@ class ForwardBlock {
     }
     for (int64_t row0 = 0; row0 < end - begin; row0 += Products::rows) {
       const int64_t rows = min_of(Products::rows, end - begin - row0);
-      image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
+      image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_,
+                     min_of(Products::rows, end - begin - row0 - rows));
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t entry = begin + row0 + r;
         if (p_.kept_as == Kept::similarities) keep(p_.kept, order[row0 + r], image_tile_.data() + r * padded_);

@@ -13,9 +13,9 @@ namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
 constexpr int64_t panels_at_once = 32;  // of the width, packed at a time for a sum over keys
-constexpr int64_t task_panels = 8;      // of the width in one task of it
-constexpr int64_t task_queries = 128;   // in one task, about
-constexpr int64_t task_pairs = 16;      // of rows, packed in one task
+constexpr int64_t task_queries = 128;   // in one task of it, about; up to `own_queries` all of them
+constexpr int64_t own_queries = 336;
+constexpr int64_t task_pairs = 16;  // of rows, packed in one task
 
 // Twice: with a row a key and pairs of queries, and with a row a query and pairs of keys.
 template <class T, int matrix_parts, int parts>
@@ -139,10 +139,11 @@ class SumOverKeys<PairSums<T, parts, weight_parts>, M> {
       const auto pack = [&](int64_t from, int64_t to, int64_t panel0, int64_t panel1) {
         pack_pairs<parts>(matrix_ + k0 * width_, keys, width_, from, min_of(to, pairs), panel0, panel1, pairs_, panel);
       };
-      constexpr int64_t task_tiles = task_queries / pair_rows;
-      const int64_t tiles = tiles_of(shape_.padded()), groups = (tiles + task_tiles - 1) / task_tiles;
       // What several groups of queries read is packed first, what one reads just before.
-      const bool shared = groups > 1;
+      const bool shared = shape_.columns.columns > own_queries;
+      const int64_t tiles = tiles_of(shape_.padded()), task_tiles = shared ? task_queries / pair_rows : tiles;
+      const int64_t groups = (tiles + task_tiles - 1) / task_tiles,
+                    task_panels = widths_.count() > 16 || shared ? 8 : 4;
       auto packing = [&](int64_t begin, int64_t end) { pack(begin * task_pairs, end * task_pairs, first, last); };
       if (shared) parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
       // A task is a few panels of the width and a few tiles of queries.
@@ -221,13 +222,20 @@ class SumOverQueries<PairSums<T, parts, weight_parts>, M> : public RowsOfKeys<T>
   void add_group(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
     Buffer<float> tiles(Shape::key_group * S::panel);
     weights.end_queries(begin, end);
-    for (int64_t p = 0; p < widths_.count(); ++p) {
-      const int64_t lanes = widths_.vectors(p) * S::lanes;
-      for (int64_t row = begin; row < end; row += pair_rows)
-        pair_product<typename Weights::ByKey, parts>(weights.key_tile(row / pair_rows), panel(p), widths_.vectors(p),
-                                                     pairs_, 0, multiplied_pairs(shape_.padded()),
-                                                     tiles.data() + (row - begin) * lanes, lanes, false);
-      this->write_columns(tiles.data(), k0 + begin, end - begin, lanes, p * S::panel);
+    const int64_t pairs = multiplied_pairs(shape_.padded());
+    // All columns of a few rows are written at a time, while the packed matrix stays in cache for the next.
+    const bool small = pairs * parts * width_ * static_cast<int64_t>(sizeof(Pair)) <= query_block_bytes / 2;
+    const int64_t at_once = small ? pair_rows : Shape::key_group;
+    for (int64_t row0 = begin; row0 < end; row0 += at_once) {
+      const int64_t row1 = min_of(row0 + at_once, end);
+      for (int64_t p = 0; p < widths_.count(); ++p) {
+        const int64_t lanes = widths_.vectors(p) * S::lanes;
+        for (int64_t row = row0; row < row1; row += pair_rows)
+          pair_product<typename Weights::ByKey, parts>(weights.key_tile(row / pair_rows), panel(p), widths_.vectors(p),
+                                                       pairs_, 0, pairs, tiles.data() + (row - row0) * lanes, lanes,
+                                                       false);
+        this->write_columns(tiles.data(), k0 + row0, row1 - row0, lanes, p * S::panel);
+      }
     }
   }
 

@@ -36,9 +36,10 @@ class SideTiles {
   // Whether a product was NaN that an exact one need not be.
   static constexpr bool undefined() { return false; }
 
-  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
+  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined, but
+  // `more` of them may be fetched.
   template <class RowKey>
-  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc) {
+  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc, int64_t = 0) {
     const auto row_pointer = [&](int64_t r) { return keys_ + row_key(r) * width_; };
     if (packed_ == nullptr) {
       dot_products(row_pointer, rows, tile, ldc);

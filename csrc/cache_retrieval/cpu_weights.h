@@ -167,7 +167,9 @@ class SumOverKeys {
         width_(width),
         tiles_((width + tile_rows - 1) / tile_rows),
         packed_(out && !shape.few ? min_of(tiles_, packed_tiles) * shape.most_keys * tile_rows : 0),
-        sums_(!out ? 0 : shape.few ? max_dot_queries * width : tiles_ * tile_rows * shape.most_queries),
+        sums_(!out        ? 0
+              : shape.few ? max_dot_queries * width
+                          : tiles_ * tile_rows * shape.most_queries),
         few_sums_(out && shape.few ? max_dot_queries * width * shape.groups : 0) {}
 
   // Queries [first, first + columns).

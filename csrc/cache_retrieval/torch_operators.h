@@ -34,7 +34,9 @@ inline Side side_of(const Tensor& queries, const Tensor& keys, const OptionalTen
               per_query(center, "center", accum, num_queries, 1, queries), width};
 }
 
-inline ScalarType kept_type(Kept kept, ScalarType accum) { return kept == Kept::affinities ? ScalarType::Short : accum; }
+inline ScalarType kept_type(Kept kept, ScalarType accum) {
+  return kept == Kept::affinities ? ScalarType::Short : accum;
+}
 
 // What the forward kept, if it did, as the backward takes it.
 inline void take_kept(BackwardParams& p, const OptionalTensor& kept, bool want_rows, const Tensor& like) {
@@ -89,7 +91,8 @@ struct Operators {
                          !text_center.has_value() && !ratio.has_value();
     const bool affinities = store_image && p.dtype == Dtype::bf16 && numbers && p.num_queries > max_dot_queries;
     p.kept_as = affinities ? Kept::affinities : Kept::similarities;
-    Tensor kept = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, kept_type(p.kept_as, accum));
+    Tensor kept =
+        new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, kept_type(p.kept_as, accum));
     if (store_image) p.kept = kept.mutable_data_ptr();
     if (store_text) p.text_kept = torch::stable::select(kept, 0, 1).mutable_data_ptr();
     Backend::forward(p, queries, route, float32);

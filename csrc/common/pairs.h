@@ -167,7 +167,7 @@ template <int parts, class T, class Panel>
 inline void pack_pairs(const T* matrix, int64_t rows, int64_t width, int64_t begin, int64_t end, int64_t first,
                        int64_t last, int64_t pairs_of_panel, Panel panel) {
   constexpr int64_t lanes = Simd<float>::lanes;
-  constexpr int64_t ahead = 8;  // rows
+  constexpr int64_t ahead = 16;  // rows
   const Panels<float> widths{width};
   for (int64_t pair = begin; pair < end; ++pair)
     for (int64_t p = first; p < last; ++p)
