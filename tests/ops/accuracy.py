@@ -35,9 +35,7 @@ def moved(tensor: Tensor, source: torch.Generator) -> Tensor:
     return tensor.double() * (1 + UNIT * signs)
 
 
-def draw_of(
-    ours: Function, eager: Function, inputs: Mapping[str, Tensor], seed: int, in_narrow: bool = False
-) -> Draw:
+def draw_of(ours: Function, eager: Function, inputs: Mapping[str, Tensor], seed: int, in_narrow: bool = False) -> Draw:
     """Outputs and gradients, ``grad_`` and the input's name, of a random linear function of the outputs.
 
     ``inputs`` are of the types that ``ours`` takes; eager gets the same numbers in float32, for eager in a 16-bit type
@@ -81,8 +79,8 @@ def assert_accurate(draw: Callable[[int], Draw], draws: int = DRAWS) -> None:
        loses two decimal digits is at 100 times what it was.
     3. Of results whose draws have eager's in the inputs' type, the gradients need only be better than those: the median
        of their errors is at most that of eager's, the largest at most twice that.
-    4. Another result of a 16-bit type is the truth rounded once: in 2 the largest rounding of the element, eps/2 |exact| or
-       half a subnormal step, is allowed besides, and in 1 the rival is the rounded truth and the factor 1.1.
+    4. Another result of a 16-bit type is the truth rounded once: in 2 the largest rounding of the element, eps/2
+       |exact| or half a subnormal step, is allowed besides, and in 1 the rival is the rounded truth and the factor 1.1.
     """
     drawn = [draw(seed) for seed in range(draws)]
     for name, first in drawn[0].ours.items():

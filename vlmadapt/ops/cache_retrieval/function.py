@@ -46,8 +46,8 @@ from vlmadapt.ops.checks import (
 from vlmadapt.ops.switch import reference_in_use
 
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
-# the fourth product, large ones are why [B, n] must not be stored. Twice that where 16 bits of an affinity do: there the
-# product is a larger share, and the gradient of the keys takes half of what it takes in float32.
+# the fourth product, large ones are why [B, n] must not be stored. Twice that where 16 bits of an affinity do, for
+# which the gradient of the keys takes half of what it takes in float32.
 KEPT_BYTES = 16 << 20
 
 _Stream = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # queries, keys, scale, center
