@@ -17,7 +17,6 @@ using vlmadapt::cache_retrieval::Side;
 
 constexpr int64_t query_block_bytes = 512 * 1024;  // packed queries of a task: half of a typical L2
 constexpr int64_t max_query_block = 256;
-constexpr int64_t rows_ahead = 4;  // of keys, fetched before they are multiplied where that is all there is to do
 
 // The products of one side for tile_rows rows of keys, of type T, against a block of queries, of type Q.
 template <class T, class Q = T>
@@ -64,10 +63,8 @@ class SideTiles {
     int64_t k = 0;
     for (; k + chains * S::lanes <= width; k += chains * S::lanes)
 #pragma GCC unroll 4
-      for (int i = 0; i < chains; ++i) {
-        __builtin_prefetch(x + rows_ahead * width + k + i * S::lanes);
+      for (int i = 0; i < chains; ++i)
         sums[i] += load_widened(x + k + i * S::lanes) * load_widened(y + k + i * S::lanes);
-      }
     A total = S::sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; k < width; ++k) total += to_accum(x[k]) * to_accum(y[k]);
     return total;

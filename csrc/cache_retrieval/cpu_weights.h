@@ -247,10 +247,7 @@ class SumOverKeys {
     int64_t d = 0;
     for (; d + S::lanes <= width_; d += S::lanes) {
       typename S::V sum = S::load(sums + d);
-      for (int i = 0; i < count; ++i) {
-        __builtin_prefetch(rows[i] + rows_ahead * width_ + d);
-        sum += w[i] * load_widened(rows[i] + d);
-      }
+      for (int i = 0; i < count; ++i) sum += w[i] * load_widened(rows[i] + d);
       S::store(sums + d, sum);
     }
     for (; d < width_; ++d)

@@ -329,15 +329,25 @@ VLMADAPT_INLINE Simd<float>::I is_large(Simd<float>::V x) {
 
 // 16 bits a lane.
 VLMADAPT_INLINE Simd<float>::U load_halves(const void* p) {
+#if defined(__AVX512F__)  // what the compiler makes of the conversion takes twice as long
+  return (Simd<float>::U)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(static_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (Simd<float>::U)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+#else
   typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
   Halves halves;
   std::memcpy(&halves, p, sizeof(halves));
   return __builtin_convertvector(halves, Simd<float>::U);
+#endif
 }
 VLMADAPT_INLINE void store_halves(void* p, Simd<float>::U x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)x));
+#else
   typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
   const Halves halves = __builtin_convertvector(x, Halves);
   std::memcpy(p, &halves, sizeof(halves));
+#endif
 }
 
 // One vector of elements of any storage type.
@@ -420,6 +430,11 @@ VLMADAPT_INLINE void store_narrowed(T* p, typename Simd<Accum<T>>::V x) {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<T, f16>) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)x, 0));
+      return;
+    }
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<T, f16>) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, 0));
       return;
     }
 #endif
