@@ -151,8 +151,10 @@ $(VENV)/.rivals: $(VENV)/.packages
 	$(BIN)/python -m pip install --quiet $(LOCKED) $(RIVALS)
 	touch $@
 
-bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md
+bench: setup $(VENV)/.rivals build/benchmarks.json ## race the operators against their rivals: docs/benchmarks.md, this processor's file
+	$(BIN)/python -m benchmarks.machines build/benchmarks.json
 	$(BIN)/python -m benchmarks.page build/benchmarks.json docs/benchmarks.md
+	$(BIN)/python -m benchmarks.claims README.md
 
 bench-check: setup build/benchmarks.json ## have the kernels lost speed against their rivals?
 	$(BIN)/python -m benchmarks.check build/benchmarks.json
@@ -168,6 +170,14 @@ gpu: ## all that needs a GPU, within BUDGET seconds (540): tests, sanitizer, rac
 
 gpu-dry: setup ## the same without a GPU: small shapes on the CPU, CUDA kernels on their emulation
 	$(BIN)/python -m benchmarks.borrowed --out build/gpu-dry --budget 1800 --dry-run
+
+# The source, and the wheel from the source.
+wheel: setup ## dist/: source and wheel, tried in an environment of their own, where the demo runs
+	$(BIN)/python -m scripts.release check $(if $(TAG),--tag $(TAG))
+	$(BIN)/python -m pip install --quiet build
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --skip-dependency-check >build/wheel.log 2>&1 || { tail -30 build/wheel.log; exit 1; }
+	$(BIN)/python -m scripts.release try dist
 
 ARCH ?= sm_90
 gpu-route: $(VENV)/.packages ## build/gpu_route.so: the kernels' cases for a GPU of architecture ARCH (sm_90), without torch
@@ -187,4 +197,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu gpu-dry gpu-route lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu gpu-dry gpu-route wheel lint clean

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from benchmarks import timing
+from benchmarks.exact import record_error
+from benchmarks.rivals import compiled
 from vlmadapt.ops import cache_retrieval
 
 BETA = 5.5
@@ -29,6 +31,7 @@ SHAPES = {
     "Q4096_n4096_C100_D512": (4_096, 4_096, 100, 512),
 }
 LARGE = "Q1000_n16000_C1000_D512"
+TOLERANCE = 1e-4
 RIVALS = ("ours", "eager", "compiled", "sdpa", "sgemm")
 
 
@@ -54,7 +57,11 @@ class Case:
         return scaled_dot_product_attention(queries[None, None], keys[None, None], values[None, None], scale=BETA)[0, 0]
 
     def rival(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        return torch.compile(self.eager, dynamic=False) if name == "compiled" else getattr(self, name)
+        return compiled(self.eager) if name == "compiled" else getattr(self, name)
+
+    def flops(self) -> float:
+        """Of the forward's two products."""
+        return 2.0 * len(self.queries) * len(self.keys) * (self.keys.shape[1] + self.values.shape[1])
 
     def products(self, backward: bool) -> Callable[[], None]:
         """The forward's two, and the backward's four from stored affinities: no form does with less."""
@@ -89,10 +96,8 @@ def test_forward(benchmark: Any, cases: dict[str, Case], shape: str, rival: str)
     function = case.rival(rival)
     if rival != "sdpa":
         exact = case.eager(*(tensor.double() for tensor in case.inputs))
-        error = (function(*case.inputs) - exact).abs().max() / exact.abs().max()
-        benchmark.extra_info["error"] = error.item()
-        assert error < 1e-4
-    timing.run(benchmark, lambda: function(*case.inputs))
+        record_error(benchmark, [function(*case.inputs)], [exact], TOLERANCE)
+    timing.run(benchmark, lambda: function(*case.inputs), flops=case.flops())
 
 
 @pytest.mark.parametrize("rival", RIVALS)
@@ -105,7 +110,12 @@ def test_forward_and_backward(benchmark: Any, cases: dict[str, Case], shape: str
         return
     function = case.rival(rival)
     leaves = [tensor.clone().requires_grad_() for tensor in case.inputs]
-    timing.run(benchmark, lambda: torch.autograd.grad(function(*leaves), leaves, case.grad))
+    if rival != "sdpa":
+        doubles = [tensor.double().requires_grad_() for tensor in case.inputs]
+        exact = torch.autograd.grad(case.eager(*doubles), doubles, case.grad.double())
+        record_error(benchmark, torch.autograd.grad(function(*leaves), leaves, case.grad), exact, TOLERANCE)
+    flops = 3 * case.flops()
+    timing.run(benchmark, lambda: torch.autograd.grad(function(*leaves), leaves, case.grad), flops=flops)
 
 
 @timing.needs_proc

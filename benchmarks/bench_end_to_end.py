@@ -129,6 +129,23 @@ def seconds_of(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
+def whole(rival: str) -> None:
+    """What a script does after ``import vlmadapt``: fits and predicts once."""
+    text, features, labels = problem()
+    with operators(rival):
+        model = create_adapter("tip-adapter-f", text, 100.0, {"epochs": EPOCHS})
+        model.fit(features, labels)
+        model.predict_proba(features[:1])
+
+
+@pytest.mark.parametrize("rival", ["ours", "eager"])
+def test_whole_process(benchmark: Any, rival: str) -> None:
+    """From the start of Python to its end: what a user waits for, of which the operators are a part."""
+    benchmark.group = f"end to end | a whole process: import, {EPOCHS} epochs, a prediction | tip-adapter-f C100 K16"
+    code = f"import benchmarks.bench_end_to_end as script; script.whole({rival!r})"
+    timing.run(benchmark, lambda: seconds_of([sys.executable, "-c", code]), rounds=5)
+
+
 def test_import(benchmark: Any) -> None:
     benchmark.group = "end to end | import vlmadapt, in a process of its own"
     bare = min(seconds_of([sys.executable, "-c", "import torch"]) for _ in range(3))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import timing
+from benchmarks.exact import record_error
 from benchmarks.rivals.hetero_aggregate import EDGES, RELATIONS, WIDTH, Case
 from vlmadapt.ops import signed_cosine_aggregate, signed_cosine_reference
 
@@ -59,7 +60,14 @@ def test_forward_and_backward(benchmark: Any, case: Case, rival: str, trained: s
     weights = [weight.clone().requires_grad_(trained != "sources") for weight in case.weights]
     function = case.function(rival)
     leaves = [leaf for leaf in (*sources, *weights) if leaf.requires_grad]
-    timing.run(benchmark, lambda: torch.autograd.grad(function(sources, weights), leaves, case.grad))
+
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(sources, weights), leaves, case.grad)
+
+    if case.classes != LARGEST:
+        expected = torch.autograd.grad(case.ours(sources, weights), leaves, case.grad)
+        record_error(benchmark, step(), expected, 1e-4)
+    timing.run(benchmark, step)
 
 
 @pytest.mark.timeout(1800)

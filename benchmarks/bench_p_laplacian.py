@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks import timing
-from benchmarks.rivals.p_laplacian import FUNCTIONS, Case, eager, function_of, released, step_of
+from benchmarks.exact import record_error
+from benchmarks.rivals.p_laplacian import FUNCTIONS, Case, eager, released, step_of
 
 # Features of a whole head, as where the p-adapter takes the place of the attention.
 WIDE = {
@@ -51,14 +51,11 @@ def test_speed(benchmark: Any, shape: str, entry: str, rival: str, backward: boo
     if rival == "released" and (shape in WIDE or (backward and "617" in shape)):
         pytest.skip("the released form would hold some 4 or 6 GB of differences, several times over")
     case = Case(*(SHAPES | WIDE)[shape])
+    step = step_of(case, entry, rival, backward)
     if rival in ("ours", "eager", "compiled"):
-        inputs = getattr(case, entry)()
-        exact = FUNCTIONS[entry]["eager"](*[tensor.double() for tensor in inputs])
-        result = function_of(entry, rival)(*inputs)
-        assert isinstance(result, Tensor) and isinstance(exact, Tensor)
-        torch.testing.assert_close(result.double(), exact, rtol=1e-3, atol=1e-4)
-        benchmark.extra_info["error"] = ((result - exact).abs().max() / exact.abs().max()).item()
-    timing.run(benchmark, step_of(case, entry, rival, backward))
+        exact = step_of(case, entry, "eager", backward, torch.float64)
+        record_error(benchmark, step(), exact(), 1e-3)
+    timing.run(benchmark, step)
 
 
 def test_the_released_form_is_the_formula() -> None:

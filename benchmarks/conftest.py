@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.ceilings import MEASURED
 from benchmarks.rivals import MissingRival
 from vlmadapt.ops import build_info
 from vlmadapt.provenance.versions import versions
 
-RIVAL_PACKAGES = ("faiss-cpu", "faiss-gpu", "pykeops", "torch-geometric")
+RIVAL_PACKAGES = ("faiss-cpu", "faiss-gpu", "pykeops", "torch-geometric", "onnxruntime")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,8 +44,14 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         "threads": config.getoption("--threads") or torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "device": torch.cuda.get_device_name() if torch.get_default_device().type == "cuda" else "cpu",
+        "masked": bool(os.environ.get("VLMADAPT_ISA")),
         "versions": versions() | rival_versions(),
     }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Last, since the ceilings are measured on the way."""
+    output_json["machine_info"]["vlmadapt"]["gflops"] = MEASURED.facts()
 
 
 def rival_versions() -> dict[str, str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from benchmarks import figures
+from benchmarks.machines import Machine, kept, losses, machine_of
 from benchmarks.results import CEILINGS, Group, Run, load, merged
-from benchmarks.targets import outcomes
+from benchmarks.targets import TARGETS, outcomes
 from vlmadapt.atomic import atomic_path
 
 INTRO = """# Benchmarks
@@ -26,9 +27,10 @@ ratio is the rival's median time over ours (above 1 we are faster), with the qua
 
 | | |
 |---|---|
-| processor | {cpu}, {threads} threads, instruction set used: {isa} |
+| processor | {cpu}{model}, {threads} threads, instruction set used: {isa} |
 | device | {device} |
 | load at the start | {load} |
+| arithmetic reaches, GFLOP/s | {gflops} |
 | versions | {versions} |
 
 *released* is the form in the method's published code, re-derived; *eager* the best form we know in plain PyTorch;
@@ -80,7 +82,7 @@ def error_lines(groups: list[Group]) -> Iterator[str]:
             yield f"Largest error against float64, as a share of the largest value: {rival} {max(errors):.1e}.\n"
 
 
-def losses(run: Run) -> Iterator[str]:
+def lost_here(run: Run) -> Iterator[str]:
     """Rivals faster than ours in the median, or in some quarter of the rounds."""
     yield "Faster than ours in the median, or (level) with quartiles that reach below 1:\n"
     yield "| race | rival | its time over ours | |"
@@ -95,9 +97,44 @@ def losses(run: Run) -> Iterator[str]:
 def target_table(run: Run) -> Iterator[str]:
     yield "| target | where | against | measured | |"
     yield "|---|---|---|---|---|"
-    for o in outcomes(run):
+    for o in outcomes(machine_of(run)):
         verdict = "met" if o.met else f"**missed**: {o.target.at_least:g} was meant"
-        yield f"| {o.target.text} | {o.group.replace(' | ', ', ')} | {o.rival} | {o.ratio:.2f} | {verdict} |"
+        yield f"| {o.target.text} | {words(o.group)} | {o.rival} | {o.ratio:.2f} | {verdict} |"
+
+
+def words(race: str) -> str:
+    return race.replace(" | ", ", ")
+
+
+def every_processor(machines: Sequence[Machine]) -> Iterator[str]:
+    """On which processors a target is met, and every race that one of them lost, side by side."""
+    yield "\nFrom `benchmarks/machines`, a file each; the sections after this one are of the run named above.\n"
+    yield "| | processor | measured | versions |"
+    yield "|---|---|---|---|"
+    for number, machine in enumerate(machines, 1):
+        facts = machine.facts
+        yield f"| {number} | {machine.name} | {facts['date']} | torch {facts['versions']['torch']} |"
+    yield "\nShapes that met a target, and the worst of all:\n"
+    heads = [str(number) for number in range(1, len(machines) + 1)]
+    yield f"| target | {' | '.join(heads)} |"
+    yield "|---|" + "---|" * len(machines)
+    found = [outcomes(machine) for machine in machines]
+    for target in TARGETS:
+        cells = []
+        for of_machine in found:
+            own = [o for o in of_machine if o.target is target]
+            met = sum(o.met for o in own)
+            cells.append(f"{met} of {len(own)}, {min(o.ratio for o in own):.2f}" if own else "-")
+        yield f"| {target.text} ({target.at_least:g}) | {' | '.join(cells)} |"
+    yield "\nRaces that a processor lost, with the fastest rival and its time over ours:\n"
+    yield f"| race | {' | '.join(heads)} |"
+    yield "|---|" + "---|" * len(machines)
+    for race, fastest in losses(machines):
+        cells = [
+            "-" if one is None else (f"{one[0]} {one[1]:.2f}" if one[1] >= 1 else f"**{one[0]} {one[1]:.2f}**")
+            for one in fastest
+        ]
+        yield f"| {words(race)} | {' | '.join(cells)} |"
 
 
 def operation_section(name: str, groups: list[Group], folder: Path) -> Iterator[str]:
@@ -135,17 +172,21 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def page(run: Run, folder: Path, parts: int = 1) -> str:
+def page(run: Run, folder: Path, parts: int = 1, machines: Sequence[Machine] = ()) -> str:
     """The Markdown; figures are written into ``folder``."""
     facts = run.machine
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     note = CPU_NOTE if facts["device"] == "cpu" else GPU_NOTE
     fields = {k: facts[k] for k in ("cpu", "threads", "isa", "device", "load")}
+    fields["model"] = facts.get("model", "")
+    fields["gflops"] = ", ".join(f"{dtype} {rate:g}" for dtype, rate in facts.get("gflops", {}).items()) or "-"
     origin = "every number on this page comes from that one run"
     if parts > 1:
         origin = f"made in {parts} parts on the same machine and day, each row in one"
     lines = [INTRO.format(date=run.date, versions=versions, note=note, origin=origin, **fields)]
-    lines += ["## Targets\n", *target_table(run), "\n## Where we lose\n", *losses(run)]
+    if machines:
+        lines += ["## Every processor measured", *every_processor(machines)]
+    lines += ["\n## Targets\n", *target_table(run), "\n## Where we lose\n", *lost_here(run)]
     names = list(dict.fromkeys(g.operation for g in run.groups))
     for name in names:
         lines += operation_section(name, [g for g in run.groups if g.operation == name], folder)
@@ -157,7 +198,8 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="what pytest --benchmark-json wrote")
     parser.add_argument("page", type=Path, help="the Markdown file; figures go beside it")
     options = parser.parse_args()
-    text = page(merged([load(path) for path in options.runs]), options.page.parent, parts=len(options.runs))
+    run = merged([load(path) for path in options.runs])
+    text = page(run, options.page.parent, parts=len(options.runs), machines=kept())
     with atomic_path(options.page) as path:
         path.write_text(text)
     print(f"{options.page} written")

@@ -92,7 +92,10 @@ def load(path: Path) -> Run:
         name = f"{rival} {extra['x']}" if "x" in extra else rival
         group.entries[name] = Entry(tuple(seconds), {**extra, "rival": rival})
     machine = data["machine_info"]
-    facts = {**machine["vlmadapt"], "cpu": machine.get("cpu", {}).get("brand_raw", "unknown")}
+    cpu = machine.get("cpu", {})
+    facts = {**machine["vlmadapt"], "cpu": cpu.get("brand_raw", "unknown")}
+    if "family" in cpu and "model" in cpu:  # on rented machines the name alone tells no two generations apart
+        facts["model"] = f" (family {cpu['family']}, model {cpu['model']})"
     return Run(facts, re.split("[T ]", data["datetime"])[0], list(groups.values()))
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from benchmarks.ceilings import MEASURED
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS, WARMUP = 9, 2
@@ -29,10 +33,17 @@ def device() -> torch.device:
     return torch.get_default_device()
 
 
-def run(benchmark: Any, function: Callable[[], object], rounds: int = ROUNDS) -> None:
+def run(
+    benchmark: Any,
+    function: Callable[[], object],
+    rounds: int = ROUNDS,
+    flops: float = 0,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Timed calls after a warm-up, ``rounds`` of them or fewer where they take long.
 
-    Milliseconds of events on a GPU, and of what was timed once, are kept in ``extra_info``.
+    Milliseconds of events on a GPU, and of what was timed once, are kept in ``extra_info``. ``flops`` is what no form
+    can do without, in products of ``dtype``: a median that would be more a second than the machine's is refused.
     """
     if device().type == "cuda":
         benchmark.extra_info["own_ms"] = event_times(function, rounds)
@@ -43,6 +54,29 @@ def run(benchmark: Any, function: Callable[[], object], rounds: int = ROUNDS) ->
     seconds = seconds_of(function)
     fitting = min(rounds, max(FEWEST, int(BUDGET / max(seconds, 1e-9))))
     benchmark.pedantic(function, rounds=fitting, iterations=1)
+    if benchmark.stats is not None:
+        MEASURED.refuse_impossible(flops, dtype, benchmark.stats.stats.median)
+
+
+def rotated(function: Callable[..., object], inputs: Sequence[Sequence[Tensor]]) -> Callable[[], object]:
+    """The function of another set of inputs at each call: together they exceed the caches, so each call finds none."""
+    turns = itertools.cycle(inputs)
+    return lambda: function(*next(turns))
+
+
+def copies(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """As many copies as exceed the caches twice, two at least."""
+    size = sum(tensor.nbytes for tensor in tensors)
+    return [[tensor.clone() for tensor in tensors] for _ in range(max(2, -(-2 * cache_bytes() // size)))]
+
+
+def cache_bytes() -> int:
+    """The largest cache of a processor, by what Linux says of it; otherwise what few have more than."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    kibibytes = [
+        int(text.removesuffix("K")) for text in (path.read_text().strip() for path in sizes) if text[-1:] == "K"
+    ]
+    return max(kibibytes, default=64 << 10) << 10
 
 
 def seconds_of(function: Callable[[], object]) -> float:

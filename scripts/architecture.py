@@ -33,6 +33,7 @@ GROUND = (
     "weights",
     "doors",
     "files",
+    "kinds",
     "locks",
     "modes",
     "options",

@@ -36,7 +36,7 @@ def same(given: GivenFeatures) -> None:
 
 
 def same_of_pictures(data: str, seeds: int) -> None:
-    encoder, dataset = load_encoder("embedded"), load_dataset(data)
+    encoder, dataset = load_encoder("embedded", engine="torch"), load_dataset(data)
     extraction, words = Extraction(cache=FeatureCache(), progress=False), ClassTexts(encoder, dataset)
 
     def table(samples: Sequence[Sample]) -> Samples:

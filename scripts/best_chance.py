@@ -146,7 +146,7 @@ class Pictures:
     """Cells of a data set of pictures, seen by the embedded encoder."""
 
     def __init__(self, spec: str) -> None:
-        self.encoder, self.dataset = load_encoder("embedded"), load_dataset(spec)
+        self.encoder, self.dataset = load_encoder("embedded", engine="torch"), load_dataset(spec)
         self.extraction = Extraction(cache=FeatureCache(), progress=False)
         self.texts = ClassTexts(self.encoder, self.dataset)
         self.test = FeatureTable(self.encoder, self.dataset.test, self.extraction).of(self.dataset.test)

@@ -44,7 +44,7 @@ def main() -> None:
     if options.estimate:
         estimate(options)
         return
-    encoder = load_encoder("embedded")
+    encoder = load_encoder("embedded", engine="torch")
     if options.real is not None and wanted("real", options):
         real = dict(complete_real(options.out, options.real, options.seeds, say))
     else:
@@ -103,7 +103,7 @@ def timings(options: argparse.Namespace) -> Iterator[tuple[str, tuple[int, ...],
     if options.real is not None and wanted("real", options):
         for name, timed in time_real(options.out, options.real, say):
             yield name, SHOTS, timed, options.seeds
-    encoder = load_encoder("embedded")
+    encoder = load_encoder("embedded", engine="torch")
     for study in STUDIES:
         if not wanted(study.name, options):
             continue

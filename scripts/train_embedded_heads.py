@@ -56,7 +56,7 @@ def main() -> None:
     heads.save(options.output, {"config": json.dumps(asdict(config)), "emoji": json.dumps(licences)})
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     if options.evaluate:
-        report(load_encoder("embedded"))
+        report(load_encoder("embedded", engine="torch"))
 
 
 if __name__ == "__main__":

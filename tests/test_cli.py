@@ -26,7 +26,7 @@ SEARCH = ["--set", "search_beta=[1,4,2]", "--set", "search_alpha=[1,4,2]", "--se
 def tiny(monkeypatch, tmp_path_factory):
     """Every backbone is the colour encoder; the cache is the test's own."""
     monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
+    monkeypatch.setattr(backbones, "load_encoder", lambda *_, **__: ColourEncoder())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def fit_once(world, tmp_path_factory) -> Path:
     """A saved classifier of ``world``, for a fixture that outlives a test."""
     folder = tmp_path_factory.mktemp("runs") / "tip"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
+        patch.setattr(backbones, "load_encoder", lambda *_, **__: ColourEncoder())
         patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         fit_tip_f(world, folder)
     return folder
@@ -70,13 +70,18 @@ def test_fit_says_what_was_chosen_and_saves_everything(world, tmp_path, monkeypa
     assert "(Wilson, 95 %)" in result.output and "alpha" in result.output
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["class_names"] == ["apple", "fish", "leaf", "sun"]
-    assert run["templates"] and run["encoder"] == {"name": "colours", "fingerprint": ColourEncoder().fingerprint}
+    assert run["templates"] and run["encoder"] == {
+        "name": "colours",
+        "fingerprint": ColourEncoder().fingerprint,
+        "engine": "torch",
+    }
     assert len(run["support"]) == 8 and all((world / name).is_file() for name, _ in run["support"])
     assert run["config"]["epochs"] == 4 and "beta" in run["selected"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "adapter.json",
         "adapter.safetensors",
         "run.json",
+        "thumbnails.safetensors",
     ]
 
 
@@ -180,6 +185,7 @@ def test_compare_ends_with_table_curve_and_results(world, tmp_path):
         "curve.png",
         "differences.csv",
         "reliability.png",
+        "report.html",
         "results.csv",
         "results.json",
         "table.md",

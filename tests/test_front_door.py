@@ -27,11 +27,10 @@ from vlmadapt.experiments.options import (
     FeaturesOptions,
     FitOptions,
     GraphOptions,
-    Options,
     PredictOptions,
 )
 from vlmadapt.generative.front import tune
-from vlmadapt.generative.options import TuneOptions
+from vlmadapt.generative.options import AnswerOptions, TuneOptions
 from vlmadapt.options import OptionSet, offered
 
 SEARCH = {"search_beta": [1, 4, 2], "search_alpha": [1, 4, 2], "epochs": 2}
@@ -167,12 +166,13 @@ def test_an_option_is_an_argument_with_the_same_help_and_default(name: str) -> N
             assert shown[each.name].default == (str(each.default) if "whole" in each.metadata else each.default)
 
 
-OTHERS: dict[str, type[Options]] = {
+OTHERS: dict[str, type[OptionSet]] = {
     "predict": PredictOptions,
     "data check": CheckOptions,
     "graph": GraphOptions,
     "features": FeaturesOptions,
     "demo": DemoOptions,
+    "answer": AnswerOptions,
 }
 
 

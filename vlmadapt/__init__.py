@@ -18,38 +18,46 @@ from vlmadapt.version import __version__
 if TYPE_CHECKING:
     from vlmadapt import ops
     from vlmadapt.adapters import create_adapter
-    from vlmadapt.backbones import load_encoder
+    from vlmadapt.adapters.estimator import FewShotClassifier
+    from vlmadapt.backbones import from_model, load_encoder
     from vlmadapt.classifier import Classifier
     from vlmadapt.data import load_dataset
     from vlmadapt.experiments.front import compare, evaluate, fit
     from vlmadapt.generative.methods.registry import attach
     from vlmadapt.generative.models import load_generative
+    from vlmadapt.reporting.front import report
 
 __all__ = [
     "Classifier",
+    "FewShotClassifier",
     "__version__",
     "attach",
     "compare",
     "create_adapter",
     "evaluate",
     "fit",
+    "from_model",
     "load_dataset",
     "load_encoder",
     "load_generative",
     "ops",
+    "report",
 ]
 
 # Where each name lives; a module of that name is the name itself.
 _HOMES = {
     "Classifier": "vlmadapt.classifier",
+    "FewShotClassifier": "vlmadapt.adapters.estimator",
     "attach": "vlmadapt.generative.methods.registry",
     "compare": "vlmadapt.experiments.front",
     "create_adapter": "vlmadapt.adapters",
     "evaluate": "vlmadapt.experiments.front",
     "fit": "vlmadapt.experiments.front",
+    "from_model": "vlmadapt.backbones",
     "load_dataset": "vlmadapt.data",
     "load_encoder": "vlmadapt.backbones",
     "load_generative": "vlmadapt.generative.models",
+    "report": "vlmadapt.reporting.front",
 }
 
 

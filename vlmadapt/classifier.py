@@ -11,13 +11,20 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from PIL import Image
+
 from vlmadapt.adapters import load_adapter
+from vlmadapt.adapters.images import is_pictures, listed
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder
+from vlmadapt.backbones.load import check_encoder
+from vlmadapt.checks import check_matrix
 from vlmadapt.data import BUILTIN, Columns, Extraction, load_dataset
 from vlmadapt.data.table import NAMED
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import check_format, read_json, sha256_of_file, write_json
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
+from vlmadapt.pictures.thumbnails import Thumbnails, keep_thumbnails
 from vlmadapt.seals import sealed, unsealed
 
 if TYPE_CHECKING:
@@ -85,10 +92,11 @@ class FittedOn:
 
 @dataclass(frozen=True)
 class FittedWith:
-    """The encoder of a fit."""
+    """The encoder of a fit; ``engine``: what computed its pictures, which earlier versions did not choose."""
 
     name: str
     fingerprint: str
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -210,36 +218,49 @@ class Prediction:
 class Classifier:
     """A fitted ``adapter``, the ``encoder`` of its pictures, and the ``run`` that made it."""
 
-    def __init__(self, adapter: Adapter, encoder: Encoder, run: Run) -> None:
+    def __init__(self, adapter: Adapter, encoder: Encoder, run: Run, thumbnails: Thumbnails | None = None) -> None:
         self.adapter = adapter
         self.encoder = encoder
         self.run = run
         self.support = run.pictures()
+        self.thumbnails = thumbnails  # of the folder it was read from
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.run.class_names
 
+    @of_kinds
     def save(self, folder: str | Path) -> Path:
-        """Write the classifier; ``run.json`` comes last, so that a folder that has it is whole."""
+        """Write the classifier and thumbnails of its support pictures; ``run.json`` comes last, so that a folder that
+        has it is whole."""
         folder = Path(folder)
         self.adapter.save(folder)
+        keep_thumbnails(folder, self.support, self.thumbnails)
         whole = {**self.run.as_json(), "adapter_sha256": sha256_of_file(folder / "adapter.json")}
         write_json(folder / DESCRIPTION, sealed(whole))
         return folder
 
     @classmethod
+    @of_kinds
     @usual(grad=True)
     def load(
-        cls, folder: str | Path, encoder: Encoder | None = None, device: str = "cpu", only_features: bool = False
+        cls,
+        folder: str | Path,
+        encoder: Encoder | None = None,
+        device: str = "cpu",
+        only_features: bool = False,
+        engine: str = "auto",
     ) -> Classifier:
         """Read a saved classifier, with its backbone unless ``encoder`` is given.
 
         only_features: without the backbone, which need not be installed; it takes features then and no pictures, as
             one does that was fitted on a file of features whose backbone is not known.
+        engine: what the backbone computes pictures by, as in :func:`vlmadapt.load_encoder`.
         Raises :class:`FileError` for a folder that holds none, :class:`InputError` when the backbone of that name
         has other weights by now than the classifier was fitted with.
         """
+        if encoder is not None:
+            check_encoder(encoder)
         folder = Path(folder)
         value = _read(folder)
         run = Run.from_json(folder / DESCRIPTION, value)
@@ -253,7 +274,7 @@ class Classifier:
         if encoder is None:
             from vlmadapt import backbones
 
-            encoder = backbones.load_encoder(run.encoder.name, device=device)
+            encoder = backbones.load_encoder(run.encoder.name, device=device, engine=engine)
         if encoder.fingerprint != run.encoder.fingerprint:
             raise InputError(
                 f"{folder} was fitted with other weights or another transform of encoder {run.encoder.name!r} "
@@ -267,11 +288,12 @@ class Classifier:
                 f"{folder / DESCRIPTION} names {len(run.class_names)} classes, its adapter has {adapter.num_classes}: "
                 "fit again with --overwrite."
             )
-        return cls(adapter, encoder, run)
+        return cls(adapter, encoder, run, Thumbnails(folder))
 
+    @of_kinds
     def predict(
         self,
-        paths: Sequence[str | Path],
+        paths: Any,
         top: int = 3,
         votes: int = 0,
         extraction: Extraction | None = None,
@@ -279,16 +301,21 @@ class Classifier:
     ) -> list[Prediction]:
         """The ``top`` classes of each picture and the ``votes`` support pictures that weighed most.
 
+        paths: files or PIL pictures, one or several, or features ``[n, D]`` of the classifier's encoder.
         abstain: the share of pictures of the known classes, in [0, 1), that may be taken for pictures of none of them
             (:meth:`Adapter.least_certainty`).
         Raises :class:`FileError` naming a picture that cannot be read, :class:`InputError` when ``votes`` is asked of
         an adapter that keeps no cache.
         """
-        files = [Path(path) for path in paths]
+        if not is_pictures(paths):
+            rows = check_matrix("paths", paths, self.adapter.width, "the classifier's encoder").to(self.encoder.device)
+            return self.predict_features([Path(f"row {i}") for i in range(len(rows))], rows, top, votes, abstain)
+        pictures = [each if isinstance(each, Image.Image) else _path(each) for each in listed(paths)]
         extraction = extraction or Extraction(progress=False)
-        return self.predict_features(files, self.features(files, extraction), top, votes, abstain)
+        files = [_named(each, i) if isinstance(each, Image.Image) else each for i, each in enumerate(pictures)]
+        return self.predict_features(files, self.features(pictures, extraction), top, votes, abstain)
 
-    def features(self, files: Sequence[Path], extraction: Extraction) -> Tensor:
+    def features(self, files: Sequence[Path | Image.Image], extraction: Extraction) -> Tensor:
         """Features ``[n, D]`` of pictures as the adapter takes them; raises what :meth:`Extraction.extract` raises."""
         if self.adapter.adapts_images:
             extraction = replace(extraction, cache=None)  # nobody asks for these features again
@@ -338,6 +365,17 @@ class Classifier:
                 )
             )
         return explained
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise InputError(f"paths holds a {type(value).__name__}: give paths, PIL pictures or features [n, D].")
+    return Path(value)
+
+
+def _named(picture: Image.Image, place: int) -> Path:
+    """The file that a picture was opened from, else its place among those given."""
+    return Path(getattr(picture, "filename", "") or f"picture {place}")
 
 
 def _by_class(votes: Sequence[NamedVote]) -> tuple[tuple[str, float], ...]:

@@ -47,9 +47,14 @@ def shape_of(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite. A finite sum proves it in one pass; large numbers may overflow in it."""
+    return bool(torch.isfinite(tensor.detach().sum())) or bool(torch.isfinite(tensor).all())
+
+
 def check_finite(name: str, tensor: Tensor, fix: str) -> None:
     """Raise :class:`InputError` naming the first NaN or infinity of ``tensor``; ``fix`` completes the sentence."""
-    if tensor.numel() == 0 or bool(torch.isfinite(tensor).all()):
+    if all_finite(tensor):
         return
     position = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
     value = tensor[tuple(position)].item()

@@ -41,6 +41,7 @@ def open_file(path: str | Path, most: int | None = None) -> Iterator[BufferedRea
     A pipe may never begin and a device never end, so neither is opened, whatever its name and however many links lead
     to it. Raises :class:`FileError` naming ``path``.
     """
+    path = os.fspath(path)  # of a number, `open` would take the file that is open under it, and close it
     with naming_file(path, "read"):
         _refuse_special(path, os.stat(path))
         # Nor does it wait at a pipe that took the file's place between the two lines.

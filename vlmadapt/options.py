@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
@@ -72,7 +73,11 @@ def with_options(kind: Callable[Given, OptionSet]) -> Callable[[Callable[..., Re
         def called(*args: Any, **given: Any) -> Result:
             bound = signature.bind(*args, **given).arguments
             chosen = {name: bound.pop(name) for name in names & bound.keys()}
-            return function(**bound, options=kind(**chosen))  # type: ignore[call-arg]
+            try:
+                return function(**bound, options=kind(**chosen))  # type: ignore[call-arg]
+            except Exception as error:
+                _name_other_kind(kind, chosen, function, bound, error)
+                raise
 
         called.__signature__ = signature  # type: ignore[attr-defined]
         called.with_options = function  # type: ignore[attr-defined]
@@ -81,3 +86,18 @@ def with_options(kind: Callable[Given, OptionSet]) -> Callable[[Callable[..., Re
         return called  # type: ignore[return-value]
 
     return decorate
+
+
+def _name_other_kind(
+    kind: Any, chosen: dict[str, Any], function: Callable[..., Any], bound: dict[str, Any], error: Exception
+) -> None:
+    """What ``error`` comes of, where an option or argument is of another kind than is annotated."""
+    from vlmadapt.errors import VlmadaptError  # not above: it imports torch, and the command line starts without
+    from vlmadapt.kinds import RAW, refuse_other_kinds
+
+    if isinstance(error, VlmadaptError) or not isinstance(error, RAW):
+        return
+    for owner in kind.__mro__[:-1]:
+        refuse_other_kinds(chosen, inspect.get_annotations(owner), vars(sys.modules[owner.__module__]), error)
+    own = inspect.unwrap(function)
+    refuse_other_kinds(bound, own.__annotations__, own.__globals__, error)

@@ -68,6 +68,7 @@ IMAGES, SHORT = "32x12x577x577, d=8", "2x12x40x577, d=8"
 GRADIENTS = "gradients read and written in the L2 cache"
 L2, FMA, SHARED = "L2 bytes of 64 x 64 tiles", "multiply-adds", "shared loads"
 SLOTS = "instruction slots, about half of them for the weights of pairs"
+REGISTERS = "instruction slots: 1,000 to 1,600 for 1,024 pairs"
 PARTS, TWO_PASSES = "latency: 240 blocks of a tile, then their sums", "instruction slots of two passes"
 
 PREDICTIONS = (
@@ -118,11 +119,13 @@ PREDICTIONS = (
     time("hetero forward", "C=1000", "tf32", 0.015, 0.025, "", rival="dense"),
     time("hetero forward", "C=1000", "fp32", 0.2, 0.3, "", rival="torch.sparse"),
     time("p_laplacian forward", IMAGES, "fp32", 0.45, 0.8, SLOTS, "0.14 ms"),
+    time("p_laplacian forward", IMAGES, "bf16", 0.17, 0.32, REGISTERS, "0.07 ms"),
     time("p_laplacian forward", IMAGES, "fp32", 0.65, 0.9, "", rival="compiled"),
     time("p_laplacian forward", "32x12x577x577, d=64", "fp32", 1.85, 2.55, FMA, "0.1 ms"),
     time("p_laplacian_attention forward", IMAGES, "fp32", 1.05, 1.65, FMA, "0.3 ms"),
     time("p_laplacian_attention forward", IMAGES, "fp32", 1.75, 2.45, FMA, "0.3 ms", rival="ours_with_context"),
-    time("p_laplacian_attention forward", IMAGES, "bf16", 0.95, 1.5, SLOTS, "0.3 ms", rival="ours_with_context"),
+    time("p_laplacian_attention forward", IMAGES, "bf16", 0.2, 0.36, REGISTERS, "0.1 ms"),
+    time("p_laplacian_attention forward", IMAGES, "bf16", 0.26, 0.45, REGISTERS, "0.1 ms", rival="ours_with_context"),
     time("p_laplacian_attention forward", IMAGES, "bf16", 0.08, 0.12, "", rival="sdpa"),
     time("p_laplacian_attention forward", IMAGES, "fp32", 1.2, 1.6, "", rival="compiled"),
     time("p_laplacian forward", SHORT, "fp32", 0.008, 0.014, PARTS, "0.002 ms"),

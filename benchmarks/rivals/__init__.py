@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 
 class MissingRival(Exception):
@@ -16,3 +19,12 @@ def needed(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingRival(f"{name} is not installed: pip install 'vlmadapt[bench]'") from error
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.compile`` for the shapes that it meets next.
+
+    What was compiled before is forgotten: beyond eight shapes or types of one function it would silently run as it is.
+    """
+    torch.compiler.reset()
+    return torch.compile(function, dynamic=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from benchmarks.rivals import MissingRival, needed
+from benchmarks.rivals import MissingRival, compiled, needed
 from vlmadapt.ops import PreparedCache, cache_retrieval
 
 BETA = 5.5
@@ -80,4 +80,4 @@ class Case:
         return faiss.knn(queries.numpy(), keys.numpy(), 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
 
     def rival(self, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-        return torch.compile(self.eager, dynamic=False) if name == "compiled" else getattr(self, name)
+        return compiled(self.eager) if name == "compiled" else getattr(self, name)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.rivals import needed
+from benchmarks.rivals import compiled, needed
 from vlmadapt.ops import Relation, hetero_aggregate
 from vlmadapt.ops.hetero_aggregate.route import Route
 
@@ -71,4 +71,4 @@ class Case:
         return self.conv(nodes, edges, dict(zip(names, weights, strict=True)))["target"]
 
     def function(self, rival: str) -> Callable[[list[Tensor], list[Tensor]], Tensor]:
-        return torch.compile(self.gather, dynamic=False) if rival == "compiled" else getattr(self, rival)
+        return compiled(self.gather) if rival == "compiled" else getattr(self, rival)

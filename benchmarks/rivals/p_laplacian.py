@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.rivals import compiled
 from vlmadapt.ops import p_laplacian, p_laplacian_attention
 
 HEADS, WIDTH, FEATURES = 12, 64, 8
@@ -101,20 +102,27 @@ FUNCTIONS: dict[str, dict[str, Callable[..., Tensor | list[Tensor]]]] = {
 
 def function_of(entry: str, rival: str) -> Callable[..., Tensor | list[Tensor]]:
     function = FUNCTIONS[entry][rival]
-    return torch.compile(function, dynamic=False) if rival == "compiled" else function
+    return compiled(function) if rival == "compiled" else function
 
 
-def step_of(case: Case, entry: str, rival: str, backward: bool) -> Callable[[], object]:
-    """One call; with ``backward`` the gradients of every floating input too."""
-    function, inputs = function_of(entry, rival), getattr(case, entry)()
-    if not backward:
-        return lambda: function(*inputs)
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+def step_of(
+    case: Case, entry: str, rival: str, backward: bool, dtype: torch.dtype | None = None
+) -> Callable[[], list[Tensor]]:
+    """One call, in ``dtype`` where that is given: its results, or with ``backward`` the gradients of every input."""
+    function = function_of(entry, rival)
+    inputs = [tensor.to(dtype or tensor.dtype, copy=backward) for tensor in getattr(case, entry)()]
 
-    def step() -> None:
+    def forward() -> list[Tensor]:
         results = function(*inputs)
-        results = results if isinstance(results, list) else [results]
-        grads = [case.grad if x.shape == case.grad.shape else case.grad_context for x in results]
-        torch.autograd.grad(results, inputs, grads, allow_unused=True)
+        return results if isinstance(results, list) else [results]
 
+    def step() -> list[Tensor]:
+        results = forward()
+        grads = [(case.grad if x.shape == case.grad.shape else case.grad_context).to(x.dtype) for x in results]
+        found = torch.autograd.grad(results, inputs, grads, allow_unused=True)
+        return [gradient for gradient in found if gradient is not None]
+
+    if not backward:
+        return forward
+    inputs = [tensor.requires_grad_() for tensor in inputs]
     return step

@@ -30,28 +30,7 @@ struct ForwardJob {
 
 // The largest c with offsets[c] <= entry and a non-empty class, for an entry below offsets[num_classes].
 __device__ __forceinline__ int64_t class_of(const int64_t* offsets, int64_t num_classes, int64_t entry) {
-  int64_t low = 0, high = num_classes;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (offsets[middle + 1] <= entry)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-// The first class that starts at `entry` or later.
-__device__ __forceinline__ int64_t first_class_from(const int64_t* offsets, int64_t num_classes, int64_t entry) {
-  int64_t low = 0, high = num_classes;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (offsets[middle] < entry)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
+  return first_from(offsets + 1, 0, num_classes, entry + 1);
 }
 
 template <class T>
@@ -157,10 +136,10 @@ __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const ForwardJob j
   const ForwardParams& p = job.params;
   const int64_t first_query = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t share = static_cast<int64_t>(blockIdx.y) * job.entries_a_split;
-  const int64_t first_class = first_class_from(p.offsets, p.num_classes, share);
-  const int64_t last_class = blockIdx.y + 1 < gridDim.y
-                                 ? first_class_from(p.offsets, p.num_classes, share + job.entries_a_split)
-                                 : p.num_classes;
+  // Classes that start in the share.
+  const int64_t first_class = first_from(p.offsets, 0, p.num_classes, share);
+  const int64_t last_class =
+      blockIdx.y + 1 < gridDim.y ? first_from(p.offsets, 0, p.num_classes, share + job.entries_a_split) : p.num_classes;
   const int64_t begin = p.offsets[first_class], end = p.offsets[last_class];
 
   if (threadIdx.x < kTile) {

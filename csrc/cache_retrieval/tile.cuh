@@ -40,6 +40,18 @@ __device__ __forceinline__ T value_of(const PerQuery& x, int64_t query) {
   return x.values ? static_cast<const T*>(x.values)[query * x.stride] : static_cast<T>(x.same);
 }
 
+// The first position in [low, high) of a value from `value` on, where values rise.
+__device__ __forceinline__ int64_t first_from(const int64_t* values, int64_t low, int64_t high, int64_t value) {
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (values[middle] < value)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 

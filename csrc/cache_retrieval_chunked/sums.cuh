@@ -25,18 +25,6 @@ struct SumsJob {
   bool shared_class;  // a block has one class, else one a warp
 };
 
-// The first position in [low, high) of an entry from `entry` on.
-__device__ __forceinline__ int64_t position_from(const int64_t* order, int64_t low, int64_t high, int64_t entry) {
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (order[middle] < entry)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 struct Entries {
   const int64_t* first;  // read by __ldg: of what may be nullptr the compiler does not know that it is global
   int count;
@@ -46,8 +34,8 @@ struct Entries {
 __device__ __forceinline__ Entries entries_of(const ForwardParams& p, int64_t c, int64_t first_key, int64_t end_key) {
   const int64_t low = p.offsets[c], high = p.offsets[c + 1];
   if (low == high || p.order[low] >= end_key || p.order[high - 1] < first_key) return {nullptr, 0};
-  const int64_t begin = position_from(p.order, low, high, first_key);
-  return {p.order + begin, static_cast<int>(position_from(p.order, begin, high, end_key) - begin)};
+  const int64_t begin = first_from(p.order, low, high, first_key);
+  return {p.order + begin, static_cast<int>(first_from(p.order, begin, high, end_key) - begin)};
 }
 
 // The place in a chunk of what is in it, else -1, where no key is.

@@ -1,4 +1,5 @@
-// The only inline PTX of the package: asynchronous copies, ldmatrix, mma.sync. All of it exists since sm_80.
+// The only inline PTX of the package: asynchronous copies, ldmatrix, mma.sync, powers and
+// logarithms. All of it exists since sm_80.
 // On the CPU emulation (SIMT_EMU) the same names call the emulated instruction.
 //
 // Fragments follow the PTX ISA ("Matrix Fragments for mma.m16n8k16" and "mma.m16n8k8"): with group = lane / 4 and
@@ -27,6 +28,10 @@ void wait_copies() {
 inline void load_matrices(uint32_t (&out)[4], const void* row, SIMT_SITE) {
   simt::ldmatrix(out, row, 4, false, SIMT_HERE);
 }
+// The same, each matrix of 16-bit elements transposed.
+inline void load_matrices_transposed(uint32_t (&out)[4], const void* row, SIMT_SITE) {
+  simt::ldmatrix(out, row, 4, true, SIMT_HERE);
+}
 
 // d += a b, d 16x8 in float. T = __nv_bfloat16, __half: a 16x16, b 16x8. T = float: tf32 operands, a 16x8, b 8x8.
 template <class T>
@@ -39,6 +44,11 @@ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIMT_SIT
 }
 
 inline uint32_t to_tf32(float x) { return simt::float_to_tf32(x); }
+
+// One instruction each of the special function units; denormal numbers are zeros on either side.
+inline float flushed(float x) { return std::fabs(x) < 1.17549435e-38f ? std::copysign(0.f, x) : x; }
+inline float exp2_flushed(float x) { return flushed(exp2f(flushed(x))); }
+inline float log2_flushed(float x) { return log2f(flushed(x)); }
 
 #else
 
@@ -58,6 +68,13 @@ __device__ __forceinline__ void wait_copies() {
 
 __device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&out)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(shared_address(row))
                : "memory");
@@ -88,6 +105,17 @@ __device__ __forceinline__ void mma<float>(float (&d)[4], const uint32_t (&a)[4]
 __device__ __forceinline__ uint32_t to_tf32(float x) {
   uint32_t out;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(out) : "f"(x));
+  return out;
+}
+
+__device__ __forceinline__ float exp2_flushed(float x) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(out) : "f"(x));
+  return out;
+}
+__device__ __forceinline__ float log2_flushed(float x) {
+  float out;
+  asm("lg2.approx.ftz.f32 %0, %1;\n" : "=f"(out) : "f"(x));
   return out;
 }
 

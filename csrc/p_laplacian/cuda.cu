@@ -1,8 +1,9 @@
-// Chooses instantiations for the kernels of forward.cuh and backward.cuh, and launches them.
+// Chooses instantiations for the kernels of forward.cuh, flash_forward.cuh and backward.cuh, and launches them.
 #include "common/multiprocessors.h"
 #include "p_laplacian/backward.cuh"
 #include "p_laplacian/cuda.h"
-#include "p_laplacian/forward.cuh"
+#include "p_laplacian/flash_forward.cuh"
+#include "p_laplacian/flash_route.h"
 
 namespace vlmadapt::p_laplacian {
 namespace {
@@ -31,16 +32,41 @@ struct Cut {
   static Cut of_keys(const Problem& p) { return Cut(p, p.num_keys, p.num_queries); }
 };
 
+template <class E, bool from_scores, int columns>
+cudaError_t launch_flash(const ForwardParams& f, const Cut& cut, void* workspace, cudaStream_t stream) {
+  constexpr int shared = flash_forward_shared_bytes<E, from_scores, columns>();
+  if (cudaError_t e = allow_shared_memory(flash_forward_kernel<E, from_scores, columns>, shared)) return e;
+  CUDA_LAUNCH((flash_forward_kernel<E, from_scores, columns>),
+              grid_of(f.problem.batch * f.problem.heads * cut.tiles, cut.parts), dim3(kThreads), shared, stream, f,
+              cut.tiles, cut.share, workspace);
+  return cudaGetLastError();
+}
+
+// All of the forward but the merging of parts; without a workspace there is one.
+template <class E, bool from_scores>
+cudaError_t launch_walk(const ForwardParams& f, const Cut& cut, void* workspace, cudaStream_t stream) {
+  const Problem& p = f.problem;
+  if constexpr (sizeof(E) == 2) {
+    if (takes_flash(p)) {
+      const bool narrow =
+          p.features <= 64 && (!from_scores || (p.width <= 64 && (!p.has_value || p.value_width <= 64)));
+      return narrow ? launch_flash<E, from_scores, 64>(f, cut, workspace, stream)
+                    : launch_flash<E, from_scores, 128>(f, cut, workspace, stream);
+    }
+  }
+  const int shared = forward_shared_bytes<Accumulator<E>>(from_scores && p.has_value);
+  if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
+  CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(p.batch * p.heads * cut.tiles, cut.parts), dim3(kThreads),
+              shared, stream, f, cut.tiles, cut.share, workspace);
+  return cudaGetLastError();
+}
+
 template <class E, bool from_scores>
 cudaError_t launch_forward(const ForwardParams& f, void* workspace, cudaStream_t stream) {
   const Problem& p = f.problem;
-  const int shared = forward_shared_bytes<Accumulator<E>>(from_scores && p.has_value);
-  if (cudaError_t e = allow_shared_memory(forward_kernel<E, from_scores>, shared)) return e;
   const Cut cut = Cut::of_queries(p);
   const int64_t heads = p.batch * p.heads;
-  CUDA_LAUNCH((forward_kernel<E, from_scores>), grid_of(heads * cut.tiles, cut.parts), dim3(kThreads), shared, stream,
-              f, cut.tiles, cut.share, cut.parts > 1 ? workspace : nullptr);
-  if (cudaError_t e = cudaGetLastError()) return e;
+  if (cudaError_t e = launch_walk<E, from_scores>(f, cut, cut.parts > 1 ? workspace : nullptr, stream)) return e;
   if (cut.parts == 1) return cudaSuccess;
   CUDA_LAUNCH((merge_kernel<E, from_scores>), grid_of(divide_up(heads * p.num_queries, kGroups)), dim3(kThreads), 0,
               stream, f, cut.share, workspace, cut.parts);

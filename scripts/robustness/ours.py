@@ -22,7 +22,7 @@ def load_encoder_once() -> None:
     """In the parent of all children: what each of them would read from disk for seconds."""
     from vlmadapt import backbones
 
-    ENCODER.append(backbones.load_encoder("embedded"))
+    ENCODER.append(backbones.load_encoder("embedded", engine="torch"))
     fresh = backbones.load_encoder
 
     def load(name: str = "embedded", device: Any = "cpu", **options: Any) -> Any:

@@ -95,6 +95,24 @@ def test_forward_is_differentiable(fitted, problem):
     assert queries.grad is not None and float(queries.grad.abs().sum()) > 0
 
 
+def test_forward_before_fit_is_refused(fitted, problem):
+    unfitted = fitted.another()
+    if unfitted.fitted_:
+        pytest.skip("has nothing to learn")
+    with pytest.raises(InputError, match="is not fitted: call fit"):
+        unfitted(problem.queries)
+
+
+def test_arrays_lists_and_names_of_classes_are_taken_as_tensors_are(fitted, problem):
+    names = [fitted.class_names[label] for label in problem.labels]
+    twin = fitted.another().fit(
+        problem.features.numpy(), names, problem.val_features.numpy(), problem.val_labels.numpy()
+    )
+    expected = fitted.another().fit(*problem.fit_arguments)
+    assert torch.equal(twin.logits(problem.queries.numpy()), expected.logits(problem.queries))
+    assert torch.equal(twin.predict(problem.queries.float().tolist()), expected.predict(problem.queries.float()))
+
+
 def test_queries_do_not_influence_each_other(fitted, problem):
     whole = fitted.logits(problem.queries)
     torch.testing.assert_close(fitted.logits(problem.queries[4:5])[0], whole[4], rtol=1e-10, atol=1e-10)
@@ -214,7 +232,13 @@ def bad_inputs(problem):
         "lengths": ((problem.features, problem.labels[1:]), "give one label for each of the 20 feature rows"),
         "one row": ((problem.features[0], problem.labels[:1]), "give a matrix"),
         "no rows": ((problem.features[:0], problem.labels[:0]), "features has no rows"),
-        "no tensor": ((problem.features.numpy(), problem.labels), "features is a ndarray"),
+        "rows of other lengths": (
+            ([[1.0], [1.0, 2.0]], problem.labels[:2]),
+            "features is a list: give a floating-point",
+        ),
+        "objects": ((object(), problem.labels), "features is a object"),
+        "complex numbers": ((problem.features.numpy() * 1j, problem.labels), "features is a ndarray"),
+        "words that are no classes": ((problem.features, ["yak"] * 20), "labels holds 'yak', which is no class"),
         "no labels": ((problem.features, None), "labels is a NoneType"),
         "pictures": ((["a.png"], problem.labels[:1]), "features holds pictures but the adapter has no encoder"),
         "half a validation set": (

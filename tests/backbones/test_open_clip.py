@@ -134,7 +134,7 @@ def test_tag_without_local_weights_says_what_to_run(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingDependency, match=r"allow_download=True.*once"):
+    with pytest.raises(MissingDependency, match=r"pass --download once.*allow_download=True.*download=True"):
         load_encoder("open_clip:ViT-B-32/laion2b_s34b_b79k")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingDependency, match="unset HF_HUB_OFFLINE"):

@@ -10,7 +10,7 @@ from vlmadapt import backbones
 def tiny(monkeypatch, tmp_path_factory):
     """Every backbone is the colour encoder; the cache is the test's own, and so is the working folder."""
     monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
+    monkeypatch.setattr(backbones, "load_encoder", lambda *_, **__: ColourEncoder())
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 

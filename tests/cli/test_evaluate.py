@@ -44,7 +44,8 @@ def outside(tmp_path):
 def test_every_file_tells_the_same_pictures(run, outside, tmp_path):
     result = call("eval", run, outside, "--out", tmp_path / "out", "--abstain", 0.2)
     drawn = {"reliability.png", "confusion.png"}
-    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {*EVALUATED, *drawn}
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {*EVALUATED, *drawn, "report.html"}
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in result.output
     assert all(Image.open(tmp_path / "out" / name).format == "PNG" for name in drawn)
     found = read(tmp_path / "out")
     predictions = found["predictions"]
@@ -229,3 +230,13 @@ def test_methods_without_a_cache_name_no_votes(world, outside, tmp_path):
     call("eval", tmp_path / "run", outside, "--out", tmp_path / "out")
     mistakes = read(tmp_path / "out")["mistakes"]
     assert mistakes and all(row["support_1"] == "" for row in mistakes)
+
+
+def test_the_report_can_be_left_out_or_be_without_pictures(run, outside, tmp_path):
+    call("eval", run, outside, "--out", tmp_path / "out")
+    assert "<symbol" in (tmp_path / "out" / "report.html").read_text()
+    call("eval", run, outside, "--out", tmp_path / "out", "--no-pictures")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<symbol" not in page and "data-facets" in page
+    result = call("eval", run, outside, "--out", tmp_path / "out", "--no-report")
+    assert "report:" not in result.output and not (tmp_path / "out" / "report.html").exists()

@@ -25,6 +25,7 @@ from vlmadapt.provenance.place import hold
 
 SEARCH = ("--set", "search_beta=[1,4,2]", "--set", "search_alpha=[1,4,2]")
 FIT = ("--adapter", "tip-adapter", "--shots", "2", *SEARCH)
+WHOLE = ["adapter.json", "adapter.safetensors", "run.json", "thumbnails.safetensors"]  # of a fit
 COMPARE = ("--adapters", f"zero-shot,{TIP}", "--shots", "1,2", "--seeds", "2")
 
 
@@ -384,7 +385,7 @@ def test_a_fit_that_was_killed_at_its_first_file_leaves_the_folder_usable(more, 
     (out / ".vlmadapt.lock").touch()
     assert len(list(out.iterdir())) == 2
     fit_tip_f(world, out, *more)
-    assert sorted(path.name for path in out.iterdir()) == ["adapter.json", "adapter.safetensors", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == WHOLE
 
 
 def test_checkpoints_that_a_disk_kept_go_with_the_next_call_of_a_finished_fit(world, tmp_path):
@@ -393,7 +394,7 @@ def test_checkpoints_that_a_disk_kept_go_with_the_next_call_of_a_finished_fit(wo
     (out / "checkpoints").mkdir()
     (out / "checkpoints" / "tip-adapter-f.safetensors").touch()
     fit_tip_f(world, out, "--resume")
-    assert sorted(path.name for path in out.iterdir()) == ["adapter.json", "adapter.safetensors", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == WHOLE
 
 
 def test_leftovers_below_a_comparison_and_in_the_cache_go_with_the_next_run(world, tmp_path):

@@ -10,6 +10,7 @@ from . import (
     test_cache_retrieval_few,
     test_hetero_aggregate,
     test_p_laplacian,
+    test_p_laplacian_flash,
 )
 from .harness.case import Kernel
 
@@ -26,6 +27,7 @@ KERNELS: tuple[Kernel, ...] = (
     test_hetero_aggregate.BACKWARD,
     test_p_laplacian.FORWARD,
     test_p_laplacian.BACKWARD,
+    test_p_laplacian_flash.FLASH,
     test_attention_column_sums.FORWARD,
     test_attention_column_sums.BACKWARD,
 )

@@ -4,12 +4,14 @@
     python -m tests.cuda_on_cpu.mutate --page docs/cuda_mutants.md
 
 Each mutant changes one place of a .cuh file: a barrier or wait deleted, a comparison shifted by one, a predicate
-dropped or forced, < and > swapped, a + made -. It is built in a copy of csrc/ and run through route A's plain build
-and, where that notices nothing, through the race and the ASan build, all without optimisation. The kernels as they are
-must pass first. Survivors are listed with their line and with what survivors.json says of them; results go to
-build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes unexplained survivors
-again, all others only with --fresh. --take-over REVISION begins with what the committed page of that revision says of
-mutants whose line is the same today. --page makes no mutant: it writes the results of all operations to one page.
+dropped or forced, < and > swapped, a + made -. It is run through route A's plain build and, where that notices nothing,
+through the race and the ASan build, all without optimisation. Most mutants are behind switches in one library a build,
+and each is run where it would change something (switches.py); the others are compiled one by one in a copy of csrc/.
+The kernels as they are must pass first. Survivors are listed with their line and with what survivors.json says of them;
+results go to build/mutation/OPERATION.json and .md after every mutant. A later run goes on from there: it makes
+unexplained survivors again, all others only with --fresh. --take-over REVISION begins with what the committed page of
+that revision says of mutants whose line is the same today. --page makes no mutant: it writes the results of all
+operations to one page.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import json
@@ -26,7 +29,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -35,6 +38,7 @@ import numpy as np
 from vlmadapt.files import write_json
 
 from . import (
+    switches,
     test_attention_column_sums,
     test_cache_retrieval,
     test_cache_retrieval_chunked,
@@ -42,6 +46,7 @@ from . import (
     test_cache_retrieval_few,
     test_hetero_aggregate,
     test_p_laplacian,
+    test_p_laplacian_flash,
 )
 from .harness.build import CACHE, HERE, REPOSITORY, BuildError, Target, library
 from .harness.case import Kernel, Problem
@@ -54,7 +59,7 @@ SUITES = {
     "cache_retrieval_dense": [test_cache_retrieval_dense.FORWARD, test_cache_retrieval_dense.BACKWARD],
     "cache_retrieval_few": [test_cache_retrieval_few.FEW],
     "hetero_aggregate": [test_hetero_aggregate.FORWARD, test_hetero_aggregate.BACKWARD],
-    "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD],
+    "p_laplacian": [test_p_laplacian.FORWARD, test_p_laplacian.BACKWARD, test_p_laplacian_flash.FLASH],
     "attention_column_sums": [test_attention_column_sums.FORWARD, test_attention_column_sums.BACKWARD],
 }
 DRIVERS = {operation: f"{operation}.cu" for operation in SUITES}
@@ -184,13 +189,17 @@ class Stage:
 
 
 FLOAT = ("f32", "tf32")
+SIXTEEN_BITS = "flash_"  # how the names of files begin whose kernels take these types alone
 
 
-def stages(operation: str) -> list[Stage]:
+def stages(operation: str, chosen: Iterable[Mutant]) -> list[Stage]:
     """In turn, each for what the earlier ones let pass; float first, where few instantiations have to be compiled.
 
     The sanitizers see float alone where a kernel only widens what it loads; these two have products in 16 bits.
     """
+    if all(Path(m.file).name.startswith(SIXTEEN_BITS) for m in chosen):
+        both = Stage("plain", ("bf16", "f16"), (Schedule(0), Schedule(2, 3, True)))
+        return [both, Stage("race", ("bf16",)), Stage("asan", ("bf16",))]
     sanitized = (*FLOAT, "bf16") if operation.startswith(("cache_retrieval", "p_laplacian")) else FLOAT
     return [
         Stage("plain", FLOAT),
@@ -206,7 +215,10 @@ def keep_instantiations(launcher: Path, dtypes: tuple[str, ...]) -> None:
     launcher.write_text(re.sub(rf"case Dtype::(?:{others}):\s[^;]*;(?:\s*break;)?", "", launcher.read_text()))
 
 
-def runs(kernels: list[Kernel], stage: Stage) -> Iterator[tuple[Kernel, int, str, Schedule]]:
+Run = tuple[Kernel, int, str, Schedule]
+
+
+def runs(kernels: list[Kernel], stage: Stage) -> Iterator[Run]:
     for dtype, schedule, kernel in itertools.product(stage.dtypes, stage.schedules, kernels):
         if dtype in kernel.dtypes:
             yield from ((kernel, shape, dtype, schedule) for shape in range(len(kernel.shapes)))
@@ -219,57 +231,145 @@ def problem_of(name: str, shape: int, dtype: str) -> Problem:
     return kernel.problem(kernel.shapes[shape], dtype, np.random.default_rng([shape, len(dtype)]))
 
 
-def first_difference(library_path: Path, kernels: list[Kernel], stage: Stage) -> str:
+def first_difference(
+    library_path: Path, chosen: Iterable[Run], build: str, mutant: int | None = None, seconds: float = 10
+) -> str:
     """The run that notices, or an empty string."""
-    worker = Worker(library_path, asan=stage.build == "asan", seconds=10)
+    worker = Worker(library_path, asan=build == "asan", seconds=seconds, mutant=mutant)
     try:
-        for kernel, shape, dtype, schedule in runs(kernels, stage):
-            problem = problem_of(kernel.name, shape, dtype)
-            try:
-                problem.check(worker.call(kernel.function, problem.sizes, problem.buffers, schedule))
-            except (KernelFault, AssertionError) as e:
-                label = f"{kernel.name} {dtype} {dict(kernel.shapes[shape])} {stage.build} {schedule.label()}"
-                return f"{label}: {str(e).splitlines()[0][:160]}"
-        return ""
+        return next(filter(None, (difference(worker, run, build) for run in chosen)), "")
     finally:
         worker.stop()
+
+
+def difference(worker: Worker, run: Run, build: str) -> str:
+    kernel, shape, dtype, schedule = run
+    problem = problem_of(kernel.name, shape, dtype)
+    try:
+        problem.check(worker.call(kernel.function, problem.sizes, problem.buffers, schedule))
+    except (KernelFault, AssertionError) as e:
+        label = f"{kernel.name} {dtype} {dict(kernel.shapes[shape])} {build} {schedule.label()}"
+        return f"{label}: {str(e).splitlines()[0][:160]}"
+    return ""
 
 
 @functools.cache
 def check_unchanged(operation: str, stage: Stage) -> None:
     """A suite that complains about the kernels as they are would kill every mutant."""
     path = library(Target(HERE / "drivers" / DRIVERS[operation], build=f"{stage.build}-fast"))
-    if problem := first_difference(path, SUITES[operation], stage):
+    if problem := first_difference(path, runs(SUITES[operation], stage), stage.build):
         raise SystemExit(f"without a mutation: {problem}")
 
 
-def judge(mutant: Mutant, operation: str) -> Mutant:
+@contextlib.contextmanager
+def copy_of_sources() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="mutant-", dir=CACHE) as folder:
-        root = Path(folder)
-        shutil.copytree(REPOSITORY / "csrc", root / "csrc")
+        shutil.copytree(REPOSITORY / "csrc", Path(folder) / "csrc")
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def library_of(root: Path, operation: str, stage: Stage) -> Iterator[Path]:
+    """Compiled for a stage's types; gone afterwards, for it is of no use to a later run."""
+    launcher = root / "csrc" / operation / "cuda.cu"
+    every_type = launcher.read_text()
+    keep_instantiations(launcher, stage.dtypes)
+    try:
+        path = library(Target(HERE / "drivers" / DRIVERS[operation], build=f"{stage.build}-fast", root=root))
+    finally:
+        launcher.write_text(every_type)
+    try:
+        yield path
+    finally:
+        path.unlink()
+        path.with_suffix(path.suffix + ".lock").unlink(missing_ok=True)
+
+
+def judge(mutant: Mutant, operation: str) -> Mutant:
+    """By a compilation of its own."""
+    with copy_of_sources() as root:
         file = root / mutant.file
         lines = file.read_text().splitlines(keepends=True)
         indent = lines[mutant.line - 1][: len(lines[mutant.line - 1]) - len(lines[mutant.line - 1].lstrip())]
         lines[mutant.line - 1] = f"{indent}{mutant.after}\n"
         file.write_text("".join(lines))
-        driver = HERE / "drivers" / DRIVERS[operation]
-        launcher = root / "csrc" / operation / "cuda.cu"
-        every_type = launcher.read_text()
-        for stage in stages(operation):
+        for stage in stages(operation, [mutant]):
             check_unchanged(operation, stage)
-            launcher.write_text(every_type)
-            keep_instantiations(launcher, stage.dtypes)
-            target = Target(driver, build=f"{stage.build}-fast", root=root)
             try:
-                path = library(target)
+                with library_of(root, operation, stage) as path:
+                    by = first_difference(path, runs(SUITES[operation], stage), stage.build)
             except BuildError:
                 return replace(mutant, verdict="does not compile")
-            by = first_difference(path, SUITES[operation], stage)
-            path.unlink()  # a mutant's library is of no use to a later run
-            path.with_suffix(path.suffix + ".lock").unlink(missing_ok=True)
             if by:
                 return replace(mutant, verdict="killed", by=by)
     return replace(mutant, verdict="survived")
+
+
+class Together:
+    """Mutants that are behind switches in one library, a stage after the other; those that cannot be are in `alone`."""
+
+    def __init__(self, chosen: list[Mutant], operation: str) -> None:
+        self.operation = operation
+        can = [m for m in chosen if switches.can_be_switched(m, m.before)]
+        self.numbered = list(enumerate(can))
+        while self.numbered and (refused := self.refused()):
+            self.numbered = [(n, m) for n, m in self.numbered if (m.file, m.line) not in refused]
+        inside = {m for _, m in self.numbered}
+        self.alone = [m for m in chosen if m not in inside]
+
+    @contextlib.contextmanager
+    def library(self, stage: Stage) -> Iterator[Path]:
+        with copy_of_sources() as root:
+            switches.write_switches(root, self.numbered)
+            with library_of(root, self.operation, stage) as path:
+                yield path
+
+    def refused(self) -> set[tuple[str, int]]:
+        with copy_of_sources() as root:
+            switches.write_switches(root, self.numbered)
+            try:
+                with library_of(root, self.operation, Stage("plain", tuple(DTYPE_CODE))):
+                    return set()
+            except BuildError as e:
+                if refused := switches.refused_lines(str(e), root):
+                    return refused
+                raise
+
+    def meetings(self, path: Path, stage: Stage) -> tuple[dict[int, list[Run]], float]:
+        """Of each mutant the runs that it can change, by a pass without any; and when one that does not end is over."""
+        slowest = 0.0
+        found: dict[int, list[Run]] = collections.defaultdict(list)
+        worker = Worker(path, asan=stage.build == "asan", seconds=60, mutant=-1)
+        try:
+            for run in runs(SUITES[self.operation], stage):
+                if problem := difference(worker, run, stage.build):
+                    raise SystemExit(f"without a mutation: {problem}")
+                slowest = max(slowest, worker.used)
+                for number in worker.met:
+                    found[number].append(run)
+        finally:
+            worker.stop()
+        return found, max(1.0, 20 * slowest)
+
+    def judged(self, pool: concurrent.futures.Executor, end: float) -> Iterator[Mutant]:
+        def one(job: tuple[Path, list[Run], str, int, float]) -> str | None:
+            return first_difference(*job) if time.monotonic() < end else None
+
+        alive, chosen = self.numbered, [mutant for _, mutant in self.numbered]
+        for stage in stages(self.operation, chosen):
+            if not alive:
+                return
+            with self.library(stage) as path:
+                met, seconds = self.meetings(path, stage)
+                jobs = [(path, met[number], stage.build, number, seconds) for number, _ in alive]
+                left = []
+                for numbered, by in zip(alive, pool.map(one, jobs), strict=True):
+                    if by:
+                        yield replace(numbered[1], verdict="killed", by=by)
+                    elif by is not None:
+                        left.append(numbered)
+                alive = left
+        yield from (replace(mutant, verdict="survived") for _, mutant in alive)
 
 
 def reason(mutant: Mutant) -> str:
@@ -322,7 +422,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn with --seed; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rule", help="only rules whose name contains this")
-    parser.add_argument("--file", default="", help="only files whose name begins with this")
+    parser.add_argument("--file", nargs="+", default=[""], help="only files whose name begins with one of these")
     parser.add_argument("--fresh", action="store_true", help="make all mutants again")
     parser.add_argument("--take-over", metavar="REVISION", help="begin with what the page of this commit says")
     parser.add_argument("--page", type=Path, help="write the results so far of all operations to this file")
@@ -333,7 +433,7 @@ def main() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     everything = list(mutants(options.operation))
     chosen = [m for m in everything if not options.rule or options.rule in m.rule]
-    chosen = [m for m in chosen if Path(m.file).name.startswith(options.file)]
+    chosen = [m for m in chosen if Path(m.file).name.startswith(tuple(options.file))]
     random.Random(options.seed).shuffle(chosen)
     chosen = chosen[: options.sample]
     known = {} if options.fresh else judged_before(options.operation)
@@ -347,13 +447,16 @@ def main() -> None:
     def one(mutant: Mutant) -> Mutant | None:
         return judge(mutant, options.operation) if time.monotonic() < end else None
 
+    def each_alone(pool: concurrent.futures.Executor, mutants: list[Mutant]) -> Iterator[Mutant]:
+        yield from filter(None, pool.map(one, mutants))
+
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(one, chosen):
-            if result is None:
-                continue
+        together = Together(chosen, options.operation)
+        for result in itertools.chain(together.judged(pool, end), each_alone(pool, together.alone)):
             done.append(result)
             print(f"{result.verdict:9} {result.file}:{result.line} {result.rule}: {result.after}", flush=True)
             report(done, len(everything), options.operation)
+    report(done, len(everything), options.operation)  # what was taken over too, where nothing is left to make
     print(json.dumps({v: sum(m.verdict == v for m in done) for v in ("killed", "survived", "does not compile")}))
 
 

@@ -38,7 +38,7 @@ THREADS = {
     "forward_kernel": 128, "backward_kernel": 128, "dense_kernel": 128, "accuracy_kernel": 128, "aggregate_kernel": 128,
     "segment_kernel": 128, "merge_kernel": 128, "reduce_kernel": 128,
     "row_sum_kernel": 128, "lse_kernel": 128, "sums_kernel": 128, "mean_kernel": 128, "gradient_kernel": 128,
-    "describe_kernel": 16,
+    "describe_kernel": 16, "flash_forward_kernel": 128,
 }  # the rest: 256  # fmt: skip
 
 FEW_WIDTH = 512  # of the rows that few_kernel's shared memory is counted for
@@ -173,14 +173,42 @@ class Loop:
     early_loads: int = 0
 
 
-def inner_loops(kernel: list[Instruction]) -> list[Loop]:
-    """Those that load and calculate, in the order of the code."""
+def back_jumps(kernel: list[Instruction]) -> list[tuple[int, int]]:
+    """Addresses of the first and last instruction of every loop."""
     jumps = {
         (int(target[1], 16), i.address)
         for i in kernel
         if i.name.startswith("BRA") and (target := re.search(r"0x([0-9a-f]+)\s*$", i.operands))
     }
-    back = sorted((to, at) for to, at in jumps if to <= at)
+    return sorted((to, at) for to, at in jumps if to <= at)
+
+
+def largest_loop(kernel: list[Instruction]) -> collections.Counter[str]:
+    """What the longest loop is made of, inner loops and all, by the instructions' names without modifiers."""
+    start, end = max((jump for jump in back_jumps(kernel)), key=lambda jump: jump[1] - jump[0])
+    return collections.Counter(i.name.split(".")[0] for i in kernel if start <= i.address <= end)
+
+
+def straight_runs(kernel: list[Instruction]) -> list[collections.Counter[str]]:
+    """What is executed from a jump, or a place that is jumped to, up to the next."""
+    targets = {
+        int(target[1], 16)
+        for i in kernel
+        if i.name.startswith("BRA") and (target := re.search(r"0x([0-9a-f]+)\s*$", i.operands))
+    }
+    runs = [collections.Counter[str]()]
+    for i in kernel:
+        if i.address in targets and runs[-1]:
+            runs.append(collections.Counter())
+        runs[-1][i.name.split(".")[0]] += 1
+        if i.name.startswith("BRA"):
+            runs.append(collections.Counter())
+    return runs
+
+
+def inner_loops(kernel: list[Instruction]) -> list[Loop]:
+    """Those that load and calculate, in the order of the code."""
+    back = back_jumps(kernel)
     found = []
     for start, end in back:
         if any(start <= a and b <= end and (a, b) != (start, end) for a, b in back):
@@ -196,12 +224,15 @@ def inner_loops(kernel: list[Instruction]) -> list[Loop]:
     return found
 
 
-def loops_of(operation: str, arch: str) -> dict[str, list[Loop]] | None:
-    """By the name of the kernel; None without a disassembler."""
+def kernels_of(operation: str, arch: str) -> dict[str, list[Instruction]] | None:
+    """Machine code by the name of the kernel; None without a disassembler."""
     code = machine_code(cubin(REPOSITORY / "csrc" / operation / "cuda.cu", arch)[0])
-    if code is None:
-        return None
-    return dict(zip(demangle(list(code)), map(inner_loops, code.values()), strict=True))
+    return None if code is None else dict(zip(demangle(list(code)), code.values(), strict=True))
+
+
+def loops_of(operation: str, arch: str) -> dict[str, list[Loop]] | None:
+    kernels = kernels_of(operation, arch)
+    return None if kernels is None else {name: inner_loops(kernel) for name, kernel in kernels.items()}
 
 
 def dynamic_shared(name: str) -> int:
@@ -228,6 +259,12 @@ def dynamic_shared(name: str) -> int:
             "attention_column_sums_shared_bytes", [], {"out": np.zeros(2, np.int64)}, Schedule()
         )
         return int(sizes["out"][int("<double" in name)])
+    if flash := re.match(r"flash_forward_kernel<\w+, (\w+), (\d+)>", name):
+        target = Target(HERE / "drivers" / "p_laplacian.cu")
+        sizes = worker(target).call(
+            "p_laplacian_flash_shared_bytes", [], {"out": np.zeros((2, 2), np.int64)}, Schedule()
+        )
+        return int(sizes["out"][int(flash[1] == "true"), int(flash[2] == "128")])
     if not name.startswith(("forward_kernel", "backward_kernel")):
         return 0
     if index is None:  # p_laplacian's: by the accumulation type

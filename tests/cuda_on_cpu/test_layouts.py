@@ -71,14 +71,18 @@ def test_mma(target: Target, kind: str) -> None:
 
 
 @pytest.mark.parametrize("target", ROUTES)
-def test_ldmatrix(target: Target) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_ldmatrix(target: Target, transposed: bool) -> None:
     skip_without_tools(target)
     rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
-    got = worker(target).call("ldmatrix", [], {"in": rows, "out": poison((32, 4), np.uint32)}, Schedule())["out"]
-    # Register m of lane t: row t / 4 of matrix m, elements 2 (t % 4) and the next, the first in the lower half.
+    function = "ldmatrix_transposed" if transposed else "ldmatrix"
+    got = worker(target).call(function, [], {"in": rows, "out": poison((32, 4), np.uint32)}, Schedule())["out"]
+    # Register m of lane t: row t / 4 of matrix m, elements 2 (t % 4) and the next, the first in the lower half; with
+    # .trans row and column change places.
     for t in range(32):
         for m in range(4):
-            low, high = rows[8 * m + t // 4, 2 * (t % 4) : 2 * (t % 4) + 2]
+            matrix = rows[8 * m : 8 * m + 8].T if transposed else rows[8 * m : 8 * m + 8]
+            low, high = matrix[t // 4, 2 * (t % 4) : 2 * (t % 4) + 2]
             assert got[t, m] == int(low) | int(high) << 16
 
 

@@ -91,7 +91,9 @@ class Inputs:
             "key": draw(b, h, k, e) if self.scores else None,
             "value": draw(b, h, k, v) if self.with_value else None,
         }
-        x_query, x_value = draw(b, h, q, d), draw(b, h, k, d)
+        # As near as the type lets different points be.
+        away, spread = (1000, 4 if dtype == "bf16" else 1) if "near" in self.how else (0, 1)
+        x_query, x_value = (encode(away + spread * rng.standard_normal((b, h, rows, d)), dtype) for rows in (q, k))
         stored |= {"x_query": x_query, "x_value": x_value}
         if "coincident" in self.how:
             x_value[:, :, 1] = x_query[:, :, 2]

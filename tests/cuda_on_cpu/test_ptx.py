@@ -30,7 +30,7 @@ from .harness.build import (
     _runtime_objects,
     ptx_of,
 )
-from .harness.numbers import round_tf32
+from .harness.numbers import encode, round_tf32
 from .harness.process import Schedule, Worker
 from .ptx import Unsupported, translate
 
@@ -78,6 +78,19 @@ def _nearest_f32(x: Fraction) -> np.float32:
     near = [y for y in near if math.isfinite(y)]
     return min(near, key=lambda y: (abs(Fraction(float(y)) - x), y.view(np.uint32) & 1))
 
+
+def larger(a: float, b: float) -> float:
+    """A NaN gives way to a number, and -0 to 0."""
+    if a != a or b != b:
+        return b if a != a else a
+    return max(a, b, key=lambda x: (x, math.copysign(1.0, x)))
+
+
+# A number's bits in 16, rounded to nearest.
+PACKED: dict[str, Callable[[float], int]] = {
+    "f16x2": lambda a: int(np.float32(a).astype(np.float16).view(np.uint16)),
+    "bf16x2": lambda a: int(encode(np.array([a], np.float64), "bf16").view(np.uint16)[0]),
+}
 
 ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b,
@@ -157,7 +170,7 @@ class Form:
         elif op == "ex2":
             self.meaning = lambda a: np.exp2(np.float32(0.0 if abs(a) < 2.0**-126 else a))
         elif op == "lg2":
-            self.meaning = lambda a: np.log2(np.float32(a))
+            self.meaning = lambda a: np.log2(np.float32(0.0 if "ftz" in mods and abs(a) < 2.0**-126 else a))
         elif op == "rcp":
             self.meaning = lambda a: FLOAT[type_](1) / FLOAT[type_](a)
         elif op == "sqrt":
@@ -165,12 +178,20 @@ class Form:
         elif name == "cvt.rna.tf32.f32":
             self.operands, self.result = ["f32"], "f32"
             self.meaning = lambda a: round_tf32(np.float32(a))[()]
+        elif op == "cvt" and mods[1] in PACKED:
+            self.operands, self.result = ["f32", "f32"], "b32"
+            pack = PACKED[mods[1]]
+            self.meaning = lambda a, b: None if a != a or b != b else pack(a) << 16 | pack(b)  # a NaN's bits are open
         elif op == "cvt":
             self.operands, self.result = [types[-1]], types[0]
-            if "sat" in mods:
+            if "rpi" in mods:
+                self.meaning = lambda a: np.ceil(np.float32(a))
+            elif "sat" in mods:
                 self.meaning = lambda a: min(a, 1.0) if a > 0 else 0.0  # NaN and -0 become +0
             else:
                 self.meaning = lambda a: a
+        elif op == "max" and not integer:
+            self.meaning = larger
         elif op in ARITHMETIC and (integer or op in ("add", "sub", "mul", "neg")):
             self.meaning = ARITHMETIC[op]
         else:
@@ -210,18 +231,19 @@ def permute_bytes(a: int, b: int, selector: int) -> int:
 
 # Used by our kernels; test_every_instruction_is_here keeps this list honest.
 INSTRUCTIONS = """
-abs.f32 abs.f64 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.f32.f64
-cvt.rn.f32.s32 cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64
-cvt.u64.u32 div.approx.f32 div.rn.f32 div.rn.f64 div.s64 div.u32 div.u64 ex2.approx.f32 ex2.approx.ftz.f32 fma.rm.f32
-fma.rn.f32 fma.rn.f64 lg2.approx.f32 mad.lo.s32 max.s32 max.s64 max.u32 min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16
-mul.lo.s32 mul.lo.s64 mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32 neg.s64 not.b32 not.b64 not.pred
-or.b32 or.b64 or.pred popc.b32 prmt.b32 rcp.approx.ftz.f64 rcp.rn.f32 rcp.rn.f64 rem.s64 rem.u32 selp.b32 selp.b64
-selp.f32 selp.f64 selp.u16 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64
-setp.ge.s32 setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32
-setp.gt.u64 setp.gtu.f32 setp.gtu.f64 setp.le.f32 setp.le.f64 setp.le.s32 setp.le.s64 setp.leu.f32 setp.leu.f64
-setp.lt.f32 setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64 setp.ne.s16
-setp.ne.s32 setp.ne.s64 setp.ne.u32 setp.neu.f32 setp.neu.f64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64
-sqrt.rn.f32 sqrt.rn.f64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b32 xor.b64 xor.pred
+abs.f32 abs.f64 add.f32 add.f64 add.rn.f64 add.s32 add.s64 and.b16 and.b32 and.b64 and.pred bfi.b32 cvt.rn.bf16x2.f32
+cvt.rn.f16x2.f32 cvt.rn.f32.f64 cvt.rn.f32.s32 cvt.rn.f32.s64 cvt.rn.f64.s64 cvt.rna.tf32.f32 cvt.rpi.f32.f32
+cvt.s64.s32 cvt.sat.f32.f32 cvt.u16.u32 cvt.u32.u64 cvt.u64.u32 div.approx.f32 div.rn.f32 div.rn.f64 div.s64 div.u32
+div.u64 ex2.approx.f32 ex2.approx.ftz.f32 fma.rm.f32 fma.rn.f32 fma.rn.f64 lg2.approx.f32 lg2.approx.ftz.f32
+mad.lo.s32 max.f32 max.s32 max.s64 max.u32 min.s64 mul.f32 mul.f64 mul.hi.s64 mul.lo.s16 mul.lo.s32 mul.lo.s64
+mul.wide.s32 mul.wide.u16 mul.wide.u32 neg.f32 neg.f64 neg.s32 neg.s64 not.b32 not.b64 not.pred or.b32 or.b64 or.pred
+popc.b32 prmt.b32 rcp.approx.ftz.f64 rcp.rn.f32 rcp.rn.f64 rem.s64 rem.u32 selp.b32 selp.b64 selp.f32 selp.f64
+selp.u16 selp.u32 selp.u64 setp.eq.b32 setp.eq.f32 setp.eq.f64 setp.eq.s16 setp.eq.s32 setp.eq.s64 setp.ge.s32
+setp.ge.s64 setp.geu.f32 setp.geu.f64 setp.gt.f32 setp.gt.f64 setp.gt.s32 setp.gt.s64 setp.gt.u32 setp.gt.u64
+setp.gtu.f32 setp.gtu.f64 setp.le.f32 setp.le.f64 setp.le.s32 setp.le.s64 setp.leu.f32 setp.leu.f64 setp.lt.f32
+setp.lt.f64 setp.lt.s32 setp.lt.s64 setp.lt.u32 setp.lt.u64 setp.nan.f32 setp.nan.f64 setp.ne.s16 setp.ne.s32
+setp.ne.s64 setp.ne.u32 setp.neu.f32 setp.neu.f64 shl.b32 shl.b64 shr.s32 shr.s64 shr.u32 shr.u64 sqrt.rn.f32
+sqrt.rn.f64 sub.f32 sub.f64 sub.s16 sub.s32 sub.s64 xor.b32 xor.b64 xor.pred
 """.split()  # noqa: SIM905
 # Tested through whole kernels, as the head of this file says.
 ELSEWHERE = re.compile(r"(ld|st|mov|bra|ret|cvta|bar|shfl|vote|cp|mma|ldmatrix|atom)\b")

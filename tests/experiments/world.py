@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 
 from vlmadapt.backbones import Encoder
-from vlmadapt.backbones.base import TokenInputs
+from vlmadapt.backbones.base import Precision, TokenInputs
 
 COLOURS = {"apple": (190, 70, 70), "fish": (70, 80, 190), "leaf": (80, 180, 90), "sun": (190, 180, 80)}
 # Small searches: a fit then takes milliseconds.
@@ -61,7 +61,7 @@ class ColourEncoder(Encoder):
     def augment(self, image: Image.Image, generator: torch.Generator) -> Tensor:
         return self.transform(image) + 0.05 * torch.rand(3, SIDE, SIDE, generator=generator)
 
-    def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor:
+    def encode_images(self, pixels: Tensor, normalize: bool = True, precision: Precision = "fp32") -> Tensor:
         self.pictures_encoded += len(pixels)
         features = (pixels.flatten(1) - 0.4) @ self.map
         return unit(features, dim=-1) if normalize else features

@@ -29,6 +29,7 @@ from vlmadapt.generative.tasks import CaptionTask, VQATask
 from vlmadapt.generative.tasks.prior import prior_predictions
 from vlmadapt.generative.tuning import fit_folder, predictions_of, run_tuning
 from vlmadapt.provenance.identity import file_name, file_name_of_0_1_0
+from vlmadapt.reporting.report.tuning import tuning_report
 from vlmadapt.reporting.said_picture import is_right
 from vlmadapt.reporting.tuning_table import kinds_table, tuning_table
 from vlmadapt.training import TrainConfig
@@ -260,6 +261,8 @@ def test_the_command_ends_with_a_table_and_a_picture(data, tmp_path, monkeypatch
         assert picture.width > 600 and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
     value = json.loads((tmp_path / "out" / "results.json").read_text())
     assert value["data"]["records"]["test"] == 4 and value["protocol"]["options"]["longest"] == 4
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "What each method says" in page and page.count("data-facets") == 4
     bad = CliRunner().invoke(app, ["tune", "--task", "caption", "--set", "beam=2", "--out", str(tmp_path / "bad")])
     assert bad.exit_code == 2 and "no option of a task" in bad.output + bad.stderr
 
@@ -334,3 +337,30 @@ def test_the_picture_marks_what_the_measure_counts(data, tmp_path):
     captioned, stated = (world.records(task, tmp_path).test[0] for task in ("caption", "entailment"))
     assert is_right(captioned, captioned.captions[0]) is None
     assert is_right(stated, stated.label) is True and is_right(stated, "") is False
+
+
+def test_the_report_shows_measures_costs_and_answers(finished, data, tmp_path):
+    results, folder = finished
+    predictions = {label: predictions_of(folder, label, 0) for label in results.methods}
+    evil = replace(data.test[0], prompt="<script>alert(1)</script>?")
+    tested = [evil, *data.test[1:]]
+    report = tuning_report(results, tested, predictions)
+    names = [section.name for section in report.sections]
+    assert names[:1] == ["Measures"] and {"Cost", "Answers", "Settings"} <= set(names)
+    page = report.html()
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;?" in page
+    assert "<symbol" in page and "<symbol" not in tuning_report(results, tested, predictions, pictures=False).html()
+    assert [section.name for section in tuning_report(results).sections] == [
+        name for name in names if name != "Answers"
+    ]
+
+
+def test_the_report_of_measures_above_one_where_some_methods_are_fitted_once(finished):
+    """Captions: CIDEr is no share, and the frozen model has one fit whatever the number of seeds."""
+    results, _ = finished
+    assert len(results.of("frozen")) == 1 < len(results.of("bitfit"))
+    cells = tuple(replace(cell, values={"cider": 1.5 + cell.seed, "bleu4": 0.3}, by_kind={}) for cell in results.cells)
+    captions = replace(results, task="caption", metric="cider", cells=cells, prior={}, prior_by_kind={})
+    assert "CIDEr" in tuning_report(captions).html()
+    one = tuple(cell for cell in cells if cell.seed == 0)
+    assert "CIDEr" in tuning_report(replace(captions, cells=one, protocol={**results.protocol, "seeds": [0]})).html()

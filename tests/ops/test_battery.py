@@ -272,6 +272,27 @@ def test_bad_types_and_shapes_are_refused_in_a_sentence(case: Case) -> None:
                 assert_means_the_same_or_refused(case, changed(arguments, name, number, other), name)
 
 
+def others_than(value: Any) -> list[Any]:
+    """What people pass in the place of ``value``."""
+    found: list[Any] = ["x", object(), {}, 3]
+    if isinstance(value, Tensor):
+        found += [value.detach().float().numpy(), value.tolist(), None]
+        found += [value.detach().to_sparse()] if value.dim() == 2 else []
+    return [*found, value[0], [None] * len(value)] if isinstance(value, list) else found
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_another_kind_of_argument_is_named_or_means_something(case: Case) -> None:
+    arguments = case.draw()
+    lists = [(name, None, value) for name, value in arguments.items() if isinstance(value, list)]
+    for name, number, value in (*places(arguments), *lists):
+        for other in others_than(value):
+            try:
+                case.function(**changed(arguments, name, number, other))
+            except VlmadaptError as error:
+                assert_one_sentence(error, set(arguments))
+
+
 def assert_means_the_same_or_refused(case: Case, arguments: Arguments, name: str) -> None:
     try:
         results = flat(case.function(**arguments))

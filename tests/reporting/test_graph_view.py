@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +20,13 @@ from vlmadapt.adapters.hegraph.view import (
     load_graph,
     pick_classes,
     pulled_apart,
+    relation_matrices,
     strongest_edges,
+    used_relations,
 )
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.reporting.graph_picture import COLOURS, draw_graph
+from vlmadapt.reporting.report.relations import relations_section
 
 NAMES = ["ant", "bee", "cat", "dog $5", "emu 果物"]
 
@@ -158,3 +163,46 @@ def test_svg_and_bad_places(adapter, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="file"):
         draw_graph(NAMES, range(3), [], [], "x", tmp_path / "file" / "g.png")
+
+
+def test_matrices_hold_every_relation_in_one_order(adapter):
+    matrices = relation_matrices(adapter, most=60)
+    assert {one.relation for one in matrices} == used_relations(adapter) - {"np"}
+    for one in matrices:
+        assert sorted(one.classes) == list(range(5)) and list(one.classes) == list(matrices[0].classes)
+        target, source = adapter.graph.nodes[one.target], adapter.graph.nodes[one.source]
+        for i, to in enumerate(one.classes):
+            for j, start in enumerate(one.classes):
+                cosine = torch.nn.functional.cosine_similarity(target[to], source[start], dim=0)
+                assert float(one.weights[i, j]) == pytest.approx(0.0 if to == start else float(cosine), abs=1e-6)
+
+
+def test_of_many_classes_the_most_related_are_in_the_matrices(adapter, monkeypatch):
+    monkeypatch.setattr("vlmadapt.adapters.hegraph.view.CLASSES_AT_ONCE", 2)
+    whole = relation_matrices(adapter, most=60)[0]
+    strength = {label: float(whole.weights[place].abs().max()) for place, label in enumerate(whole.classes)}
+    few = relation_matrices(adapter, most=3)[0]
+    assert set(few.classes) == set(sorted(strength, key=lambda label: -strength[label])[:3])
+
+
+def test_related_classes_stand_side_by_side(adapter, monkeypatch):
+    """Two groups that are alike within and not between, in turn."""
+    angle = torch.tensor([0.0, 1.5, 0.1, 1.6, 0.2])
+    nodes = torch.stack([angle.cos(), angle.sin()], 1)
+    graph = SimpleNamespace(nodes=dict.fromkeys((POSITIVE, NEGATIVE, VISUAL), nodes), relations={"pp", "vp"})
+    monkeypatch.setattr(HeGraphAdapter, "graph", graph)
+    groups = [label % 2 for label in relation_matrices(adapter, most=60)[0].classes]
+    assert sum(a != b for a, b in itertools.pairwise(groups)) == 1
+
+
+def test_the_report_has_them_of_an_adapter_with_a_graph_alone(adapter, tmp_path):
+    adapter.save(tmp_path / "graph")
+    section = relations_section(tmp_path / "graph")
+    assert section is not None
+    [chart] = section.charts
+    assert len(chart.figures) == len(used_relations(adapter)) - 1
+    assert [row[0] for row in chart.table.rows] != [] and set(row[0] for row in chart.table.rows) == set(NAMES)
+    problem = make_problem()
+    plain = TipAdapter(problem.text, TAU, class_names=NAMES).fit(problem.features, problem.labels)
+    plain.save(tmp_path / "plain")
+    assert relations_section(tmp_path / "plain") is None

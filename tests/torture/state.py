@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def _content(path: Path) -> Any:
             return [_timeless(row) for row in csv.DictReader(io.StringIO(data.decode()))]
         if path.suffix == ".md":
             return _table(data.decode())
+        if path.suffix == ".html":  # whose numbers are those of the other files, times among them
+            data = re.sub(rb"\d[\d.,e+-]*", b"0", data)
     except (ValueError, FileError):  # cut off or damaged
         pass
     return hashlib.sha256(data).hexdigest()

@@ -116,6 +116,33 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, killed_after, with_v
     assert result.best_epoch == whole_result.best_epoch
 
 
+def test_moments_come_back_in_the_memory_order_of_their_parameter(tmp_path):
+    """The fused AdamW takes numbers as they lie: moments in another order than the parameter would be another's."""
+
+    def fit(steps):
+        module, calls = nn.Module(), 0
+        module.turned = nn.Parameter(torch.zeros(3, D).T)
+
+        def loss_fn(indices):
+            nonlocal calls
+            calls += 1
+            if calls > steps:
+                raise InterruptedFit
+            return (problem()[0] @ module.turned - torch.arange(3.0)).square().mean()
+
+        return module, lambda: fit_loop(module, loss_fn, N, TrainConfig(epochs=4, lr=0.1), checkpoint_dir=folder)
+
+    folder = None
+    whole, train = fit(99)
+    train()
+    folder = tmp_path
+    with pytest.raises(InterruptedFit):
+        fit(2)[1]()
+    resumed, train = fit(99)
+    assert train().resumed_from == 2
+    assert_same_bits(whole, resumed)
+
+
 def test_finished_run_is_not_trained_again(tmp_path):
     whole, _ = run(checkpoint_dir=tmp_path)
     again, _ = run(checkpoint_dir=tmp_path, epochs_until_interrupt=0)

@@ -25,9 +25,10 @@ from vlmadapt.adapters.no_text import NoText
 from vlmadapt.adapters.ranges import WIDENINGS, Range, on_edge, wider
 from vlmadapt.adapters.views import ViewsConfig, spread
 from vlmadapt.adapters.votes import Vote
-from vlmadapt.checks import check_labels, check_matrix
+from vlmadapt.checks import check_labels, check_matrix, numbered, tensor_of, words_of
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import FileError, InputError, VlmadaptError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 from vlmadapt.training import (
     Samples,
@@ -58,9 +59,10 @@ class Adapter(nn.Module):
     class_names: ``C`` names; ``"class 0"``, ... by default.
     encoder: lets every ``features`` argument also be paths or PIL images.
 
-    ``features`` are ``[n, D]`` and normalised here. All arguments are checked; what is wrong is one
-    :class:`InputError`. A method fills in ``_fit`` and ``_logits``; one that can do without text says so in
-    ``needs_text``, and finds zeros in ``text_features`` then.
+    ``features`` are ``[n, D]`` and normalised here; they and labels are tensors, arrays or lists, and labels may be
+    names of classes. All arguments are checked; what is wrong is one :class:`InputError`. A method fills in
+    ``_fit`` and ``_logits``; one that can do without text says so in ``needs_text``, and finds zeros in
+    ``text_features`` then.
     """
 
     name: ClassVar[str]
@@ -133,13 +135,14 @@ class Adapter(nn.Module):
         """D."""
         return self.text_features.shape[1]
 
+    @of_kinds
     @usual(grad=True)
     def fit(
         self: AnyAdapter,
         features: Any,
-        labels: Tensor,
+        labels: Any,
         val_features: Any = None,
-        val_labels: Tensor | None = None,
+        val_labels: Any = None,
         *,
         seed: int = 0,
         checkpoint_dir: str | Path | None = None,
@@ -163,13 +166,14 @@ class Adapter(nn.Module):
         self.fitted_ = True
         return self.eval()
 
+    @of_kinds
     @usual(grad=True)
     def fit_on_all(
         self: AnyAdapter,
         features: Any,
-        labels: Tensor,
+        labels: Any,
         val_features: Any = None,
-        val_labels: Tensor | None = None,
+        val_labels: Any = None,
         *,
         folds: int = 4,
         repeats: int | None = None,
@@ -210,9 +214,7 @@ class Adapter(nn.Module):
         self._widened, self._widenings = {}, 0
         self._edges_of_folds = {}
 
-    def _given(
-        self, features: Any, labels: Tensor, val_features: Any, val_labels: Tensor | None
-    ) -> tuple[Samples, Samples | None]:
+    def _given(self, features: Any, labels: Any, val_features: Any, val_labels: Any) -> tuple[Samples, Samples | None]:
         """Support and validation samples, checked."""
         if (val_features is None) != (val_labels is None):
             raise InputError("val_features and val_labels belong together: give both or neither.")
@@ -250,7 +252,8 @@ class Adapter(nn.Module):
         """Use ``values``, hyper-parameters by name, after a fit that did not search them."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """Class logits ``[B, C]`` of features ``[B, D]``, differentiable."""
+        """Class logits ``[B, C]`` of features ``[B, D]``, differentiable. Raises :class:`InputError` before ``fit``."""
+        self._require_fit()
         return self._logits(self._features("features", features))
 
     @usual()
@@ -364,9 +367,8 @@ class Adapter(nn.Module):
             return NoText(self.num_classes + 1, self.width, self.text_features.dtype, self.text_features.device)
         if text_feature is None:
             raise InputError(f"text_feature is None: give the class's text feature [{self.width}].")
-        row = (
-            text_feature.unsqueeze(0) if isinstance(text_feature, Tensor) and text_feature.dim() == 1 else text_feature
-        )
+        given = tensor_of(text_feature)
+        row = given.unsqueeze(0) if isinstance(given, Tensor) and given.dim() == 1 else given
         matrix = check_matrix("text_feature", row, self.width)
         if len(matrix) != 1:
             raise InputError(f"text_feature is {shape_of(matrix)}: give one class's, [{self.width}].")
@@ -428,6 +430,7 @@ class Adapter(nn.Module):
         """How many numbers training changes."""
         return sum(tensor.numel() for tensor in self.parameters() if tensor.requires_grad)
 
+    @of_kinds
     def save(self, folder: str | Path) -> Path:
         """Write ``adapter.safetensors`` and ``adapter.json`` into ``folder``; on failure the old pair stays."""
         self._require_fit()
@@ -540,17 +543,20 @@ class Adapter(nn.Module):
         matrix = check_matrix(name, value, self.width, "text_features" if self.has_text else "NoText")
         return normalize(matrix.to(self.text_features))
 
-    def _samples(self, name: str, features: Any, labels_name: str, labels: Tensor | None) -> Samples:
+    def _samples(self, name: str, features: Any, labels_name: str, labels: Any) -> Samples:
         matrix, views = self._with_views(name, features)
         pictures = listed(features) if is_pictures(features) else None
         if len(matrix) == 0:
             raise InputError(f"{name} has no rows: give at least one sample.")
-        checked = check_labels(labels_name, labels, len(matrix), self.num_classes)
+        words = words_of(labels)
+        numbers = labels if words is None else numbered(labels_name, words, self.class_names)
+        checked = check_labels(labels_name, numbers, len(matrix), self.num_classes)
         order = canonical_order(matrix).to(matrix.device)
         return Samples.of(matrix, checked.to(matrix.device), views, pictures).rows(order)
 
     def _with_views(self, name: str, features: Any) -> tuple[Tensor, Tensor | None]:
         """``features [n, D]``, or ``[n, V, D]`` where each view may be a sample: the first of them and the others."""
+        features = features if is_pictures(features) else tensor_of(features)
         if not isinstance(features, Tensor) or features.dim() != 3:
             return self._features(name, features, learning=True).detach(), None
         if not (isinstance(self.config, ViewsConfig) and self.config.each_view):

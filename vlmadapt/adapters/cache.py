@@ -60,6 +60,10 @@ class CacheAdapter(Adapter):
         entries = len(self.labels)
         return PreparedCache(torch.arange(entries, device=self.labels.device), entries)
 
+    def _each_class(self) -> PreparedCache:
+        """A cache of one entry a class."""
+        return PreparedCache(torch.arange(self.num_classes, device=self.labels.device), self.num_classes)
+
     def _own_entries(self, indices: Tensor) -> Tensor:
         """Cache entries ``[b]`` that training samples ``indices [b]`` must not see, nor other views of their pictures;
         -1 where a class has no other picture."""

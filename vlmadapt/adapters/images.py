@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -28,12 +29,16 @@ class ImageEncoder(Protocol):
 
 def listed(value: Any) -> list[Any]:
     """One picture or several, as a list."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, (str, Path, Image.Image)):
+        return [value]
+    return list(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 def is_pictures(value: object) -> bool:
     """Whether ``value`` is a picture, a path, or a sequence of them, rather than features."""
-    return isinstance(value, (str, Path, Image.Image, list, tuple))
+    if isinstance(value, (list, tuple)):
+        return not value or not isinstance(value[0], (bool, int, float, list, tuple, np.ndarray, np.generic, Tensor))
+    return isinstance(value, (str, Path, Image.Image)) or (isinstance(value, np.ndarray) and value.dtype.kind in "UO")
 
 
 @usual()
@@ -46,6 +51,10 @@ def encode_pictures(name: str, value: object, encoder: ImageEncoder | None) -> T
     items = listed(value)
     if encoder is None:
         raise InputError(f"{name} holds pictures but the adapter has no encoder: pass encoder= or give features.")
+    if not hasattr(encoder, "transform") or not hasattr(encoder, "encode_images"):
+        raise InputError(
+            f"encoder is a {type(encoder).__name__}: give what load_encoder or vlmadapt.from_model returns."
+        )
     if not items:
         raise InputError(f"{name} is empty: give at least one picture.")
     for item in items:

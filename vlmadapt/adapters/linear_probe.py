@@ -62,19 +62,21 @@ class LinearProbe(Adapter):
             raise InputError(
                 f"labels holds only class {int(present[0])}: a linear probe needs samples of at least two classes."
             )
+        spanned = span_coordinates(support.features.detach().double().cpu())  # once for all strengths
         if validation is None:
-            self._solve(support, self.config.c)
+            self._solve(spanned, support.labels.cpu(), self.config.c)
         else:
-            self._search_widely(lambda: self._search(support, validation))
+            self._search_widely(lambda: self._search(spanned, support.labels.cpu(), validation))
 
-    def _search(self, support: Samples, validation: Samples) -> None:
-        self._choose(log_grid(*self.searched("search_c")).tolist(), lambda c: self._solve(support, c), validation)
+    def _search(self, spanned: tuple[Tensor, Tensor], labels: Tensor, validation: Samples) -> None:
+        strengths = log_grid(*self.searched("search_c")).tolist()
+        self._choose(strengths, lambda c: self._solve(spanned, labels, c), validation)
 
     @torch.no_grad()
-    def _solve(self, support: Samples, c: float) -> None:
-        """Fit with strength ``c``."""
-        weight, bias = self._regression(support, c)
-        present = support.labels.unique().cpu()
+    def _solve(self, spanned: tuple[Tensor, Tensor], labels: Tensor, c: float) -> None:
+        """Fit with strength ``c`` to samples of ``labels [n]``, ``spanned`` by :func:`span_coordinates`."""
+        weight, bias = self._regression(*spanned, labels, c)
+        present = labels.unique()
         full_weight = torch.zeros(self.weight.shape, dtype=torch.float64)
         full_bias = torch.full(self.bias.shape, -torch.inf, dtype=torch.float64)
         full_weight[present], full_bias[present] = weight, bias
@@ -82,12 +84,11 @@ class LinearProbe(Adapter):
         self.bias.copy_(full_bias)
         self.c.fill_(c)
 
-    def _regression(self, support: Samples, c: float) -> tuple[Tensor, Tensor]:
+    def _regression(self, coordinates: Tensor, basis: Tensor, labels: Tensor, c: float) -> tuple[Tensor, Tensor]:
         """Weights and biases of the classes present, float64 ``[present, D]`` and ``[present]``."""
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        coordinates, basis = span_coordinates(support.features.detach().double().cpu())
         model = LogisticRegression(C=c, max_iter=self.config.max_iterations, tol=self.config.tolerance)
         # Few-shot problems are far too small for BLAS threads, which would only wait for each other.
         threads = 1 if coordinates.numel() < SMALL_PROBLEM else None
@@ -95,7 +96,7 @@ class LinearProbe(Adapter):
             # Weakly regularised candidates may use up their iterations, and one shot looks like a regression to
             # scikit-learn; validation judges the result as it is.
             warnings.simplefilter("ignore")
-            model.fit(coordinates.numpy(), support.labels.cpu().numpy())
+            model.fit(coordinates.numpy(), labels.numpy())
         weight = torch.from_numpy(model.coef_) @ basis.T
         bias = torch.from_numpy(numpy.atleast_1d(model.intercept_))
         if len(weight) == 1:  # scikit-learn keeps one row for two classes: its logit is the difference.

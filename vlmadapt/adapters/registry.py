@@ -13,11 +13,13 @@ from vlmadapt.adapters.images import ImageEncoder
 from vlmadapt.adapters.no_text import NoText
 from vlmadapt.config import AdapterConfig
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 
 ADAPTERS: dict[str, type[Adapter]] = {}  # filled by vlmadapt/adapters/__init__.py
 Adapter.kinds = ADAPTERS  # what loading and error messages look names up in, without an import upwards
 
 
+@of_kinds
 def create_adapter(
     name: str,
     text_features: Tensor | NoText,
@@ -41,6 +43,7 @@ def create_adapter(
     return adapter(text_features, logit_scale, config, class_names=class_names, encoder=encoder, **more)
 
 
+@of_kinds
 def load_adapter(folder: str | Path, encoder: ImageEncoder | None = None) -> Adapter:
     """The adapter saved in ``folder``, of whatever kind, with its ``encoder``; see :meth:`Adapter.load`."""
     return Adapter.load(folder, encoder)

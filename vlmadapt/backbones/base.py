@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.backbones import onednn
+from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.errors import InputError, check_finite, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
 
 TOKENS_AT_ONCE = 256
+Precision = Literal["fp32", "bf16"]
+AUTO, TORCH, ONEDNN = ENGINES = ("auto", "torch", "onednn")
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Encoder(ABC):
     has_text: bool = True
     """Whether there is a text tower; a vision-only one raises :class:`InputError` where it is asked for text."""
     device: torch.device
+    engine: str = TORCH
+    """What computes pictures, see :func:`vlmadapt.backbones.load_encoder`; autocast and gradients take ``"torch"``."""
+    fast_images: FastTower | None = None
+    """The image tower of another engine than ``"torch"``."""
     dtype: torch.dtype
     """The dtype of the weights, hence of the computation outside autocast. Results are always float32."""
 
@@ -64,6 +75,28 @@ class Encoder(ABC):
     @abstractmethod
     def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
         """Token embeddings of ``texts``; raises :class:`InputError` where the text tower exposes none."""
+
+    def use_engine(self, engine: str) -> None:
+        """Compute pictures by ``engine``: see :func:`vlmadapt.backbones.load_encoder`.
+
+        Raises :class:`InputError` for an engine that is none, or cannot compute this tower here.
+        """
+        check_engine(engine)
+        self.engine, self.fast_images = TORCH, None
+        if engine == TORCH:
+            return
+        if self.device.type == "cpu" and self.dtype == torch.float32 and onednn.usable():
+            self.fast_images = self._fast_tower()
+        if self.fast_images is not None:
+            self.engine = ONEDNN
+        elif engine == ONEDNN:
+            raise InputError(
+                f"engine is {ONEDNN!r}, which cannot compute {self.name} on {self.device} here: use auto or torch."
+            )
+
+    def _fast_tower(self) -> FastTower | None:
+        """The image tower by oneDNN's fused operators; None where it is of no kind that is known."""
+        return None
 
     def text_module(self) -> nn.Module:
         """What texts go through: an update of its attention changes :meth:`encode_tokens`. Raises :class:`InputError`
@@ -84,16 +117,24 @@ class Encoder(ABC):
     @abstractmethod
     def _token_features(self, inputs: TokenInputs) -> Tensor: ...
 
+    @of_kinds
     @usual()
-    def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor:
-        """``pixels`` [B, 3, H, W] as :meth:`transform` gives them -> float32 [B, D]. Raises :class:`InputError`."""
+    def encode_images(self, pixels: Tensor, normalize: bool = True, precision: Precision = "fp32") -> Tensor:
+        """``pixels`` [B, 3, H, W] as :meth:`transform` gives them -> float32 [B, D].
+
+        ``precision="bf16"`` computes under autocast to bfloat16; the caller's own autocast changes nothing. Raises
+        :class:`InputError`.
+        """
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise InputError(f"pixels must be [B, 3, H, W], not {shape_of(pixels)}: stack what transform() returns.")
         check_finite("pixels", pixels, "check the picture that was transformed")
         if len(pixels) == 0:
             return torch.zeros(0, self.width, device=self.device)
-        return self._finish(self._image_features(pixels.to(self.device, self.dtype)), normalize)
+        with torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
+            features = self._image_features(pixels.to(self.device, self.dtype))
+        return self._finish(features, normalize)
 
+    @of_kinds
     @usual()
     def encode_texts(self, texts: Sequence[str], normalize: bool = True) -> Tensor:
         """``T`` texts -> float32 [T, D]. Raises :class:`InputError` unless given a sequence of strings."""
@@ -135,6 +176,7 @@ class Encoder(ABC):
         return F.normalize(features, dim=-1) if normalize else features
 
 
+@of_kinds
 @usual()
 def class_text_features(encoder: Encoder, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Prompt ensemble: the normalised mean, over ``templates``, of normalised text features, float32 [C, D].
@@ -154,17 +196,26 @@ def class_text_features(encoder: Encoder, class_names: Sequence[str], templates:
     return F.normalize(features.mean(dim=1), dim=-1)
 
 
+@of_kinds
 @usual()
 def prompt_features(encoder: Encoder, prompts: Sequence[Sequence[str]]) -> Tensor:
     """The same of ``C`` classes with prompts of their own, one or more each: float32 [C, D].
 
     Raises :class:`InputError` for a class without a prompt.
     """
+    if not prompts:
+        raise InputError("prompts is empty: give those of at least one class.")
     counts = [len(texts) for texts in prompts]
     if 0 in counts:
         raise InputError(f"prompts of class {counts.index(0)} are empty: give at least one text.")
     features = encoder.encode_texts([text for texts in prompts for text in texts]).split(counts)
     return F.normalize(torch.stack([each.mean(dim=0) for each in features]), dim=-1)
+
+
+def check_engine(engine: str) -> None:
+    """Raise :class:`InputError` with the choices for an engine that is none."""
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}: use {', '.join(ENGINES[:-1])} or {ENGINES[-1]}.")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

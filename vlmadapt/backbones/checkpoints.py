@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 RANDOM = "random"
 RANDOM_SEED = 0
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB = "hf-hub:"  # before the name of a repository of the hub, as open_clip and timm write it
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+# In the order in which open_clip takes them.
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,14 @@ def hub_access(allowed: bool) -> Iterator[None]:
 
 
 def find_source(spec: str, allow_download: bool) -> Source:
-    """Resolve ``ARCH/TAG``, ``ARCH@FILE`` or ``ARCH@random``; raises what ``load_encoder`` says, :class:`InputError`
-    for an architecture or tag that open_clip does not know."""
+    """Resolve ``ARCH/TAG``, ``ARCH@FILE``, ``ARCH@random`` or ``hf-hub:ORG/NAME``.
+
+    Raises what ``load_encoder`` says, :class:`InputError` for an architecture or tag that open_clip does not know.
+    """
     import open_clip
 
+    if is_hub(spec):
+        return Source(spec, _hub_file(spec, allow_download))
     architecture, at, place = spec.partition("@")
     if not at:
         architecture, _, place = spec.partition("/")
@@ -63,6 +72,25 @@ def find_source(spec: str, allow_download: bool) -> Source:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise InputError(f"name holds the tag {place!r}, unknown for {architecture}: choose one of {tags}.")
     return Source(architecture, _tag_file(spec, tag, allow_download), tag, bool(tag.get("quick_gelu")))
+
+
+def is_hub(spec: str) -> bool:
+    """Whether ``spec`` names a repository of the hub."""
+    return spec.startswith(HUB)
+
+
+def _hub_file(spec: str, allow_download: bool) -> Path:
+    """The weights of the repository ``hf-hub:ORG/NAME``, whose configuration is there too."""
+    repository = spec.removeprefix(HUB)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise InputError(f"name holds {spec!r}: write hf-hub:ORG/NAME, as the hub does.")
+    if from_hub(repository, OPEN_CLIP_CONFIG, allow_download) is None:
+        raise MissingDependency(missing_weights(f"open_clip:{spec}", allow_download, f"{OPEN_CLIP_CONFIG}"))
+    for name in OPEN_CLIP_FILES:
+        found = from_hub(repository, name, allow_download)
+        if found is not None:
+            return found
+    raise MissingDependency(missing_weights(f"open_clip:{spec}", allow_download))
 
 
 def _usual_preprocess(architecture: str) -> dict[str, Any]:
@@ -139,8 +167,7 @@ def missing_weights(name: str, allow_download: bool, what: str = "weights") -> s
             f"the {what} of {name} could not be fetched: check the connection, unset HF_HUB_OFFLINE, or pass a local "
             f"file as {family}:MODEL@FILE."
         )
-    call = f"load_encoder('{name}', allow_download=True)"
     return (
-        f"the {what} of {name} are not in the local cache: "
-        f'run python -c "from vlmadapt.backbones import load_encoder; {call}" once, with a network.'
+        f"the {what} of {name} are not in the local cache: with a network, pass --download once (in Python "
+        f"load_encoder('{name}', allow_download=True), or download=True of fit, compare and the like)."
     )

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.backbones import onednn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
 from vlmadapt.backbones.heads import HEADS_FILE, load_heads
+from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.backbones.towers import (
     IMAGE_SHA256,
     IMAGE_SIZE,
@@ -64,7 +66,13 @@ class EmbeddedEncoder(Encoder):
         return self.text_tower.net
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return self.heads.images(*self.image_tower(pixels))
+        if self.fast_images is None or not onednn.takes(pixels):
+            return self.heads.images(*self.image_tower(pixels))
+        features = self.fast_images(pixels)
+        return self.heads.images(features, self.image_tower.net.classifier(features))
+
+    def _fast_tower(self) -> FastTower:
+        return onednn.fused_convolutions(self.image_tower.net, IMAGE_SIZE)
 
     def _text_features(self, texts: list[str]) -> Tensor:
         return self._token_features(self.text_tower.token_inputs(texts))

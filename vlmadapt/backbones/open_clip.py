@@ -12,8 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlmadapt.backbones import onednn
 from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
-from vlmadapt.backbones.checkpoints import RANDOM_SEED, Source, find_source, hub_access, missing_weights
+from vlmadapt.backbones.checkpoints import (
+    RANDOM_SEED,
+    Source,
+    find_source,
+    hub_access,
+    is_hub,
+    missing_weights,
+)
+from vlmadapt.backbones.onednn import FastTower
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
 from vlmadapt.pictures import read
@@ -22,7 +31,70 @@ from vlmadapt.pictures.views import middle_of_long, random_view, to_tensor
 INSTALL = "pip install 'vlmadapt[open-clip]'"
 
 
-class OpenClipEncoder(Encoder):
+class OpenClipTowers(Encoder):
+    """The towers of an open_clip model: ``model`` and ``tokenizer`` are to be there, and ``device``."""
+
+    model: Any
+    tokenizer: Any
+
+    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        mask = torch.arange(tokens.shape[1], device=self.device) <= self._last(tokens)
+        return TokenInputs(self._token_table()(tokens), tokens, mask)
+
+    def text_module(self) -> nn.Module:
+        own: nn.Module | None = getattr(self.model, "text", None) or getattr(self.model, "transformer", None)
+        return super().text_module() if own is None else own
+
+    def image_module(self) -> nn.Module:
+        visual: nn.Module | None = getattr(self.model, "visual", None)
+        try:
+            from open_clip.transformer import VisionTransformer
+        except ImportError:  # a model with the same methods
+            return super().image_module()
+        # A residual network has an attention pool whose maps are used without being called, timm's towers pack theirs.
+        if not isinstance(visual, VisionTransformer) or not any(
+            isinstance(each, nn.MultiheadAttention) for each in visual.modules()
+        ):
+            return super().image_module()
+        return visual
+
+    def _last(self, tokens: Tensor) -> Tensor:
+        """Where each text ends ``[T, 1]``, its end token included."""
+        inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers, as SigLIP has it
+        if inner is None or inner.pad_token_id is None:
+            # CLIP's own vocabulary ends a text with its highest id and pads with a zero, which is also a real token.
+            return tokens.argmax(dim=-1, keepdim=True)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        last = torch.where(tokens != inner.pad_token_id, places, -1).amax(dim=-1, keepdim=True)
+        # SigLIP's first generation pads with the end token itself; the first of them ends the text.
+        ends = 1 if inner.eos_token_id == inner.pad_token_id else 0
+        return (last + ends).clamp(max=tokens.shape[1] - 1)
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        return self.model.encode_text(self.tokenizer(texts).to(self.device))
+
+    def _token_features(self, inputs: TokenInputs) -> Tensor:
+        # The model looks tokens up itself; answering for its table lets every open_clip text tower be used as it is.
+        hook = self._token_table().register_forward_hook(lambda *_: inputs.embeddings)
+        try:
+            return self.model.encode_text(inputs.tokens)
+        finally:
+            hook.remove()
+
+    def _token_table(self) -> nn.Module:
+        table = getattr(self.model, "token_embedding", None)
+        if table is None:
+            table = getattr(getattr(self.model, "text", None), "token_embedding", None)
+        if table is None:
+            raise InputError(f"{self.name} has no open token table: choose a model with open_clip's own text tower.")
+        return table
+
+
+class OpenClipEncoder(OpenClipTowers):
     """``load_encoder("open_clip:...")``; width, logit scale, transform and tokenizer are the model's own.
 
     Raises :class:`MissingDependency` without open_clip, and what :func:`build_model` raises.
@@ -32,11 +104,9 @@ class OpenClipEncoder(Encoder):
         try:
             import open_clip
             from open_clip.transform import PreprocessCfg, image_transform_v2
-            from open_clip.transformer import VisionTransformer
         except ImportError as error:
             raise MissingDependency(f"the backbone open_clip:{spec} needs open_clip: run {INSTALL}.") from error
         self.name = f"open_clip:{spec}"
-        self._transformer = VisionTransformer
         self.device = resolve_device(device)
         source = find_source(spec, allow_download)
         self.model = build_model(spec, source, allow_download).eval().requires_grad_(False)
@@ -57,7 +127,8 @@ class OpenClipEncoder(Encoder):
 
         self.model.to(self.device)
         self.dtype = next(self.model.visual.parameters()).dtype
-        self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
+        with hub_access(allow_download):
+            self.width = open_clip.get_model_config(source.architecture)["embed_dim"]
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         bias = getattr(self.model, "logit_bias", None)
         self.logit_bias = None if bias is None else float(bias.detach())
@@ -72,56 +143,17 @@ class OpenClipEncoder(Encoder):
         view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std
 
-    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
-        tokens = self.tokenizer(list(texts)).to(self.device)
-        mask = torch.arange(tokens.shape[1], device=self.device) <= self._last(tokens)
-        return TokenInputs(self._token_table()(tokens), tokens, mask)
-
-    def text_module(self) -> nn.Module:
-        own: nn.Module | None = getattr(self.model, "text", None)
-        return self.model.transformer if own is None else own
-
-    def image_module(self) -> nn.Module:
-        visual: nn.Module = self.model.visual
-        # A residual network has an attention pool whose maps are used without being called, timm's towers pack theirs.
-        known = isinstance(visual, self._transformer)
-        if not known or not any(isinstance(each, nn.MultiheadAttention) for each in visual.modules()):
-            return super().image_module()
-        return visual
-
-    def _last(self, tokens: Tensor) -> Tensor:
-        """Where each text ends ``[T, 1]``, its end token included."""
-        inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers, as SigLIP has it
-        if inner is None or inner.pad_token_id is None:
-            # CLIP's own vocabulary ends a text with its highest id and pads with a zero, which is also a real token.
-            return tokens.argmax(dim=-1, keepdim=True)
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        last = torch.where(tokens != inner.pad_token_id, places, -1).amax(dim=-1, keepdim=True)
-        # SigLIP's first generation pads with the end token itself; the first of them ends the text.
-        ends = 1 if inner.eos_token_id == inner.pad_token_id else 0
-        return (last + ends).clamp(max=tokens.shape[1] - 1)
-
     def _image_features(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels, normalize=False)
+        if self.fast_images is not None and onednn.takes(pixels):
+            return self.fast_images(pixels)
+        return super()._image_features(pixels)
 
-    def _text_features(self, texts: list[str]) -> Tensor:
-        return self.model.encode_text(self.tokenizer(texts).to(self.device), normalize=False)
+    def _fast_tower(self) -> FastTower | None:
+        from open_clip.transformer import VisionTransformer
 
-    def _token_features(self, inputs: TokenInputs) -> Tensor:
-        # The model looks tokens up itself; answering for its table lets every open_clip text tower be used as it is.
-        hook = self._token_table().register_forward_hook(lambda *_: inputs.embeddings)
-        try:
-            return self.model.encode_text(inputs.tokens, normalize=False)
-        finally:
-            hook.remove()
-
-    def _token_table(self) -> nn.Module:
-        table = getattr(self.model, "token_embedding", None)
-        if table is None:
-            table = getattr(getattr(self.model, "text", None), "token_embedding", None)
-        if table is None:
-            raise InputError(f"{self.name} has no open token table: choose a model with open_clip's own text tower.")
-        return table
+        # What encode_image does besides calling the tower is to normalise.
+        visual = self.model.visual
+        return onednn.fused_transformer(visual) if isinstance(visual, VisionTransformer) else None
 
 
 def build_model(spec: str, source: Source, allow_download: bool) -> Any:
@@ -157,9 +189,13 @@ def build_tokenizer(spec: str, architecture: str, allow_download: bool) -> Any:
     """The architecture's tokenizer. Raises :class:`MissingDependency` where its files would have to be downloaded."""
     import open_clip
 
-    config = open_clip.get_model_config(architecture)
+    config: Any = {"text_cfg": {}} if is_hub(architecture) else open_clip.get_model_config(architecture)
     # open_clip fetches SigLIP's vocabulary by plain URL when the configuration names no hub tokenizer.
-    by_url = "siglip" in architecture.lower() and not config["text_cfg"].get("hf_tokenizer_name")
+    by_url = (
+        not is_hub(architecture)
+        and "siglip" in architecture.lower()
+        and not config["text_cfg"].get("hf_tokenizer_name")
+    )
     try:
         if by_url and not allow_download:
             raise FileNotFoundError(architecture)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlmadapt.cli import compare, data, demo, doctor, evaluate, features, fit, graph, listing, predict, tune
+from vlmadapt.cli import answer, compare, data, demo, doctor, evaluate, features, fit, graph, listing, predict, tune
 from vlmadapt.cli.console import drop_output, fail, lost_output, prepare_streams, warn
 from vlmadapt.cli.interruption import ending_softly, exit_code, resume_hint
 from vlmadapt.version import __version__
@@ -91,6 +91,7 @@ app.command()(predict.predict)
 app.command()(graph.graph)
 app.command()(compare.compare)
 app.command()(tune.tune)
+app.command()(answer.answer)
 app.command()(features.features)
 app.add_typer(data.commands, name="data")
 app.command()(listing.adapters)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import typer
 
 from vlmadapt.cli.console import fail, say
@@ -21,13 +24,20 @@ def _group() -> None:
 def check(data: DataArgument, options: CheckOptions) -> None:
     """Read every picture of a data set and say what is wrong: missing, unreadable, twice, left out.
 
+    A .jsonl file may also hold captions, questions or hypotheses for vlmadapt tune: then every line of it is checked.
+
     Exit code 0 when nothing is, 1 otherwise.
     """
     from vlmadapt.experiments.folders import refuse_inside
     from vlmadapt.experiments.outliers import check as checked
+    from vlmadapt.generative.data.own import check_own, is_own, task_of
 
-    refuse_inside(data, {"--cache": options.cache})
-    report = checked(data, options)
+    report: Any
+    if is_own(data) and Path(data).is_file() and task_of(data) is not None:
+        report = check_own(data)
+    else:
+        refuse_inside(data, {"--cache": options.cache})
+        report = checked(data, options)
     *findings, verdict = report.lines()
     for line in findings:
         say(line)

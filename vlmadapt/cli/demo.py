@@ -17,7 +17,7 @@ SAVED = "xmadapter"
 def demo(options: DemoOptions) -> None:
     """Adapt the embedded backbone to clip-art in 32 classes at 1 to 16 shots, with five methods.
 
-    Ends with a table, a curve and a saved classifier. Interrupted, the same command goes on where it stopped.
+    Ends with a table, a curve, a report and a saved classifier. Interrupted, the same command goes on where it stopped.
     """
     from vlmadapt.classifier import Classifier, DataSource
     from vlmadapt.data import sample_shots
@@ -47,7 +47,7 @@ def demo(options: DemoOptions) -> None:
             report=note,
         )
         results = front.comparison(dataset, asked, kind="demo")
-        report_comparison(results, out)
+        report_comparison(results, out, dataset)
 
         key = FitKey(SAVED, SHOTS[-1], 0)
         split = sample_shots(dataset, key.shots, key.seed)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.options import RunArgument, command
+from vlmadapt.cli.options import NoPictures, NoReport, RunArgument, command
 from vlmadapt.experiments.options import EvaluateOptions
 
 if TYPE_CHECKING:
     from vlmadapt.experiments.evaluation import Evaluation
+    from vlmadapt.reporting.report.page import Report
 
 HARDEST, MISTAKES = 3, 3  # of each so many are printed; the files have all
 
@@ -32,6 +33,8 @@ def evaluate(
     ] = None,
     *,
     options: EvaluateOptions,
+    no_report: NoReport = False,
+    no_pictures: NoPictures = False,
 ) -> None:
     """Measure a saved classifier on labelled pictures: accuracy, macro-F1, calibration, every prediction and mistake.
 
@@ -40,16 +43,19 @@ def evaluate(
     from vlmadapt.classifier import read_run
     from vlmadapt.experiments import front
     from vlmadapt.experiments.tested import test_data
+    from vlmadapt.reporting.report.evaluation import evaluation_report
 
     tested = test_data(read_run(run), data, options)
     folder = options.out or run / f"eval-{tested.dataset.name}"
     found = front.evaluate.with_options(run, tested, options=replace(options, report=note, out=folder))
-    report_evaluation(found, folder)
+    report = None if no_report else evaluation_report(found, run, pictures=not no_pictures)
+    report_evaluation(found, folder, report)
 
 
-def report_evaluation(found: Evaluation, folder: Path) -> None:
-    """Draw into ``folder``, where the files of ``found`` lie, and print the tables."""
-    from vlmadapt.experiments.folders import BY_DOMAIN, CALIBRATION, CONFUSION, EVALUATED
+def report_evaluation(found: Evaluation, folder: Path, report: Report | None) -> None:
+    """Draw into ``folder``, where the files of ``found`` lie, write ``report`` there, and print the tables."""
+    from vlmadapt.atomic import remove_file
+    from vlmadapt.experiments.folders import BY_DOMAIN, CALIBRATION, CONFUSION, EVALUATED, REPORT
     from vlmadapt.reporting.confusion import draw_confusion
     from vlmadapt.reporting.evaluation import domain_table, hardest, measures_table, worst_mistakes
     from vlmadapt.reporting.reliability import draw_reliability
@@ -67,3 +73,7 @@ def report_evaluation(found: Evaluation, folder: Path) -> None:
     draw_confusion(found, folder / CONFUSION)
     tables = (*EVALUATED, *[BY_DOMAIN] * bool(found.by_domain))
     say(f"written in {folder}: {', '.join((*tables, CALIBRATION, CONFUSION))}")
+    if report is None:
+        remove_file(folder / REPORT)  # of an evaluation that this one replaces
+    else:
+        say(f"report: {report.write(folder / REPORT)}", "green")

@@ -31,7 +31,7 @@ def fit(data: DataArgument, options: FitOptions) -> None:
     options = replace(options, source=sources.source_of(data, options), report=note, out=folder)
     refuse_inside(data, places_of(options))
     with hold(folder):
-        classifier = front.fit.with_options(dataset, options)
+        classifier = front.fit.with_options(dataset, options=options)
     report_fit(classifier, folder)
 
 

@@ -17,6 +17,8 @@ from vlmadapt.options import OptionSet, offered
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a saved classifier.", show_default=False)]
 ALL = "all"  # in place of a number
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
+NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Show no small copies of pictures in report.html.")]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -46,7 +48,8 @@ def option(of: Field[Any]) -> Any:
 
 
 def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Makes a command of a function whose last parameter is ``options``: it gets an option for each field."""
+    """Makes a command of a function with a parameter ``options``: it gets an option for each field, and after these one
+    for each keyword argument of its own."""
     known = [each for each in offered(options) if not each.metadata.get("python")]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -57,14 +60,16 @@ def command(options: type[OptionSet]) -> Callable[[Callable[..., None]], Callabl
             if name != "options"
         ]
         more = [_parameter(each) for each in known]
+        last = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        own = [each for each in own if each not in last]
 
         @functools.wraps(function)
         def called(**given: Any) -> None:
             chosen = options(**{each.name: _value(each, given.pop(each.name)) for each in known})
             function(**given, options=chosen)
 
-        called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-        called.__annotations__ = {each.name: each.annotation for each in (*own, *more)}
+        called.__signature__ = inspect.Signature([*own, *more, *last])  # type: ignore[attr-defined]
+        called.__annotations__ = {each.name: each.annotation for each in (*own, *more, *last)}
         return called
 
     return decorate

@@ -40,7 +40,9 @@ def predict(
     from vlmadapt.provenance.place import hold_file
     from vlmadapt.reporting.explanation import draw_prediction
 
-    paths = _pictures(pictures)
+    if (run / "results.json").is_file() and (run / "tuned.json").is_file():
+        raise InputError(f"{run} holds a tuned model and no classifier: use vlmadapt answer.")
+    paths = list_pictures(pictures)
     drawing = options.explain_picture
     if drawing is not None and len(paths) != 1:
         raise InputError(f"--explain-picture draws one picture, but {len(paths)} were given: give one.")
@@ -51,7 +53,7 @@ def predict(
     with nullcontext() if drawing is None else hold_file(drawing, "--explain-picture"):
         if drawing is not None:
             refuse_other_picture(drawing, "--explain-picture")
-        classifier = Classifier.load(run, device=pick_device(options.device))
+        classifier = Classifier.load(run, device=pick_device(options.device), engine=options.engine)
         extraction = Extraction(batch_size=options.batch_size, precision=known.precision)
         wanted = options.votes if options.explain or drawing is not None else 0
         failed = 0
@@ -61,7 +63,7 @@ def predict(
                     failed += 1
                     fail(result.reason)
                 elif drawing is not None:
-                    draw_prediction(result, drawing)
+                    draw_prediction(result, drawing, classifier.thumbnails)
                 if listed is not None:
                     listed.add(_as_json(result))
                 elif isinstance(result, Prediction):
@@ -72,7 +74,8 @@ def predict(
         raise typer.Exit(1 if failed < len(paths) else 2)
 
 
-def _pictures(given: list[Path]) -> list[Path]:
+def list_pictures(given: list[Path]) -> list[Path]:
+    """The files of PICTURE|FOLDER...; raises :class:`FileError` for a folder without pictures."""
     from vlmadapt.data.walk import LeftOut, list_images
     from vlmadapt.errors import FileError
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmadapt.cli.console import note, output, say
-from vlmadapt.cli.options import command
+from vlmadapt.cli.options import NoPictures, NoReport, command
 from vlmadapt.generative.options import TuneOptions
 
 if TYPE_CHECKING:
@@ -18,21 +19,26 @@ SHOWN = 8
 
 
 @command(TuneOptions)
-def tune(options: TuneOptions) -> None:
-    """Adapt a generative model by one or more methods: a table, a picture, results.json and results.csv.
+def tune(*, options: TuneOptions, no_report: NoReport = False, no_pictures: NoPictures = False) -> None:
+    """Adapt a generative model by one or more methods: a table, a picture, report.html, results.json and results.csv.
 
     All methods train on the same records in the same loop; the epoch is chosen on validation records; the test split is
     read once, at the end. Interrupted, the same command goes on where it stopped. The adapters stay in OUT/fits.
     """
     from vlmadapt.generative import front
 
-    front.tune.with_options(replace(options, report=note, progress=True, finish=report_tuning))
+    finish = functools.partial(report_tuning, report=not no_report, pictures=not no_pictures)
+    front.tune.with_options(replace(options, report=note, progress=True, finish=finish))
 
 
-def report_tuning(results: TuningResults, records: RecordSet, folder: Path) -> None:
-    """Write the table and the picture beside the results that lie in ``folder``, and print the table."""
+def report_tuning(
+    results: TuningResults, records: RecordSet, folder: Path, report: bool = True, pictures: bool = True
+) -> None:
+    """Write the table, the picture and the report beside the results that lie in ``folder``, and print the table."""
     from vlmadapt.files import write_text
+    from vlmadapt.generative.front import REPORT
     from vlmadapt.generative.tuning import predictions_of
+    from vlmadapt.reporting.report.tuning import tuning_report
     from vlmadapt.reporting.said_picture import choose_records, describe_records, draw_said
     from vlmadapt.reporting.table import show, to_markdown
     from vlmadapt.reporting.tuning_table import tuning_table
@@ -47,5 +53,8 @@ def report_tuning(results: TuningResults, records: RecordSet, folder: Path) -> N
     picture = draw_said(describe_records(chosen, predictions), title, subtitle, folder / "said.png")
     show(table, output())
     say(f"picture: {picture}")
+    if report:
+        written = tuning_report(results, records.test, predictions, pictures).write(folder / REPORT)
+        say(f"report: {written}", "green")
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")
     say(f"adapters: {folder / 'fits'}")

@@ -16,6 +16,7 @@ from vlmadapt.data.same import CLASSES_APART, SPLITS_APART, TOGETHER, Place, Sam
 from vlmadapt.data.table import NAMED, Columns
 from vlmadapt.data.types import SPLITS, Dataset, Row, Sample
 from vlmadapt.errors import FileError, VlmadaptError, shown
+from vlmadapt.kinds import of_kinds
 from vlmadapt.pictures import Identity, decode
 from vlmadapt.pictures.identity import Sketch, identity_of, sketch_of
 from vlmadapt.pictures.read import contents
@@ -74,6 +75,7 @@ def _pair(pair: tuple[Path, Path]) -> str:
     return f"{shown(pair[0])} and {shown(pair[1])}"
 
 
+@of_kinds
 def check_dataset(
     spec: str | Path | Dataset,
     seed: int = 0,

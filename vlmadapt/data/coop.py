@@ -13,8 +13,10 @@ from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
 from vlmadapt.errors import FileError, InputError
 from vlmadapt.files import read_json
+from vlmadapt.kinds import of_kinds
 
 
+@of_kinds
 def read_coop_split(
     split_file: str | Path,
     images: str | Path | None = None,

@@ -19,6 +19,7 @@ from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Row
 from vlmadapt.errors import FileError, InputError, shown
 from vlmadapt.files import check_format, parse_json, read_arrays, read_tensors
+from vlmadapt.kinds import of_kinds
 
 ENDINGS = (".safetensors", ".npz")
 FORMAT = 1  # of what vlmadapt features writes
@@ -30,6 +31,7 @@ BY_NUMBER = dict(enumerate(SPLITS))
 TEMPLATES = ("{}",)  # of files that do not say what their texts were
 
 
+@of_kinds
 def read_feature_file(path: str | Path, seed: int = 0) -> Dataset:
     """Read a ``.safetensors`` or ``.npz`` file of features; of npz, plain arrays only.
 

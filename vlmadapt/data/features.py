@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from torch import Tensor
 from vlmadapt import version
 from vlmadapt.data.cache import FeatureCache, Recipe
 from vlmadapt.errors import FileError, InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.modes import usual
-from vlmadapt.pictures import decode, encode
+from vlmadapt.pictures import decode, encode, read
+from vlmadapt.pictures.identity import identity_of
 from vlmadapt.pictures.read import contents, digest_of
 from vlmadapt.progress import track
 
+Precision = Literal["fp32", "bf16"]
 # Features are put into the cache every so many pictures, so that an interruption loses little.
 PICTURES_PER_SHARD = 2048
 
@@ -44,20 +48,22 @@ class ImageEncoder(Protocol):
     def encode_images(self, pixels: Tensor, normalize: bool = True) -> Tensor: ...
 
 
+@of_kinds
 @usual()
 def extract_features(
     encoder: ImageEncoder,
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path | Image.Image],
     *,
     views: int = 1,
     seed: int = 0,
     each_view: bool = False,
     batch_size: int = 64,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     cache: FeatureCache | None = None,
     progress: bool = True,
 ) -> Tensor:
-    """Normalised features of pictures: float32 ``[n, D]`` on the CPU, in the order of ``paths``.
+    """Normalised features of pictures: float32 ``[n, D]`` on the CPU, in the order of ``paths``, which are files or
+    opened PIL pictures.
 
     With ``views=1`` a picture goes through the test-time transform; with more, each view is a random crop and flip and
     a feature is the mean of the views' unnormalised features, then normalised (as the keys of Tip-Adapter,
@@ -73,16 +79,14 @@ def extract_features(
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision is {precision!r}: it must be 'fp32' or 'bf16'.")
     for path in paths:
-        if not isinstance(path, (str, Path)):
-            raise InputError(
-                f"paths holds a {type(path).__name__}: give paths; an adapter with encoder= takes pictures."
-            )
-    files = [Path(path) for path in paths]
+        if not isinstance(path, (str, Path, Image.Image)):
+            raise InputError(f"paths holds a {type(path).__name__}: give paths or PIL pictures.")
+    files = [path if isinstance(path, Image.Image) else Path(path) for path in paths]
     if not files:
         return torch.zeros(0, *([views] if each_view else []), encoder.width)
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(digest_of, files))
+        digests = list(pool.map(_digest_of, files))
         recipe = make_recipe(encoder, views, seed, precision, each_view)
         width = encoder.width * (views if each_view else 1)
         known = cache.load(recipe, digests, width) if cache else {}
@@ -100,6 +104,13 @@ def extract_features(
     return rows.unflatten(-1, (views, encoder.width)) if each_view else rows
 
 
+def _digest_of(picture: Path | Image.Image) -> str:
+    """sha256 (hex) of a file's bytes, or of the size and pixels of an opened picture."""
+    if isinstance(picture, Path):
+        return digest_of(picture)
+    return hashlib.sha256(identity_of(b"", read(picture)).pixels.encode()).hexdigest()
+
+
 def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str, each_view: bool = False) -> Recipe:
     """All that decides a feature besides the picture. One view has no randomness, so its seed does not count."""
     transform = _probe_transform(encoder, augmented=views > 1)
@@ -108,9 +119,16 @@ def make_recipe(encoder: ImageEncoder, views: int, seed: int, precision: str, ea
         transform=f"{_probe_transform(encoder, augmented=False)} {transform}" if each_view else transform,
         views=views,
         seed=seed if views > 1 else 0,
-        precision=f"{precision} {encoder.dtype} {encoder.device.type}",
+        precision=f"{precision} {encoder.dtype} {encoder.device.type}{_engine(encoder, precision)}",
         version=version.__version__,
     )
+
+
+def _engine(encoder: ImageEncoder, precision: str) -> str:
+    """What computes the features, where it is not the tower's own modules in float32. Autocast takes those modules with
+    any engine; bf16 without its name is what earlier versions called float32."""
+    engine = getattr(encoder, "engine", "torch")
+    return " autocast" if precision == "bf16" else "" if engine == "torch" else f" {engine}"
 
 
 def _check_counts(**counts: int) -> None:
@@ -143,12 +161,11 @@ def view_seed(digest: str, seed: int, view: int) -> int:
     return int.from_bytes(mixed[:8], "big") >> 1
 
 
-def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed: int, each_view: bool) -> Tensor:
+def _load_views(
+    encoder: ImageEncoder, digest: str, path: Path | Image.Image, views: int, seed: int, each_view: bool
+) -> Tensor:
     """Pixels ``[views, 3, H, W]`` of one picture; with ``each_view`` the first is the picture as it is."""
-    data = contents(path)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
-    image = decode(data, path)
+    image = read(path) if isinstance(path, Image.Image) else _decoded(path, digest)
     if views == 1:
         return encoder.transform(image)[None]
     whole = [encoder.transform(image)] if each_view else []
@@ -157,19 +174,26 @@ def _load_views(encoder: ImageEncoder, digest: str, path: Path, views: int, seed
     return torch.stack([*whole, *(encoder.augment(image, generator) for generator in generators)])
 
 
+def _decoded(path: Path, digest: str) -> Image.Image:
+    data = contents(path)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FileError(f"{path} changed while features were computed: run again when nothing writes to it.")
+    return decode(data, path)
+
+
 def _encode(
     encoder: ImageEncoder,
-    pictures: list[tuple[str, Path]],
+    pictures: list[tuple[str, Path | Image.Image]],
     views: int,
     seed: int,
     each_view: bool,
     batch_size: int,
-    precision: str,
+    precision: Precision,
     pool: ThreadPoolExecutor,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (digest, feature ``[D]``), with ``each_view`` (digest, features ``[views D]``)."""
 
-    def load(picture: tuple[str, Path]) -> Tensor:
+    def load(picture: tuple[str, Path | Image.Image]) -> Tensor:
         return _load_views(encoder, *picture, views, seed, each_view)
 
     def tower(pixels: Tensor) -> Tensor:
@@ -183,18 +207,24 @@ def _encode(
                 yield digest, torch.cat([_normalise(encoder, path, view) for view in feature])
 
 
-def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: str) -> Tensor:
+def _encode_batch(encoder: ImageEncoder, pixels: Tensor, batch_size: int, precision: Precision) -> Tensor:
     """``[b, views, 3, H, W]`` to the unnormalised features of each picture, float32 ``[b, views, D]`` on the CPU."""
-    amp = torch.autocast(encoder.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    amp: AbstractContextManager[Any] = nullcontext()
+    more: dict[str, Any] = {}
+    if precision == "bf16":
+        # Those of :mod:`vlmadapt.backbones` compute in the precision they are told, others' as torch is set.
+        amp = torch.autocast(encoder.device.type, torch.bfloat16)
+        told = "precision" in inspect.signature(encoder.encode_images).parameters
+        more = {"precision": precision} if told else {}
     with torch.no_grad(), amp:
         parts = [
-            encoder.encode_images(part.to(encoder.device), normalize=False).float().cpu()
+            encoder.encode_images(part.to(encoder.device), normalize=False, **more).float().cpu()
             for part in pixels.flatten(0, 1).split(batch_size)
         ]
     return torch.cat(parts).view(*pixels.shape[:2], -1)
 
 
-def _normalise(encoder: ImageEncoder, path: Path, feature: Tensor) -> Tensor:
+def _normalise(encoder: ImageEncoder, path: Path | Image.Image, feature: Tensor) -> Tensor:
     norm = feature.norm()
     if not bool(torch.isfinite(norm)) or float(norm) == 0.0:
         raise InputError(
@@ -211,11 +241,13 @@ class Extraction:
 
     views: int = 1
     batch_size: int = 64
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     cache: FeatureCache | None = None
     progress: bool = True
 
-    def extract(self, encoder: ImageEncoder, paths: Sequence[Path], views: int = 1, each_view: bool = False) -> Tensor:
+    def extract(
+        self, encoder: ImageEncoder, paths: Sequence[Path | Image.Image], views: int = 1, each_view: bool = False
+    ) -> Tensor:
         """Features ``[n, D]`` of ``paths``, or ``[n, views, D]``; raises what :func:`extract_features` raises."""
         return extract_features(
             encoder,

@@ -12,11 +12,13 @@ from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Sample
 from vlmadapt.data.walk import LeftOut, list_images, scan
 from vlmadapt.errors import FileError, InputError, shown
+from vlmadapt.kinds import of_kinds
 
 MOSTLY = 0.9  # of a class's pictures lie in folders
 RUNS = "runs"  # where commands write by default
 
 
+@of_kinds
 def read_folder(
     root: str | Path,
     seed: int = 0,

@@ -18,10 +18,12 @@ from vlmadapt.data.table import NAMED, Columns, read_table
 from vlmadapt.data.templates import DEFAULT, templates_for
 from vlmadapt.data.types import Dataset
 from vlmadapt.errors import FileError, InputError, shown
+from vlmadapt.kinds import of_kinds
 
 TABLES = (".csv", ".tsv", ".jsonl")
 
 
+@of_kinds
 def load_dataset(
     spec: str | Path,
     seed: int = 0,

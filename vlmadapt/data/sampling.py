@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from vlmadapt.data.splitting import by_label, ranked
 from vlmadapt.data.types import Dataset, Sample, hash_splits
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 
 MOST_VAL_SHOTS = 4
 
@@ -31,6 +32,7 @@ class FewShotSplit:
 OnShort = Literal["error", "all", "every"]
 
 
+@of_kinds
 def sample_shots(dataset: Dataset, shots: int, seed: int, on_short: OnShort = "error") -> FewShotSplit:
     """Draw ``shots`` training pictures of each class, and ``min(shots, 4)`` validation pictures.
 

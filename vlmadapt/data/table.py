@@ -16,6 +16,7 @@ from vlmadapt.data.splitting import carve_val, split_by_seed
 from vlmadapt.data.templates import DEFAULT
 from vlmadapt.data.types import SPLITS, Dataset, Parts, Sample
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 
 FIX = "or say which they are (--path-column, --label-column)"
 WRITE_SPLIT = "write train, val or test"
@@ -51,6 +52,7 @@ class Row:
     split: str | None
 
 
+@of_kinds
 def read_table(
     table: str | Path,
     seed: int = 0,

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from vlmadapt.data.given import Given
 from vlmadapt.data.names import class_name_of, is_utf8
 from vlmadapt.errors import InputError, shown
-from vlmadapt.pictures import Identity, identify
-from vlmadapt.pictures.identity import Known
+from vlmadapt.pictures import Identity, identify, read
+from vlmadapt.pictures.identity import Known, identity_of
 from vlmadapt.pictures.read import digest_of
 
 SPLITS = ("train", "val", "test")
@@ -32,6 +33,11 @@ class Sample:
     path: Path
     label: int
 
+    @property
+    def read_from(self) -> Path | Image.Image:
+        """What is read: a path, or a picture that is open already."""
+        return self.path
+
     def digest(self) -> str:
         """sha256 (hex) of the picture's bytes. Raises :class:`FileError` naming a file that cannot be read."""
         return digest_of(self.path)
@@ -43,6 +49,30 @@ class Sample:
     def name_in(self, known: Known) -> str | None:
         """The name that the picture has among ``known`` ones; raises as :meth:`identity` does."""
         return known.name_of(self.path)
+
+
+@dataclass(frozen=True)
+class Held(Sample):
+    """A picture that somebody has opened; ``path`` is a name for it, and nothing is there."""
+
+    image: Image.Image = field(repr=False, compare=False)
+
+    @property
+    def read_from(self) -> Image.Image:
+        return self.image
+
+    def digest(self) -> str:
+        """sha256 (hex) of its pixels, as 8-bit RGB."""
+        return self.identity().pixels.rpartition(":")[2]
+
+    def identity(self) -> Identity:
+        """By its pixels alone. Raises :class:`InputError` for a picture that cannot be read."""
+        picture = read(self.image, str(self.path))
+        pixels = identity_of(b"", picture).pixels
+        return Identity(pixels, pixels)
+
+    def name_in(self, known: Known) -> str | None:
+        return known.name_by(self.identity())
 
 
 @dataclass(frozen=True)

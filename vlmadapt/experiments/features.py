@@ -22,6 +22,8 @@ from vlmadapt.provenance.identity import Difference, difference
 from vlmadapt.training import Samples
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vlmadapt.adapters import Adapter
     from vlmadapt.backbones import Encoder
     from vlmadapt.data import Dataset, Extraction, FewShotSplit, Sample
@@ -114,15 +116,18 @@ class FeatureTable:
         given = [sample.feature for sample in self._samples.values() if isinstance(sample, Row)]
         if given or not self._samples:
             return torch.stack(given) if given else torch.empty(0, self._encoder.width)
-        return self._extraction.extract(self._encoder, list(self._samples), self._views)
+        return self._extraction.extract(self._encoder, self._pictures(), self._views)
 
     @cached_property
     def _every_view(self) -> Tensor:
-        return self._extraction.extract(self._encoder, list(self._samples), self._extraction.views, each_view=True)
+        return self._extraction.extract(self._encoder, self._pictures(), self._extraction.views, each_view=True)
+
+    def _pictures(self) -> list[Path | Image.Image]:
+        return [sample.read_from for sample in self._samples.values()]
 
     def of(self, samples: Sequence[Sample]) -> Samples:
         """The features and labels of ``samples``, in their order."""
-        return Samples.of(self._features[self._rows(samples)], _labels(samples), pictures=_paths(samples))
+        return Samples.of(self._features[self._rows(samples)], _labels(samples), pictures=_pictures(samples))
 
     def each(self, samples: Sequence[Sample]) -> Samples:
         """The features of ``samples`` as they are, their labels, and further views of each."""
@@ -148,8 +153,8 @@ def seen_by(adapter: Adapter, encoder: Encoder, samples: Sequence[Sample], extra
     return FeatureTable(adapter.encoder_for(encoder), samples, replace(extraction, cache=None)).of(samples)
 
 
-def _paths(samples: Sequence[Sample]) -> list[Path] | None:
-    return None if any(isinstance(sample, Row) for sample in samples) else [sample.path for sample in samples]
+def _pictures(samples: Sequence[Sample]) -> list[Path | Image.Image] | None:
+    return None if any(isinstance(sample, Row) for sample in samples) else [sample.read_from for sample in samples]
 
 
 def _labels(samples: Sequence[Sample]) -> Tensor:

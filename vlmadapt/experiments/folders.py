@@ -30,9 +30,10 @@ BY_DOMAIN = "by_domain.csv"  # where there are domains
 EVALUATED = (*RESULTS, "by_class.csv", "measures.csv", "confusion.csv", "predictions.csv", "mistakes.csv")
 CALIBRATION = "reliability.png"  # which the command line draws of an evaluation, too
 CONFUSION = "confusion.png"
-DRAWN_OF_EVALUATION = (CALIBRATION, CONFUSION)
+REPORT = "report.html"
+DRAWN_OF_EVALUATION = (CALIBRATION, CONFUSION, REPORT)
 COMPARED = (*RESULTS, DIFFERENCES)
-DRAWN = ("table.md", "curve.png", CALIBRATION)  # what the command line adds to the results of a comparison
+DRAWN = ("table.md", "curve.png", CALIBRATION, REPORT)  # what the command line adds to the results of a comparison
 
 
 def describe(kind: str, dataset: Dataset, settings: Mapping[str, Any], encoder: Encoder | None = None) -> About:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from vlmadapt import backbones
 from vlmadapt.atomic import remove_tree
+from vlmadapt.backbones.load import check_encoder
 from vlmadapt.classifier import Classifier, read_run
 from vlmadapt.data import Dataset, Extraction
 from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import evaluation, folders, single
+from vlmadapt.experiments.arrays import Use, held_dataset, is_held
 from vlmadapt.experiments.evaluation import Evaluation
 from vlmadapt.experiments.features import told_by_file
 from vlmadapt.experiments.options import CompareOptions, EvaluateOptions, FitOptions, Options
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from vlmadapt.backbones import Encoder
     from vlmadapt.experiments.results import ProtocolResults
 
+OWN = "{} is given, but data is no features or pictures in memory, and has its own: leave it out."
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -53,7 +57,15 @@ class OnData(Protocol[Given, Result]):
 
     with_options: Callable[..., Result]
 
-    def __call__(self, data: Data, *args: Given.args, **options: Given.kwargs) -> Result: ...
+    def __call__(
+        self,
+        data: Data | Any,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+        text_features: Any = None,
+        *args: Given.args,
+        **options: Given.kwargs,
+    ) -> Result: ...
 
 
 class OnClassifier(Protocol[Given, Result]):
@@ -64,31 +76,44 @@ class OnClassifier(Protocol[Given, Result]):
     def __call__(
         self,
         classifier: str | Path | Classifier,
-        data: Data | TestData | None = None,
+        data: Data | TestData | Any = None,
+        labels: Any = None,
         *args: Given.args,
         **options: Given.kwargs,
     ) -> Result: ...
 
 
 def _on_data(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnData[Given, Result]]:
-    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    decorator: Any = with_options(kind)
     return decorator
 
 
 def _on_classifier(kind: Callable[Given, Options]) -> Callable[[Callable[..., Result]], OnClassifier[Given, Result]]:
-    decorator: Any = with_options(kind)  # type: ignore[arg-type]
+    decorator: Any = with_options(kind)
     return decorator
 
 
 @_on_data(FitOptions)
 @usual(grad=True)
-def fit(data: Data, options: FitOptions) -> Classifier:
+def fit(
+    data: Data | Any,
+    labels: Any = None,
+    class_names: Sequence[str] | None = None,
+    text_features: Any = None,
+    *,
+    options: FitOptions,
+) -> Classifier:
     """Fit a classifier on a few pictures a class; with ``out``, save it there, resumably.
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set.
+    data: what :func:`vlmadapt.load_dataset` takes, a data set, or with ``labels`` features ``[n, D]`` or n pictures
+        (:func:`vlmadapt.experiments.arrays.held_dataset`), all of which may be trained on; a class with fewer than
+        ``shots`` gives all it has.
+    labels, class_names, text_features: of data in memory: n names or numbers, C names, ``[C, D]``.
     Hyper-parameters and epochs are chosen on validation pictures; the test split is not read.
     Raises :class:`InputError` for a bad argument or a folder that holds something else, before any slow work.
     """
+    held = is_held(data)
+    data = _in_memory(data, labels, class_names, text_features, options, "train")
     method = Method(options.adapter, options.adapter, options.settings or {})
     protocol = protocol_of(options.protocol, single=True)
     folders.refuse_inside(data, folders.places_of(options))
@@ -96,7 +121,7 @@ def fit(data: Data, options: FitOptions) -> Classifier:
     source = options.source
     if source is None and not isinstance(data, Dataset):
         source = source_of(data, options)
-    shots, on_short = _shots_of(dataset, options)
+    shots, on_short = _shots_of(dataset, replace(options, allow_short=options.allow_short or held))
     with _held(options.out) as place:
         if place is not None:
             single.claim_folder(place, options.resume, options.overwrite)
@@ -130,16 +155,39 @@ def _shots_of(dataset: Dataset, options: FitOptions) -> tuple[int, OnShort]:
     return shots, "all" if options.allow_short else "error"
 
 
+def _in_memory(
+    data: Any, labels: Any, class_names: Sequence[str] | None, text_features: Any, options: Options, use: Use
+) -> Any:
+    """``data`` that are in memory as a data set, all else as it is."""
+    if is_held(data):
+        check_encoder(options.encoder)
+        return held_dataset(data, labels, options, use, class_names, text_features)
+    for name, value in (("labels", labels), ("class_names", class_names), ("text_features", text_features)):
+        if value is not None:
+            raise InputError(
+                f"{name} is given, but data is no features or pictures in memory, and has its own: leave it out."
+            )
+    return data
+
+
 @_on_data(CompareOptions)
-def compare(data: Data, options: CompareOptions) -> ProtocolResults:
+def compare(
+    data: Data | Any,
+    labels: Any = None,
+    class_names: Sequence[str] | None = None,
+    text_features: Any = None,
+    *,
+    options: CompareOptions,
+) -> ProtocolResults:
     """Compare adapters over shots and seeds under one protocol (:func:`vlmadapt.experiments.protocol.run_protocol`).
 
-    data: what :func:`vlmadapt.load_dataset` takes, or a data set. With ``out``, ``results.json`` and ``results.csv``
-        are written there, and finished fits wait there for an interrupted call to be repeated.
+    data, labels, class_names, text_features: as :func:`fit` takes them; data in memory are split by ``split_seed``.
+    With ``out``, ``results.json`` and ``results.csv`` are written there, and finished fits wait there for an
+    interrupted call to be repeated.
     Raises :class:`InputError` for a bad argument, and for a folder that another run holds, that is of another run, or
     that has fits which this one would not have, before any picture is read.
     """
-    return comparison(data, options)
+    return comparison(_in_memory(data, labels, class_names, text_features, options, "split"), options)
 
 
 @usual(grad=True)
@@ -215,18 +263,30 @@ def _run(
 @_on_classifier(EvaluateOptions)
 @usual(grad=True)
 def evaluate(
-    classifier: str | Path | Classifier, data: Data | TestData | None = None, *, options: EvaluateOptions
+    classifier: str | Path | Classifier,
+    data: Data | TestData | Any = None,
+    labels: Any = None,
+    *,
+    options: EvaluateOptions,
 ) -> Evaluation:
     """Every measure of a classifier, or of the one saved in a folder, on labelled pictures; with ``out``, written.
 
     data: other pictures of its classes, or of some of them; by default what it was fitted on. Of data without splits,
         none of whose pictures was fitted on, all pictures are evaluated, else the test split; in a tree with domains
-        above the classes each domain is such data.
+        above the classes each domain is such data. With ``labels``, names or numbers of its classes, features
+        ``[n, D]`` of its encoder or n pictures, all of which are evaluated.
     Raises :class:`InputError` for pictures of classes that the classifier does not know, unless ``skip_unknown``, and
     when a test picture was used in fitting.
     """
     folder = None if isinstance(classifier, Classifier) else Path(classifier)
     run = classifier.run if isinstance(classifier, Classifier) else read_run(classifier)
+    if not isinstance(data, TestData):
+        if is_held(data):
+            data = held_dataset(data, labels, options, "test", run=run)
+        elif labels is not None:
+            raise InputError(
+                "labels is given, but data is no features or pictures in memory, and has its own: leave it out."
+            )
     tested = data if isinstance(data, TestData) else test_data(run, data, options)
     if options.report is not None:
         options.report(tested.said)
@@ -238,7 +298,7 @@ def evaluate(
         if not isinstance(classifier, Classifier):
             only_features = tested.dataset.given is not None
             device = backbones.pick_device(options.device)
-            classifier = Classifier.load(classifier, device=device, only_features=only_features)
+            classifier = Classifier.load(classifier, None, device, only_features, options.engine)
         # Test pictures are taken as they are, in the precision the classifier was fitted in.
         extraction = replace(extraction_of(options), precision=run.precision)
         found = evaluation.evaluate(classifier, tested, extraction, options.abstain)

@@ -28,7 +28,8 @@ class Options(OptionSet):
     encoder: str | Encoder = field(
         default="embedded",
         metadata=says(
-            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT or timm:MODEL[@CHECKPOINT].", flag="--backbone"
+            "embedded, open_clip:MODEL/TAG, open_clip:MODEL@CHECKPOINT, hf-hub:ORG/NAME or timm:MODEL[@CHECKPOINT].",
+            flag="--backbone",
         ),
     )
     root: Path | None = field(
@@ -71,6 +72,10 @@ class Options(OptionSet):
     batch_size: int = field(default=64, metadata=says("Pictures encoded at a time.", least=1))
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=says("fp32 or bf16, of the backbone."))
     device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
+    engine: str = field(
+        default="auto",
+        metadata=says("What computes pictures: torch, onednn (fused operators of a CPU) or auto, the faster."),
+    )
     download: bool = field(default=False, metadata=says("Allow fetching the backbone's weights."))
     logit_scale: float | None = field(
         default=None, metadata=says("Of the encoder of given features.", type=float, shown="the file's, else 100")
@@ -155,7 +160,7 @@ class CompareOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Options):
-    without: ClassVar = all_but("encoder", "device", "cache", "no_cache")
+    without: ClassVar = all_but("encoder", "device", "engine", "cache", "no_cache")
 
     out: Path = field(default=Path("runs/demo"), metadata=says("Folder of the results."))
     seeds: int = field(default=1, metadata=says("How many seeds, from 0.", least=1))
@@ -192,7 +197,7 @@ class EvaluateOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(Options):
-    without: ClassVar = all_but("batch_size", "device")
+    without: ClassVar = all_but("batch_size", "device", "engine")
 
     top: int = field(default=3, metadata=says("Classes to list for each picture.", least=1))
     explain: bool = field(default=False, metadata=says("Name the cached support pictures that voted."))
@@ -211,7 +216,7 @@ class PredictOptions(Options):
 class CheckOptions(Options):
     without: ClassVar = all_but(
         *("root", "split_seed", "domain", "test_domain", *COLUMNS),
-        *("encoder", "device", "batch_size", "download", "cache", "no_cache"),  # of outliers
+        *("encoder", "device", "engine", "batch_size", "download", "cache", "no_cache"),  # of outliers
     )
 
     outliers: bool = field(

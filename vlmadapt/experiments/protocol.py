@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from vlmadapt.adapters import ADAPTERS, NoText
 from vlmadapt.data import Extraction
 from vlmadapt.data.descriptions import digest_of
 from vlmadapt.errors import InputError
 from vlmadapt.experiments import leaks
+from vlmadapt.experiments.answers import pack_classes
 from vlmadapt.experiments.features import (
     ClassTexts,
     FeatureTable,
@@ -176,6 +179,7 @@ class Comparison:
                         train_hash=split.train_hash,
                         values=tested.values,
                         right=pack(tested.right),
+                        predicted=pack_classes(tested.log_probabilities.argmax(-1), len(test.dataset.class_names)),
                         reliability=tested.bins,
                         tested_on=test.name,
                         answered_by=answered_by,
@@ -226,15 +230,21 @@ def answering(adapter: Adapter, known: ClassTexts, asked: ClassTexts) -> tuple[A
 
 
 def _describe_tests(tests: Sequence[TestSet]) -> dict[str, Any]:
-    """Of several test sets: what each is."""
-    if len(tests) == 1:
-        return {}
+    """What is tested, each of several test sets apart."""
+    if len(tests) == 1 and tests[0].name is None:
+        return _truth_of(tests[0].dataset)
     described = [
         {"name": test.name, "classes": len(test.dataset.class_names), "test": len(test.dataset.test)}
-        | {"split_hash": test.dataset.split_hash}
+        | {"split_hash": test.dataset.split_hash, **_truth_of(test.dataset)}
         for test in tests
     ]
     return {"tests": described}
+
+
+def _truth_of(dataset: Dataset) -> dict[str, Any]:
+    names = dataset.class_names
+    labels = torch.tensor([sample.label for sample in dataset.test])
+    return {"class_names": list(names), "labels": pack_classes(labels, len(names))}
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
@@ -251,6 +261,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     return {
         "name": public_name(encoder.name),
         "fingerprint": encoder.fingerprint,
+        "engine": encoder.engine,
         "width": encoder.width,
         "logit_scale": encoder.logit_scale,
     }

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vlmadapt.adapters import ADAPTERS
 from vlmadapt.atomic import remove_file
+from vlmadapt.errors import MissingDependency
+from vlmadapt.experiments.answers import unpack_classes
 from vlmadapt.experiments.measures import ANSWERED, MAIN
 from vlmadapt.experiments.paired import Gain
 from vlmadapt.experiments.protocols import DEFAULT, Protocol
@@ -43,7 +45,8 @@ def selection(protocol: Protocol, adapters: Iterable[str]) -> str:
 class Cell(means.Cell):
     """One fit, at one number of shots; ``val_accuracy`` is None without validation pictures, and on held-out ones of a
     method that trains on them too. ``right`` holds which test pictures were answered rightly
-    (:mod:`vlmadapt.experiments.rights`), ``reliability`` counts them by certainty
+    (:mod:`vlmadapt.experiments.rights`), ``predicted`` their classes (:mod:`vlmadapt.experiments.answers`),
+    ``reliability`` counts them by certainty
     (:func:`vlmadapt.experiments.measures.reliability`), ``train_hash`` tells the training pictures: None in files that
     note none of them.
     ``tested_on`` names the test set where there are several; ``answered_by`` is the adapter that stood in where the
@@ -55,6 +58,7 @@ class Cell(means.Cell):
     selected: Mapping[str, Any] = field(default_factory=dict)
     train_hash: str | None = None
     right: str | None = None
+    predicted: str | None = None
     reliability: Sequence[Sequence[float]] | None = None
     tested_on: str | None = None
     answered_by: str | None = None
@@ -87,11 +91,19 @@ class Summary:
     peak_memory_mib: float
 
 
+class Truth(NamedTuple):
+    """Names of ``C`` classes, and which of them each test picture is of: int64 ``[n]``."""
+
+    class_names: tuple[str, ...]
+    labels: Tensor
+
+
 @dataclass(frozen=True)
 class ProtocolResults:
     """``dataset``, ``encoder``, ``protocol`` and ``versions`` are plain JSON values that say what was run.
 
-    ``methods`` maps a method's label to its full configuration; ``cells`` holds one entry a fit.
+    Of a comparison, ``dataset`` holds the names of the classes and the class of each test picture too, of several test
+    sets each its own. ``methods`` maps a method's label to its full configuration; ``cells`` holds one entry a fit.
     """
 
     dataset: dict[str, Any]
@@ -176,6 +188,23 @@ class ProtocolResults:
         """``[n]``, bool: which test pictures ``cell`` answered rightly, in their order; None where it is not known."""
         return None if cell.right is None else unpack(cell.right, self.pictures(cell.tested_on))
 
+    def truth(self, tested_on: str | None = None) -> Truth | None:
+        """The classes of the test pictures, in all or in one of ``test_sets``; None in files that do not hold them."""
+        about = self.dataset
+        if tested_on is not None:
+            about = next(each for each in self.dataset["tests"] if each["name"] == tested_on)
+        if "labels" not in about:
+            return None
+        names = tuple(map(str, about["class_names"]))
+        return Truth(names, unpack_classes(about["labels"], self.pictures(tested_on), len(names)))
+
+    def predicted(self, cell: Cell) -> Tensor | None:
+        """``[n]``, int64: the class that ``cell`` gave to each test picture; None where it is not known."""
+        truth = self.truth(cell.tested_on)
+        if truth is None or cell.predicted is None:
+            return None
+        return unpack_classes(cell.predicted, len(truth.labels), len(truth.class_names))
+
     def gains(self, reference: str | None = None, tested_on: str | None = None) -> list[Gain]:
         """Paired differences of accuracy of all other methods to ``reference``, at every number of shots.
 
@@ -231,6 +260,18 @@ class ProtocolResults:
             for method in self.methods
             for shots in self.shots
         ]
+
+    @property
+    def frame(self) -> Any:
+        """The rows of ``results.csv`` as a data frame of pandas: one a fit and test set.
+
+        Raises :class:`MissingDependency` without pandas.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependency("a data frame needs pandas: run pip install pandas, or use summary().") from error
+        return pandas.DataFrame([self._csv_row(cell) for cell in self.cells])
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write ``results.json``, ``results.csv`` and, of several methods, ``differences.csv`` into ``folder``; returns
@@ -297,6 +338,7 @@ class ProtocolResults:
             results = cls(cells=tuple(map(Cell.from_json, cells)), **parts)
             for cell in results.cells:
                 results.right(cell)  # refuses what is damaged
+                results.predicted(cell)
             return results
 
         return means.load_results(folder, "vlmadapt compare or eval", make)

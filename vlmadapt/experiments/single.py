@@ -165,7 +165,7 @@ def describe_run(
         class_names=dataset.class_names,
         templates=dataset.templates,
         descriptions={name: list(texts) for name, texts in dataset.descriptions.items()},
-        encoder=FittedWith(encoder.name, encoder.fingerprint),
+        encoder=FittedWith(encoder.name, encoder.fingerprint, encoder.engine),
         method=method.label,
         adapter=method.adapter,
         config=config,

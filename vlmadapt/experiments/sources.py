@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlmadapt import backbones
 from vlmadapt.adapters import adapters_without_text
 from vlmadapt.backbones.given import UNKNOWN, GivenEncoder, space_of
+from vlmadapt.backbones.load import check_encoder
 from vlmadapt.classifier import DataSource
 from vlmadapt.data import BENCHMARKS, Columns, Dataset, Extraction, FeatureCache, load_dataset
 from vlmadapt.data.descriptions import described
@@ -39,6 +40,7 @@ def open_dataset(data: Data, options: Options, also: Sequence[str] = (), needed:
 
     Raises :class:`InputError` for options that pictures need and given features cannot follow, or the other way round.
     """
+    check_encoder(options.encoder)
     if isinstance(data, Dataset):
         dataset = data
     else:
@@ -110,7 +112,9 @@ def open_encoder(options: Options, dataset: Dataset | None = None) -> Encoder:
     device = backbones.pick_device(options.device)
     if dataset is not None and dataset.given is not None:
         return GivenEncoder(*origin_of(dataset.given), dataset.given.width, _scale(dataset.given, options), device)
-    return backbones.load_encoder(options.encoder, device=device, allow_download=options.download)
+    return backbones.load_encoder(
+        options.encoder, device=device, allow_download=options.download, engine=options.engine
+    )
 
 
 def has_text(dataset: Dataset, options: Options) -> bool:

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from vlmadapt.generative.front import tune
     from vlmadapt.generative.methods.registry import METHODS, attach
     from vlmadapt.generative.models.load import load_generative
+    from vlmadapt.generative.tuned import Tuned
 
 # Where each name lies; imported when first asked for (PEP 562), since torch takes a second.
 _PLACES = {
     "METHODS": "methods.registry",
+    "Tuned": "tuned",
     "attach": "methods.registry",
     "load_generative": "models.load",
     "load_records": "data.load",
     "tune": "front",
 }
 
-__all__ = ["METHODS", "attach", "load_generative", "load_records", "tune"]
+__all__ = ["METHODS", "Tuned", "attach", "load_generative", "load_records", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,14 +8,16 @@ from vlmadapt import backbones
 from vlmadapt.atomic import remove_file, remove_tree
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.load import load_records
+from vlmadapt.generative.data.own import is_own
 from vlmadapt.generative.data.records import RecordSet
 from vlmadapt.generative.models.base import GenerativeModel
-from vlmadapt.generative.models.load import family_named, load_generative, name_forms, task_model
+from vlmadapt.generative.models.load import family_named, name_forms, task_model
 from vlmadapt.generative.options import SMALL, TuneOptions
 from vlmadapt.generative.plan import TuningPlan, check_plan
 from vlmadapt.generative.results import TuningResults
-from vlmadapt.generative.scratch import small_model
+from vlmadapt.generative.scratch import named_model
 from vlmadapt.generative.tasks import TaskOptions
+from vlmadapt.generative.tuned import TUNED, place_of, save_tuned
 from vlmadapt.generative.tuning import run_tuning
 from vlmadapt.modes import usual
 from vlmadapt.options import with_options
@@ -24,7 +26,9 @@ from vlmadapt.provenance.place import Place, hold
 from vlmadapt.provenance.settings import plain
 from vlmadapt.training import TrainConfig
 
-DRAWN = ("table.md", "said.png")  # what the command line adds to the results
+RESULTS = ("results.json", "results.csv", TUNED)
+REPORT = "report.html"
+DRAWN = ("table.md", "said.png", REPORT)  # what the command line adds to the results
 
 
 @with_options(TuneOptions)
@@ -32,22 +36,24 @@ DRAWN = ("table.md", "said.png")  # what the command line adds to the results
 def tune(options: TuneOptions) -> TuningResults:
     """Adapt a generative model by one or more methods; results and adapters are written to ``out``.
 
-    data: a name, or a :class:`RecordSet`. model: a name, or what :func:`load_generative` gave. settings: a mapping of
-        options of the task.
-    All that is written to ``out`` is written in this call; interrupted, the same call goes on where it stopped. Raises
-    :class:`InputError` for a bad argument, and for a folder that another run holds, that is of other data or settings,
-    or that has fits which this one would not have, before a model is loaded or trained.
+    data: a name, a ``.jsonl`` file, or a :class:`RecordSet`. model: a name, or what :func:`load_generative` gave.
+        settings: a mapping of options of the task.
+    All that is written to ``out`` is written in this call; interrupted, the same call goes on where it stopped.
+    :class:`Tuned` loads what it leaves there. Raises :class:`InputError` for a bad argument, and for a folder that
+    another run holds, that is of other data or settings, or that has fits which this one would not have, before a model
+    is loaded or trained.
     """
     say = options.report or (lambda line: None)
     data, model = options.data, options.model
     records = data if isinstance(data, RecordSet) else load_records(data, options.task, options.root)
+    published = isinstance(data, str) and not is_own(data)
     if records.task != options.task:
         raise InputError(f"task is {options.task!r}, but data are records for {records.task}: give that task.")
     plan = plan_of(options)
     check_plan(plan, records)
     if isinstance(model, str):
         check_model(model)
-    folder = options.out or Path("runs") / f"tune-{data if isinstance(data, str) else records.name}-{options.task}"
+    folder = options.out or Path("runs") / f"tune-{data if published else records.name}-{options.task}"
     with hold(folder) as place:
         claim(place, about_plan(plan, records), plan, options.overwrite)
         say(_described(records))
@@ -59,6 +65,8 @@ def tune(options: TuneOptions) -> TuningResults:
         place.begin(about, replacing)
         results = run_tuning(loaded, records, plan, folder, report=options.report, progress=options.progress)
         results.save(folder)
+        sets = {seed: records.limited(*plan.limits, seed=seed) for seed in plan.seeds}
+        save_tuned(folder, place_of(model) if isinstance(model, str) else None, sets)
         for name in DRAWN:
             remove_file(folder / name)
         place.begin(about)
@@ -98,7 +106,7 @@ def claim(place: Place, about: About, plan: TuningPlan, overwrite: bool) -> bool
             if cell.method not in plan.methods or cell.seed not in plan.seeds
         ]
 
-    return place.claim_results(about, overwrite, ("results.json", "results.csv", *DRAWN), lost)
+    return place.claim_results(about, overwrite, (*RESULTS, *DRAWN), lost)
 
 
 def plan_of(options: TuneOptions) -> TuningPlan:
@@ -124,10 +132,4 @@ def check_model(name: str) -> None:
 def open_model(options: TuneOptions) -> GenerativeModel:
     """The model that ``options`` names; the small one is trained where it is not there yet."""
     device = backbones.pick_device(options.device)
-    if options.model != SMALL:
-        return load_generative(str(options.model), device, options.download)
-    loaded = small_model(
-        "caption" if options.task == "caption" else "vqa", progress=options.progress, report=options.report
-    )
-    loaded.model.to(device)
-    return loaded
+    return named_model(str(options.model), options.task, device, options.download, options.progress, options.report)

@@ -29,10 +29,18 @@ class TuneOptions(OptionSet):
             commas="names",
         ),
     )
-    data: str | RecordSet = field(
-        default="easy-vqa", metadata=says("easy-vqa, or with --root: karpathy, textcaps, vqa2, vizwiz, snli-ve.")
+    data: str | Path | RecordSet = field(
+        default="easy-vqa",
+        metadata=says(
+            "A .jsonl file of your own, easy-vqa, or with --root: karpathy, textcaps, vqa2, vizwiz, snli-ve."
+        ),
     )
-    root: Path | None = field(default=None, metadata=says("Folder of a published set's files and pictures.", type=Path))
+    root: Path | None = field(
+        default=None,
+        metadata=says(
+            "Folder of a published set's files and pictures, or that paths of your file count from.", type=Path
+        ),
+    )
     model: str | GenerativeModel = field(
         default=SMALL,
         metadata=says(
@@ -72,3 +80,23 @@ class TuneOptions(OptionSet):
             python=True,
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(OptionSet):
+    question: Sequence[str] | None = field(
+        default=None, metadata=says("What is asked of each picture; repeatable.", type=list[str])
+    )
+    hypothesis: Sequence[str] | None = field(
+        default=None, metadata=says("What may be true of each picture; repeatable.", type=list[str])
+    )
+    method: str | None = field(
+        default=None, metadata=says("Method of the run.", type=str, shown="the best on validation")
+    )
+    seed: int | None = field(default=None, metadata=says("Seed of its fit.", type=int, shown="the best on validation"))
+    model: str | None = field(
+        default=None, metadata=says("The model that was tuned, by name.", type=str, shown="the one the run names")
+    )
+    device: str = field(default="auto", metadata=says("cpu, cuda, cuda:1, ... or auto."))
+    download: bool = field(default=False, metadata=says("Allow fetching the model's weights."))
+    as_json: bool = field(default=False, metadata=says("Print a JSON object a line.", flag="--json"))

@@ -24,6 +24,7 @@ from vlmadapt.generative.lessons import Lessons, ScratchConfig, vocabulary
 from vlmadapt.generative.models.base import GenerativeModel
 from vlmadapt.generative.models.load import load_generative
 from vlmadapt.generative.models.small import Kind, WordTokenizer, build_small, save_small
+from vlmadapt.generative.options import SMALL
 from vlmadapt.modes import usual
 from vlmadapt.provenance.place import make_once
 from vlmadapt.training import TrainConfig, fit_loop
@@ -55,6 +56,22 @@ def small_model(
     shutil.rmtree(unfinished(folder), ignore_errors=True)  # of a process that was killed before it did
     loaded = load_generative(f"blip:{folder / kind}")
     return replace(loaded, name=f"small-blip-{config.key}:{kind}")
+
+
+def named_model(
+    name: str,
+    task: str,
+    device: str | torch.device,
+    download: bool = False,
+    progress: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> GenerativeModel:
+    """The model of a name of :func:`load_generative`, or the small one for ``task``; raises what that raises."""
+    if name != SMALL:
+        return load_generative(name, device, download)
+    loaded = small_model("caption" if task == "caption" else "vqa", progress=progress, report=report)
+    loaded.model.to(device)
+    return loaded
 
 
 def train_small(folder: Path, config: ScratchConfig, progress: bool = False) -> Path:

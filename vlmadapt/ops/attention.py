@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import FLOATS, accumulation_dtype, check_device, is_integer, refuse_forward_mode
 
@@ -75,6 +76,7 @@ def _expanded(mask: Tensor, wide: torch.dtype, shape: tuple[int, ...]) -> Tensor
         raise InputError(f"mask is {shape_of(mask)} but must broadcast to {list(shape)}: reshape it.") from error
 
 
+@of_kinds
 def attention_probabilities(
     query: Tensor,
     key: Tensor,

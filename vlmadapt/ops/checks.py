@@ -117,7 +117,7 @@ def allow_tf32(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and matmul_takes_tf32()
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def matmul_takes_tf32() -> bool:
     """The setting of either of torch's interfaces; ``allow_tf32`` raises once the newer one was used."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -132,7 +132,7 @@ def float32_products(tensor: Tensor) -> int:
     return cpu_float32_products() if tensor.device.type == "cpu" else int(allow_tf32(tensor))
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def cpu_float32_products() -> int:
     """What ``torch.set_float32_matmul_precision`` says, or the newer interface that it sets."""
     setting = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ def register_fake(operator: str) -> Callable[[Callable[..., Any]], Callable[...,
     """
 
     def register(shapes: Callable[..., Any]) -> Callable[..., Any]:
-        @torch.library.register_fake(f"vlmadapt::{operator}")
+        @torch.library.register_fake(f"vlmadapt::{operator}")  # type: ignore[untyped-decorator]
         @wraps(shapes)
         def on_one_device(*args: Any, **kwargs: Any) -> Any:
             lists = [arg if isinstance(arg, list | tuple) else [arg] for arg in (*args, *kwargs.values())]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from vlmadapt.kinds import of_kinds
 from vlmadapt.pictures.read import contents, decode, size_of
 
 SKETCH_SIDE = 8
@@ -41,6 +42,7 @@ def identity_of(data: bytes, image: Image.Image) -> Identity:
     return Identity(hashlib.sha256(data).hexdigest(), f"{image.width}x{image.height}:{pixels}")
 
 
+@of_kinds
 def identify(path: str | Path) -> Identity:
     """The identity of a file; raises what :func:`vlmadapt.pictures.read` raises."""
     data = contents(path)

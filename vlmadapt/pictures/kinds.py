@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from vlmadapt.files import open_file
+from vlmadapt.kinds import of_kinds
 from vlmadapt.pictures.read import FORMATS, formats
 
 
@@ -45,6 +46,7 @@ BEGINNINGS = {
 LOOKED_AT = 32  # bytes
 
 
+@of_kinds
 def kind_of(path: Path) -> Kind:
     """What ``path`` is; the file is opened only where its ending is none of a picture."""
     ending = path.suffix.strip().lower()

@@ -80,14 +80,20 @@ def digest_of(path: str | Path) -> str:
     return sha256_of_file(path, MOST_BYTES)
 
 
-def decode(data: bytes, path: str | Path) -> Image.Image:
-    """:func:`read` of a file's bytes; ``path`` is for the message of the :class:`FileError`."""
+def decode(data: bytes, path: str | Path, least: int | None = None) -> Image.Image:
+    """:func:`read` of a file's bytes; ``path`` is for the message of the :class:`FileError`.
+
+    least: pixels a side that are enough, where a format can be decoded smaller, which is faster.
+    """
     if not data:
         raise FileError(f"{path} is an empty file: replace it with a picture or remove it.")
     try:
         # Pillow warns of odd metadata and of large pictures; beyond twice that size it raises, which we report.
         with pillow_silent():
-            return _to_rgb(Image.open(io.BytesIO(data), formats=formats()))
+            image = Image.open(io.BytesIO(data), formats=formats())
+            if least is not None:
+                image.draft(None, (least, least))
+            return _to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vlmadapt.errors import VlmadaptError
+from vlmadapt.errors import VlmadaptError, all_finite
 from vlmadapt.training.result import TrainResult
 
 
@@ -28,7 +28,7 @@ class TrainingDiverged(VlmadaptError):
 
 def _first_bad(named: Iterable[tuple[str, Tensor]], prefix: str) -> str | None:
     for name, tensor in named:
-        if not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             return f"{prefix} {name}"
     return None
 
@@ -40,7 +40,7 @@ def bad_parameter(module: nn.Module) -> str | None:
 
 def bad_loss(module: nn.Module, loss: Tensor) -> str | None:
     """``None`` for a finite loss; else the parameter that spoilt it, or ``"loss"`` when all parameters are sound."""
-    if bool(torch.isfinite(loss.detach()).all()):
+    if all_finite(loss):
         return None
     return bad_parameter(module) or "loss"
 

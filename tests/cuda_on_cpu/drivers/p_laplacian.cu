@@ -142,6 +142,33 @@ int p_laplacian_cut(const int64_t* n, void* const* p) {
   return cudaSuccess;
 }
 
+// sizes: features, width, value width, from scores, with value, released, addresses of x query, x value, query, key and
+//        value; pointers: out [1]
+int p_laplacian_takes_flash(const int64_t* n, void* const* p) {
+  Problem q{};
+  q.features = n[0];
+  q.width = n[1];
+  q.value_width = n[2];
+  q.from_scores = n[3] != 0;
+  q.has_value = n[4] != 0;
+  q.released = n[5] != 0;
+  const void** places[] = {&q.x_query, &q.x_value, &q.query, &q.key, &q.value};
+  for (int i = 0; i < 5; ++i) *places[i] = reinterpret_cast<const void*>(n[6 + i]);
+  const int64_t out = takes_flash(q);
+  memcpy(p[0], &out, sizeof out);
+  return cudaSuccess;
+}
+
+// pointers: out [2, 2]: dynamic shared bytes of flash_forward_kernel from probabilities and from scores, by columns: 64
+//           and 128
+int p_laplacian_flash_shared_bytes(const int64_t*, void* const* p) {
+  const int64_t bytes[] = {
+      flash_forward_shared_bytes<__half, false, 64>(), flash_forward_shared_bytes<__half, false, 128>(),
+      flash_forward_shared_bytes<__half, true, 64>(), flash_forward_shared_bytes<__half, true, 128>()};
+  memcpy(p[0], bytes, sizeof bytes);
+  return cudaSuccess;
+}
+
 // pointers: out [2, 2]: dynamic shared bytes of the forward and backward kernels in float and in double
 int p_laplacian_shared_bytes(const int64_t*, void* const* p) {
   const int64_t bytes[] = {forward_shared_bytes<float>(true), backward_shared_bytes<float>(),

@@ -44,11 +44,15 @@ def state_and_seconds(pid: int) -> tuple[str, float]:
 class Worker:
     """`seconds` of processor time a call: one that waits for a busy machine, or is paused, is not one that hangs."""
 
-    def __init__(self, library: Path, asan: bool, seconds: float = 120, under: Sequence[str] = ()) -> None:
-        """``under``: a command that the worker is started by, such as a sanitizer's."""
-        self.library, self.asan, self.seconds, self.under = library, asan, seconds, under
+    def __init__(
+        self, library: Path, asan: bool, seconds: float = 120, under: Sequence[str] = (), mutant: int | None = None
+    ) -> None:
+        """``under``: a command that the worker is started by, such as a sanitizer's. ``mutant``: the one to choose."""
+        self.library, self.asan, self.seconds, self.under, self.mutant = library, asan, seconds, under, mutant
         self.process: subprocess.Popen[bytes] | None = None
         self.launches: list[str] = []  # kernels of the last call, in an emulation
+        self.met: list[int] = []  # mutants of the library that the last call met
+        self.used = 0.0  # seconds of processor time of the last call
         self.end = 0.0  # processor time of the process at which the call under way has failed
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker
 
@@ -92,12 +96,14 @@ class Worker:
         process = self.start()
         assert process.stdin and process.stdout
         arrays = {name: None if a is None else np.ascontiguousarray(a) for name, a in buffers.items()}
-        request = {
+        request: dict[str, object] = {
             "function": function,
             "sizes": [int(s) for s in sizes],
             "buffers": [None if a is None else a.nbytes for a in arrays.values()],
             "schedule": [schedule.order, schedule.seed, int(schedule.eager)],
         }
+        if self.mutant is not None:
+            request["mutant"] = self.mutant
         self.end = state_and_seconds(process.pid)[1] + self.seconds
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -112,7 +118,9 @@ class Worker:
                     out[name] = np.frombuffer(self._read(a.nbytes), dtype=a.dtype).reshape(a.shape)
         except (EOFError, BrokenPipeError):
             raise KernelFault(self._last_words()) from None
+        self.used = state_and_seconds(process.pid)[1] - (self.end - self.seconds)
         self.launches = [name for text in answer["launches"] for name in re.findall(r"[a-z_]+_kernel", text)]
+        self.met = answer["met"]
         if answer["lost"]:
             self.stop()  # what a fault left of a GPU's context answers nothing any more
         if answer["code"] or answer["fault"]:

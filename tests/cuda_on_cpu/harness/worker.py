@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 GUARD = 256
+MOST_MUTANTS = 4096  # as in simt/mutants.h
 libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype = ctypes.c_void_p
 libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
@@ -85,6 +86,15 @@ class Emulation:
     def prepare(self, schedule: list[int]) -> None:
         self.library.simt_configure(*schedule)
 
+    def choose(self, mutant: int) -> None:
+        """Of a library with mutants in it (simt/mutants.h): -1 is none of them."""
+        ctypes.c_int.in_dll(self.library, "simt_mutant").value = mutant
+        ctypes.memset((ctypes.c_ubyte * MOST_MUTANTS).in_dll(self.library, "simt_met"), 0, MOST_MUTANTS)
+
+    def met(self) -> list[int]:
+        """The mutants that would have changed something in the last call."""
+        return [i for i, met in enumerate((ctypes.c_ubyte * MOST_MUTANTS).in_dll(self.library, "simt_met")) if met]
+
     def fault(self, buffers: list[Any]) -> str:
         return self.library.simt_fault().decode(errors="replace")
 
@@ -139,6 +149,9 @@ def serve(path: str) -> None:
         pointers = (ctypes.c_void_p * max(len(buffers), 1))(*[b.address if b else None for b in buffers])
         sizes = (ctypes.c_int64 * max(len(request["sizes"]), 1))(*request["sizes"])
         backend.prepare(request["schedule"])
+        switched = backend if isinstance(backend, Emulation) and "mutant" in request else None
+        if switched:
+            switched.choose(request["mutant"])
         code = getattr(library, request["function"])(sizes, pointers)
         fault = backend.fault([b for b in buffers if b])
         answer = {
@@ -146,6 +159,7 @@ def serve(path: str) -> None:
             "fault": fault,
             "lost": on_device and bool(code or fault),
             "launches": backend.launches(),
+            "met": switched.met() if switched else [],
             "spilled": [i for i, b in enumerate(buffers) if b and not b.guards_intact()],
         }
         stdout.write(json.dumps(answer).encode() + b"\n")

@@ -19,13 +19,17 @@ __global__ void mma_kernel(const uint32_t* a, const uint32_t* b, const float* c,
 }
 
 // in: 32 rows of 8 elements, row l given by lane l.
+template <bool transposed>
 __global__ void ldmatrix_kernel(const uint16_t* in, uint32_t* out) {
   __shared__ __align__(16) uint16_t rows[32 * 8];
   const int lane = threadIdx.x;
   for (int i = 0; i < 8; ++i) rows[lane * 8 + i] = in[lane * 8 + i];
   __syncwarp();
   uint32_t fragment[4];
-  vlmadapt::ptx::load_matrices(fragment, &rows[lane * 8]);
+  if (transposed)
+    vlmadapt::ptx::load_matrices_transposed(fragment, &rows[lane * 8]);
+  else
+    vlmadapt::ptx::load_matrices(fragment, &rows[lane * 8]);
   for (int i = 0; i < 4; ++i) out[lane * 4 + i] = fragment[i];
 }
 

@@ -167,7 +167,7 @@ class Auto(Adapter):
         return 1.0, self._held_out_certainties
 
     def _by_weight(self) -> Iterator[tuple[float, Adapter]]:
-        yield from zip(self.weights.tolist(), self.parts.values(), strict=True)  # type: ignore[arg-type]
+        yield from zip(self.weights.tolist(), self.parts.values(), strict=True)
 
     def shares(self) -> dict[str, float]:
         """Weight of each part that has a say, by its name; they sum to 1."""

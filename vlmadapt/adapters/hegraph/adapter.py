@@ -19,7 +19,7 @@ its second term, and W_v alone is trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,22 +146,29 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     def updates(self) -> Updates:
         """The messages of the weights as they are; differentiable in them."""
         config, graph = self.config, self.graph
-        act = ACTIVATIONS[config.activation]
+
+        def messages(layer: nn.Linear, inputs: list[Tensor]) -> Tensor:
+            # In one product, and one gradient of the weights: those are as large as the classes are few.
+            return ACTIVATIONS[config.activation](layer(torch.stack(inputs)))
+
+        def known(coefficients: dict[str, float]) -> tuple[list[Tensor], list[float]]:
+            used = [name for name in coefficients if name in graph.inputs]
+            return [graph.inputs[name] for name in used], [coefficients[name] for name in used]
 
         def total(layer: nn.Linear, coefficients: dict[str, float]) -> Tensor | None:
-            used = [name for name in coefficients if name in graph.inputs]
-            if not used:
-                return None
-            messages = act(layer(torch.stack([graph.inputs[name] for name in used])))
-            weights = messages.new_tensor([coefficients[name] for name in used])
-            return torch.tensordot(weights, messages, dims=1)
+            inputs, weights = known(coefficients)
+            return _weighed(weights, messages(layer, inputs)) if inputs else None
 
-        fixed = total(self.to_positive, {"pp": config.positive_to_positive, "vp": config.visual_to_positive})
-        negative = None
+        inputs, weights = known({"pp": config.positive_to_positive, "vp": config.visual_to_positive})
         if "np" in graph.relations:
             moved = total(self.to_negative, {"pn": config.positive_to_negative, "vn": config.visual_to_negative})
             nodes = self.negative_text_features if moved is None else self.negative_text_features + moved
-            negative = act(self.to_positive(graph.negative_input(nodes)))
+            inputs.append(graph.negative_input(nodes))
+        fixed = negative = None
+        if inputs:
+            to_positive = messages(self.to_positive, inputs)
+            fixed = _weighed(weights, to_positive[: len(weights)]) if weights else None
+            negative = to_positive[-1] if "np" in graph.relations else None
         return Updates(fixed, negative, total(self.to_visual, {"vv": 1.0}))
 
     def adapted_text(self, updates: Updates, text_scale: float, negative_scale: float) -> Tensor:
@@ -244,3 +251,8 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
             "text_scale": float(self.scalars[3]),
             "negative_to_positive": float(self.scalars[4]),
         }
+
+
+def _weighed(weights: Sequence[float], messages: Tensor) -> Tensor:
+    """The sum of ``messages [R, C, D]`` of R relations, each by its weight."""
+    return torch.tensordot(messages.new_tensor(weights), messages, dims=1)

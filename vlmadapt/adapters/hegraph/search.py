@@ -66,26 +66,41 @@ class Searched(Protocol):
     def set_scalars(self, fusion: Fusion, text_scale: float, negative_scale: float) -> None: ...
 
 
+class _AtBetas:
+    """What both kinds of fusion are made of, of some validation samples: text logits ``[b, C]`` and class scores
+    ``[G, b, C]``. The last ones are kept, for both kinds are asked about the same rows in turn."""
+
+    def __init__(self, adapter: Searched, samples: Samples, stride: int):
+        self.adapter, self.samples = adapter, samples
+        self.betas = log_grid(*adapter.searched("search_beta"))[::stride]
+        self._rows: slice | None = None
+        self._found: tuple[Tensor, Tensor]
+
+    def __call__(self, rows: slice) -> tuple[Tensor, Tensor]:
+        if rows != self._rows:
+            adapter, features = self.adapter, self.samples.features[rows]
+            text_logits = adapter.text_logits(features, adapter.text_nodes)
+            self._rows, self._found = rows, (text_logits, adapter._scores_of(features, adapter.keys, self.betas))
+        return self._found
+
+
 class _Grid:
     """One kind of fusion over its betas and weights, on validation samples; ``stride`` 2 takes every other one."""
 
-    def __init__(self, adapter: Searched, samples: Samples, probability: bool, stride: int = 1):
-        self.adapter, self.samples, self.probability = adapter, samples, probability
-        self.nodes = adapter.text_nodes
-        self.betas = log_grid(*adapter.searched("search_beta"))[::stride]
-        self.weights = log_grid(*adapter.searched("search_w" if probability else "search_alpha"))[::stride]
+    def __init__(self, at_betas: _AtBetas, probability: bool, stride: int):
+        self.at_betas, self.probability = at_betas, probability
+        self.adapter, self.samples, self.betas = at_betas.adapter, at_betas.samples, at_betas.betas
+        self.weights = log_grid(*self.adapter.searched("search_w" if probability else "search_alpha"))[::stride]
 
     def likelihoods(self) -> Tensor:
         """Mean log-probability of the labels ``[G, A]``."""
         shape = len(self.betas), len(self.weights)
         g, a = torch.ones(shape).nonzero(as_tuple=True)
-        classes, labels = len(self.nodes), self.samples.labels
+        classes, labels = len(self.adapter.text_nodes), self.samples.labels
         return cell_likelihoods(self._at_rows, labels, classes, g, a, held=shape[0]).view(shape)
 
     def _at_rows(self, rows: slice) -> Any:
-        adapter, features = self.adapter, self.samples.features[rows]
-        text_logits = adapter.text_logits(features, self.nodes)
-        scores = adapter._scores_of(features, adapter.keys, self.betas)
+        text_logits, scores = self.at_betas(rows)
 
         def at_beta(g: int) -> Any:
             return lambda a: fuse(
@@ -93,7 +108,7 @@ class _Grid:
                 self.weights[a].to(scores).view(-1, 1, 1),
                 text_logits,
                 scores[g],
-                adapter.visual_scale,
+                self.adapter.visual_scale,
             )
 
         return at_beta
@@ -107,7 +122,8 @@ class _Grid:
 
 def _grids(adapter: Searched, samples: Samples, stride: int = 1) -> list[_Grid]:
     kinds = {"probability": (True,), "logit": (False,), "search": (True, False)}[adapter.config.fusion]
-    return [_Grid(adapter, samples, kind, stride) for kind in kinds]
+    at_betas = _AtBetas(adapter, samples, stride)
+    return [_Grid(at_betas, kind, stride) for kind in kinds]
 
 
 def best_likelihood(adapter: Searched, samples: Samples) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from vlmadapt.ops import signed_cosine_reference
 
 MOST_CLASSES = 16  # more do not fit a picture that can be read
 CLASSES_AT_ONCE = 1024
+READABLE = ("pp", "vv", "vp", "pn", "vn", "np")  # relations, those that tell most about the classes first
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,18 @@ class PulledPair:
     @property
     def change(self) -> float:
         return self.with_negatives - self.without
+
+
+@dataclass(frozen=True)
+class RelationMatrix:
+    """``weights[i, j]``: r from the ``source`` node of class ``classes[j]`` to the ``target`` node of ``classes[i]``, 0
+    of a class with itself, which is of another kind."""
+
+    relation: str
+    source: str
+    target: str
+    classes: Sequence[int]
+    weights: Tensor
 
 
 def load_graph(folder: str | Path) -> HeGraphAdapter:
@@ -118,6 +131,55 @@ def strongest_edges(adapter: HeGraphAdapter, classes: Sequence[int], top: int) -
             if float(r[target, source]) != 0.0 and (source != target or diagonal != "zero")
         ]
     return found
+
+
+@torch.no_grad()
+def relation_matrices(adapter: HeGraphAdapter, most: int) -> list[RelationMatrix]:
+    """Every relation that the classifier uses, whole up to ``most`` classes, else of those most related to others.
+
+    Classes are in an order that has related ones side by side (optimal leaves of average linkage of the strengths of
+    the first relation listed). Relations np are those of pn read backwards, so that only pn is listed.
+    """
+    used = used_relations(adapter)
+    names = [name for name in READABLE if name in used and not (name == "np" and "pn" in used)]
+    if not names:
+        return []
+    chosen = _most_related(adapter, names[0], most)
+    classes = chosen[_side_by_side(_weights(adapter, names[0], chosen))]
+    return [
+        RelationMatrix(name, KINDS[name].source, KINDS[name].target, classes.tolist(), _weights(adapter, name, classes))
+        for name in names
+    ]
+
+
+def _weights(adapter: HeGraphAdapter, name: str, rows: Tensor, columns: Tensor | None = None) -> Tensor:
+    """r of the targets ``rows`` and the sources ``columns``, by default the same; what a class has with itself is 0."""
+    nodes, kind = adapter.graph.nodes, KINDS[name]
+    others = rows if columns is None else columns
+    r = signed_cosine_reference(nodes[kind.target][rows], nodes[kind.source][others])
+    return torch.where(rows[:, None] == others, torch.zeros_like(r), r).cpu()
+
+
+def _most_related(adapter: HeGraphAdapter, name: str, most: int) -> Tensor:
+    """Numbers of at most ``most`` classes, ascending: those with the largest |r| to another."""
+    every = torch.arange(adapter.num_classes)
+    if len(every) <= most:
+        return every
+    largest = [_weights(adapter, name, rows, every).abs().amax(1) for rows in every.split(CLASSES_AT_ONCE)]
+    return torch.cat(largest).topk(most).indices.sort().values
+
+
+def _side_by_side(weights: Tensor) -> Tensor:
+    """An order of the rows of a square matrix of strengths in which strong pairs are near."""
+    if len(weights) < 3:
+        return torch.arange(len(weights))
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    strength = (weights + weights.T).double() / 2
+    distance = (strength.max() - strength).fill_diagonal_(0).clamp(min=0)
+    tree = linkage(squareform(distance.numpy(), checks=False), "average", optimal_ordering=True)
+    return torch.from_numpy(leaves_list(tree)).long()
 
 
 @torch.no_grad()

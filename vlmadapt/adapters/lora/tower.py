@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlmadapt.backbones import Encoder
 from vlmadapt.doors import import_lora
 from vlmadapt.errors import InputError, shape_of
 
@@ -97,7 +98,10 @@ def twin(encoder: Any) -> Any:
     for value in own.values():
         for kept in _tensors(value) if isinstance(value, nn.Module) else (value,):
             shared[id(kept)] = kept
-    return copy.deepcopy(encoder, shared)
+    made = copy.deepcopy(encoder, shared)
+    if isinstance(made, Encoder):
+        made.use_engine("torch")  # another engine's tower would not see what becomes of the modules
+    return made
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor]:
@@ -112,7 +116,7 @@ def attention_maps(tower: nn.Module) -> list[tuple[str, nn.Linear]]:
         for roles in ROLES:
             maps = [children.get(role) for role in roles]
             if all(isinstance(each, nn.Linear) for each in maps):
-                found += [(f"{name}.{role}".lstrip("."), children[role]) for role in roles]  # type: ignore[misc]
+                found += [(f"{name}.{role}".lstrip("."), children[role]) for role in roles]
     return found
 
 

@@ -32,7 +32,7 @@ from vlmadapt.adapters.reweight import weighted
 from vlmadapt.adapters.trained import TrainedAdapter
 from vlmadapt.adapters.xm.config import XMAdapterConfig
 from vlmadapt.adapters.xm.search import search
-from vlmadapt.ops import PreparedCache, cache_retrieval
+from vlmadapt.ops import PreparedCache, cache_retrieval, cache_retrieval_multi_beta
 from vlmadapt.training import ParameterGroup, Samples
 from vlmadapt.training.layers import Projection, empty_linear
 
@@ -130,10 +130,12 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
         text_keys = torch.nn.functional.normalize(self.meta_net(self.text_features), dim=-1)
         return text_queries.to(features.dtype), text_keys.to(features.dtype)
 
-    def gamma(self, features: Tensor, text_queries: Tensor) -> Tensor:
+    def gamma(self, features: Tensor, text_queries: Tensor | None = None) -> Tensor:
         """Share of the image cache: a scalar tensor, or ``[B]`` per sample, of ``text_queries [B, H]``."""
         if self.gate is None:
             return self.gamma_logit.sigmoid()
+        if text_queries is None:
+            text_queries, _ = self.streams(features)
         gate = self.gate(torch.cat([features, text_queries], dim=-1)).squeeze(-1).to(features.dtype)
         return (self.gamma_logit + gate).sigmoid()
 
@@ -176,16 +178,23 @@ class XMAdapter(CacheAdapter, TrainedAdapter):
             return_disagreement=True,
         )
 
-    def stream_scores(self, features: Tensor, *, image: bool, beta: float) -> Tensor:
-        """Class scores ``[B, C]`` of one stream alone, at sharpness ``beta``."""
+    def stream_scores(self, features: Tensor, *, image: bool, betas: Tensor) -> Tensor:
+        """Class scores ``[G, B, C]`` of one stream alone, at each sharpness of ``betas [G]``."""
+        if self.config.standardize:
+            name, ratio = ("beta_image", 1.0) if image else ("beta_text", 0.0)
+            each = [self._retrieve(features, self._cache(), ratio=ratio, **{name: beta}) for beta in betas.tolist()]
+            return torch.stack([scores for scores, _ in each])
         if image:
-            return self._retrieve(features, self._cache(), ratio=1.0, beta_image=beta)[0]
-        return self._retrieve(features, self._cache(), ratio=0.0, beta_text=beta)[0]
+            return self._scores_of(features, self.keys, betas)
+        text_queries, text_keys = self.streams(features)
+        if self.entry_weights is not None:
+            return self._scores_of(text_queries, text_keys[self.labels], betas)
+        scores = cache_retrieval_multi_beta(text_queries, text_keys, self._each_class(), betas)
+        return scores * self._cache().counts()  # entries of a class share its key
 
     def _affinities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         entries = self._each_entry()
-        text_queries, _ = self.streams(features)
-        gamma = self.gamma(features, text_queries)
+        gamma = self.gamma(features)
         fused, _ = self._retrieve(features, entries)
         text, _ = self._retrieve(features, entries, ratio=0.0)
         text_share = 1 - (gamma if gamma.dim() == 0 else gamma.unsqueeze(-1))

@@ -26,11 +26,9 @@ class Searched(Protocol):
 
     def _zero_shot_logits(self, features: Tensor) -> Tensor: ...
 
-    def streams(self, features: Tensor) -> tuple[Tensor, Tensor]: ...
+    def gamma(self, features: Tensor) -> Tensor: ...
 
-    def gamma(self, features: Tensor, text_queries: Tensor) -> Tensor: ...
-
-    def stream_scores(self, features: Tensor, *, image: bool, beta: float) -> Tensor: ...
+    def stream_scores(self, features: Tensor, *, image: bool, betas: Tensor) -> Tensor: ...
 
     def set_scalars(self, beta_image: float, beta_text: float, alpha: float, gamma: float) -> None: ...
 
@@ -40,53 +38,54 @@ def search(adapter: Searched, validation: Samples, *, with_gamma: bool) -> None:
     """Set the adapter's scalars to those that validate best.
 
     First image sharpness and alpha together, then text sharpness together with gamma (or, with gamma kept, alone).
-    A class score is ``gamma * S_img(beta_i) + (1 - gamma) * S_txt(beta_t)``, so each stream is retrieved once a beta
-    (and for the betas of tied cells once more).
+    A class score is ``gamma * S_img(beta_i) + (1 - gamma) * S_txt(beta_t)``, so each stream is retrieved at all of its
+    betas in one pass.
     """
-    betas, alphas = log_grid(*adapter.searched("search_beta")).tolist(), log_grid(*adapter.searched("search_alpha"))
-    beta_text = float(adapter.log_beta_text.exp())
+    betas, alphas = log_grid(*adapter.searched("search_beta")), log_grid(*adapter.searched("search_alpha"))
+    beta_text = adapter.log_beta_text.exp().double().reshape(1)
 
     def by_alpha(rows: slice) -> Any:
         features = validation.features[rows]
         base, gamma = adapter._zero_shot_logits(features), _gamma(adapter, features)
-        text = adapter.stream_scores(features, image=False, beta=beta_text)
+        image = adapter.stream_scores(features, image=True, betas=betas)
+        text = adapter.stream_scores(features, image=False, betas=beta_text)[0]
 
         def at_beta(g: int) -> Any:
-            scores = gamma * adapter.stream_scores(features, image=True, beta=betas[g]) + (1 - gamma) * text
+            scores = gamma * image[g] + (1 - gamma) * text
             return lambda a: base + alphas[a].to(base)[:, None, None] * scores
 
         return at_beta
 
     g, a = _best(by_alpha, adapter, validation.labels, (len(betas), len(alphas)))
-    beta_image, alpha = betas[g], float(alphas[a])
+    beta_image, alpha = betas[g : g + 1], float(alphas[a])
 
     def by_gamma(rows: slice) -> Any:
         features = validation.features[rows]
         base, gamma = adapter._zero_shot_logits(features), _gamma(adapter, features)
-        image = adapter.stream_scores(features, image=True, beta=beta_image)
+        image = adapter.stream_scores(features, image=True, betas=beta_image)[0]
+        text = adapter.stream_scores(features, image=False, betas=betas)
         gammas = [torch.as_tensor(value).to(base) for value in GAMMAS] if with_gamma else [gamma]
 
         def at_beta(g: int) -> Any:
-            text = adapter.stream_scores(features, image=False, beta=betas[g])
             return lambda a: torch.stack(
-                [base + alpha * (gammas[number] * image + (1 - gammas[number]) * text) for number in a.tolist()]
+                [base + alpha * (gammas[number] * image + (1 - gammas[number]) * text[g]) for number in a.tolist()]
             )
 
         return at_beta
 
     g, a = _best(by_gamma, adapter, validation.labels, (len(betas), len(GAMMAS) if with_gamma else 1))
     bias = GAMMAS[a] if with_gamma else float(adapter.gamma_logit.sigmoid())
-    adapter.set_scalars(beta_image, betas[g], alpha, bias)
+    adapter.set_scalars(float(beta_image), float(betas[g]), alpha, bias)
 
 
 def _gamma(adapter: Searched, features: Tensor) -> Tensor:
     """The adapter's own share of the image stream: 0-d, or ``[B, 1]``."""
-    gamma = adapter.gamma(features, adapter.streams(features)[0])
+    gamma = adapter.gamma(features)
     return gamma if gamma.dim() == 0 else gamma.unsqueeze(-1)
 
 
 def _best(logits: GridLogits, adapter: Searched, labels: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
     """The cell of a grid of ``shape`` ``[G, A]`` that validates best."""
-    classes = adapter.num_classes
-    hits = grid_accuracy(logits, labels, classes, shape)
-    return choose_in_grid(hits, len(labels), lambda g, a: cell_likelihoods(logits, labels, classes, g, a))
+    classes, held = adapter.num_classes, shape[0]
+    hits = grid_accuracy(logits, labels, classes, shape, held=held)
+    return choose_in_grid(hits, len(labels), lambda g, a: cell_likelihoods(logits, labels, classes, g, a, held=held))

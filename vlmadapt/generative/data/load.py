@@ -9,6 +9,7 @@ from pathlib import Path
 from vlmadapt.errors import InputError
 from vlmadapt.generative.data.easy_vqa import read_easy_vqa
 from vlmadapt.generative.data.karpathy import read_karpathy
+from vlmadapt.generative.data.own import is_own, read_own
 from vlmadapt.generative.data.records import TASKS, RecordSet, TaskName
 from vlmadapt.generative.data.snli_ve import read_snli_ve
 from vlmadapt.generative.data.textcaps import read_textcaps
@@ -36,19 +37,23 @@ PUBLISHED: dict[str, Published] = {
 }
 
 
-def load_records(name: str, task: str, root: str | Path | None = None, check_files: bool = True) -> RecordSet:
+def load_records(name: str | Path, task: str, root: str | Path | None = None, check_files: bool = True) -> RecordSet:
     """The records of ``name`` for ``task`` (caption, vqa or entailment).
 
+    A ``.jsonl`` file holds records of one's own (:mod:`vlmadapt.generative.data.own`).
     ``easy-vqa`` serves all three tasks from its package; the others are read below ``root``, from the annotation files
     their authors publish. Raises :class:`InputError` for a name, task or root that does not fit, :class:`FileError` for
     a file that is missing or malformed, :class:`MissingDependency` when the package easy-vqa is absent.
     """
     if task not in TASKS:
         raise InputError(f"task is {task!r}: use {', '.join(TASKS)}.")
+    if is_own(name):
+        return read_own(name, task, root, check_files)  # checked above
+    name = str(name)
     if name == EASY_VQA:
-        return read_easy_vqa(task, check_files)  # type: ignore[arg-type]  # checked above
+        return read_easy_vqa(task, check_files)  # checked above
     if name not in PUBLISHED:
-        raise InputError(f"data is {name!r}: use {', '.join([EASY_VQA, *PUBLISHED])}.")
+        raise InputError(f"data is {name!r}: use {', '.join([EASY_VQA, *PUBLISHED])}, or a .jsonl file of your own.")
     published = PUBLISHED[name]
     if task != published.task:
         raise InputError(f"{name} is a set for {published.task}, not for {task}: choose another set or task.")

@@ -72,7 +72,7 @@ def decoder_class() -> type[Any]:
             self.step = step
             self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=pad)
 
-        def prepare_inputs_for_generation(  # type: ignore[override]
+        def prepare_inputs_for_generation(
             self,
             input_ids: Tensor,
             past_key_values: Any = None,

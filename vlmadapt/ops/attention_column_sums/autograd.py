@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.transforms import call, register_gradient
 
 ARGUMENTS = {"attention_column_sums": 6, "attention_column_sums_backward": 10}
 
@@ -35,8 +35,16 @@ if library.provides(ARGUMENTS):
         if grad_sums is None:
             return (None,) * 6
         needs = ctx.needs_input_grad[:2]
-        grads = torch.ops.vlmadapt.attention_column_sums_backward(
-            grad_sums.contiguous(), query, key, mask, key_lengths, lse, *ctx.options, *needs
+        grads = call(
+            "attention_column_sums_backward",
+            grad_sums.contiguous(),
+            query,
+            key,
+            mask,
+            key_lengths,
+            lse,
+            *ctx.options,
+            *needs,
         )
         return *(grad.to(query.dtype) if need else None for grad, need in zip(grads, needs, strict=True)), *(None,) * 4
 
@@ -45,5 +53,5 @@ if library.provides(ARGUMENTS):
             "attention_column_sums is differentiable once: compute second derivatives with the reference."
         )
 
-    torch.library.register_autograd("vlmadapt::attention_column_sums", _backward, setup_context=_save)
-    torch.library.register_autograd("vlmadapt::attention_column_sums_backward", _twice)
+    register_gradient("attention_column_sums", _backward, setup_context=_save)
+    register_gradient("attention_column_sums_backward", _twice)

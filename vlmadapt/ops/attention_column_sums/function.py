@@ -10,14 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.attention import scale_of
 from vlmadapt.ops.attention_column_sums import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.attention_column_sums.checks import checked_arguments
 from vlmadapt.ops.attention_column_sums.reference import attention_column_sums_reference
 from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call
 
 
+@of_kinds
 def attention_column_sums(
     query: Tensor,
     key: Tensor,
@@ -51,7 +54,7 @@ def attention_column_sums(
             return attention_column_sums_reference(
                 query.to(wide), key.to(wide), mask=mask, is_causal=is_causal, key_lengths=key_lengths, scale=scale
             )
-    sums, _lse = torch.ops.vlmadapt.attention_column_sums(
-        query.contiguous(), key.contiguous(), mask, key_lengths, scale, is_causal
+    sums, _lse = call(
+        "attention_column_sums", query.contiguous(), key.contiguous(), mask, key_lengths, scale, is_causal
     )
     return sums

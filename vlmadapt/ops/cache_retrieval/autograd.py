@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.transforms import GRADIENTS, Gradient, call, register_gradient
 
 ARGUMENTS = {
     "class_order": 2,
@@ -94,7 +95,8 @@ if library.provides(ARGUMENTS):
         grad_scores = grad_scores.contiguous()
         own = own_entry if ctx.mask_own_scores else None
         needs = ctx.needs_input_grad
-        image = torch.ops.vlmadapt.cache_retrieval_backward(
+        image = call(
+            "cache_retrieval_backward",
             grad_scores,
             queries,
             keys,
@@ -123,7 +125,8 @@ if library.provides(ARGUMENTS):
                 # Without entries no query can be one. Own entries of a GPU are not checked: nothing is read beyond.
                 if own is not None and len(labels):
                     text_own = torch.where(own < 0, -1, labels[own.clamp(0, len(labels) - 1)])
-            result = torch.ops.vlmadapt.cache_retrieval_backward(
+            result = call(
+                "cache_retrieval_backward",
                 grad_scores,
                 text_queries,
                 text_keys,
@@ -184,4 +187,5 @@ if library.provides(ARGUMENTS):
 
     _LIBRARY = torch.library.Library("vlmadapt", "IMPL")
     _LIBRARY.impl("cache_retrieval", _with_autograd, "Autograd")
-    torch.library.register_autograd("vlmadapt::cache_retrieval_backward", _twice)
+    GRADIENTS["cache_retrieval"] = Gradient(_backward, _setup_context)
+    register_gradient("cache_retrieval_backward", _twice)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_matrix, check_same
 from vlmadapt.ops.switch import reference_in_use
@@ -59,6 +60,7 @@ class PreparedCache:
         InputError: ``labels`` is not an integer vector or holds a value outside ``[0, C - 1]``.
     """
 
+    @of_kinds
     def __init__(self, labels: Tensor, num_classes: int) -> None:
         library.require(labels.device)
         if num_classes < 1:

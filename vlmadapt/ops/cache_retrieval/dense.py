@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval.autograd import gradient_dtype
 from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
+from vlmadapt.ops.transforms import call, register_gradient
 
 ARGUMENTS = {"cache_retrieval_dense": 9, "cache_retrieval_dense_backward": 14}
 
@@ -58,7 +58,8 @@ if library.provides(ARGUMENTS):
             return (None,) * len(ctx.needs_input_grad)
         queries, keys, values, scale, center, own_entry, kept = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        *matrices, rows = torch.ops.vlmadapt.cache_retrieval_dense_backward(
+        *matrices, rows = call(
+            "cache_retrieval_dense_backward",
             grad_scores.contiguous(),
             queries,
             keys,
@@ -78,5 +79,5 @@ if library.provides(ARGUMENTS):
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
 
-    torch.library.register_autograd("vlmadapt::cache_retrieval_dense", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("vlmadapt::cache_retrieval_dense_backward", _twice)
+    register_gradient("cache_retrieval_dense", _backward, setup_context=_setup_context)
+    register_gradient("cache_retrieval_dense_backward", _twice)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.cache_retrieval import autograd
 from vlmadapt.ops.cache_retrieval.checks import (
@@ -44,6 +45,7 @@ from vlmadapt.ops.checks import (
     per_row,
 )
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call, wants_gradient
 
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
 # the fourth product, large ones are why [B, n] must not be stored. Twice that where 16 bits of an affinity do, for
@@ -78,6 +80,7 @@ def cache_retrieval(
 ) -> Tensor: ...
 
 
+@of_kinds
 def cache_retrieval(
     queries: Tensor,
     keys: Tensor,
@@ -199,7 +202,8 @@ def cache_retrieval(
     ratios, share = _tensor_or_number(mix)
     matrices = 1 if text_keys_per_class or text[0] is None else 2
     affinities = autograd.keeps_affinities(queries, *image[2:], *text[2:], ratios)
-    scores, disagreement, _similarities = torch.ops.vlmadapt.cache_retrieval(
+    scores, disagreement, _similarities = call(
+        "cache_retrieval",
         *image,
         *text,
         ratios,
@@ -224,8 +228,8 @@ def _dense(stream: _Stream, number: float, values: Tensor, own_entry: Tensor | N
     keys = stream[1]
     values = values.to(keys.dtype).contiguous()
     stores = _stores_similarities(*stream, values, matrices=1)
-    scores, _similarities = torch.ops.vlmadapt.cache_retrieval_dense(
-        *stream[:2], values, *stream[2:], own_entry, number, stores, float32_products(keys)
+    scores, _similarities = call(
+        "cache_retrieval_dense", *stream[:2], values, *stream[2:], own_entry, number, stores, float32_products(keys)
     )
     return scores
 
@@ -258,9 +262,9 @@ def _stores_similarities(
 ) -> bool:
     """Whether the forward stores the similarities of the streams with one key an entry for the backward, or their
     ``affinities`` in 16 bits."""
-    if queries.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_exporting():
+    if queries.device.type != "cpu" or torch.compiler.is_exporting():
         return False  # an exported program should not depend on whether its example was small
-    if not any(tensor is not None and tensor.requires_grad for tensor in (queries, keys, *others)):
+    if not wants_gradient(queries, keys, *others):
         return False
     elements = matrices * len(queries) * len(keys)
     if affinities:

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.cache_retrieval.checks import PreparedCache, check_label_range, checked_vector, grid_inputs
 from vlmadapt.ops.cache_retrieval.reference import multi_beta_reference
 from vlmadapt.ops.checks import accumulation_dtype, check_device, check_indices, check_real, float32_products
 from vlmadapt.ops.switch import reference_in_use
 
 
+@of_kinds
 def cache_retrieval_multi_beta(
     queries: Tensor,
     keys: Tensor,
@@ -33,6 +35,7 @@ def cache_retrieval_multi_beta(
     )
 
 
+@of_kinds
 def cache_retrieval_grid(
     queries: Tensor,
     keys: Tensor,

@@ -43,16 +43,21 @@ def with_entries(keys: Tensor, counts: Tensor) -> Tensor:
 class _Variance(torch.autograd.Function):
     """``sum_k weights[k] (queries[b] . centered[k])^2``, and its gradients, without a ``[B, n]`` matrix."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, centered: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(queries, centered, weights)
+    def forward(queries: Tensor, centered: Tensor, weights: Tensor) -> Tensor:
         variance = queries.new_zeros(len(queries))
         for block, share in _blocks(centered, weights):
             variance = variance + (queries @ block.T).square() @ share
         return variance
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         queries, centered, weights = ctx.saved_tensors
         with torch.autocast(queries.device.type, enabled=False):
             twice = 2 * grad.unsqueeze(-1)

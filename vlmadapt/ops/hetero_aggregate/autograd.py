@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.transforms import call, register_gradient
 
 ARGUMENTS = {"transpose_relation": 3, "hetero_aggregate": 10, "hetero_aggregate_backward": 12}
 
@@ -53,7 +54,8 @@ if library.provides(ARGUMENTS):
         sources, weights, (coefficients,) = take(count), take(relations), take(1)
         transposed = [take(relations) for _ in range(3)]
         want_sources, want_weights, want_coefficients = (ctx.needs_input_grad[argument] for argument in (0, 4, 5))
-        grads = torch.ops.vlmadapt.hetero_aggregate_backward(
+        grads = call(
+            "hetero_aggregate_backward",
             grad.contiguous(),
             sources,
             ctx.source_of,
@@ -74,5 +76,5 @@ if library.provides(ARGUMENTS):
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("hetero_aggregate is differentiable once: compute second derivatives with the reference.")
 
-    torch.library.register_autograd("vlmadapt::hetero_aggregate", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("vlmadapt::hetero_aggregate_backward", _twice)
+    register_gradient("hetero_aggregate", _backward, setup_context=_setup_context)
+    register_gradient("hetero_aggregate_backward", _twice)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.checks import accumulation_dtype
 from vlmadapt.ops.hetero_aggregate import autograd  # noqa: F401  (registers gradients)
 from vlmadapt.ops.hetero_aggregate.checks import Arguments, checked_arguments
@@ -24,8 +25,10 @@ from vlmadapt.ops.hetero_aggregate.reference import hetero_aggregate_reference
 from vlmadapt.ops.hetero_aggregate.relation import Relation
 from vlmadapt.ops.hetero_aggregate.route import Route, dense_relations
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call, wants_gradient
 
 
+@of_kinds
 def hetero_aggregate(
     sources: Sequence[Tensor],
     relations: Sequence[Relation | Tensor],
@@ -173,10 +176,11 @@ def _sparse(given: Arguments, dtype: torch.dtype, stacked: bool, mean: bool) -> 
         if given.dense:
             coefficients = torch.stack([coefficients[r] for r in given.sparse])
     transposes: list[tuple[Tensor, Tensor, Tensor]] = []
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*unique, *weights, coefficients)):
+    if wants_gradient(*unique, *weights, coefficients):
         transposes = [relation.transpose() for relation in relations]
     index = torch.int32 if all(relation.columns.dtype == torch.int32 for relation in relations) else torch.int64
-    return torch.ops.vlmadapt.hetero_aggregate(
+    return call(
+        "hetero_aggregate",
         [source.to(dtype).contiguous() for source in unique],
         source_of,
         [relation.row_offsets for relation in relations],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import check_device
 
@@ -45,6 +46,7 @@ class Relation:
         InputError: a tensor is no integer vector, offsets fall or do not end at ``E``, or a column is out of range.
     """
 
+    @of_kinds
     def __init__(self, row_offsets: Tensor, columns: Tensor, num_sources: int) -> None:
         library.require(columns.device)
         _check_vector("row_offsets", row_offsets)
@@ -73,6 +75,7 @@ class Relation:
         self._matrix: Matrix | None = None
 
     @classmethod
+    @of_kinds
     def from_edges(
         cls, target_index: Tensor, source_index: Tensor, num_targets: int, num_sources: int
     ) -> tuple[Relation, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
+from vlmadapt.ops.transforms import call, register_gradient
 
 
 def _results(x_query: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +95,8 @@ if library.provides(ARGUMENTS):
         if grad_out is None:
             return (None,) * 9
         needs = ctx.needs_input_grad
-        grads = torch.ops.vlmadapt.p_laplacian_backward(
+        grads = call(
+            "p_laplacian_backward",
             grad_out.contiguous(),
             attention,
             x_query,
@@ -121,7 +123,8 @@ if library.provides(ARGUMENTS):
         if grad_out is None:  # only the context or the log-sum-exp is used
             grad_out = torch.zeros_like(out)
         needs = ctx.needs_input_grad
-        grads = torch.ops.vlmadapt.p_laplacian_attention_backward(
+        grads = call(
+            "p_laplacian_attention_backward",
             grad_out.contiguous(),
             None if value is None else _contiguous(grad_context),
             _contiguous(grad_lse),
@@ -141,7 +144,7 @@ if library.provides(ARGUMENTS):
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("p_laplacian is differentiable once: compute second derivatives with the reference.")
 
-    torch.library.register_autograd("vlmadapt::p_laplacian", _backward, setup_context=_save)
-    torch.library.register_autograd("vlmadapt::p_laplacian_attention", _attention_backward, setup_context=_save)
-    torch.library.register_autograd("vlmadapt::p_laplacian_backward", _twice)
-    torch.library.register_autograd("vlmadapt::p_laplacian_attention_backward", _twice)
+    register_gradient("p_laplacian", _backward, setup_context=_save)
+    register_gradient("p_laplacian_attention", _attention_backward, setup_context=_save)
+    register_gradient("p_laplacian_backward", _twice)
+    register_gradient("p_laplacian_attention_backward", _twice)

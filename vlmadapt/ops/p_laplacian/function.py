@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.attention import attention_probabilities, check_shape, checked, checked_mask, scale_of
 from vlmadapt.ops.attention_column_sums import attention_column_sums
 from vlmadapt.ops.checks import accumulation_dtype
@@ -34,8 +35,10 @@ from vlmadapt.ops.p_laplacian.reference import (
     p_laplacian_reference,
 )
 from vlmadapt.ops.switch import reference_in_use
+from vlmadapt.ops.transforms import call
 
 
+@of_kinds
 def p_laplacian(
     attention: Tensor,
     x_query: Tensor,
@@ -104,7 +107,8 @@ def p_laplacian(
     if degree == "paper":
         attention, x_query, x_value = attention.to(wide), x_query.to(wide), x_value.to(wide)
         x_value = divided_by_degree(x_value, attention.sum(-2))
-    out, _row_sum = torch.ops.vlmadapt.p_laplacian(
+    out, _row_sum = call(
+        "p_laplacian",
         attention.contiguous(),
         x_query.contiguous(),
         x_value.contiguous(),
@@ -118,6 +122,7 @@ def p_laplacian(
     return out.to(dtype)
 
 
+@of_kinds
 def p_laplacian_attention(
     query: Tensor,
     key: Tensor,
@@ -199,7 +204,8 @@ def p_laplacian_attention(
             )
             x_value = divided_by_degree(x_value, sums)
         p, pull = power_and_pull(p, mu, query)
-        out, _row_sum, lse, context = torch.ops.vlmadapt.p_laplacian_attention(
+        out, _row_sum, lse, context = call(
+            "p_laplacian_attention",
             query.contiguous(),
             key.contiguous(),
             None if value is None else value.contiguous(),

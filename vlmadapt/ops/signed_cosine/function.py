@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlmadapt.errors import InputError
+from vlmadapt.kinds import of_kinds
 from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
 from vlmadapt.ops.hetero_aggregate import Relation
 from vlmadapt.ops.signed_cosine import autograd  # noqa: F401  (registers the fake kernel)
@@ -30,6 +31,7 @@ TILE_BYTES = 16 << 20  # of r at a time, in one buffer that is used again
 
 
 @torch.no_grad()
+@of_kinds
 def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagonal = "keep") -> tuple[Tensor, Tensor]:
     """Row and column sums of ``|r|``.
 
@@ -55,6 +57,7 @@ def signed_cosine_degrees(targets: Tensor, sources: Tensor, *, diagonal: Diagona
 
 
 @torch.no_grad()
+@of_kinds
 def signed_cosine_top_k(
     targets: Tensor, sources: Tensor, k: int, *, diagonal: Diagonal = "keep"
 ) -> tuple[Relation, Tensor]:
@@ -87,6 +90,7 @@ def signed_cosine_top_k(
     return Relation(offsets, columns.reshape(-1), len(sources)), weights.reshape(-1)
 
 
+@of_kinds
 def signed_cosine_aggregate(
     targets: Tensor,
     sources: Tensor,
