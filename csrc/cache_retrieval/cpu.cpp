@@ -2,11 +2,14 @@
 
 #include "cache_retrieval/cpu_kernels.h"
 #include "cache_retrieval/kernel.h"
+#include "common/buffer.h"
 #include "common/cpu_dispatch.h"
 
 namespace vlmadapt::cache_retrieval {
 
 namespace {
+
+int64_t accum_size(Dtype dtype) { return dtype == Dtype::f64 ? 8 : 4; }
 
 // The kernel of a level of bfloat16 for these inputs, or nullptr.
 template <class Kernel>
@@ -38,6 +41,9 @@ void run(const Params& params, Kernel const (Bf16Kernels::*bf16)[Bf16Kernels::ki
 }  // namespace
 
 void forward_cpu(const ForwardParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  const int64_t size = params.kept_as == Kept::affinities ? 2 : accum_size(params.dtype);
+  expect_writes(params.kept, params.num_entries * params.num_queries * size);
+  expect_writes(params.text_kept, params.num_entries * params.num_queries * size);
   run(params, &Bf16Kernels::forward, &CpuKernels::forward, float32, parallel, isa);
 }
 
@@ -46,6 +52,10 @@ void dense_forward_cpu(const DenseForwardParams& params, Float32 float32, const 
 }
 
 void backward_cpu(const BackwardParams& params, Float32 float32, const Parallel& parallel, Isa isa) {
+  const bool half = params.dtype == Dtype::bf16 || params.dtype == Dtype::f16;
+  const int64_t size = half && params.narrow_gradients ? 2 : accum_size(params.dtype);
+  expect_writes(params.grad_keys, params.num_keys * params.side.width * size);
+  expect_writes(params.grad_values, params.num_keys * params.num_classes * size);
   run(params, &Bf16Kernels::backward, &CpuKernels::backward, float32, parallel, isa);
 }
 

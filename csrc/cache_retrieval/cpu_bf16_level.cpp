@@ -13,18 +13,16 @@ namespace cache_retrieval {
 using AsOne = PairSums<float, 1, 1>;
 #ifdef VLMADAPT_TILES
 using AsTwo = PairSums<float, 2, 2>;
-using Weighing = PairSums<bf16, 1, 2>;  // gradients are rounded to bfloat16, once: weights may not be before
 #define VLMADAPT_AS_TWO(kernel) kernel<AsTwo>
 #else
-// Vectors multiply twice as many bfloat16 as float32 at a time: one product in place of one is a gain, two are none,
-// and three a loss.
-using Weighing = PairProducts<bf16, 1>;
+// Vectors multiply twice as many bfloat16 as float32 at a time: three products in place of one are a loss.
 #define VLMADAPT_AS_TWO(kernel) nullptr
 #endif
 
-// Gradients of values multiply float32 by bfloat16 in all products but one.
+// Weights as one bfloat16 each, for gradients that are rounded to bfloat16 in the end. Gradients of values multiply
+// float32 by bfloat16 in all products but one.
 bool backward_of_bf16(const BackwardParams& p, const Parallel& parallel) {
-  return !p.dense && backward<Weighing>(p, parallel);
+  return !p.dense && backward<PairSums<bf16, 1, 1>>(p, parallel);
 }
 
 // In the order of Bf16Kernels::Kind.

@@ -27,7 +27,7 @@ class DenseForward {
         shape_(p.num_queries, p.num_keys),
         packed_(shape_.few ? 0 : shape_.most_queries * packed_size_),
         affinities_(shape_, true),
-        scores_(shape_, p.values, p.num_classes, p.scores) {}
+        scores_(shape_, p.values, p.num_classes, {p.scores, false}) {}
 
   bool run() {
     for (first_ = 0; first_ < p_.num_queries; first_ += block_queries) {
@@ -70,9 +70,10 @@ class DenseForward {
                                              first_ + start, columns);
     QueryValues<A> scale(p_.side.scale, first_ + start, count, padded);
     QueryValues<A> center(p_.side.center, first_ + start, count, padded);
+    typename WeightPanels<Products>::Writer affinities(affinities_, start, padded, true);
     Buffer<A> tile(Products::rows * padded);
     Buffer<Mask> own_row(padded);
-    typename S::I infinite{};
+    typename S::I large{};
     std::memset(tile.data(), 0, static_cast<size_t>(Products::rows * padded) * sizeof(A));
     for (int64_t q = 0; q < padded; ++q)
       own_row[q] = own_row_of<Mask>(q < count ? p_.own_key : nullptr, first_ + start + q, k0, begin, end);
@@ -90,13 +91,14 @@ class DenseForward {
             const typename S::I own = S::load_mask(own_row.data() + q) == static_cast<Mask>(row0 + r);
             affinity = own ? typename S::V{} : affinity;
           }
-          affinities_.put(row0 + r, start + q, affinity);
-          if constexpr (Products::splits_weights) infinite |= affinity - affinity != 0;
+          affinities.put(row0 + r, q, affinity);
+          if constexpr (Products::splits_weights) large |= is_large(affinity);
         }
       }
+      affinities.end_tile(row0, rows);
     }
     bool undefined = side.undefined();
-    for (int lane = 0; lane < S::lanes; ++lane) undefined |= infinite[lane] != 0;
+    for (int lane = 0; lane < S::lanes; ++lane) undefined |= large[lane] != 0;
     if (undefined) __atomic_store_n(&undefined_, true, __ATOMIC_RELAXED);
   }
 

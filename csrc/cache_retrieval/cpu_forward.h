@@ -16,11 +16,15 @@ namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
 using vlmadapt::cache_retrieval::ForwardParams;
+using vlmadapt::cache_retrieval::Kept;
 
-constexpr int64_t super_block = 4096;  // queries packed at a time: bounds the extra memory
+constexpr int64_t serial_numbers = 1 << 15;  // up to so many are cleared or added up sooner than threads are woken
+constexpr int64_t super_block = 4096;        // queries packed at a time: bounds the extra memory
 
+// About 18 tiles at least and 256 chunks at most, all of about one size: few chunks are divided among few threads.
 inline int64_t chunk_entries(int64_t num_entries, int64_t rows_of_tile) {
-  return max_of(round_up(36 * tile_rows, rows_of_tile), round_up((num_entries + 255) / 256, rows_of_tile));
+  const int64_t chunks = max_of(min_of(num_entries / (18 * tile_rows), 256), 1);
+  return max_of(round_up((num_entries + chunks - 1) / chunks, rows_of_tile), rows_of_tile);
 }
 
 // Sums of a class that a chunk's border cuts: side 0 began before the chunk, side 1 goes on after it.
@@ -77,10 +81,11 @@ class ForwardBlock {
     }
     for (int64_t row0 = 0; row0 < end - begin; row0 += Products::rows) {
       const int64_t rows = min_of(Products::rows, end - begin - row0);
-      image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_);
+      image_.product([&](int64_t r) { return order[row0 + r]; }, rows, image_tile_.data(), padded_,
+                     min_of(Products::rows, end - begin - row0 - rows));
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t entry = begin + row0 + r;
-        store(p_.similarities, order[row0 + r], image_tile_.data() + r * padded_);
+        if (p_.kept_as == Kept::similarities) keep(p_.kept, order[row0 + r], image_tile_.data() + r * padded_);
         while (entry >= offsets[current + 1]) {
           flush(current, chunk, begin, end, partials);
           ++current;
@@ -91,6 +96,7 @@ class ForwardBlock {
                                              current, [](int64_t c) { return c; }, p_.num_classes)
                                        : text_affinity(row0 + r, [&](int64_t e) { return order[e]; }, end - begin);
         accumulate(image_tile_.data() + r * padded_, text_row, static_cast<Mask>(row0 + r), positions != nullptr);
+        if (p_.kept_as == Kept::affinities) keep(p_.kept, order[row0 + r], image_tile_.data() + r * padded_);
       }
     }
     flush(current, chunk, begin, end, partials);
@@ -117,25 +123,30 @@ class ForwardBlock {
       A* tile = text_tile_.data();
       text_.product([&](int64_t r) { return row_key(text_first_ + r); }, text_end_ - text_first_, tile, padded_);
       for (int64_t r = 0; r < text_end_ - text_first_; ++r) {
-        store(p_.text_similarities, row_key(text_first_ + r), tile + r * padded_);
+        if (p_.kept_as == Kept::similarities) keep(p_.text_kept, row_key(text_first_ + r), tile + r * padded_);
         for (int64_t q = 0; q < padded_; q += S::lanes) {
           A* x = tile + r * padded_ + q;
           S::store(x, exp(text_scale_[q] * (S::load(x) - text_center_[q])));
         }
+        if (p_.kept_as == Kept::affinities) keep(p_.text_kept, row_key(text_first_ + r), tile + r * padded_);
       }
     }
     return text_tile_.data() + (row - text_first_) * padded_;
   }
 
-  void store(void* similarities, int64_t entry, const A* row) {
-    if (similarities != nullptr)
-      std::memcpy(static_cast<A*>(similarities) + entry * p_.num_queries + first_, row,
-                  static_cast<size_t>(count_) * sizeof(A));
+  void keep(void* kept, int64_t entry, const A* row) {
+    if (kept == nullptr) return;
+    const int64_t at = entry * p_.num_queries + first_;
+    if (p_.kept_as == Kept::similarities) std::memcpy(static_cast<A*>(kept) + at, row, count_ * sizeof(A));
+    if constexpr (std::is_same_v<T, bf16>)
+      if (p_.kept_as == Kept::affinities) keep_affinities(row, count_, static_cast<uint16_t*>(kept) + at);
   }
 
-  void accumulate(const A* similarity, const A* text, Mask row, bool any_own) {
+  // Leaves affinities in place of similarities if they are to be kept.
+  void accumulate(A* similarity, const A* text, Mask row, bool any_own) {
     for (int64_t q = 0; q < padded_; q += S::lanes) {
       typename S::V affinity = exp(image_scale_[q] * (S::load(similarity + q) - image_center_[q]));
+      if (p_.kept_as == Kept::affinities) S::store(similarity + q, affinity);
       typename S::V gap{};
       if (text != nullptr) {
         const typename S::V other = S::load(text + q);
@@ -204,7 +215,10 @@ inline void combine_chunks(const ForwardParams& p, int64_t chunk_size, int64_t c
       disagreement[q] = total / static_cast<A>(max_of(p.num_entries - (own ? 1 : 0), 1));
     }
   };
-  parallel_ranges(parallel, p.num_queries, body);
+  if (p.num_queries * chunks > serial_numbers)
+    parallel_ranges(parallel, p.num_queries, body);
+  else
+    body(0, p.num_queries);
 }
 
 // False where the products gave NaN and those of another kind might not (cpu_pairs_side.h).
@@ -236,7 +250,10 @@ inline bool forward(const ForwardParams& p, const Parallel& parallel) {
     std::memset(static_cast<A*>(p.scores) + begin * p.num_classes, 0,
                 static_cast<size_t>((end - begin) * p.num_classes) * sizeof(A));
   };
-  parallel_ranges(parallel, p.num_queries, clear);
+  if (p.num_queries * p.num_classes > serial_numbers)
+    parallel_ranges(parallel, p.num_queries, clear);
+  else
+    clear(0, p.num_queries);
 
   const bool dots = p.num_queries <= max_dot_queries;
   const int64_t super = min_of(super_block, p.num_queries);

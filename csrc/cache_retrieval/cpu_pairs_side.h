@@ -30,14 +30,17 @@ class PairTiles {
   bool undefined() const { return undefined_; }
 
   template <class RowKey>
-  void product(RowKey row_key, int64_t rows, float* tile, int64_t ldc) {
+  void product(RowKey row_key, int64_t rows, float* tile, int64_t ldc, int64_t more = 0) {
     for (int64_t r = 0; r < rows; ++r) rows_.stage(keys_ + row_key(r) * width_, width_, r, staged_.data());
     for (int64_t p = 0; p < columns_.count(); ++p) {
+      for (int64_t r = more * p / columns_.count(); r < more * (p + 1) / columns_.count(); ++r)
+        for (int64_t d = 0; d < width_; d += 64 / static_cast<int64_t>(sizeof(T)))
+          __builtin_prefetch(keys_ + row_key(rows + r) * width_ + d, 0, 2);
       float* c = tile + p * S::panel;
       if (width_ == 0)
         for (int64_t r = 0; r < rows; ++r) std::memset(c + r * ldc, 0, sizeof(float) * columns_.vectors(p) * S::lanes);
-      pair_product<parts, parts>(staged_.data(), packed_ + p * S::panel * parts * rows_.pairs, columns_.vectors(p),
-                                 rows_.pairs, 0, multiplied_pairs(width_), c, ldc, false);
+      pair_product<Rows, parts>(staged_.data(), packed_ + p * S::panel * parts * rows_.pairs, columns_.vectors(p),
+                                rows_.pairs, 0, multiplied_pairs(width_), c, ldc, false);
     }
     if constexpr (!(std::is_same_v<T, bf16> && std::is_same_v<Q, bf16>)) {
       typename S::I any{};
@@ -60,7 +63,7 @@ class PairTiles {
   bool undefined_ = false;
 };
 
-// Weights stay float32, and so do the products that they take part in.
+// Where there are weights they stay float32, and so do the products that they take part in.
 template <class T, int parts>
 struct PairProducts {
   using Input = T;

@@ -1,5 +1,8 @@
-// The weights of a block and their two products through bfloat16, as cpu_weights.h has them in float: a weight is as
-// many bfloat16 as a number of the inputs. Compiled once per level of bfloat16. Never for few queries.
+// The weights of a block and their two products through bfloat16, as cpu_weights.h has them in float: a weight is one
+// or two bfloat16. Compiled once per level of bfloat16. Never for few queries.
+//
+// In both products the weights are on the left and the rows of a matrix, two of them interleaved to pairs, on the
+// right, so that neither keys nor queries are transposed and results come as they lie in memory.
 #pragma once
 
 #include "cache_retrieval/cpu_pairs_side.h"
@@ -9,218 +12,231 @@ namespace vlmadapt {
 namespace VLMADAPT_ISA {
 namespace cache_retrieval {
 
-// Twice: as rows of pairs of queries, one row a key, and as panels of queries of pairs of keys.
+constexpr int64_t panels_at_once = 32;  // of the width, packed at a time for a sum over keys
+constexpr int64_t task_queries = 128;   // in one task of it, about; up to `own_queries` all of them
+constexpr int64_t own_queries = 336;
+constexpr int64_t task_pairs = 16;  // of rows, packed in one task
+
+// Twice: with a row a key and pairs of queries, and with a row a query and pairs of keys.
 template <class T, int matrix_parts, int parts>
 class WeightPanels<PairSums<T, matrix_parts, parts>> {
   using S = Simd<float>;
-  using Rows = PairRows<parts, pair_rows>;
   using Shape = WeightShape<PairSums<T, matrix_parts, parts>>;
 
  public:
+  using ByKey = PairRows<parts, pair_rows>;
+#ifdef VLMADAPT_TILES
+  using ByQuery = ByKey;
+#else
+  using ByQuery = PairColumns<pair_rows>;
+#endif
+
   WeightPanels(const Shape& shape, bool wanted)
       : shape_(shape),
-        rows_{pairs_of(shape.most_queries)},
-        key_pairs_(pairs_of(shape.most_keys)),
-        by_key_(wanted ? shape.most_keys / pair_rows * rows_.tile() : 0),
-        by_query_(wanted ? shape.most_queries * parts * key_pairs_ : 0) {}
+        keys_{pairs_of(shape.most_queries)},
+        queries_{pairs_of(shape.most_keys)},
+        by_key_(wanted ? keys_.size(shape.most_keys) : 0),
+        by_query_(wanted ? queries_.size(shape.most_queries) : 0) {}
 
-  // Of a pair of keys the first comes first.
-  void put(int64_t key, int64_t query, S::V weights) {
-    const Bf16Parts<parts> x(weights);
-    Pair* row = tile(key) + Rows::at(key % pair_rows, query / 2);
-    const int64_t lanes = shape_.columns.vectors(query / S::panel) * S::lanes;
-    Pair* panel = this->panel(query / S::panel) + key / 2 * lanes + query % S::panel;
-    for (int part = 0; part < parts; ++part) {
-      store_upper_halves(row + part * Rows::part, x.part[part]);
-      Pair* pairs = panel + part * key_pairs_ * lanes;
-      typename S::U both;
-      std::memcpy(&both, pairs, sizeof(both));
-      store_pairs(pairs, key % 2 == 0 ? x.part[part] >> 16 : both | x.part[part]);
-    }
-  }
+  // Takes the weights of a tile of keys and a block of queries, then splits them; a large one makes the sums wrong.
+  class Writer {
+   public:
+    Writer(WeightPanels& panels, int64_t start, int64_t padded, bool wanted)
+        : panels_(panels), start_(start), padded_(padded), tile_(wanted ? pair_rows * padded : 0) {}
 
-  // Zeros beyond the last key and the last query, as far as products read.
-  void end_keys(int64_t keys) {
-    for (int64_t p = 0; p < shape_.columns.count(); ++p) {
-      const int64_t lanes = shape_.columns.vectors(p) * S::lanes, from = (keys + 1) / 2;
-      for (int part = 0; part < parts; ++part)
-        std::memset(panel(p) + (part * key_pairs_ + from) * lanes, 0,
-                    static_cast<size_t>((multiplied_pairs(keys) - from) * lanes) * sizeof(Pair));
+    void put(int64_t key, int64_t query, S::V weights) {
+      S::store(tile_.data() + key % pair_rows * padded_ + query, weights);
     }
-  }
+
+    void end_tile(int64_t key, int64_t rows) {
+      float* tile = tile_.data();
+      std::memset(tile + rows * padded_, 0, static_cast<size_t>((pair_rows - rows) * padded_) * sizeof(float));
+      for (int64_t q = 0; q < padded_; q += S::lanes) panels_.split(tile + q, padded_, key, start_ + q);
+    }
+
+   private:
+    WeightPanels& panels_;
+    const int64_t start_, padded_;
+    Buffer<float> tile_;
+  };
+
+  // Zeros beyond the last query, as far as products read.
   void end_queries(int64_t begin, int64_t end) {
     const int64_t from = shape_.padded() / 2, to = multiplied_pairs(shape_.padded());
     for (int64_t key = begin; key < end; ++key)
       for (int64_t pair = from; pair < to; ++pair)
-        for (int part = 0; part < parts; ++part) tile(key)[Rows::at(key % pair_rows, pair) + part * Rows::part] = 0;
+        for (int part = 0; part < parts; ++part)
+          key_tile(key / pair_rows)[ByKey::at(key % pair_rows, pair) + part * ByKey::part] = 0;
   }
 
-  Pair* tile(int64_t key) { return by_key_.data() + key / pair_rows * rows_.tile(); }
-  Pair* panel(int64_t panel) { return by_query_.data() + panel * S::panel * parts * key_pairs_; }
-  int64_t key_pairs() const { return key_pairs_; }
+  Pair* key_tile(int64_t tile) { return by_key_.data() + keys_.tile_at(tile); }
+  Pair* query_tile(int64_t tile) { return by_query_.data() + queries_.tile_at(tile); }
 
  private:
+  // One vector of queries of the tile that begins at `key`.
+  void split(const float* weights, int64_t ld, int64_t key, int64_t query) {
+#ifdef VLMADAPT_TILES
+    alignas(64) Pair by_pair[parts][pair_rows / 2 * S::lanes];
+#endif
+    Pair* row = key_tile(key / pair_rows) + ByKey::at_pair(query / 2);
+    for (int64_t r = 0; r < pair_rows; r += 2, row += 2 * ByKey::row_stride) {
+      const Bf16Parts<parts> even(S::load(weights + r * ld), true), odd(S::load(weights + (r + 1) * ld), true);
+      for (int part = 0; part < parts; ++part) {
+        store_upper_halves(row + part * ByKey::part, even.part[part]);
+        store_upper_halves(row + ByKey::row_stride + part * ByKey::part, odd.part[part]);
+        const S::U both = even.part[part] >> 16 | odd.part[part];
+#ifdef VLMADAPT_TILES
+        store_pairs(by_pair[part] + r / 2 * S::lanes, both);
+#else
+        store_pairs(by_query_.data() + queries_.at(query, (key + r) / 2), both);
+#endif
+      }
+    }
+#ifdef VLMADAPT_TILES
+    Pair* target = query_tile(query / pair_rows) + ByQuery::at(query % pair_rows, key / 2);
+    for (int part = 0; part < parts; ++part)
+      for (int64_t pair = 0; pair < pair_rows / 2; pair += S::lanes)
+        transpose_block(reinterpret_cast<const float*>(by_pair[part] + pair * S::lanes), S::lanes,
+                        reinterpret_cast<float*>(target + part * ByQuery::part + pair), ByQuery::row_stride);
+#endif
+  }
+
   const Shape& shape_;
-  const Rows rows_;
-  const int64_t key_pairs_;
+  const ByKey keys_;
+  const ByQuery queries_;
   Buffer<Pair> by_key_, by_query_;
 };
 
 template <class T, int parts, int weight_parts, class M>
 class SumOverKeys<PairSums<T, parts, weight_parts>, M> {
   using S = Simd<float>;
-  using Rows = PairRows<parts, pair_rows>;
   using Shape = WeightShape<PairSums<T, parts, weight_parts>>;
   using Weights = WeightPanels<PairSums<T, parts, weight_parts>>;
-
-  static constexpr int64_t task_tiles = max_of(width_group * tile_rows / pair_rows, 1);
-  static constexpr int64_t packed_tiles = 1120 / (task_tiles * pair_rows) * task_tiles;  // at a time
+  static constexpr int64_t tile_size = pair_rows * S::panel;
 
  public:
-  SumOverKeys(const Shape& shape, const void* matrix, int64_t width, void* out)
+  SumOverKeys(const Shape& shape, const void* matrix, int64_t width, Result<M> out)
       : shape_(shape),
         matrix_(static_cast<const M*>(matrix)),
-        out_(static_cast<float*>(out)),
+        out_(out),
         width_(width),
-        tiles_((width + pair_rows - 1) / pair_rows),
-        rows_{pairs_of(shape.most_keys)},
-        packed_(out != nullptr ? min_of(tiles_, packed_tiles) * rows_.tile() : 0),
-        sums_(out != nullptr ? tiles_ * pair_rows * shape.most_queries : 0) {}
+        widths_{width},
+        pairs_(pairs_of(shape.most_keys)),
+        packed_(out ? min_of(widths_.count(), panels_at_once) * S::panel * parts * pairs_ : 0),
+        sums_(out ? tiles_of(shape.most_queries) * widths_.count() * tile_size : 0) {}
 
   void begin(int64_t first) {
     first_ = first;
-    std::memset(sums_.data(), 0, static_cast<size_t>(tiles_ * pair_rows * shape_.padded()) * sizeof(float));
+    std::memset(sums_.data(), 0,
+                static_cast<size_t>(tiles_of(shape_.padded()) * widths_.count() * tile_size) * sizeof(float));
   }
 
   void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
-    weights.end_keys(keys);
-    for (int64_t first = 0; first < tiles_; first += packed_tiles) {
-      const int64_t last = min_of(first + packed_tiles, tiles_);
-      auto packing = [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) pack(first, last, k0, keys, block * S::lanes);
+    const int64_t pairs = multiplied_pairs(keys);
+    for (int64_t first = 0; first < widths_.count(); first += panels_at_once) {
+      const int64_t last = min_of(first + panels_at_once, widths_.count());
+      const auto panel = [&](int64_t p) { return packed_.data() + (p - first) * S::panel * parts * pairs_; };
+      const auto pack = [&](int64_t from, int64_t to, int64_t panel0, int64_t panel1) {
+        pack_pairs<parts>(matrix_ + k0 * width_, keys, width_, from, min_of(to, pairs), panel0, panel1, pairs_, panel);
       };
-      parallel_ranges(parallel, pairs_of(keys) / S::lanes, packing);
-      const Panels<float> columns = shape_.columns;
-      const int64_t groups = (columns.count() + panel_group - 1) / panel_group;
-      // A task is a few tiles of the width and a few panels.
+      // What several groups of queries read is packed first, what one reads just before.
+      const bool shared = shape_.columns.columns > own_queries;
+      const int64_t tiles = tiles_of(shape_.padded()), task_tiles = shared ? task_queries / pair_rows : tiles;
+      const int64_t groups = (tiles + task_tiles - 1) / task_tiles,
+                    task_panels = widths_.count() > 16 || shared ? 8 : 4;
+      auto packing = [&](int64_t begin, int64_t end) { pack(begin * task_pairs, end * task_pairs, first, last); };
+      if (shared) parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
+      // A task is a few panels of the width and a few tiles of queries.
       auto tasks = [&](int64_t begin, int64_t end) {
         [[maybe_unused]] ProductScope scope;
         for (int64_t task = begin; task < end; ++task) {
-          const int64_t tile = first + task / groups * task_tiles, panel = task % groups * panel_group;
-          for (int64_t pair = 0; pair < multiplied_pairs(keys); pair += stage_depth)
-            add_block(weights, first, tile, min_of(tile + task_tiles, last), panel,
-                      min_of(panel + panel_group, columns.count()), pair,
-                      min_of(pair + stage_depth, multiplied_pairs(keys)));
+          const int64_t panel0 = first + task / groups * task_panels, tile0 = task % groups * task_tiles;
+          const int64_t panel1 = min_of(panel0 + task_panels, last);
+          for (int64_t pair = 0; pair < pairs; pair += stage_depth) {
+            if (!shared) pack(pair, pair + stage_depth, panel0, panel1);
+            for (int64_t t = tile0; t < min_of(tile0 + task_tiles, tiles); ++t)
+              for (int64_t p = panel0; p < panel1; ++p)
+                pair_product<typename Weights::ByQuery, parts>(weights.query_tile(t), panel(p), widths_.vectors(p),
+                                                               pairs_, pair, min_of(pair + stage_depth, pairs),
+                                                               sums(t, p), S::panel, true);
+          }
         }
       };
-      parallel_ranges(parallel, (last - first + task_tiles - 1) / task_tiles * groups, tasks);
+      parallel_ranges(parallel, (last - first + task_panels - 1) / task_panels * groups, tasks);
     }
   }
 
   void finish(const Parallel& parallel) {
-    write_transposed(sums_.data(), shape_.padded(), shape_.columns.columns, width_, out_ + first_ * width_, parallel);
+    auto body = [&](int64_t begin, int64_t end) {
+      for (int64_t q = begin; q < end; ++q)
+        for (int64_t p = 0; p < widths_.count(); ++p)
+          out_.write((first_ + q) * width_ + p * S::panel, sums(q / pair_rows, p) + q % pair_rows * S::panel,
+                     min_of(S::panel, width_ - p * S::panel));
+    };
+    parallel_ranges(parallel, shape_.columns.columns, body);
   }
 
  private:
-  void add_block(Weights& weights, int64_t first, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
-                 int64_t pair0, int64_t pair1) {
-    const int64_t padded = shape_.padded();
-    for (int64_t panel = panel0; panel < panel1; ++panel)
-      for (int64_t t = tile0; t < tile1; ++t)
-        pair_product<parts, weight_parts>(packed_.data() + (t - first) * rows_.tile(), weights.panel(panel),
-                                          shape_.columns.vectors(panel), weights.key_pairs(), pair0, pair1,
-                                          sums_.data() + t * pair_rows * padded + panel * S::panel, padded, true);
-  }
-
-  // A vector of pairs of keys, from pair `pair` of the block at k0 on, of the columns in tiles [first, last), one row a
-  // column.
-  void pack(int64_t first, int64_t last, int64_t k0, int64_t keys, int64_t pair) {
-    constexpr int64_t lanes = S::lanes;
-    alignas(64) Pair by_pair[parts][lanes * lanes], by_column[lanes * lanes];
-    const int64_t end = min_of(last * pair_rows, width_);
-    for (int64_t d0 = first * pair_rows; d0 < end; d0 += lanes) {
-      for (int64_t i = 0; i < lanes; ++i) {
-        const int64_t key = 2 * (pair + i);
-        const M* row = matrix_ + (k0 + key) * width_ + d0;
-        interleave_rows<parts>(key < keys ? row : nullptr, key + 1 < keys ? row + width_ : nullptr, end - d0,
-                               by_pair[0] + i * lanes, lanes * lanes);
-      }
-      for (int part = 0; part < parts; ++part) {
-        transpose_block(reinterpret_cast<const float*>(by_pair[part]), lanes, reinterpret_cast<float*>(by_column),
-                        lanes);
-        for (int64_t d = d0; d < min_of(d0 + lanes, end); ++d)
-          std::memcpy(packed_.data() + (d / pair_rows - first) * rows_.tile() + Rows::at(d % pair_rows, pair) +
-                          part * Rows::part,
-                      by_column + (d - d0) * lanes, sizeof(Pair) * lanes);
-      }
-    }
-  }
+  static constexpr int64_t tiles_of(int64_t queries) { return (queries + pair_rows - 1) / pair_rows; }
+  float* sums(int64_t tile, int64_t panel) { return sums_.data() + (tile * widths_.count() + panel) * tile_size; }
 
   const Shape& shape_;
   const M* matrix_;
-  float* out_;
+  const Result<M> out_;
   int64_t first_ = 0;
-  const int64_t width_, tiles_;
-  const Rows rows_;
+  const int64_t width_;
+  const Panels<float> widths_;
+  const int64_t pairs_;
   Buffer<Pair> packed_;
   Buffer<float> sums_;
 };
 
 template <class T, int parts, int weight_parts, class M>
-class SumOverQueries<PairSums<T, parts, weight_parts>, M> {
+class SumOverQueries<PairSums<T, parts, weight_parts>, M> : public RowsOfKeys<T> {
   using S = Simd<float>;
   using Shape = WeightShape<PairSums<T, parts, weight_parts>>;
   using Weights = WeightPanels<PairSums<T, parts, weight_parts>>;
 
  public:
-  SumOverQueries(const Shape& shape, const void* matrix, int64_t width, void* out)
-      : shape_(shape),
+  SumOverQueries(const Shape& shape, const void* matrix, int64_t width, Result<T> out)
+      : RowsOfKeys<T>(shape, width, out),
+        shape_(shape),
         matrix_(static_cast<const M*>(matrix)),
-        out_(static_cast<float*>(out)),
         width_(width),
+        widths_{width},
         pairs_(pairs_of(shape.most_queries)),
-        packed_(out != nullptr ? round_up(width, S::panel) * parts * pairs_ : 0) {}
+        packed_(out ? round_up(width, S::panel) * parts * pairs_ : 0) {}
 
   void begin(int64_t first, const Parallel& parallel) {
-    first_ = first;
-    const Panels<float> widths{width_};
+    this->begin_block(first, shape_.columns.columns);
+    const int64_t pairs = multiplied_pairs(shape_.padded());
     auto packing = [&](int64_t begin, int64_t end) {
-      const int64_t count = shape_.columns.columns;
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t lanes = widths.vectors(p) * S::lanes;
-        for (int64_t pair = 0; pair < multiplied_pairs(shape_.padded()); ++pair)
-          for (int64_t d = 0; d < lanes; d += S::lanes) {
-            const int64_t query = 2 * pair, column = p * S::panel + d;
-            const M* row = matrix_ + (first + query) * width_ + column;
-            interleave_rows<parts>(query < count ? row : nullptr, query + 1 < count ? row + width_ : nullptr,
-                                   width_ - column, panel(p) + pair * lanes + d, pairs_ * lanes);
-          }
-      }
+      pack_pairs<parts>(matrix_ + first * width_, shape_.columns.columns, width_, begin * task_pairs,
+                        min_of(end * task_pairs, pairs), 0, widths_.count(), pairs_,
+                        [&](int64_t p) { return panel(p); });
     };
-    parallel_ranges(parallel, widths.count(), packing);
+    parallel_ranges(parallel, (pairs + task_pairs - 1) / task_pairs, packing);
   }
 
-  // A task is a group of keys.
-  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
-    const Panels<float> widths{width_};
-    auto tasks = [&](int64_t begin, int64_t end) {
-      [[maybe_unused]] ProductScope scope;
-      Buffer<float> tiles(Shape::key_group * S::panel);
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t row0 = task * Shape::key_group, row1 = min_of(row0 + Shape::key_group, keys);
-        weights.end_queries(row0, row1);
-        for (int64_t p = 0; p < widths.count(); ++p) {
-          const int64_t lanes = widths.vectors(p) * S::lanes;
-          for (int64_t row = row0; row < row1; row += pair_rows)
-            pair_product<weight_parts, parts>(weights.tile(row), panel(p), widths.vectors(p), pairs_, 0,
-                                              multiplied_pairs(shape_.padded()), tiles.data() + (row - row0) * lanes,
-                                              lanes, false);
-          write_columns(tiles.data(), row1 - row0, lanes, out_ + (k0 + row0) * width_, width_, p * S::panel,
-                        first_ > 0);
-        }
+  // Keys [begin, end) of the block at k0, within a task that owns the group.
+  void add_group(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    Buffer<float> tiles(Shape::key_group * S::panel);
+    weights.end_queries(begin, end);
+    const int64_t pairs = multiplied_pairs(shape_.padded());
+    // All columns of a few rows are written at a time, while the packed matrix stays in cache for the next.
+    const bool small = pairs * parts * width_ * static_cast<int64_t>(sizeof(Pair)) <= query_block_bytes / 2;
+    const int64_t at_once = small ? pair_rows : Shape::key_group;
+    for (int64_t row0 = begin; row0 < end; row0 += at_once) {
+      const int64_t row1 = min_of(row0 + at_once, end);
+      for (int64_t p = 0; p < widths_.count(); ++p) {
+        const int64_t lanes = widths_.vectors(p) * S::lanes;
+        for (int64_t row = row0; row < row1; row += pair_rows)
+          pair_product<typename Weights::ByKey, parts>(weights.key_tile(row / pair_rows), panel(p), widths_.vectors(p),
+                                                       pairs_, 0, pairs, tiles.data() + (row - row0) * lanes, lanes,
+                                                       false);
+        this->write_columns(tiles.data(), k0 + row0, row1 - row0, lanes, p * S::panel);
       }
-    };
-    parallel_ranges(parallel, (keys + Shape::key_group - 1) / Shape::key_group, tasks);
+    }
   }
 
  private:
@@ -228,9 +244,9 @@ class SumOverQueries<PairSums<T, parts, weight_parts>, M> {
 
   const Shape& shape_;
   const M* matrix_;
-  float* out_;
-  const int64_t width_, pairs_;
-  int64_t first_ = 0;
+  const int64_t width_;
+  const Panels<float> widths_;
+  const int64_t pairs_;
   Buffer<Pair> packed_;
 };
 

@@ -35,9 +35,10 @@ class SideTiles {
   // Whether a product was NaN that an exact one need not be.
   static constexpr bool undefined() { return false; }
 
-  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined.
+  // tile[r * ldc + q] for the rows whose key indices row_key(0 .. rows - 1) gives; rows beyond are left undefined, but
+  // `more` of them may be fetched.
   template <class RowKey>
-  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc) {
+  void product(RowKey row_key, int64_t rows, A* tile, int64_t ldc, int64_t = 0) {
     const auto row_pointer = [&](int64_t r) { return keys_ + row_key(r) * width_; };
     if (packed_ == nullptr) {
       dot_products(row_pointer, rows, tile, ldc);
@@ -76,6 +77,34 @@ class SideTiles {
   Panels<A> columns_;
   Buffer<A> staged_;
 };
+
+// Affinities as Kept::affinities has them.
+inline void keep_affinities(const float* affinities, int64_t count, void* kept) {
+  using S = Simd<float>;
+  uint16_t* to = static_cast<uint16_t*>(kept);
+  for (int64_t q = 0; q < count; q += S::lanes) {
+    const typename S::V x = S::load(affinities + q);  // rows end with whole vectors
+    const typename S::U bits = (nearest_without<15>(x) & 0x7fffffffu) >> 15;
+    if (q + S::lanes <= count)
+      store_halves(to + q, bits);
+    else
+      for (int64_t lane = 0; lane < count - q; ++lane) to[q + lane] = static_cast<uint16_t>(bits[lane]);
+  }
+}
+
+inline void load_affinities(const void* kept, int64_t count, float* affinities) {
+  using S = Simd<float>;
+  const uint16_t* from = static_cast<const uint16_t*>(kept);
+  int64_t q = 0;
+  for (; q + S::lanes <= count; q += S::lanes) {
+    const typename S::U bits = load_halves(from + q) << 15;
+    std::memcpy(affinities + q, &bits, sizeof(bits));
+  }
+  for (; q < count; ++q) {
+    const uint32_t bits = static_cast<uint32_t>(from[q]) << 15;
+    std::memcpy(affinities + q, &bits, sizeof(bits));
+  }
+}
 
 template <class A>
 inline A value_of(const PerQuery& x, int64_t query) {

@@ -34,11 +34,14 @@ struct WeightShape {
   static constexpr int64_t key_block = 12 * key_group;
 
   WeightShape(int64_t num_queries, int64_t num_keys)
-      : few(Products::exact && num_queries > 0 && num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
+      : num_queries(num_queries),
+        num_keys(num_keys),
+        few(Products::exact && num_queries > 0 && num_queries <= max_dot_queries && max_dot_queries <= S::lanes),
         most_queries(round_up(min_of(block_queries, num_queries), S::panel)),
         most_keys(round_up(min_of(key_block, num_keys), Products::rows)),
         groups((most_keys + key_group - 1) / key_group) {}
 
+  const int64_t num_queries, num_keys;
   const bool few;
   const int64_t most_queries, most_keys, groups;
   Panels<Accum<typename Products::Input>> columns{0};  // the queries of the block
@@ -58,7 +61,17 @@ class WeightPanels {
   WeightPanels(const Shape& shape, bool wanted)
       : shape_(shape), data_(wanted ? shape.most_queries * shape.most_keys : 0) {}
 
-  void put(int64_t key, int64_t query, typename S::V weights) { S::store(at(key, query), weights); }
+  // Takes the weights of a tile of keys and a block of queries.
+  class Writer {
+   public:
+    Writer(WeightPanels& panels, int64_t start, int64_t, bool) : panels_(panels), start_(start) {}
+    void put(int64_t key, int64_t query, typename S::V weights) { S::store(panels_.at(key, start_ + query), weights); }
+    void end_tile(int64_t, int64_t) {}
+
+   private:
+    WeightPanels& panels_;
+    const int64_t start_;
+  };
 
   A* at(int64_t key, int64_t query) {
     const int64_t panel = query / S::panel;
@@ -71,32 +84,71 @@ class WeightPanels {
   Buffer<A> data_;
 };
 
-// out[q, d] = sums[d, q], of which rows are `padded` long.
-template <class A>
-inline void write_transposed(const A* sums, int64_t padded, int64_t queries, int64_t width, A* out,
-                             const Parallel& parallel) {
-  auto body = [&](int64_t begin, int64_t end) {
-    for (int64_t q = begin; q < end; ++q)
-      for (int64_t d = 0; d < width; ++d) out[q * width + d] = sums[d * padded + q];
-  };
-  parallel_ranges(parallel, queries, body);
-}
+// A matrix to write, of the accumulation type or, if `narrow`, of the inputs', or none.
+template <class T>
+struct Result {
+  using A = Accum<T>;
+  void* data;
+  bool narrow;
 
-// out[row, d0 + d] (+)= tiles[row, d] for those of the `lanes` columns that there are.
-template <class A>
-inline void write_columns(const A* tiles, int64_t rows, int64_t lanes, A* out, int64_t width, int64_t d0, bool add) {
-  const int64_t columns = min_of(lanes, width - d0);
-  for (int64_t r = 0; r < rows; ++r) {
-    A* output = out + r * width + d0;
-    const A* tile = tiles + r * lanes;
-    if (add)
-      for (int64_t d = 0; d < columns; ++d) output[d] += tile[d];
-    else if (columns == Simd<A>::panel)
-      std::memcpy(output, tile, sizeof(A) * Simd<A>::panel);
+  explicit operator bool() const { return data != nullptr; }
+  void write(int64_t at, const A* from, int64_t count) const {
+    if (narrow)
+      convert(from, count, static_cast<T*>(data) + at);
     else
-      for (int64_t d = 0; d < columns; ++d) output[d] = tile[d];
+      convert(from, count, static_cast<A*>(data) + at);
   }
-}
+
+ private:
+  template <class To>
+  static void convert(const A* from, int64_t count, To* to) {
+    int64_t i = 0;
+    for (; i + Simd<A>::lanes <= count; i += Simd<A>::lanes) store_narrowed(to + i, Simd<A>::load(from + i));
+    for (; i < count; ++i) to[i] = from_accum<To>(from[i]);
+  }
+};
+
+// The rows of a sum over queries, one a key, added up over blocks of queries. Where they are narrow in the end, a
+// matrix of sums exists only if there are several blocks.
+template <class T>
+class RowsOfKeys {
+  using A = Accum<T>;
+
+ public:
+  template <class Shape>
+  RowsOfKeys(const Shape& shape, int64_t width, Result<T> out)
+      : out_(out),
+        width_(width),
+        num_queries_(shape.num_queries),
+        own_sums_(out && out.narrow && num_queries_ > block_queries ? shape.num_keys * width : 0),
+        sums_{out.narrow ? own_sums_.data() : out.data, false} {}
+
+ protected:
+  void begin_block(int64_t first, int64_t columns) {
+    first_ = first == 0;
+    last_ = first + columns >= num_queries_;
+  }
+
+  // Columns [d0, d0 + lanes), as far as there are, of the rows of a block's keys; the tiles' own numbers are lost.
+  void write_columns(A* tiles, int64_t key, int64_t rows, int64_t lanes, int64_t d0) {
+    const int64_t columns = min_of(lanes, width_ - d0);
+    for (int64_t r = 0; r < rows; ++r) {
+      A* tile = tiles + r * lanes;
+      const int64_t at = (key + r) * width_ + d0;
+      if (!first_)
+        for (int64_t d = 0; d < columns; ++d) tile[d] += static_cast<const A*>(sums_.data)[at + d];
+      (last_ ? out_ : sums_).write(at, tile, columns);
+    }
+  }
+
+  const Result<T> out_;
+
+ private:
+  const int64_t width_, num_queries_;
+  Buffer<A> own_sums_;
+  const Result<T> sums_;
+  bool first_ = true, last_ = true;
+};
 
 // out[q, d] += sum_k W[k, q] matrix[k, d], with one row of the matrix, of type M, a key. Gathered as out^T.
 template <class Products, class M>
@@ -107,43 +159,52 @@ class SumOverKeys {
   using Weights = WeightPanels<Products>;
 
  public:
-  // out == nullptr: not wanted, nothing may be called but the constructor.
-  SumOverKeys(const Shape& shape, const void* matrix, int64_t width, void* out)
+  // Without a result nothing may be called but the constructor.
+  SumOverKeys(const Shape& shape, const void* matrix, int64_t width, Result<M> out)
       : shape_(shape),
         matrix_(static_cast<const M*>(matrix)),
-        out_(static_cast<A*>(out)),
+        out_(out),
         width_(width),
         tiles_((width + tile_rows - 1) / tile_rows),
-        packed_(out != nullptr && !shape.few ? min_of(tiles_, packed_tiles) * shape.most_keys * tile_rows : 0),
-        sums_(out != nullptr && !shape.few ? tiles_ * tile_rows * shape.most_queries : 0),
-        few_sums_(out != nullptr && shape.few ? max_dot_queries * width * shape.groups : 0) {}
+        packed_(out && !shape.few ? min_of(tiles_, packed_tiles) * shape.most_keys * tile_rows : 0),
+        sums_(!out        ? 0
+              : shape.few ? max_dot_queries * width
+                          : tiles_ * tile_rows * shape.most_queries),
+        few_sums_(out && shape.few ? max_dot_queries * width * shape.groups : 0) {}
 
   // Queries [first, first + columns).
   void begin(int64_t first) {
-    out_of_block_ = out_ + first * width_;
-    if (shape_.few)
-      std::memset(out_of_block_, 0, static_cast<size_t>(shape_.columns.columns * width_) * sizeof(A));
-    else
-      std::memset(sums_.data(), 0, static_cast<size_t>(tiles_ * tile_rows * shape_.padded()) * sizeof(A));
+    first_ = first;
+    const int64_t size = shape_.few ? max_dot_queries * width_ : tiles_ * tile_rows * shape_.padded();
+    std::memset(sums_.data(), 0, static_cast<size_t>(size) * sizeof(A));
   }
 
   // Keys [begin, end) of the block at k0, when queries are few: within a task that owns the group.
   void sum_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
     A* sums = few_sums_.data() + begin / Shape::key_group * max_dot_queries * width_;
     std::memset(sums, 0, static_cast<size_t>(shape_.columns.columns * width_) * sizeof(A));
-    for (int64_t k = begin; k < end; ++k) {
-      const A* w = weights.at(k, 0);
-      const M* row = matrix_ + (k0 + k) * width_;
-      for (int64_t q = 0; q < shape_.columns.columns; ++q)
-        for (int64_t d = 0; d < width_; ++d) sums[q * width_ + d] += w[q] * to_accum(row[d]);
-    }
+    constexpr int64_t at_once = 4;  // rows, so that their sums are read and written less often
+    for (int64_t k = begin; k < end; k += at_once)
+      for (int64_t q = 0; q < shape_.columns.columns; ++q) {
+        A w[at_once];
+        const M* rows[at_once];
+        const int64_t count = min_of(at_once, end - k);
+        for (int64_t i = 0; i < count; ++i) {
+          w[i] = *weights.at(k + i, q);
+          rows[i] = matrix_ + (k0 + k + i) * width_;
+        }
+        if (count == at_once)
+          add_rows<at_once>(w, rows, sums + q * width_);
+        else
+          for (int64_t i = 0; i < count; ++i) add_rows<1>(w + i, rows + i, sums + q * width_);
+      }
   }
 
   void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
     if (shape_.few) {
       for (int64_t group = 0; group * Shape::key_group < keys; ++group)
         for (int64_t i = 0; i < shape_.columns.columns * width_; ++i)
-          out_of_block_[i] += few_sums_[group * max_dot_queries * width_ + i];
+          sums_[i] += few_sums_[group * max_dot_queries * width_ + i];
       return;
     }
     for (int64_t first = 0; first < tiles_; first += packed_tiles) {
@@ -169,11 +230,30 @@ class SumOverKeys {
   }
 
   void finish(const Parallel& parallel) {
-    if (!shape_.few)
-      write_transposed(sums_.data(), shape_.padded(), shape_.columns.columns, width_, out_of_block_, parallel);
+    auto body = [&](int64_t begin, int64_t end) {
+      Buffer<A> row(width_);
+      const int64_t padded = shape_.padded();
+      for (int64_t q = begin; q < end; ++q) {
+        for (int64_t d = 0; d < width_; ++d) row[d] = shape_.few ? sums_[q * width_ + d] : sums_[d * padded + q];
+        out_.write((first_ + q) * width_, row.data(), width_);
+      }
+    };
+    parallel_ranges(parallel, shape_.columns.columns, body);
   }
 
  private:
+  template <int count>
+  void add_rows(const A* w, const M* const* rows, A* sums) const {
+    int64_t d = 0;
+    for (; d + S::lanes <= width_; d += S::lanes) {
+      typename S::V sum = S::load(sums + d);
+      for (int i = 0; i < count; ++i) sum += w[i] * load_widened(rows[i] + d);
+      S::store(sums + d, sum);
+    }
+    for (; d < width_; ++d)
+      for (int i = 0; i < count; ++i) sums[d] += w[i] * to_accum(rows[i][d]);
+  }
+
   void add_block(Weights& weights, int64_t first, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1,
                  int64_t k0, int64_t k1) {
     const Panels<A> columns = shape_.columns;
@@ -211,33 +291,37 @@ class SumOverKeys {
 
   const Shape& shape_;
   const M* matrix_;
-  A* out_;
-  A* out_of_block_ = nullptr;
+  const Result<M> out_;
+  int64_t first_ = 0;
   const int64_t width_, tiles_;
   Buffer<A> packed_, sums_, few_sums_;
 };
 
-// out[k, d] = sum_q W[k, q] matrix[q, d] over all blocks of queries, with one row of the matrix a query.
+// out[k, d] = sum_q W[k, q] matrix[q, d] over all blocks of queries, with one row of the matrix, of type M, a query.
 template <class Products, class M>
-class SumOverQueries {
+class SumOverQueries : public RowsOfKeys<typename Products::Input> {
+  using T = typename Products::Input;
   using A = Accum<M>;
   using S = Simd<A>;
   using Shape = WeightShape<Products>;
   using Weights = WeightPanels<Products>;
 
  public:
-  // out == nullptr: not wanted, nothing may be called but the constructor.
-  SumOverQueries(const Shape& shape, const void* matrix, int64_t width, void* out)
-      : shape_(shape),
+  // Without a result nothing may be called but the constructor.
+  SumOverQueries(const Shape& shape, const void* matrix, int64_t width, Result<T> out)
+      : RowsOfKeys<T>(shape, width, out),
+        shape_(shape),
         matrix_(static_cast<const M*>(matrix)),
-        out_(static_cast<A*>(out)),
         width_(width),
-        packed_(out != nullptr && !shape.few ? round_up(width, S::panel) * shape.most_queries : 0) {}
+        packed_(out ? round_up(width, S::panel) * (shape.few ? max_dot_queries : shape.most_queries) : 0) {}
 
   // Queries [first, first + columns).
   void begin(int64_t first, const Parallel& parallel) {
-    first_ = first;
-    if (shape_.few) return;
+    this->begin_block(first, shape_.columns.columns);
+    if (shape_.few) {
+      for (int64_t i = 0; i < shape_.columns.columns * width_; ++i) packed_[i] = to_accum(matrix_[i]);
+      return;
+    }
     const Panels<A> widths{width_};
     auto packing = [&](int64_t begin, int64_t end) {
       const M* rows = matrix_ + first * width_;
@@ -255,40 +339,35 @@ class SumOverQueries {
     parallel_ranges(parallel, widths.count(), packing);
   }
 
-  // Keys [begin, end) of the block at k0, when queries are few: within a task that owns the group.
-  void sum_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const A* w = weights.at(k, 0);
-      A* output = out_ + (k0 + k) * width_;
-      for (int64_t d = 0; d < width_; ++d) output[d] = w[0] * to_accum(matrix_[d]);
-      for (int64_t q = 1; q < shape_.columns.columns; ++q)
-        for (int64_t d = 0; d < width_; ++d) output[d] += w[q] * to_accum(matrix_[q * width_ + d]);
+  // Keys [begin, end) of the block at k0, within a task that owns the group. A block of the packed matrix serves all of
+  // its tiles while it is in L1.
+  void add_group(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    if (shape_.few) return add_few(weights, k0, begin, end);
+    const Panels<A> widths{width_};
+    Buffer<A> tiles(Shape::key_group * S::panel);
+    for (int64_t p = 0; p < widths.count(); ++p) {
+      const int64_t lanes = widths.vectors(p) * S::lanes;
+      const A* b = packed_.data() + p * S::panel * shape_.padded();
+      if (lanes == S::panel)
+        multiply<2>(weights, begin, end, b, tiles.data());
+      else
+        multiply<1>(weights, begin, end, b, tiles.data());
+      this->write_columns(tiles.data(), k0 + begin, end - begin, lanes, p * S::panel);
     }
   }
 
-  // A task is a group of keys; a block of the packed matrix serves all of its tiles while it is in L1.
-  void add(Weights& weights, int64_t k0, int64_t keys, const Parallel& parallel) {
-    if (shape_.few) return;
-    const Panels<A> widths{width_};
-    auto tasks = [&](int64_t begin, int64_t end) {
-      Buffer<A> tiles(Shape::key_group * S::panel);
-      for (int64_t task = begin; task < end; ++task)
-        for (int64_t p = 0; p < widths.count(); ++p) {
-          const int64_t row0 = task * Shape::key_group, row1 = min_of(row0 + Shape::key_group, keys);
-          const int64_t lanes = widths.vectors(p) * S::lanes;
-          const A* b = packed_.data() + p * S::panel * shape_.padded();
-          if (lanes == S::panel)
-            multiply<2>(weights, row0, row1, b, tiles.data());
-          else
-            multiply<1>(weights, row0, row1, b, tiles.data());
-          write_columns(tiles.data(), row1 - row0, lanes, out_ + (k0 + row0) * width_, width_, p * S::panel,
-                        first_ > 0);
-        }
-    };
-    parallel_ranges(parallel, (keys + Shape::key_group - 1) / Shape::key_group, tasks);
+ private:
+  void add_few(Weights& weights, int64_t k0, int64_t begin, int64_t end) {
+    Buffer<A> row(width_);
+    for (int64_t k = begin; k < end; ++k) {
+      const A* w = weights.at(k, 0);
+      for (int64_t d = 0; d < width_; ++d) row[d] = w[0] * packed_[d];
+      for (int64_t q = 1; q < shape_.columns.columns; ++q)
+        for (int64_t d = 0; d < width_; ++d) row[d] += w[q] * packed_[q * width_ + d];
+      this->out_.write((k0 + k) * width_, row.data(), width_);
+    }
   }
 
- private:
   template <int NV>
   void multiply(Weights& weights, int64_t row0, int64_t row1, const A* b, A* tiles) {
     const Panels<A> columns = shape_.columns;
@@ -309,9 +388,7 @@ class SumOverQueries {
 
   const Shape& shape_;
   const M* matrix_;
-  A* out_;
   const int64_t width_;
-  int64_t first_ = 0;
   Buffer<A> packed_;
 };
 

@@ -32,6 +32,11 @@ enum class Float32 : int {
 // Up to as many queries are multiplied by plain dot products on a CPU.
 constexpr int64_t max_dot_queries = 4;
 
+// What a forward keeps for its backward, in the accumulation type, or that of affinities in 16 bits: positive, they are
+// the upper halves of float32 but for the sign, with 8 bits of mantissa, one more than bfloat16. For bfloat16 alone,
+// and only if the gradients of scale, center and weight are not wanted, which need the similarities.
+enum class Kept : int { similarities = 0, affinities = 1 };
+
 // A number a query: values[b * stride], or `same` for all where there are no values.
 struct PerQuery {
   const void* values = nullptr;  // accum
@@ -62,8 +67,9 @@ struct ForwardParams {
   bool mask_own_scores;      // leave the own entry out of the scores (it never counts in the disagreement)
   void* scores;              // accum [num_queries, num_classes], written whole
   void* disagreement;        // accum [num_queries]: mean |A_image - A_text|; nullptr: not wanted
-  void* similarities;        // accum [num_entries, num_queries]: those of image; nullptr or on CUDA: not kept
-  void* text_similarities;   // the same of text; nullptr with text_per_class
+  Kept kept_as;
+  void* kept;       // [num_entries, num_queries]: those of image; nullptr or on CUDA: not kept
+  void* text_kept;  // the same of text; nullptr with text_per_class
 };
 
 // Values in place of classes, one stream:  S[b, c] = sum_k A[b, k] values[k, c]
@@ -96,15 +102,17 @@ struct BackwardParams {
   const void* multiplicity;  // accum [num_keys]; nullptr: all one
   const int64_t* own_key;    // [num_queries], -1 for none; nullptr: none at all
   Side side;
-  PerQuery weight;           // the stream's share
-  const void* grad_scores;   // accum [num_queries, num_classes]
-  const void* similarities;  // accum [num_keys, num_queries] as the forward kept them; nullptr: recompute (CUDA always)
-  void* grad_queries;        // accum [num_queries, width]; nullptr: not wanted
-  void* grad_keys;           // accum [num_keys, width]; nullptr: not wanted
-  void* grad_values;         // accum [num_keys, num_classes]; nullptr: not wanted
-  void* grad_scale;          // accum [num_queries]; nullptr: none of these three is wanted
-  void* grad_center;         // accum [num_queries]
-  void* grad_weight;         // accum [num_queries]
+  PerQuery weight;          // the stream's share
+  const void* grad_scores;  // accum [num_queries, num_classes]
+  Kept kept_as;
+  const void* kept;       // [num_keys, num_queries] from the forward; nullptr: recompute (CUDA always)
+  bool narrow_gradients;  // these three are of the inputs' dtype, each the sum rounded once; CPU only
+  void* grad_queries;     // accum [num_queries, width]; nullptr: not wanted
+  void* grad_keys;        // accum [num_keys, width]; nullptr: not wanted
+  void* grad_values;      // accum [num_keys, num_classes]; nullptr: not wanted
+  void* grad_scale;       // accum [num_queries]; nullptr: none of these three is wanted
+  void* grad_center;      // accum [num_queries]
+  void* grad_weight;      // accum [num_queries]
 };
 
 // One stream under many betas (center = 1), each product computed once. Either or both of:

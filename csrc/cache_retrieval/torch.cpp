@@ -7,6 +7,7 @@ namespace {
 
 struct Cpu {
   static constexpr bool keeps_similarities = true;
+  static constexpr bool narrows_gradients = true;
   static void forward(const ForwardParams& p, const Tensor&, int64_t, int64_t float32) {
     forward_cpu(p, static_cast<Float32>(float32), torch_parallel(), active_isa());
   }

@@ -21,6 +21,7 @@ Precision precision_of(bool allow_tf32) { return allow_tf32 ? Precision::tf32 : 
 
 struct Cuda {
   static constexpr bool keeps_similarities = false;
+  static constexpr bool narrows_gradients = false;
 
   static void forward(const ForwardParams& p, const Tensor& like, int64_t route, bool allow_tf32) {
     CudaCall call(like);

@@ -1,7 +1,8 @@
 // The operators as torch calls them, for any backend: unpack and check tensors, allocate results, run.
 // A Backend has static members forward, dense_forward, backward and grid taking (params, a tensor of the right device,
 // float32: a value of Float32, which a GPU takes for TF32 unless it is exact), forward and backward a route before the
-// last, which is a GPU's; and keeps_similarities: whether its forward can write them and its backward read them.
+// last, which is a GPU's; keeps_similarities: whether its forward can write them and its backward read them; and
+// narrows_gradients: whether gradients of matrices are in the inputs' dtype, else in the accumulation type.
 #pragma once
 
 #include <tuple>
@@ -31,6 +32,19 @@ inline Side side_of(const Tensor& queries, const Tensor& keys, const OptionalTen
               checked(keys, "keys", type, {num_keys, width}, queries),
               per_query(scale, "scale", accum, num_queries, beta, queries),
               per_query(center, "center", accum, num_queries, 1, queries), width};
+}
+
+inline ScalarType kept_type(Kept kept, ScalarType accum) {
+  return kept == Kept::affinities ? ScalarType::Short : accum;
+}
+
+// What the forward kept, if it did, as the backward takes it.
+inline void take_kept(BackwardParams& p, const OptionalTensor& kept, bool want_rows, const Tensor& like) {
+  if (!kept.has_value()) return;
+  p.kept_as = kept->scalar_type() == ScalarType::Short ? Kept::affinities : Kept::similarities;
+  if (p.kept_as == Kept::affinities && (want_rows || p.dtype != Dtype::bf16))
+    throw std::invalid_argument("similarities are affinities, which serve bfloat16 alone, without gradients of rows");
+  p.kept = checked(kept, "similarities", kept_type(p.kept_as, accum_type(p.dtype)), {p.num_keys, p.num_queries}, like);
 }
 
 // Gradients of scale, center and weight, if wanted: rows of one tensor [3, num_queries], else [3, 0].
@@ -73,11 +87,16 @@ struct Operators {
     p.scores = scores.mutable_data_ptr();
     const bool store_image = store_similarities && Backend::keeps_similarities;
     const bool store_text = store_image && text_queries.has_value() && !text_keys_per_class;
-    Tensor similarities = new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, accum);
-    if (store_image) p.similarities = similarities.mutable_data_ptr();
-    if (store_text) p.text_similarities = torch::stable::select(similarities, 0, 1).mutable_data_ptr();
+    const bool numbers = !scale.has_value() && !center.has_value() && !text_scale.has_value() &&
+                         !text_center.has_value() && !ratio.has_value();
+    const bool affinities = store_image && p.dtype == Dtype::bf16 && numbers && p.num_queries > max_dot_queries;
+    p.kept_as = affinities ? Kept::affinities : Kept::similarities;
+    Tensor kept =
+        new_tensor(queries, {store_image + store_text, p.num_entries, p.num_queries}, kept_type(p.kept_as, accum));
+    if (store_image) p.kept = kept.mutable_data_ptr();
+    if (store_text) p.text_kept = torch::stable::select(kept, 0, 1).mutable_data_ptr();
     Backend::forward(p, queries, route, float32);
-    return {scores, disagreement, similarities};
+    return {scores, disagreement, kept};
   }
 
   static std::tuple<Tensor, Tensor, Tensor> backward(Tensor grad_scores, Tensor queries, Tensor keys,
@@ -98,9 +117,11 @@ struct Operators {
     p.side = side_of(queries, keys, scale, center, beta, queries.scalar_type(), p.num_queries, p.num_keys);
     p.weight = per_query(weight, "weight", accum, p.num_queries, share, queries);
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
-    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
-    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
-    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
+    take_kept(p, similarities, want_rows, queries);
+    p.narrow_gradients = Backend::narrows_gradients;
+    const ScalarType type = p.narrow_gradients ? queries.scalar_type() : accum;
+    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, type);
+    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, type);
     Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;
@@ -146,10 +167,12 @@ struct Operators {
     p.values = checked(values, "values", type, {p.num_keys, p.num_classes}, queries);
     p.own_key = checked_indices(own_entry, "own_entry", p.num_queries, queries);
     p.grad_scores = checked(grad_scores, "grad_scores", accum, {p.num_queries, p.num_classes}, queries);
-    p.similarities = checked(similarities, "similarities", accum, {p.num_keys, p.num_queries}, queries);
-    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, accum);
-    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, accum);
-    Tensor grad_values = new_tensor(queries, {want_values ? p.num_keys : 0, p.num_classes}, accum);
+    take_kept(p, similarities, want_rows, queries);
+    p.narrow_gradients = Backend::narrows_gradients;
+    const ScalarType of_gradients = p.narrow_gradients ? type : accum;
+    Tensor grad_queries = new_tensor(queries, {want_queries ? p.num_queries : 0, p.side.width}, of_gradients);
+    Tensor grad_keys = new_tensor(queries, {want_keys ? p.num_keys : 0, p.side.width}, of_gradients);
+    Tensor grad_values = new_tensor(queries, {want_values ? p.num_keys : 0, p.num_classes}, of_gradients);
     Tensor grad_rows = row_gradients(p, want_rows, queries, accum);
     p.grad_queries = want_queries ? grad_queries.mutable_data_ptr() : nullptr;
     p.grad_keys = want_keys ? grad_keys.mutable_data_ptr() : nullptr;

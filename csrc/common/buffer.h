@@ -11,6 +11,10 @@ namespace vlmadapt {
 void* allocate_aligned(size_t bytes);
 void free_aligned(void* memory);
 
+// Says that all of this memory is about to be written: where the system has large pages, and the memory is large, it is
+// then given in few faults. A fault a 4 KB page may take longer than all there is to compute.
+void expect_writes(void* memory, int64_t bytes);
+
 // Always inlined: the same class is used by files compiled for different instruction sets, which must not share a
 // symbol.
 #define VLMADAPT_BUFFER_INLINE inline __attribute__((always_inline))

@@ -1,6 +1,6 @@
-// Register-tiled products of pairs of bfloat16, summed in float32: C[rows, columns] (+)= A B, with A in PairRows and B
-// in panels as common/pairs.h lays them out, each of one or two parts. With tiles, 32 rows x 32 columns at a time; else
-// as in common/product.h.
+// Register-tiled products of pairs of bfloat16, summed in float32: C[rows, columns] (+)= A B, with A in PairRows or
+// PairColumns and B in panels as common/pairs.h lays them out, each of one or two parts. With tiles, 32 rows x 32
+// columns at a time, A in PairRows alone; else as in common/product.h.
 #pragma once
 
 #include "common/bf16_instructions.h"
@@ -59,9 +59,10 @@ VLMADAPT_INLINE void multiply_tiles() {
 }
 
 // One block: a at its first pair, b at the same pair of its panel, whose second part is b_part further on.
-template <int NV, int a_parts, int b_parts>
+template <int NV, class A, int b_parts>
 inline void pair_tile(const Pair* a, const Pair* b, int64_t b_part, int64_t pairs, float* c, int64_t ldc,
                       bool accumulate) {
+  static_assert(A::row_stride == stage_stride);
   constexpr int lanes = Simd<float>::lanes;
   const int64_t stride = ldc * 4;
   float* lower = c + tile_side * ldc;
@@ -87,8 +88,8 @@ inline void pair_tile(const Pair* a, const Pair* b, int64_t b_part, int64_t pair
     }
     load_b<NV>(b);
     multiply_tiles<NV>();
-    if constexpr (a_parts == 2) {
-      load_a(a + PairRows<a_parts, pair_rows>::part);
+    if constexpr (A::num_parts == 2) {
+      load_a(a + A::part);
       multiply_tiles<NV>();
     }
   }
@@ -106,18 +107,18 @@ constexpr int64_t pair_step = 1;
 struct ProductScope {};
 
 // One block, as product_tile. Three products of two parts would cost more than one of float32.
-template <int NV, int a_parts, int b_parts>
+template <int NV, class A, int b_parts>
 inline void pair_tile(const Pair* __restrict a, const Pair* __restrict b, int64_t, int64_t pairs, float* __restrict c,
                       int64_t ldc, bool accumulate) {
-  static_assert(a_parts == 1 && b_parts == 1);
+  static_assert(A::num_parts == 1 && b_parts == 1);
   using S = Simd<float>;
   typename S::V sums[pair_rows][NV] = {};
-  for (int64_t pair = 0; pair < pairs; ++pair, ++a, b += NV * S::lanes) {
+  for (int64_t pair = 0; pair < pairs; ++pair, a += A::pair_stride, b += NV * S::lanes) {
     typename S::U column[NV];
     std::memcpy(column, b, sizeof(column));
 #pragma GCC unroll 16
     for (int r = 0; r < pair_rows; ++r) {
-      const typename S::U x = a[r * stage_stride] - typename S::U{};
+      const typename S::U x = a[r * A::row_stride] - typename S::U{};
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) sums[r][v] = add_products(sums[r][v], x, column[v]);
     }
@@ -136,18 +137,18 @@ inline void pair_tile(const Pair* __restrict a, const Pair* __restrict b, int64_
 constexpr int64_t multiplied_pairs(int64_t depth) { return round_up((depth + 1) / 2, pair_step); }
 
 // A tile of rows against the panel of `vectors` vectors, pairs [first, last), where first begins a block.
-template <int a_parts, int b_parts>
+template <class A, int b_parts>
 inline void pair_product(const Pair* tile, const Pair* panel, int vectors, int64_t pairs_of_panel, int64_t first,
                          int64_t last, float* c, int64_t ldc, bool accumulate) {
   constexpr int lanes = Simd<float>::lanes;
   for (int64_t pair = first; pair < last; pair += stage_depth) {
-    const Pair* a = tile + PairRows<a_parts, pair_rows>::at(0, pair);
+    const Pair* a = tile + A::at_pair(pair);
     const Pair* b = panel + pair * vectors * lanes;
     const int64_t part = pairs_of_panel * vectors * lanes, count = min_of(stage_depth, last - pair);
     if (vectors == 2)
-      pair_tile<2, a_parts, b_parts>(a, b, part, count, c, ldc, accumulate || pair > first);
+      pair_tile<2, A, b_parts>(a, b, part, count, c, ldc, accumulate || pair > first);
     else
-      pair_tile<1, a_parts, b_parts>(a, b, part, count, c, ldc, accumulate || pair > first);
+      pair_tile<1, A, b_parts>(a, b, part, count, c, ldc, accumulate || pair > first);
   }
 }
 

@@ -322,12 +322,42 @@ struct AccumOf<double> {
 template <class T>
 using Accum = typename AccumOf<T>::type;
 
+// Whether the nearest bfloat16 is not finite.
+VLMADAPT_INLINE Simd<float>::I is_large(Simd<float>::V x) {
+  return (Simd<float>::I)((Simd<float>::U)x & 0x7fffffffu) >= 0x7f7f8000;
+}
+
+// 16 bits a lane.
+VLMADAPT_INLINE Simd<float>::U load_halves(const void* p) {
+#if defined(__AVX512F__)  // what the compiler makes of the conversion takes twice as long
+  return (Simd<float>::U)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(static_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (Simd<float>::U)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+  Halves halves;
+  std::memcpy(&halves, p, sizeof(halves));
+  return __builtin_convertvector(halves, Simd<float>::U);
+#endif
+}
+VLMADAPT_INLINE void store_halves(void* p, Simd<float>::U x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)x));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+  const Halves halves = __builtin_convertvector(x, Halves);
+  std::memcpy(p, &halves, sizeof(halves));
+#endif
+}
+
 // One vector of elements of any storage type.
 template <class T>
 VLMADAPT_INLINE typename Simd<Accum<T>>::V load_widened(const T* p) {
   using S = Simd<Accum<T>>;
   if constexpr (std::is_same_v<T, Accum<T>>) {
     return S::load(p);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    return (typename S::V)(load_halves(p) << 16);
   } else {
 #if defined(__AVX512F__)
     if constexpr (std::is_same_v<T, f16>)
@@ -371,6 +401,47 @@ VLMADAPT_INLINE f16 from_accum<f16>(float x) {
   half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above
   half = x != x ? 0x7e00u : half;
   return {static_cast<uint16_t>(half | ((bits >> 16) & 0x8000u))};
+}
+
+// The nearest number without the last `dropped` bits. NaN and infinities stay what they are, finite numbers finite:
+// those beyond the largest that there is are cut off.
+template <int dropped>
+VLMADAPT_INLINE Simd<float>::U nearest_without(Simd<float>::V x) {
+  using S = Simd<float>;
+  constexpr uint32_t half = 1u << (dropped - 1), kept = ~0u << dropped;
+  const S::U bits = (S::U)x;
+  const S::U nearest = (bits + (half - 1) + ((bits >> dropped) & 1u)) & kept;
+  const S::U cut = (x == x ? bits : bits | 0x00400000u) & kept;
+  const S::I large = (S::I)(bits & 0x7fffffffu) >= static_cast<int32_t>(0x7f800000u - half);
+  return large ? cut : nearest;
+}
+
+// One vector, rounded to the storage type as from_accum does.
+template <class T>
+VLMADAPT_INLINE void store_narrowed(T* p, typename Simd<Accum<T>>::V x) {
+  using S = Simd<Accum<T>>;
+  if constexpr (std::is_same_v<T, Accum<T>>) {
+    S::store(p, x);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    const typename S::U bits = (typename S::U)x;
+    const typename S::U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    store_halves(p, x == x ? rounded : (bits >> 16) | 0x40u);
+  } else {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, f16>) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)x, 0));
+      return;
+    }
+#elif defined(__F16C__)
+    if constexpr (std::is_same_v<T, f16>) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)x, 0));
+      return;
+    }
+#endif
+    Accum<T> values[S::lanes];
+    S::store(values, x);
+    for (int i = 0; i < S::lanes; ++i) p[i] = from_accum<T>(values[i]);
+  }
 }
 
 }  // namespace VLMADAPT_ISA

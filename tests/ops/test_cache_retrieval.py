@@ -125,7 +125,11 @@ def test_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, shape: tuple[i
             return lambda **streams: {"scores": function(**streams, labels=labels, beta=5.5, num_classes=shape[2])}
 
         drawn = draw_of(
-            through(cache_retrieval), through(cache_retrieval_reference), {"queries": queries, "keys": keys}, seed
+            through(cache_retrieval),
+            through(cache_retrieval_reference),
+            {"queries": queries, "keys": keys},
+            seed,
+            in_narrow=dtype == torch.bfloat16 and len(queries) > 4,  # on a CPU weights are rounded to bfloat16 then
         )
         assert drawn.ours["scores"].dtype == torch.float32
         return drawn

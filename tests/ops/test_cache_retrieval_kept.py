@@ -18,11 +18,12 @@ class Kept(TorchDispatchMode):
     """Notes the shape of the similarities that the last forward kept: [streams, entries, queries]."""
 
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = function(*args, **(kwargs or {}))
         if function is torch.ops.vlmadapt.cache_retrieval.default:
-            self.shape = tuple(result[2].shape)
+            self.shape, self.dtype = tuple(result[2].shape), result[2].dtype
         return result
 
 
@@ -57,6 +58,28 @@ def test_kept_and_recomputed_similarities_give_the_same_gradients(
     # Bit for bit, but where two lanes make the backward multiply tiles and the forward takes dot products.
     tolerance = 1e-12 if dtype == torch.float64 else 0
     torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+
+@needs_cpu
+@pytest.mark.parametrize("queries", [4, 5])
+@pytest.mark.parametrize("streams", ["one", "two"])
+def test_bfloat16_keeps_affinities_of_more_than_a_few_queries(
+    queries: int, streams: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 16 bits, twice as many bytes; not where a sharpness may have a gradient, which needs similarities."""
+    shape = (queries, 60, 7, 5)
+    inputs = dict(zip(("queries", "keys", "labels"), make(shape, torch.bfloat16), strict=True))
+    options: dict[str, object] = {}
+    if streams == "two":
+        options = two_streams(shape, False, torch.bfloat16) | {"ratio": 0.3, "text_beta": 1.7}
+    inputs["queries"].requires_grad_()
+    matrices, few = (2 if streams == "two" else 1), queries == 4
+    monkeypatch.setattr(MODULE, "KEPT_BYTES", matrices * queries * 60 * (4 if few else 1))
+    for beta, kept in ((2.0, torch.float32 if few else torch.int16), (torch.tensor(2.0), torch.float32)):
+        with Kept() as mode:
+            scores_of(cache_retrieval, num_classes=7, beta=beta, **inputs, **options)
+        assert mode.dtype == kept
+        assert mode.shape == (matrices if few or kept == torch.int16 else 0, 60, queries)
 
 
 @needs_cpu

@@ -3,7 +3,8 @@
 The compiled operators take ``scale``, ``center`` and ``ratio`` as [B] vectors or, where those are None, ``beta``, 1 and
 ``share``; :func:`vlmadapt.ops.cache_retrieval` is what users call. With ``store_similarities`` the forward on the CPU
 also returns the similarities [S, n, B], transposed, of the S streams that have one key an entry; the backward then need
-not compute them again. Otherwise, and on CUDA, S is 0.
+not compute them again. Otherwise, and on CUDA, S is 0. Of bfloat16, more than a few queries and numbers alone for
+``scale``, ``center`` and ``ratio`` these are the affinities, 16 bits each (``Kept`` in the kernel's ``kernel.h``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from vlmadapt.ops import library
 from vlmadapt.ops.checks import accumulation_dtype
-from vlmadapt.ops.transforms import call, register_gradient
+from vlmadapt.ops.transforms import GRADIENTS, Gradient, call, register_gradient
 
 ARGUMENTS = {
     "class_order": 2,
@@ -24,6 +25,21 @@ ARGUMENTS = {
     "cache_retrieval_multi_beta": 6,
     "cache_retrieval_grid": 9,
 }
+
+
+MAX_DOT_QUERIES = 4  # csrc/cache_retrieval/kernel.h
+
+
+def keeps_affinities(queries: Tensor, *of_rows: Tensor | None) -> bool:
+    """Whether affinities are what is kept; ``of_rows`` are scales, centers and ratio."""
+    numbers = all(tensor is None for tensor in of_rows)
+    return numbers and queries.dtype == torch.bfloat16 and queries.shape[0] > MAX_DOT_QUERIES
+
+
+def gradient_dtype(tensor: Tensor) -> torch.dtype:
+    """Of what the compiled operators return as the gradient of a matrix: a CPU's kernels round to its own."""
+    return tensor.dtype if tensor.device.type == "cpu" else accumulation_dtype(tensor.dtype)
+
 
 if library.provides(ARGUMENTS):
 
@@ -35,19 +51,20 @@ if library.provides(ARGUMENTS):
     def _forward_fake(queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         text_queries, offsets = rest[2], rest[8]
         text_keys_per_class, _mask_own_scores, want_disagreement, store_similarities, _route, _float32 = rest[-6:]
-        dtype = accumulation_dtype(queries.dtype)
+        dtype = kept = accumulation_dtype(queries.dtype)
         scores = queries.new_empty(queries.shape[0], offsets.shape[0] - 1, dtype=dtype)
         matrices = 0
         if store_similarities and queries.device.type == "cpu":
             matrices = 1 if text_queries is None or text_keys_per_class else 2
-        similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=dtype)
+            kept = torch.int16 if keeps_affinities(queries, *rest[:2], *rest[4:7]) else dtype
+        similarities = queries.new_empty(matrices, keys.shape[0], queries.shape[0], dtype=kept)
         return scores, queries.new_empty(queries.shape[0] if want_disagreement else 0, dtype=dtype), similarities
 
     @library.register_fake("cache_retrieval_backward")
     def _backward_fake(grad_scores: Tensor, queries: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
         want_queries, want_keys, want_rows, _route, _float32 = rest[-5:]
         rows = [queries.shape[0] if want_queries else 0, keys.shape[0] if want_keys else 0]
-        matrices = [grad_scores.new_empty(count, queries.shape[1]) for count in rows]
+        matrices = [queries.new_empty(count, queries.shape[1], dtype=gradient_dtype(queries)) for count in rows]
         return matrices[0], matrices[1], grad_scores.new_empty(3, queries.shape[0] if want_rows else 0)
 
     @library.register_fake("cache_retrieval_multi_beta")
@@ -70,7 +87,7 @@ if library.provides(ARGUMENTS):
         ctx.set_materialize_grads(False)  # no zeros for what has no gradient
         ctx.save_for_backward(*tensors, similarities)
 
-    def _backward(ctx: Any, grad_scores: Tensor | None, *_nothing: None) -> tuple[Tensor | None, ...]:
+    def _backward(ctx: Any, grad_scores: Tensor | None, *_nothing: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_scores is None:
             return (None,) * len(ctx.needs_input_grad)
         queries, keys, scale, center, *text, ratio, _order, offsets, labels, own_entry, kept = ctx.saved_tensors
@@ -146,5 +163,29 @@ if library.provides(ARGUMENTS):
     def _twice(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("cache_retrieval is differentiable once: compute second derivatives with the reference.")
 
-    register_gradient("cache_retrieval", _backward, setup_context=_setup_context)
+    class _Retrieval(torch.autograd.Function):
+        """What ``torch.library.register_autograd`` would make, which looks for default values of 22 arguments in every
+        call: 80 us, more than all kernels of a small problem."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+            output = _below_autograd(*inputs)
+            _setup_context(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            return _backward(ctx, *grads)
+
+    def _below_autograd(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.vlmadapt.cache_retrieval(*inputs)
+
+    def _with_autograd(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        needs = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        return _Retrieval.apply(*inputs) if needs and torch.is_grad_enabled() else _below_autograd(*inputs)
+
+    _LIBRARY = torch.library.Library("vlmadapt", "IMPL")
+    _LIBRARY.impl("cache_retrieval", _with_autograd, "Autograd")
+    GRADIENTS["cache_retrieval"] = Gradient(_backward, _setup_context)
     register_gradient("cache_retrieval_backward", _twice)

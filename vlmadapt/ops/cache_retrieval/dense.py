@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlmadapt.errors import InputError, shape_of
 from vlmadapt.ops import library
+from vlmadapt.ops.cache_retrieval.autograd import gradient_dtype
 from vlmadapt.ops.checks import accumulation_dtype, check_matrix, check_same
 from vlmadapt.ops.transforms import call, register_gradient
 
@@ -43,7 +44,7 @@ if library.provides(ARGUMENTS):
     @library.register_fake("cache_retrieval_dense_backward")
     def _backward_fake(grad_scores: Tensor, queries: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         wanted = zip((queries, *rest[:2]), rest[-5:-2], strict=True)
-        grads = [grad_scores.new_empty(x.shape[0] if wants else 0, x.shape[1]) for x, wants in wanted]
+        grads = [x.new_empty(x.shape[0] if wants else 0, x.shape[1], dtype=gradient_dtype(x)) for x, wants in wanted]
         return (*grads, grad_scores.new_empty(3, queries.shape[0] if rest[-2] else 0))
 
     def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

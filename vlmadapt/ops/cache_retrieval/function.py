@@ -21,7 +21,7 @@ from torch import Tensor
 from vlmadapt.errors import InputError
 from vlmadapt.kinds import of_kinds
 from vlmadapt.ops import library
-from vlmadapt.ops.cache_retrieval import autograd  # noqa: F401  (registers gradients)
+from vlmadapt.ops.cache_retrieval import autograd
 from vlmadapt.ops.cache_retrieval.checks import (
     Both,
     PreparedCache,
@@ -48,7 +48,8 @@ from vlmadapt.ops.switch import reference_in_use
 from vlmadapt.ops.transforms import call, wants_gradient
 
 # Similarities of at most this size are kept for the backward, larger ones computed again: small problems cannot hide
-# the fourth product, large ones are why [B, n] must not be stored.
+# the fourth product, large ones are why [B, n] must not be stored. Twice that where 16 bits of an affinity do, for
+# which the gradient of the keys takes half of what it takes in float32.
 KEPT_BYTES = 16 << 20
 
 _Stream = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # queries, keys, scale, center
@@ -200,6 +201,7 @@ def cache_retrieval(
         text, text_number = _stream(text_beta, text_queries, text_keys, counts, standardize)
     ratios, share = _tensor_or_number(mix)
     matrices = 1 if text_keys_per_class or text[0] is None else 2
+    affinities = autograd.keeps_affinities(queries, *image[2:], *text[2:], ratios)
     scores, disagreement, _similarities = call(
         "cache_retrieval",
         *image,
@@ -215,7 +217,7 @@ def cache_retrieval(
         text_keys_per_class,
         mask_own_scores,
         return_disagreement,
-        _stores_similarities(*image, *text, ratios, matrices=matrices),
+        _stores_similarities(*image, *text, ratios, matrices=matrices, affinities=affinities),
         number_of_route,
         float32_products(queries),
     )
@@ -255,10 +257,16 @@ def _tensor_or_number(value: Tensor | float | None) -> tuple[Tensor | None, floa
     return None, 1.0 if value is None else value
 
 
-def _stores_similarities(queries: Tensor, keys: Tensor, *others: Tensor | None, matrices: int) -> bool:
-    """Whether the forward stores the similarities of the streams with one key an entry for the backward."""
+def _stores_similarities(
+    queries: Tensor, keys: Tensor, *others: Tensor | None, matrices: int, affinities: bool = False
+) -> bool:
+    """Whether the forward stores the similarities of the streams with one key an entry for the backward, or their
+    ``affinities`` in 16 bits."""
     if queries.device.type != "cpu" or torch.compiler.is_exporting():
         return False  # an exported program should not depend on whether its example was small
     if not wants_gradient(queries, keys, *others):
         return False
-    return matrices * len(queries) * len(keys) * accumulation_dtype(queries.dtype).itemsize <= KEPT_BYTES
+    elements = matrices * len(queries) * len(keys)
+    if affinities:
+        return 2 * elements <= 2 * KEPT_BYTES
+    return accumulation_dtype(queries.dtype).itemsize * elements <= KEPT_BYTES
