@@ -75,8 +75,9 @@ class Adapter(nn.Module):
     learns: ClassVar[bool] = True  # classifies by the samples it was given
     explains: ClassVar[bool] = False  # keeps a cache, hence can say which samples decided
     trains_on_validation: ClassVar[bool] = False  # fits on validation samples as on the others
-    adds_classes: ClassVar[bool] = False  # add_class gives what a fit with one class more would
+    grows: ClassVar[bool] = False  # add_class and add_samples give what a fit with these samples too would
     least_classes: ClassVar[int] = 1  # that must have samples
+    numbers: ClassVar[tuple[str, ...]] = ()  # of the state, read as numbers of Python where it predicts
     config: Any
     text_features: Tensor
     encoder: ImageEncoder | None
@@ -340,12 +341,7 @@ class Adapter(nn.Module):
         Raises :class:`InputError` where a class cannot be added without a fit, for a name that is taken, text of
         another width or none, and without samples.
         """
-        self._require_fit()
-        if not self.adds_classes:
-            able = ", ".join(name for name, kind in self.kinds.items() if kind.adds_classes)
-            raise InputError(
-                f"{self.name} cannot take a class without a fit on all samples: fit it again, or use {able}."
-            )
+        self._require_growth()
         rows, views = self._with_views("features", features)
         if not len(rows):
             raise InputError("features has no rows: give at least one sample of the class.")
@@ -353,11 +349,38 @@ class Adapter(nn.Module):
         name = f"class {self.num_classes}" if name is None else name
         if name in self.class_names:
             raise InputError(f"name is {name!r}, which is a class already: give another.")
-        other = self._of_kind(type(self), self.config, self.encoder, self._with_text(text_feature), name)
+        return self._grown(
+            self._of_kind(type(self), self.config, self.encoder, self._with_text(text_feature), name), added
+        )
+
+    @usual()
+    @torch.no_grad()
+    def add_samples(self: AnyAdapter, features: Any, labels: Any) -> AnyAdapter:
+        """The same fitted method with more samples of its classes: what a fit on these too would give. Ours.
+
+        ``features [k, D]`` (``[k, V, D]`` as in :meth:`fit`), k >= 1, and ``labels [k]``; a class that had no samples
+        may get some. Hyper-parameters, temperature and certainties stay what they are; nothing is searched. The adapter
+        itself does not change.
+        Raises :class:`InputError` where samples cannot be added without a fit, and as :meth:`fit` does.
+        """
+        self._require_growth()
+        added = self._samples("features", features, "labels", labels)
+        return self._grown(self._of_kind(type(self), self.config, self.encoder), added)
+
+    def _grown(self: AnyAdapter, other: AnyAdapter, added: Samples) -> AnyAdapter:
+        """``other``, unfitted, with what this adapter knows and the samples ``added``."""
         other._extend(self, spread(added))
         other.temperature_, other.certainties_ = self.temperature_, self.certainties_
         other._widened, other.fitted_ = dict(self._widened), True
         return other.eval()
+
+    def _require_growth(self) -> None:
+        self._require_fit()
+        if not self.grows:
+            able = ", ".join(name for name, kind in self.kinds.items() if kind.grows)
+            raise InputError(
+                f"{self.name} cannot take a class or samples without a fit on all samples: fit it again, or use {able}."
+            )
 
     def _with_text(self, text_feature: Tensor | None) -> Tensor | NoText:
         """Text features of all classes and one more, ``[C + 1, D]``."""
@@ -375,7 +398,7 @@ class Adapter(nn.Module):
         return torch.cat([self.text_features, normalize(matrix.to(self.text_features))])
 
     def _extend(self: AnyAdapter, before: AnyAdapter, added: Samples) -> None:
-        """Take over what ``before`` knows, and the samples ``added`` of a last class."""
+        """Take over what ``before`` knows, of as many classes or the first of them, and the samples ``added``."""
         raise NotImplementedError
 
     def explain(self, features: Any, top: int = 5) -> list[list[Vote]]:

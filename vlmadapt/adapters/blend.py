@@ -35,6 +35,7 @@ class BlendAdapter(Adapter):
     A class without samples has the mean of the others' visual scores. A subclass fills in ``_learn`` and ``_visual``.
     """
 
+    numbers = ("alpha",)
     alpha: Tensor
     present: Tensor
 

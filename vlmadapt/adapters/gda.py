@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
-from vlmadapt.adapters.means import class_means
+from vlmadapt.adapters.means import class_means, padded
 from vlmadapt.adapters.views import ViewsConfig
 from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
@@ -27,7 +27,7 @@ SMALLEST_TRACE = 1e-12  # of features of length 1: below it all samples are one
 
 @dataclass(frozen=True, kw_only=True)
 class GDAConfig(ViewsConfig, BlendConfig):
-    extendable: bool = field(default=True, metadata={"help": "keep what add_class needs, D^2 numbers"})
+    extendable: bool = field(default=True, metadata={"help": "keep what add_class and add_samples need, D^2 numbers"})
 
 
 class GDA(BlendAdapter):
@@ -39,7 +39,7 @@ class GDA(BlendAdapter):
     name = "gda"
     config_class = GDAConfig
     needs_text = False
-    adds_classes = True
+    grows = True
     weight: Tensor
     bias: Tensor
     means: Tensor
@@ -69,14 +69,19 @@ class GDA(BlendAdapter):
     def _extend(self, before: GDA, added: Samples) -> None:
         if before.scatter is None:
             raise InputError(
-                "this gda adapter was fitted with extendable=no: fit it again without that to add a class."
+                "this gda adapter was fitted with extendable=no: fit it again without that to add a class or samples."
             )
-        wide = added.features.double()
-        mean = wide.mean(0)
-        means = torch.cat([before.means, mean[None]])
-        counts = torch.cat([before.counts, before.counts.new_tensor([len(wide)])])
-        self._conclude(means, counts, before.scatter + scatter_about(wide, mean))
-        self.present.copy_(counts > 0)
+        more = Samples(added.features.double(), added.labels, added.position)
+        means, counts = class_means(more, self.num_classes), torch.bincount(more.labels, minlength=self.num_classes)
+        scatter = before.scatter + scatter_about(more.features, means[more.labels])
+        old, of_old = padded(before.means, self.num_classes), padded(before.counts, self.num_classes)
+        both = of_old + counts
+        share = counts.double() / both.clamp(min=1)  # of the added ones; whole numbers would be divided in float32
+        # Of two sets of one class: the scatter of each about its own mean, and that of the two means.
+        apart = (of_old * share).sqrt()[:, None] * (old - means)
+        joined = old + share[:, None] * (means - old)
+        self._conclude(torch.where((of_old == 0)[:, None], means, joined), both, scatter + apart.T @ apart)
+        self.present.copy_(both > 0)
         self.alpha.copy_(before.alpha)
 
     def _visual(self, features: Tensor) -> Tensor:

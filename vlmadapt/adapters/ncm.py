@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from vlmadapt.adapters.blend import BlendAdapter, BlendConfig
-from vlmadapt.adapters.means import class_means
+from vlmadapt.adapters.means import class_means, padded
+from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
 
 
@@ -29,24 +30,45 @@ class NCMConfig(BlendConfig):
 
 
 class NCM(BlendAdapter):
-    """``means [C, D]`` of the moved samples, and the ``centre [D]`` they are moved by."""
+    """``means [C, D]`` of the moved samples, and the ``centre [D]`` they are moved by.
+
+    Uncentred, it keeps ``counts [C]`` and takes samples without a fit; a centre moves with every sample.
+    """
 
     name = "ncm"
     config_class = NCMConfig
+    grows = True
     needs_text = False
     centre: Tensor
     means: Tensor
+    counts: Tensor | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("centre", self.text_features.new_zeros(self.width))
         self.register_buffer("means", torch.zeros_like(self.text_features))
+        self.register_buffer("counts", None)
 
     def _learn(self, support: Samples) -> None:
         if self.config.centre:
             self.centre.copy_(class_means(support, self.num_classes)[self.present].mean(0))
         moved = Samples(self._moved(support.features), support.labels, support.position)
         self.means.copy_(class_means(moved, self.num_classes))
+        self.counts = None if self.config.centre else torch.bincount(support.labels, minlength=self.num_classes)
+
+    def _extend(self, before: NCM, added: Samples) -> None:
+        if before.counts is None:
+            raise InputError(
+                "this ncm adapter is centred, and its centre would move: fit it with centre=no to add a class or "
+                "samples."
+            )
+        counts = torch.bincount(added.labels, minlength=self.num_classes)
+        self.counts = padded(before.counts, self.num_classes) + counts
+        share = (counts.double() / self.counts.clamp(min=1)).to(self.means)[:, None]
+        old = padded(before.means, self.num_classes)
+        self.means.copy_(old + share * (class_means(added, self.num_classes) - old))
+        self.present.copy_(self.counts > 0)
+        self.alpha.copy_(before.alpha)
 
     def _moved(self, features: Tensor) -> Tensor:
         if not self.config.centre:

@@ -57,7 +57,8 @@ class ProKeR(Adapter):
     name = "proker"
     config_class = ProKeRConfig
     needs_text = False
-    adds_classes = True
+    grows = True
+    numbers = ("beta",)
     keys: Tensor
     labels: Tensor
     values: Tensor

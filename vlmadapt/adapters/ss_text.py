@@ -17,8 +17,9 @@ from torch import Tensor
 
 from vlmadapt.adapters.all_labelled import FitOptions
 from vlmadapt.adapters.base import Adapter
-from vlmadapt.adapters.means import class_means
+from vlmadapt.adapters.means import class_sums, padded
 from vlmadapt.config import AdapterConfig
+from vlmadapt.errors import InputError
 from vlmadapt.training import Samples
 
 
@@ -28,22 +29,37 @@ class SSTextConfig(AdapterConfig):
 
 
 class SSText(Adapter):
-    """A class without samples keeps its text feature."""
+    """A class without samples keeps its text feature. Of the samples it keeps ``sums [C, D]`` and ``counts [C]``."""
 
     name = "ss-text"
     config_class = SSTextConfig
+    grows = True
     classifier: Tensor
+    sums: Tensor | None
+    counts: Tensor | None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.register_buffer("classifier", self.text_features.clone())
+        self.register_buffer("sums", None)
+        self.register_buffer("counts", None)
 
     @torch.no_grad()
     def _fit(self, support: Samples, validation: Samples | None, options: FitOptions) -> None:
-        counts = torch.bincount(support.labels, minlength=self.num_classes).to(support.features)
-        sums = class_means(support, self.num_classes) * counts[:, None]
-        moved = self.text_features + self.logit_scale / len(support) * counts[:, None] * sums
+        self._conclude(*class_sums(support, self.num_classes))
+
+    def _conclude(self, sums: Tensor, counts: Tensor) -> None:
+        self.sums, self.counts = sums, counts
+        moved = self.text_features + self.logit_scale / counts.sum() * counts[:, None] * sums
         self.classifier.copy_(torch.nn.functional.normalize(moved, dim=-1, eps=1e-12))
+
+    def _extend(self, before: SSText, added: Samples) -> None:
+        if before.sums is None or before.counts is None:
+            raise InputError(
+                "this ss-text adapter was saved by a version that kept no sums of its samples: fit it again."
+            )
+        sums, counts = class_sums(added, self.num_classes)
+        self._conclude(padded(before.sums, self.num_classes) + sums, padded(before.counts, self.num_classes) + counts)
 
     def _logits(self, features: Tensor) -> Tensor:
         return self.logit_scale * features @ self.classifier.T

@@ -75,8 +75,9 @@ class TipAdapter(CacheAdapter):
 
     name = "tip-adapter"
     config_class = TipAdapterConfig
-    adds_classes = True
+    grows = True
     needs_text = False
+    numbers = ("beta", "alpha")
     beta: Tensor
     alpha: Tensor
 
@@ -95,15 +96,12 @@ class TipAdapter(CacheAdapter):
         self._search(validation)
 
     def _extend(self, before: TipAdapter, added: Samples) -> None:
-        self.keys = torch.cat([before.keys, added.features])
-        self.labels = torch.cat([before.labels, added.labels])
         first = int(before.support_index.max()) + 1
-        self.support_index = torch.cat([before.support_index, first + added.position])
+        self.keys = torch.cat([before.keys, added.features])
+        labels = torch.cat([before.labels, added.labels])
+        self._remember(Samples(self.keys, labels, torch.cat([before.support_index, first + added.position])))
         self.beta.copy_(before.beta)
         self.alpha.copy_(before.alpha)
-        weights = self._weights(added)
-        if before.entry_weights is not None and weights is not None:
-            self.entry_weights = torch.cat([before.entry_weights, weights])
 
     @torch.no_grad()
     def _search(self, validation: Samples | None) -> None:
@@ -179,7 +177,7 @@ class TipAdapterF(TipAdapter, TrainedAdapter):
 
     name = "tip-adapter-f"
     config_class = TipAdapterFConfig
-    adds_classes = False  # its keys were trained to tell the other classes
+    grows = False  # its keys were trained to tell the other classes
 
     def _make_keys(self) -> None:
         self.register_parameter("keys", None)

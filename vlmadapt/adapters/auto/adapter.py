@@ -71,6 +71,7 @@ class Auto(Adapter):
     needs_negatives = True
     explains = True
     trains_on_validation = True
+    numbers = ("weights", "temperatures", "whole")
     weights: Tensor
     temperatures: Tensor
     whole: Tensor

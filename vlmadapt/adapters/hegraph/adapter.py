@@ -68,6 +68,7 @@ class HeGraphAdapter(CacheAdapter, TrainedAdapter):
     config_class = HeGraphAdapterConfig
     needs_text = False
     needs_negatives = True
+    numbers = ("scalars",)
     negative_text_features: Tensor
     visual_nodes: Tensor
     text_nodes: Tensor

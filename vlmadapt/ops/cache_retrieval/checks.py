@@ -174,7 +174,7 @@ def checked_text(
     check_same("text_queries", text_queries, "queries", queries, width=False)
     check_same("text_keys", text_keys, "text_queries", text_queries)
     rows = cache.num_classes if per_class else len(cache.labels)
-    if len(text_queries) != len(queries) or len(text_keys) != rows:
+    if text_queries.shape[0] != queries.shape[0] or len(text_keys) != rows:
         raise InputError(
             f"text_queries and text_keys have {len(text_queries)} and {len(text_keys)} rows but {len(queries)} and "
             f"{rows} are needed: one row a query, and one a {'class' if per_class else 'cache entry'} "

@@ -33,11 +33,12 @@ def cache_retrieval_reference(
     """The formula in plain PyTorch; arguments and result of :func:`cache_retrieval`, ``[B, n]`` in memory."""
     cache = prepared(labels, num_classes, keys) if values is None else None
     entries = torch.arange(len(keys), device=keys.device)
-    keep = torch.ones(len(queries), len(keys), dtype=torch.bool, device=keys.device)
+    # shape, not len: an exported program is then one of any number of queries
+    keep = torch.ones(queries.shape[0], len(keys), dtype=torch.bool, device=keys.device)
     if own_entry is not None:
         keep = entries != own_entry.unsqueeze(-1)
     image = _reference_affinity(queries, keys, given_beta(beta), standardize)
-    affinity, disagreement = image, image.new_zeros(len(queries))
+    affinity, disagreement = image, image.new_zeros(queries.shape[0])
     if text_queries is not None:
         assert cache is not None and text_keys is not None and text_beta is not None and ratio is not None
         entry_keys = text_keys[cache.labels] if text_keys_per_class else text_keys
@@ -50,7 +51,7 @@ def cache_retrieval_reference(
     if cache is None:
         assert values is not None
         return affinity @ values
-    scores = affinity.new_zeros(len(queries), cache.num_classes).index_add(1, cache.labels, affinity)
+    scores = affinity.new_zeros(queries.shape[0], cache.num_classes).index_add(1, cache.labels, affinity)
     return (scores, disagreement) if return_disagreement else scores
 
 
