@@ -63,7 +63,7 @@ class ColourEncoder(Encoder):
 
     def encode_images(self, pixels: Tensor, normalize: bool = True, precision: Precision = "fp32") -> Tensor:
         self.pictures_encoded += len(pixels)
-        features = (pixels.flatten(1) - 0.4) @ self.map
+        features = self._image_features(pixels)
         return unit(features, dim=-1) if normalize else features
 
     def encode_texts(self, texts: Sequence[str], normalize: bool = True) -> Tensor:
@@ -76,7 +76,7 @@ class ColourEncoder(Encoder):
         raise NotImplementedError
 
     def _image_features(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        return (pixels.flatten(1) - 0.4) @ self.map
 
     def _text_features(self, texts: list[str]) -> Tensor:
         raise NotImplementedError

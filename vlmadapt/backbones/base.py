@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,8 @@ class Encoder(ABC):
     """b of an encoder that was trained on pairs, each by itself (SigLIP); a softmax over classes does not see it."""
     fingerprint: str
     """sha256, hexadecimal, over all weights, the transform and the architecture; feature caches key on it."""
+    preprocessing: Mapping[str, Any] = MappingProxyType({})
+    """What :meth:`transform` does, as words and numbers for whoever builds it elsewhere; empty where not known."""
     has_text: bool = True
     """Whether there is a text tower; a vision-only one raises :class:`InputError` where it is asked for text."""
     device: torch.device
@@ -133,6 +136,10 @@ class Encoder(ABC):
         with torch.autocast(self.device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
             features = self._image_features(pixels.to(self.device, self.dtype))
         return self._finish(features, normalize)
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """:meth:`encode_images` without a look at ``pixels`` ``[B, 3, H, W]``, B >= 1: what a program is made of."""
+        return self._finish(self._image_features(pixels.to(self.dtype)), normalize=True)
 
     @of_kinds
     @usual()

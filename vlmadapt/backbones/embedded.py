@@ -7,6 +7,7 @@ It is not CLIP: the towers never saw each other, and the joint space is made by 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -41,6 +42,17 @@ class EmbeddedEncoder(Encoder):
     width = TEXT_WIDTH + IMAGE_WIDTH
     logit_scale = LOGIT_SCALE
     dtype = torch.float32
+    preprocessing = MappingProxyType(
+        {
+            "steps": f"white square, bicubic to {IMAGE_SIZE} x {IMAGE_SIZE}, (x - 127) / 128",
+            "size": [IMAGE_SIZE, IMAGE_SIZE],
+            "mean": [127 / 255] * 3,
+            "std": [128 / 255] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "longest",
+            "fill_color": 255,
+        }
+    )
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = resolve_device(device)

@@ -114,6 +114,7 @@ class OpenClipEncoder(OpenClipTowers):
 
         config = dict(self.model.visual.preprocess_cfg)
         description = json.dumps(config, sort_keys=True, default=list)
+        self.preprocessing = json.loads(description)
         weights = sorted(self.model.state_dict().items())
         self.fingerprint = fingerprint_of(["open_clip", source.architecture, description], weights)
 

@@ -49,6 +49,7 @@ class TimmEncoder(Encoder):
 
         config = timm.data.resolve_model_data_config(self.model)
         description = json.dumps(config, sort_keys=True)
+        self.preprocessing = json.loads(description)
         weights = sorted(self.model.state_dict().items())
         self.fingerprint = fingerprint_of(["timm", model.partition(".")[0], description], weights)
 

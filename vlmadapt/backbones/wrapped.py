@@ -63,6 +63,7 @@ class _Wrapped(Encoder):
         some = next(iter(model.parameters()), torch.zeros(()))
         self.device, self.dtype = some.device, some.dtype
         self._preprocess = _pixels_of(preprocess)
+        self.preprocessing = {"steps": repr(preprocess)}
         probe = self._probe()
         height, width = probe.shape[-2:]
         self._size = (height, width)
