@@ -18,6 +18,7 @@ DRAWING = PACKAGE.parent / "docs" / "architecture.svg"
 FLOORS = (
     ("cli",),
     ("reporting",),
+    ("sharing", "serving"),
     ("experiments", "generative"),
     ("classifier", "generative.tasks", "generative.methods"),
     ("adapters", "generative.data", "generative.models"),

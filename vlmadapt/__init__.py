@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vlmadapt.generative.methods.registry import attach
     from vlmadapt.generative.models import load_generative
     from vlmadapt.reporting.front import report
+    from vlmadapt.sharing.export import export
+    from vlmadapt.sharing.pretrained import from_pretrained, save_pretrained
 
 __all__ = [
     "Classifier",
@@ -35,13 +37,16 @@ __all__ = [
     "compare",
     "create_adapter",
     "evaluate",
+    "export",
     "fit",
     "from_model",
+    "from_pretrained",
     "load_dataset",
     "load_encoder",
     "load_generative",
     "ops",
     "report",
+    "save_pretrained",
 ]
 
 # Where each name lives; a module of that name is the name itself.
@@ -52,12 +57,15 @@ _HOMES = {
     "compare": "vlmadapt.experiments.front",
     "create_adapter": "vlmadapt.adapters",
     "evaluate": "vlmadapt.experiments.front",
+    "export": "vlmadapt.sharing.export",
     "fit": "vlmadapt.experiments.front",
     "from_model": "vlmadapt.backbones",
+    "from_pretrained": "vlmadapt.sharing.pretrained",
     "load_dataset": "vlmadapt.data",
     "load_encoder": "vlmadapt.backbones",
     "load_generative": "vlmadapt.generative.models",
     "report": "vlmadapt.reporting.front",
+    "save_pretrained": "vlmadapt.sharing.pretrained",
 }
 
 

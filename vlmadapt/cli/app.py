@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlmadapt.cli import answer, compare, data, demo, doctor, evaluate, features, fit, graph, listing, predict, tune
+from vlmadapt.cli import (
+    answer,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    features,
+    fit,
+    graph,
+    listing,
+    predict,
+    serve,
+    tune,
+)
 from vlmadapt.cli.console import drop_output, fail, lost_output, prepare_streams, warn
 from vlmadapt.cli.interruption import ending_softly, exit_code, resume_hint
 from vlmadapt.version import __version__
@@ -89,6 +104,8 @@ app.command()(fit.fit)
 app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(graph.graph)
+app.command()(serve.serve)
+app.command()(export.export)
 app.command()(compare.compare)
 app.command()(tune.tune)
 app.command()(answer.answer)

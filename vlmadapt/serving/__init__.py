@@ -1,0 +1,1 @@
+"""A saved classifier as a small page and a JSON endpoint on this computer."""

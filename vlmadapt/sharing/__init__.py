@@ -1,0 +1,1 @@
+"""Taking a classifier elsewhere: other runtimes, folders to publish."""
