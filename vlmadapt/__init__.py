@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlmadapt.classifier import Classifier
     from vlmadapt.data import load_dataset
     from vlmadapt.experiments.front import compare, evaluate, fit
+    from vlmadapt.experiments.growth import add_class, add_pictures
     from vlmadapt.generative.methods.registry import attach
     from vlmadapt.generative.models import load_generative
     from vlmadapt.reporting.front import report
@@ -33,6 +34,8 @@ __all__ = [
     "Classifier",
     "FewShotClassifier",
     "__version__",
+    "add_class",
+    "add_pictures",
     "attach",
     "compare",
     "create_adapter",
@@ -53,6 +56,8 @@ __all__ = [
 _HOMES = {
     "Classifier": "vlmadapt.classifier",
     "FewShotClassifier": "vlmadapt.adapters.estimator",
+    "add_class": "vlmadapt.experiments.growth",
+    "add_pictures": "vlmadapt.experiments.growth",
     "attach": "vlmadapt.generative.methods.registry",
     "compare": "vlmadapt.experiments.front",
     "create_adapter": "vlmadapt.adapters",

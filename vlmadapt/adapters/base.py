@@ -341,7 +341,7 @@ class Adapter(nn.Module):
         Raises :class:`InputError` where a class cannot be added without a fit, for a name that is taken, text of
         another width or none, and without samples.
         """
-        self._require_growth()
+        self.require_growth()
         rows, views = self._with_views("features", features)
         if not len(rows):
             raise InputError("features has no rows: give at least one sample of the class.")
@@ -363,7 +363,7 @@ class Adapter(nn.Module):
         itself does not change.
         Raises :class:`InputError` where samples cannot be added without a fit, and as :meth:`fit` does.
         """
-        self._require_growth()
+        self.require_growth()
         added = self._samples("features", features, "labels", labels)
         return self._grown(self._of_kind(type(self), self.config, self.encoder), added)
 
@@ -374,7 +374,8 @@ class Adapter(nn.Module):
         other._widened, other.fitted_ = dict(self._widened), True
         return other.eval()
 
-    def _require_growth(self) -> None:
+    def require_growth(self) -> None:
+        """Raise :class:`InputError` where neither a class nor samples can be added, or before ``fit``."""
         self._require_fit()
         if not self.grows:
             able = ", ".join(name for name, kind in self.kinds.items() if kind.grows)

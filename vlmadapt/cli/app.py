@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from vlmadapt.cli import (
+    add,
     answer,
     compare,
     data,
@@ -105,6 +106,8 @@ app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(graph.graph)
 app.command()(serve.serve)
+app.command("add-class")(add.add_class)
+app.command("add-pictures")(add.add_pictures)
 app.command()(export.export)
 app.command()(compare.compare)
 app.command()(tune.tune)

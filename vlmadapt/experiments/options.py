@@ -213,6 +213,21 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddOptions(Options):
+    without: ClassVar = all_but("batch_size", "device")
+
+    out: Path | None = field(default=None, metadata=says("Folder of the new classifier.", type=Path, shown="RUN-more"))
+    overwrite: bool = field(default=False, metadata=says("Replace the classifier in the folder."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddClassOptions(AddOptions):
+    without: ClassVar = AddOptions.without
+
+    name: str | None = field(default=None, metadata=says("Name of the class.", type=str, shown="the folder's"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckOptions(Options):
     without: ClassVar = all_but(
         *("root", "split_seed", "domain", "test_domain", *COLUMNS),
