@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.serving.conftest import ask
 
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
 schemathesis = pytest.importorskip("schemathesis")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402

@@ -13,13 +13,17 @@ from tests.reporting.browser import browser, find_browser
 from tests.serving.conftest import serving
 from vlmadapt.serving.answer import Answers
 
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
 LOOKED_AT = os.environ.get("VLMADAPT_SCREENSHOTS")  # a folder to keep the pictures of the page in
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    with browser(find_browser(), tmp_path_factory.mktemp("profile")) as page:
+    executable = find_browser()
+    assert executable is not None
+    with browser(executable, tmp_path_factory.mktemp("profile")) as page:
         yield page
 
 

@@ -28,9 +28,13 @@ from tests.test_cli import call
 from vlmadapt.backbones.given import GivenEncoder
 from vlmadapt.classifier import Classifier, Support
 from vlmadapt.errors import InputError
-from vlmadapt.serving import app
 from vlmadapt.serving.answer import MOST_PIXELS, Answers
 from vlmadapt.serving.place import Place
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+from vlmadapt.serving import app
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def test_folders_of_something_else_are_left_alone(run, tmp_path):
 
 def test_wrong_formats_and_missing_packages_are_one_sentence(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="format is 'tflite': choose one of onnx, torch"):
-        vlmadapt.export(run, out=tmp_path / "out", format="tflite")
+        vlmadapt.export(run, out=tmp_path / "out", format="tflite")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependency, match=r"format onnx needs onnx: run pip install 'vlmadapt\[export\]'"):
         vlmadapt.export(run, out=tmp_path / "out")

@@ -7,9 +7,10 @@ calibration stay those of the fit.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,10 +30,27 @@ from vlmadapt.options import with_options
 from vlmadapt.pictures.identity import Identity, Known, identify
 from vlmadapt.provenance.place import hold
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 AFTERWARDS = " Pictures were added afterwards, without a fit: hyper-parameters and calibration are those of before."
 
 
-@with_options(AddClassOptions)
+class OnPictures(Protocol[Given, Result]):
+    """A function of a classifier and pictures; its keyword arguments are the fields of its options."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(
+        self, classifier: Classifier | str | Path, pictures: Any, *args: Given.args, **options: Given.kwargs
+    ) -> Result: ...
+
+
+def _on_pictures(kind: Callable[Given, AddOptions]) -> Callable[[Callable[..., Result]], OnPictures[Given, Result]]:
+    decorator: Any = with_options(kind)
+    return decorator
+
+
+@_on_pictures(AddClassOptions)
 @usual()
 def add_class(
     classifier: Classifier | str | Path, pictures: str | Path | Sequence[str | Path], options: AddClassOptions
@@ -53,7 +71,7 @@ def add_class(
     return _grow(classifier, {name: found}, True, options)
 
 
-@with_options(AddOptions)
+@_on_pictures(AddOptions)
 @usual()
 def add_pictures(
     classifier: Classifier | str | Path,

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ TOLERANCE = 1e-4  # of a probability: towers are some hundred layers of float32
 INSTALL = "pip install 'vlmadapt[export]'"
 OUTPUTS = ("logits", "probabilities")
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Export:
@@ -53,7 +56,22 @@ class Export:
     differences: dict[str, float]
 
 
-@with_options(ExportOptions)
+class OnClassifier(Protocol[Given, Result]):
+    """A function of a classifier; its keyword arguments are the fields of its options."""
+
+    with_options: Callable[..., Result]
+
+    def __call__(self, classifier: Classifier | str | Path, *args: Given.args, **options: Given.kwargs) -> Result: ...
+
+
+def _on_classifier(
+    kind: Callable[Given, ExportOptions],
+) -> Callable[[Callable[..., Result]], OnClassifier[Given, Result]]:
+    decorator: Any = with_options(kind)
+    return decorator
+
+
+@_on_classifier(ExportOptions)
 @usual()
 def export(classifier: Classifier | str | Path, options: ExportOptions) -> Export:
     """Write a classifier as a program for other runtimes, any number of rows at a time.
