@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def rest(world, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_class_and_pictures_later_are_a_fit_on_all(name, world, part, tmp_path):
-    more = {"adapter": name, "settings": METHODS[name], "encoder": ColourEncoder(), **NOTHING_SEARCHED}
+    more: dict[str, Any] = {"adapter": name, "settings": METHODS[name], "encoder": ColourEncoder(), **NOTHING_SEARCHED}
     whole = vlmadapt.fit(world, **more)
     before = vlmadapt.fit(part, out=tmp_path / "run", **more)
     grown = vlmadapt.add_class(tmp_path / "run", world / "train" / "sun", out=tmp_path / "class")
@@ -71,7 +72,7 @@ def test_a_class_and_pictures_later_are_a_fit_on_all(name, world, part, tmp_path
 
 @pytest.mark.parametrize("protocol", ["few-val", "k-fold", "no-val"])
 def test_votes_name_the_pictures_that_were_added(protocol, world, part, tmp_path):
-    more = {"adapter": "tip-adapter", "encoder": ColourEncoder(), "shots": 2, "protocol": protocol, "no_cache": True}
+    more: dict[str, Any] = {"adapter": "tip-adapter", "encoder": ColourEncoder(), "shots": 2, "protocol": protocol, "no_cache": True}
     before = vlmadapt.fit(part, **more)
     grown = vlmadapt.add_class(before, world / "train" / "sun")
     for number in range(5):
@@ -87,7 +88,7 @@ def test_votes_name_the_pictures_that_were_added(protocol, world, part, tmp_path
 
 @pytest.fixture
 def run(part, tmp_path):
-    more = {"adapter": "gda", "encoder": ColourEncoder(), **NOTHING_SEARCHED}
+    more: dict[str, Any] = {"adapter": "gda", "encoder": ColourEncoder(), **NOTHING_SEARCHED}
     vlmadapt.fit(part, out=tmp_path / "run", **more)
     return tmp_path / "run"
 

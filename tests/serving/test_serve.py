@@ -300,8 +300,10 @@ def test_a_port_out_of_range_is_one_sentence():
         Place.take("127.0.0.1", 70_000)
 
 
+# A program that was started in the background of a shell ignores Ctrl-C.
 PROGRAM = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.experiments.world import ColourEncoder
 from vlmadapt import backbones
 backbones.load_encoder = lambda name, **_: ColourEncoder()

@@ -21,5 +21,5 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path_factory):
     """Every backbone is the colour encoder."""
-    monkeypatch.setattr(backbones, "load_encoder", lambda name, device="cpu", allow_download=False: ColourEncoder())
+    monkeypatch.setattr(backbones, "load_encoder", lambda name, **_options: ColourEncoder())
     monkeypatch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -19,6 +19,8 @@ class Program(nn.Module):
     """Features ``[B, D]``, or with an ``encoder`` pixels ``[B, 3, H, W]`` as its transform gives them, to class logits
     and calibrated probabilities, ``[B, C]`` each in the adapter's dtype. Rows of features need not be normalised."""
 
+    encoder: Encoder | None
+
     def __init__(self, adapter: Adapter, encoder: Encoder | None = None) -> None:
         super().__init__()
         self.adapter = with_numbers(adapter)
