@@ -59,7 +59,10 @@ def usable() -> bool:
 
 
 def takes(pixels: Tensor) -> bool:
-    """Whether a fast tower may stand for the plain one: it has no gradient and computes in float32."""
+    """Whether a fast tower may stand for the plain one: it has no gradient and computes in float32; an exported program
+    holds the plain one."""
+    if torch.compiler.is_exporting():
+        return False
     watched = pixels.requires_grad and torch.is_grad_enabled()
     return not watched and pixels.dtype == torch.float32 and not torch.is_autocast_enabled(pixels.device.type)
 

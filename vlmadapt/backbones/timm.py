@@ -83,7 +83,7 @@ class TimmEncoder(Encoder):
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         features = self.model(pixels)
-        if features.shape != (len(pixels), self.width):
+        if features.shape != (pixels.shape[0], self.width):
             raise InputError(
                 f"{self.name} gives {list(features.shape)} for {len(pixels)} pictures: choose a model that pools."
             )
