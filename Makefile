@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 
 BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
 RIVALS := faiss-cpu pykeops torch_geometric
-EXTRAS := embedded open-clip generative assembled data test
+EXTRAS := embedded open-clip generative assembled data serve export test
 # What reaches into other libraries: see docs/compatibility.md.
 VERSION_TESTS := tests/backbones tests/adapters/test_lora.py tests/generative tests/ops tests/test_doors.py
 # A process a core; more than eight would spend their time on importing torch.

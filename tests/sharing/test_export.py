@@ -15,10 +15,12 @@ from tests.adapters.problem import make_problem
 from tests.adapters.test_battery import NAMES, make
 from tests.experiments.world import ColourEncoder
 from tests.test_cli import call
+from vlmadapt.adapters import create_adapter
+from vlmadapt.backbones.load import load_encoder
 from vlmadapt.classifier import Classifier
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.sharing import export as exporting
-from vlmadapt.sharing.probe import probe_features
+from vlmadapt.sharing.probe import probe_features, probe_picture
 from vlmadapt.sharing.program import Program
 
 
@@ -141,3 +143,17 @@ def test_probe_features_are_unit_rows_with_and_without_text():
     problem = make_problem()
     rows = probe_features(make("ncm", problem))
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(8, dtype=rows.dtype))
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit@random", "open_clip:ViT-S-32-alt@random"])
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_towers_of_libraries_become_programs_of_any_number_of_pictures(name, engine):
+    pytest.importorskip(name.partition(":")[0])
+    encoder = load_encoder(name, engine=engine)
+    adapter = create_adapter("zero-shot", torch.randn(3, encoder.width), 5.0)
+    pixels = torch.stack([encoder.transform(probe_picture().rotate(angle)) for angle in (0, 90, 180)])
+    program = exporting._traced(Program(adapter, encoder), pixels).module()
+    wanted = adapter.predict_proba(encoder.encode_images(pixels))
+    torch.testing.assert_close(program(pixels)[1], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(program(pixels[1:2])[1], wanted[1:2], rtol=1e-4, atol=1e-5)
+    assert encoder.preprocessing["mean"] and encoder.preprocessing["interpolation"]
