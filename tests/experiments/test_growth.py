@@ -72,7 +72,8 @@ def test_a_class_and_pictures_later_are_a_fit_on_all(name, world, part, tmp_path
 
 @pytest.mark.parametrize("protocol", ["few-val", "k-fold", "no-val"])
 def test_votes_name_the_pictures_that_were_added(protocol, world, part, tmp_path):
-    more: dict[str, Any] = {"adapter": "tip-adapter", "encoder": ColourEncoder(), "shots": 2, "protocol": protocol, "no_cache": True}
+    more: dict[str, Any] = {"adapter": "tip-adapter", "encoder": ColourEncoder(), "shots": 2}
+    more |= {"protocol": protocol, "no_cache": True}
     before = vlmadapt.fit(part, **more)
     grown = vlmadapt.add_class(before, world / "train" / "sun")
     for number in range(5):
