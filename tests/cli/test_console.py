@@ -20,7 +20,7 @@ from vlmadapt.cli import app, console
 from vlmadapt.reporting.table import Table, show
 
 COMPARE = ("--adapters", f"zero-shot,{TIP}", "--shots", "1", "--seeds", "2")
-FILES = ["curve.png", "differences.csv", "reliability.png", "results.csv", "results.json", "table.md"]
+FILES = ["curve.png", "differences.csv", "reliability.png", "report.html", "results.csv", "results.json", "table.md"]
 
 
 class Lettered(CliRunner):

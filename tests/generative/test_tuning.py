@@ -276,7 +276,7 @@ def test_tune_in_python(data, tmp_path):
 
     results = generative.tune(task="vqa", test_limit=4, out=tmp_path / "run", finish=finish, **given)
     assert [cell.method for cell in results.cells] == ["bitfit"] and results.protocol["options"]["batch"] == 4
-    assert written == [(4, ["fits", "results.csv", "results.json"])]
+    assert written == [(4, ["fits", "results.csv", "results.json", "tuned.json"])]
     assert TuningResults.load(tmp_path / "run") == results
     with pytest.raises(InputError, match="task is 'caption', but data are records for vqa"):
         generative.tune(task="caption", out=tmp_path / "bad", **given)

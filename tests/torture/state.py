@@ -79,8 +79,8 @@ def _content(path: Path) -> Any:
             return [_timeless(row) for row in csv.DictReader(io.StringIO(data.decode()))]
         if path.suffix == ".md":
             return _table(data.decode())
-        if path.suffix == ".html":  # whose numbers are those of the other files, times among them
-            data = re.sub(rb"\d[\d.,e+-]*", b"0", data)
+        if path.suffix == ".html":  # whose numbers are those of the other files, times and what is not timed among them
+            data = re.sub(rb"\d[\d.,e+-]*|(?<=>)-(?=<)", b"0", data)
     except (ValueError, FileError):  # cut off or damaged
         pass
     return hashlib.sha256(data).hexdigest()

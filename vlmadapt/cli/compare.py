@@ -56,11 +56,12 @@ def report_comparison(results: ProtocolResults, folder: Path, tested: Dataset | 
     write_text(folder / "table.md", "\n\n".join(map(to_markdown, tables)) + "\n")
     curve = draw_curves(results, folder / "curve.png")
     reliability = draw_reliability(results, folder / CALIBRATION)
+    report = None if tested is None else compare_report(results, tested, pictures).write(folder / REPORT)
     for number, table in enumerate(tables):
         if number:
             say("")
         show(table, output())
     say(f"curve: {curve}" + (f", calibration: {reliability}" if reliability else ""))
-    if tested is not None:
-        say(f"report: {compare_report(results, tested, pictures).write(folder / REPORT)}", "green")
+    if report is not None:
+        say(f"report: {report}", "green")
     say(f"results: {', '.join(str(folder / name) for name in COMPARED if (folder / name).exists())}")

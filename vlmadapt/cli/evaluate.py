@@ -61,6 +61,12 @@ def report_evaluation(found: Evaluation, folder: Path, report: Report | None) ->
     from vlmadapt.reporting.reliability import draw_reliability
     from vlmadapt.reporting.table import protocol_table, show
 
+    draw_reliability(found.results, folder / CALIBRATION)
+    draw_confusion(found, folder / CONFUSION)
+    if report is None:
+        remove_file(folder / REPORT)  # of an evaluation that this one replaces
+    else:
+        report.write(folder / REPORT)
     show(protocol_table(found.results), output())
     say("")
     show(measures_table(found), output())
@@ -69,11 +75,7 @@ def report_evaluation(found: Evaluation, folder: Path, report: Report | None) ->
         show(domain_table(found), output())
     for line in (hardest(found, HARDEST), *worst_mistakes(found, MISTAKES)):
         say(line)
-    draw_reliability(found.results, folder / CALIBRATION)
-    draw_confusion(found, folder / CONFUSION)
     tables = (*EVALUATED, *[BY_DOMAIN] * bool(found.by_domain))
     say(f"written in {folder}: {', '.join((*tables, CALIBRATION, CONFUSION))}")
-    if report is None:
-        remove_file(folder / REPORT)  # of an evaluation that this one replaces
-    else:
-        say(f"report: {report.write(folder / REPORT)}", "green")
+    if report is not None:
+        say(f"report: {folder / REPORT}", "green")

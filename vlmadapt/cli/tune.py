@@ -51,10 +51,10 @@ def report_tuning(
     subtitle = "Test records" + (", those on which the methods disagree first" if len(predictions) > 1 else "")
     title = f"{records.name}, {records.task}: what each method says (seed {seed})"
     picture = draw_said(describe_records(chosen, predictions), title, subtitle, folder / "said.png")
+    page = tuning_report(results, records.test, predictions, pictures).write(folder / REPORT) if report else None
     show(table, output())
     say(f"picture: {picture}")
-    if report:
-        written = tuning_report(results, records.test, predictions, pictures).write(folder / REPORT)
-        say(f"report: {written}", "green")
+    if page is not None:
+        say(f"report: {page}", "green")
     say(f"results: {folder / 'results.json'}, {folder / 'results.csv'}")
     say(f"adapters: {folder / 'fits'}")
