@@ -27,20 +27,23 @@ def pages() -> Iterator[tuple[str, str]]:
     generative = {name: generative_page(name, method) for name, method in METHODS.items()}
     listed = {name: first_sentence(adapter_text(adapter)) for name, adapter in ADAPTERS.items()}
     told = {name: method.description for name, method in METHODS.items()}
-    yield INDEX, "\n".join(
-        [
-            "# Methods",
-            "",
-            "Made from the docstrings and settings of the code; what each is good for: [adapters](../adapters.md), "
-            "[tuning](../tuning.md).",
-            "",
-            "## Few-shot classifiers",
-            "",
-            *listing("few-shot", listed),
-            "## Generative models",
-            "",
-            *listing("generative", told),
-        ]
+    yield (
+        INDEX,
+        "\n".join(
+            [
+                "# Methods",
+                "",
+                "Made from the docstrings and settings of the code; what each is good for: [adapters](../adapters.md), "
+                "[tuning](../tuning.md).",
+                "",
+                "## Few-shot classifiers",
+                "",
+                *listing("few-shot", listed),
+                "## Generative models",
+                "",
+                *listing("generative", told),
+            ]
+        ),
     )
     for kind, made in (("few-shot", few_shot), ("generative", generative)):
         for name, text in made.items():
