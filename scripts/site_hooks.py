@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-
 import method_pages
 import site_links
+from mkdocs.structure.files import File, Files
 
 REPORT = "report/demo.html"
 
