@@ -18,9 +18,9 @@ def on_config(config: Any) -> Any:
     """The pages of methods, and the report where one is given, join the navigation."""
     methods = next(section["Methods"] for section in config.nav if "Methods" in section)
     kinds = {"few-shot": "Few-shot classifiers", "generative": "Generative models"}
-    named = {"few-shot": method_pages.ADAPTERS, "generative": method_pages.METHODS}
+    named = {"few-shot": list(method_pages.ADAPTERS), "generative": list(method_pages.METHODS)}
     methods[1:] = [
-        {title: [{name: method_pages.page_name(kind, name)} for name in named[kind]]} for kind, title in kinds.items()
+        {kinds[kind]: [{name: method_pages.page_name(kind, name)} for name in names]} for kind, names in named.items()
     ]
     if report_file() is not None:
         tutorials = next(section["Tutorials"] for section in config.nav if "Tutorials" in section)
