@@ -73,7 +73,7 @@ def few_shot_page(name: str, adapter: type[Adapter]) -> str:
             "",
             prose(adapter_text(adapter)),
             "",
-            f"It {', '.join(filter(None, abilities))}.",
+            f"It {' and '.join(filter(None, abilities))}.",
             "",
             f"    vlmadapt fit pictures/ --adapter {name} --shots 8 --out runs/mine",
             "",

@@ -83,5 +83,5 @@ def test_a_report_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     import site_hooks
 
     monkeypatch.setenv("REPORT", str(tmp_path / "none.html"))
-    with pytest.raises(SystemExit, match="^REPORT is .*none.html: no such file; give"):
+    with pytest.raises(SystemExit, match=r"^REPORT is .*none\.html: no such file; give"):
         site_hooks.report_file()
