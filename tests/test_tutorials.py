@@ -37,6 +37,7 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "VLMADAPT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.timeout(900)  # a process a command: minutes on a busy machine
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the tutorials' commands are bash's")
 def test_tutorial(page: Path, tmp_path: Path) -> None:
