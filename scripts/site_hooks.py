@@ -11,7 +11,7 @@ import method_pages
 import site_links
 from mkdocs.structure.files import File, Files
 
-REPORT = "report/demo.html"
+REPORT, REPORT_PAGE = "report/run.html", "report/index.md"
 
 
 def on_config(config: Any) -> Any:
@@ -24,7 +24,7 @@ def on_config(config: Any) -> Any:
     ]
     if report_file() is not None:
         tutorials = next(section["Tutorials"] for section in config.nav if "Tutorials" in section)
-        tutorials.append({"A report": REPORT.replace(".html", ".md")})
+        tutorials.append({"A report": REPORT_PAGE})
     for section in config.nav:
         for entry in next(iter(section.values())):
             if isinstance(entry, dict):
@@ -46,7 +46,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, REPORT, abs_src_path=str(report)))
         frame = f'<iframe src="{Path(REPORT).name}" title="report" style="width: 100%; height: 80vh"></iframe>'
         text = f"# A report\n\n[By itself]({Path(REPORT).name})\n\n{frame}\n"
-        files.append(File.generated(config, REPORT.replace(".html", ".md"), content=text))
+        files.append(File.generated(config, REPORT_PAGE, content=text))
     return files
 
 

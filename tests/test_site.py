@@ -73,8 +73,9 @@ def test_it_builds_without_a_warning_and_asks_no_network(tmp_path):
             r"<(?:script|img|iframe|link|source)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"'>\s]+)", text
         )
         assert not fetched, (path, fetched)
-    assert (tmp_path / "site/report/demo.html").read_text(encoding="utf-8") == report.read_text(encoding="utf-8")
-    assert "report/demo.html" in pages[tmp_path / "site/index.html"]
+    assert (tmp_path / "site/report/run.html").read_text(encoding="utf-8") == report.read_text(encoding="utf-8")
+    assert "report/index.html" in pages[tmp_path / "site/index.html"]
+    assert 'src="run.html"' in pages[tmp_path / "site/report/index.html"]
     assert "accuracy" in pages[tmp_path / "site/notebooks/few_shot_notebook.html"]
 
 
