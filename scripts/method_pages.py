@@ -65,7 +65,7 @@ def few_shot_page(name: str, adapter: type[Adapter]) -> str:
     abilities = [
         "needs class text" if adapter.needs_text else "does without class text",
         "says which support pictures decided" if adapter.explains else "",
-        "takes classes added without a fit" if adapter.adds_classes else "",
+        "takes more samples and classes without a fit" if adapter.grows else "",
     ]
     return "\n".join(
         [
