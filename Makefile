@@ -12,6 +12,7 @@ export FORCE_CUDA
 BIN := $(VENV)/bin
 
 BUILD_TOOLS := setuptools wheel ninja numpy pybind11 cmake
+SITE := mkdocs mkdocs-material nbclient ipykernel
 RIVALS := faiss-cpu pykeops torch_geometric
 EXTRAS := embedded open-clip generative assembled data serve export test
 # What reaches into other libraries: see docs/compatibility.md.
@@ -179,6 +180,13 @@ wheel: setup ## dist/: source and wheel, tried in an environment of their own, w
 	$(BIN)/python -m build --no-isolation --skip-dependency-check >build/wheel.log 2>&1 || { tail -30 build/wheel.log; exit 1; }
 	$(BIN)/python -m scripts.release try dist
 
+$(VENV)/.site: $(VENV)/.packages
+	$(BIN)/python -m pip install --quiet $(LOCKED) $(SITE)
+	touch $@
+
+site: setup $(VENV)/.site ## build/site: the documentation as pages that need no network; REPORT=report.html of a run: that too
+	NO_MKDOCS_2_WARNING=1 REPORT="$(REPORT)" $(BIN)/python -m mkdocs build --strict
+
 ARCH ?= sm_90
 gpu-route: $(VENV)/.packages ## build/gpu_route.so: the kernels' cases for a GPU of architecture ARCH (sm_90), without torch
 	$(BIN)/python -m tests.cuda_on_cpu.gpu_route --arch $(ARCH)
@@ -197,4 +205,4 @@ clean: ## remove builds, keep the virtual environments
 
 FORCE:
 
-.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu gpu-dry gpu-route wheel lint clean
+.PHONY: FORCE help setup cuda demo results tune-demo real-size test kernels-module sanitize robustness torture fuzz test-abi test-latest test-oldest test-headers lock test-cuda-quick test-cuda bench bench-check gpu gpu-dry gpu-route wheel site lint clean
