@@ -105,4 +105,5 @@ def merged(runs: list[Run]) -> Run:
     for run in others:
         known = {group.name for group in first.groups}
         first.groups += [group for group in run.groups if group.name not in known]
+        first.machine["gflops"] = run.machine.get("gflops", {}) | first.machine.get("gflops", {})
     return first

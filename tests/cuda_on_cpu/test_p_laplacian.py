@@ -25,7 +25,8 @@ def shape(b: int, h: int, q: int, k: int, e: int, v: int, d: int, how: str) -> d
 # One, odd, empty on either side, a tile and one more, wider than a chunk, every switch. Words that need one:
 # "alone": the first head has no pull, and a row of it no weight; "negative": an attention below zero, which is NaN;
 # "steep": p above 2, and 1; "far": rows of the mask more than 2^31 elements apart; "unwanted": only the gradients that
-# are always written; "blind": a context that the loss does not use; "each": a mask a head.
+# are always written; "blind": a context that the loss does not use; "each": a mask a head; "apart": the points of the
+# queries and those of the keys are two clouds.
 SHAPES = [
     shape(1, 1, 1, 1, 1, 1, 1, "scores value"),
     shape(1, 2, 3, 5, 7, 0, 3, "scores"),
@@ -59,6 +60,8 @@ SHAPES = [
     # More tiles of keys than one: in parts of two, parts without a key, and in one part, since owners are many.
     shape(1, 2, 3, 200, 5, 6, 7, "scores value causal"),
     shape(1, 1, 5, 130, 3, 2, 4, "scores value lengths"),
+    shape(1, 1, 5, 128, 3, 2, 4, "scores value"),  # whole parts, and a key less
+    shape(1, 1, 5, 127, 3, 2, 4, "scores value"),
     shape(2, 2, 5, 70, 6, 3, 9, "scores value additive"),
     shape(1, 2, 200, 3, 5, 6, 7, "scores value"),
     shape(1, 1, 9, 200, 0, 0, 12, "attention keep"),
@@ -93,7 +96,10 @@ class Inputs:
         }
         # As near as the type lets different points be.
         away, spread = (1000, 4 if dtype == "bf16" else 1) if "near" in self.how else (0, 1)
-        x_query, x_value = (encode(away + spread * rng.standard_normal((b, h, rows, d)), dtype) for rows in (q, k))
+        if "apart" in self.how:
+            away, spread = 3, 0.3
+        sides = (q, away), (k, -away if "apart" in self.how else away)
+        x_query, x_value = (encode(at + spread * rng.standard_normal((b, h, n, d)), dtype) for n, at in sides)
         stored |= {"x_query": x_query, "x_value": x_value}
         if "coincident" in self.how:
             x_value[:, :, 1] = x_query[:, :, 2]

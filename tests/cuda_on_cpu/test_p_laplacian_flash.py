@@ -28,6 +28,9 @@ SHAPES = [
     shape(1, 2, 9, 200, 8, 0, 8, "scores none steep"),
     shape(3, 2, 70, 130, 16, 16, 8, "scores value near"),
     shape(1, 1, 66, 130, 8, 8, 8, "scores value"),  # parts of a second tile of queries
+    shape(1, 1, 66, 130, 8, 8, 8, "scores value causal"),
+    shape(1, 2, 20, 40, 16, 16, 16, "scores value apart"),
+    shape(1, 2, 20, 40, 0, 0, 16, "attention apart"),
     shape(1, 2, 7, 4, 8, 8, 8, "scores value boolean causal alone"),
     shape(2, 2, 3, 6, 8, 0, 8, "scores boolean lse far steep"),
     shape(1, 2, 5, 0, 8, 8, 8, "scores value"),
