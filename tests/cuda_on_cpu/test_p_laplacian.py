@@ -95,9 +95,9 @@ class Inputs:
             "value": draw(b, h, k, v) if self.with_value else None,
         }
         # As near as the type lets different points be.
-        away, spread = (1000, 4 if dtype == "bf16" else 1) if "near" in self.how else (0, 1)
+        away, spread = (1000.0, 4.0 if dtype == "bf16" else 1.0) if "near" in self.how else (0.0, 1.0)
         if "apart" in self.how:
-            away, spread = 3, 0.3
+            away, spread = 3.0, 0.3
         sides = (q, away), (k, -away if "apart" in self.how else away)
         x_query, x_value = (encode(at + spread * rng.standard_normal((b, h, n, d)), dtype) for n, at in sides)
         stored |= {"x_query": x_query, "x_value": x_value}
