@@ -74,8 +74,10 @@ def in_a_process(*arguments, **options):
     return subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)], cwd=Path(__file__).parents[2], **options)
 
 
-def test_a_reader_that_goes_away_costs_no_file_and_gets_no_traceback(world, tmp_path):
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away_costs_no_file_and_gets_no_traceback(buffered, world, tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    environment["PYTHONUNBUFFERED"] = "" if buffered else "1"
     process = in_a_process(
         "compare",
         world,
@@ -112,8 +114,10 @@ def test_an_output_that_a_full_disk_takes_costs_one_sentence(buffered, world, tm
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == FILES
 
 
-def test_a_short_output_into_a_closed_pipe_ends_quietly():
-    process = in_a_process("--version", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_short_output_into_a_closed_pipe_ends_quietly(buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    process = in_a_process("--version", stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b""

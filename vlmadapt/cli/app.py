@@ -119,5 +119,12 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    app(prog_name="vlmadapt")
+    try:
+        app(prog_name="vlmadapt")
+    finally:  # what --version and --help print leaves the commands unflushed
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            drop_output()
     sys.exit(0)

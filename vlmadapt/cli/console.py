@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,9 +92,19 @@ class JsonList:
 
 def output() -> Console:
     """Made on each call, because tests and pipes replace the streams."""
+    return _console(sys.stdout)
+
+
+def _console(stream: IO[str]) -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False)
+    class Honest(Console):
+        """Leaves a pipe that nobody reads to the commands, which end as shells expect; rich would end with 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return Honest(file=stream, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -116,9 +126,8 @@ def fail(text: str) -> None:
 
 
 def _line(stream: Any, text: str, style: str | None) -> None:
-    from rich.console import Console
 
     if stream is None:  # closed before the program began; rich would take standard output instead
         return
     # soft_wrap leaves long lines to the terminal, so that paths and commands can be copied whole.
-    Console(file=stream).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    _console(stream).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

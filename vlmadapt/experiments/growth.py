@@ -82,7 +82,8 @@ def add_pictures(
 
     classifier: a fitted one, or the folder of a saved one. pictures: a folder with one folder a class, or paths by the
     name of their class.
-    Raises what :func:`add_class` raises, and :class:`InputError` for a class that the classifier does not know.
+    Raises what :func:`add_class` raises, :class:`InputError` for a class that the classifier does not know and
+    :class:`FileError` for a folder that holds no pictures.
     """
     if isinstance(pictures, Mapping):
         found = {class_name_of(name): [Path(path) for path in paths] for name, paths in pictures.items()}
