@@ -36,7 +36,9 @@ def on_files(files: Files, config: Any) -> Files:
     for name, text in method_pages.pages():
         files.append(File.generated(config, name, content=text))
     for name, known in site_links.outside().items():
-        where = {"content": known} if known is not None else {"abs_src_path": str(site_links.ROOT / name)}
+        where: dict[str, Any] = (
+            {"content": known} if known is not None else {"abs_src_path": str(site_links.ROOT / name)}
+        )
         files.append(File.generated(config, site_links.place(name), **where))
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         cells = json.loads(notebook.content_string)["cells"]

@@ -79,6 +79,7 @@ def test_copies_are_equal(blobs: Any) -> None:
     features, names = blobs
     encoder = ColourEncoder()
     model = FewShotClassifier("tip-adapter", encoder=encoder, text_features=np.eye(3, 12)).fit(features, names)
+    # As scikit-learn's own processes get it, with n_jobs=2; the package itself reads no pickle (tests/test_pickles.py).
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert np.array_equal(twin.predict_proba(features), model.predict_proba(features))
     fresh = clone(model)

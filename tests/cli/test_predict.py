@@ -11,8 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.experiments.world import ColourEncoder, make_world
-from tests.test_cli import call, fit_tip_f
-from vlmadapt import backbones
+from tests.test_cli import call, fit_once
 from vlmadapt.classifier import Classifier
 from vlmadapt.cli import app
 from vlmadapt.data import Extraction
@@ -24,12 +23,7 @@ from vlmadapt.provenance.intervals import wilson
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_encoder", lambda name, **_options: ColourEncoder())
-        patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        fit_tip_f(make_world(folder / "world"), folder / "run")
-    return folder / "run"
+    return fit_once(make_world(tmp_path_factory.mktemp("data") / "world"), tmp_path_factory)
 
 
 def truncated(path):

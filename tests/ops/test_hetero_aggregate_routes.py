@@ -278,6 +278,7 @@ def test_shares_made_in_inference_serve_training(one: Any, route: Any) -> None:
     out.sum().backward()
 
 
+# As another process gets it, a loader's worker say; the package itself reads no pickle (tests/test_pickles.py).
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deep", "pickled"])
 def test_a_copy_of_a_relation_computes_the_same(one: Any, copied: Any) -> None:
     relation, source, weight = one

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from tests.experiments.world import ColourEncoder, make_world
-from tests.test_cli import fit_tip_f
-from vlmadapt import backbones
+from tests.test_cli import fit_once
 from vlmadapt.classifier import Classifier
 from vlmadapt.serving.answer import Answers
 from vlmadapt.serving.place import Place
@@ -29,12 +28,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, world):
     """A saved tip-adapter-f of the colour encoder."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load_encoder", lambda name, **_options: ColourEncoder())
-        patch.setenv("VLMADAPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        fit_tip_f(world, folder / "run")
-    return folder / "run"
+    return fit_once(world, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

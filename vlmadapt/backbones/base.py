@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -217,6 +217,27 @@ def prompt_features(encoder: Encoder, prompts: Sequence[Sequence[str]]) -> Tenso
         raise InputError(f"prompts of class {counts.index(0)} are empty: give at least one text.")
     features = encoder.encode_texts([text for texts in prompts for text in texts]).split(counts)
     return F.normalize(torch.stack([each.mean(dim=0) for each in features]), dim=-1)
+
+
+class PicturesOnly(Encoder):
+    """An encoder without a text tower: asked for text, it says so in :class:`InputError`."""
+
+    has_text = False
+
+    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
+        self._refuse_text()
+
+    def _text_features(self, texts: list[str]) -> Tensor:
+        self._refuse_text()
+
+    def _token_features(self, inputs: TokenInputs) -> Tensor:
+        self._refuse_text()
+
+    def _refuse_text(self) -> NoReturn:
+        raise InputError(
+            f"texts cannot be encoded, for {self.name} has no text tower: use a method that can do without class text, "
+            "or a backbone of pictures and texts."
+        )
 
 
 def check_engine(engine: str) -> None:

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlmadapt.errors import InputError
+
 PICTURES_AT_ONCE = {"convolutions": 4, "transformer": 8}
 PACKED_FOR = 8 * 50  # rows that a linear map is packed for: a hint, it takes any number
 # glibc takes blocks above a bound from the system, whose pages are zeroed anew each time: half of a tower's time. The
@@ -212,9 +214,12 @@ class Attention(nn.Module):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool, attn_mask: Tensor | None
     ) -> tuple[Tensor, None]:
-        """Query ``[B, L, E]``, which key and value are too. An argument that is not known here is an error."""
+        """Query ``[B, L, E]``, which key and value are too. An argument that is not known here is an error.
+
+        Raises :class:`InputError` for another key or value, or where weights are asked for.
+        """
         if need_weights or query is not key or key is not value:
-            raise NotImplementedError("the engine onednn has self-attention without weights: load with engine='torch'.")
+            raise InputError("the engine onednn has self-attention without weights: load with engine='torch'.")
         maps = self.inputs(query).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(maps[0], maps[1], maps[2], attn_mask=attn_mask)
         return self.output(mixed.transpose(1, 2).flatten(2)), None

@@ -6,16 +6,15 @@ import json
 import math
 import pickle
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import safetensors
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of, resolve_device
+from vlmadapt.backbones.base import PicturesOnly, fingerprint_of, resolve_device
 from vlmadapt.backbones.checkpoints import RANDOM, RANDOM_SEED, from_hub, from_url, local_file, missing_weights
 from vlmadapt.errors import FileError, InputError, MissingDependency
 from vlmadapt.modes import usual
@@ -26,14 +25,13 @@ INSTALL = "pip install 'vlmadapt[timm]'"
 LOGIT_SCALE = 100.0  # CLIP's: a tower without text has none, and the methods' settings mean the same with it
 
 
-class TimmEncoder(Encoder):
+class TimmEncoder(PicturesOnly):
     """``load_encoder("timm:...")``; width and transform are the model's own, features its pooled ones.
 
     Raises :class:`MissingDependency` without timm or where weights would have to be downloaded, :class:`InputError` for
     a name that timm does not know or has no weights for, and :class:`FileError` for a damaged or other checkpoint.
     """
 
-    has_text = False
     logit_scale = LOGIT_SCALE
 
     def __init__(self, spec: str, device: str | torch.device = "cpu", allow_download: bool = False) -> None:
@@ -78,9 +76,6 @@ class TimmEncoder(Encoder):
         view = random_view(read(image), self._size, generator, self._resample)
         return (to_tensor(view) / 255 - self._mean) / self._std
 
-    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
-        self._refuse_text()
-
     def _image_features(self, pixels: Tensor) -> Tensor:
         features = self.model(pixels)
         if features.shape != (pixels.shape[0], self.width):
@@ -88,18 +83,6 @@ class TimmEncoder(Encoder):
                 f"{self.name} gives {list(features.shape)} for {len(pixels)} pictures: choose a model that pools."
             )
         return features
-
-    def _text_features(self, texts: list[str]) -> Tensor:
-        self._refuse_text()
-
-    def _token_features(self, inputs: TokenInputs) -> Tensor:
-        self._refuse_text()
-
-    def _refuse_text(self) -> NoReturn:
-        raise InputError(
-            f"texts cannot be encoded, for {self.name} has no text tower: use a method that can do without class text, "
-            "or a backbone of pictures and texts."
-        )
 
 
 def _checkpoint(name: str, model: str, place: str, allow_download: bool) -> Path | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmadapt.backbones.base import Encoder, TokenInputs, fingerprint_of
+from vlmadapt.backbones.base import Encoder, PicturesOnly, TokenInputs, fingerprint_of
 from vlmadapt.backbones.load import WRAPPED
 from vlmadapt.backbones.open_clip import OpenClipTowers
 from vlmadapt.errors import InputError, shape_of
@@ -187,10 +187,8 @@ class _Transformers(_Wrapped):
         return table
 
 
-class _Timm(_Wrapped):
+class _Timm(PicturesOnly, _Wrapped):
     """timm's models: pooled features, whatever classifier follows."""
-
-    has_text = False
 
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
         if tokenizer is not None:
@@ -209,21 +207,6 @@ class _Timm(_Wrapped):
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.model.forward_head(self.model.forward_features(pixels), pre_logits=True)
-
-    def _text_features(self, texts: list[str]) -> Tensor:
-        self._refuse_text()
-
-    def token_inputs(self, texts: Sequence[str]) -> TokenInputs:
-        self._refuse_text()
-
-    def _token_features(self, inputs: TokenInputs) -> Tensor:
-        self._refuse_text()
-
-    def _refuse_text(self) -> NoReturn:
-        raise InputError(
-            f"texts cannot be encoded, for {self.name} has no text tower: use a method that can do without class text, "
-            "or a model of pictures and texts."
-        )
 
 
 def _pixels_of(preprocess: Any) -> Any:
